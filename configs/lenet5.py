@@ -1,0 +1,17 @@
+"""LeNet-5's 16 maps in the second convolution, on MNIST: 61,706 parameters.
+
+    python -m lenet_jax.main --config=configs/lenet5.py --workdir=runs/lenet5
+
+Expect: not measured yet.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Returns the config; the argument is `smoke` or empty."""
+    config = base.get_config(arg)
+    config.update(model={"channels": (6, 16)})
+    return config

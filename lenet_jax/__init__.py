@@ -1,0 +1,1 @@
+"""LeNet-class networks in JAX: trained, swept and understood."""

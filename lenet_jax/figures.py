@@ -1,0 +1,352 @@
+"""Pictures of a run: learning curves, confusion matrix, filters, feature maps, mistakes.
+
+Each function takes NumPy arrays and writes one PNG, the same bytes for the same arrays.
+Layout is in pixels, images are painted as tiles onto one canvas and pyplot is left out: all five
+figures take about a second, half of it Matplotlib's import.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped, UInt8
+
+from lenet_jax.sheet import DPI, NO_LETTER, fit, legible, open_sheet
+
+WIDTH = 1320  # pixels; what a figure aims at
+MAX_MISTAKES = 40
+TRAIN, VALID, MARK = (
+    "#D55E00",
+    "#0072B2",
+    "#555555",
+)  # vermilion and blue: safe for colour-blind eyes
+WEIGHT_COLOURS, ACTIVATION_COLOURS, ERROR_COLOURS = "RdBu_r", "magma", "Oranges"
+
+
+def plot_curves(
+    history: Sequence[Mapping[str, float | int]], path: Path | str, *, title: str
+) -> None:
+    """Plots loss, accuracy and learning rate over the epochs.
+
+    Accuracy is drawn on the scale of the logarithm of the error: 98 and 99 % are as far apart as 90
+    and 95 %. The best epoch is the one with the highest `valid/accuracy`, the earliest of equals.
+
+    Args:
+        history: one row an epoch, with `epoch`, `train/loss`, `train/accuracy` in [0, 1] and
+            `learning_rate`; `valid/loss` and `valid/accuracy` if there was validation.
+        path: where the PNG goes.
+        title: what was trained.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    def column(key: str) -> np.ndarray:
+        values = np.array([row.get(key, math.nan) for row in history], np.float64)
+        return np.where(np.isfinite(values), values, math.nan)
+
+    epochs = np.array([row["epoch"] for row in history])
+    losses = [column("train/loss"), column("valid/loss")]
+    losses = [np.where(loss > 1e-30, loss, math.nan) for loss in losses]
+    errors = [100 * (1 - column("train/accuracy")), 100 * (1 - column("valid/accuracy"))]
+    best = int(np.nanargmin(errors[1])) if np.isfinite(errors[1]).any() else None
+    marker = "o" if len(history) <= 40 else None
+
+    with open_sheet(path, WIDTH, 410) as sheet:
+        sheet.text(70, 22, legible(title, 130), size=11, weight="bold")
+        sheet.text(70, 46, "● train", color=TRAIN)
+        panels = [sheet.axes(left, 88, 340, 262) for left in (70, 506, 952)]
+        names = "loss", "accuracy, %", "learning rate"
+        curves = losses, errors, [column("learning_rate")]
+        for axes, name, lines in zip(panels, names, curves, strict=True):
+            axes.set_title(name)
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+            for values, colour in zip(lines, (TRAIN, VALID), strict=False):
+                axes.plot(epochs, values, color=MARK if len(lines) == 1 else colour, marker=marker)
+            if best is not None:
+                axes.axvline(epochs[best], color=MARK, linestyle=":", linewidth=1)
+        panels[2].set_ylim(bottom=0)
+        panels[0].set_yscale("log")
+        _round_limits(panels[0], losses, "{:g}".format)
+        panels[1].set_yscale("symlog", linthresh=0.1, linscale=0.5)  # an error of 0 has a place too
+        _round_limits(panels[1], errors, lambda percent: f"{100 - percent:g}", 0.1, 100.0)
+        panels[1].invert_yaxis()
+        if best is not None:
+            for axes, values in zip(panels, (losses[1], errors[1]), strict=False):
+                axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
+            sheet.text(140, 46, "● valid", color=VALID)
+            text = f"★ best epoch {epochs[best]:g}: valid accuracy {100 - errors[1][best]:.2f} %"
+            sheet.text(210, 46, text, color=VALID)
+
+
+def plot_confusion_matrix(
+    confusion: Int[np.ndarray, "k k"], class_names: Sequence[str], path: Path | str
+) -> None:
+    """Plots which classes are taken for which; the right answers stay grey.
+
+    Colour is the share of the true class, numbers are images (up to 20 classes), and each class has
+    its recall in % at the side.
+
+    Args:
+        confusion: images; rows are the true classes, columns the predicted ones.
+        class_names: k names.
+        path: where the PNG goes.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    k = len(confusion)
+    cell = max(3, min(900, max(520, 52 * k)) // k)
+    side = cell * k
+    step = math.ceil(13 / cell)  # classes from one name to the next
+    size = min(9.0, 0.7 * cell * step * 72 / DPI)  # of the letters, in points
+    totals, right = confusion.sum(1), np.diagonal(confusion)
+    share = 100 * confusion / np.maximum(totals, 1)[:, None]
+    recall = np.where(totals > 0, np.diagonal(share), math.nan)
+    errors = np.where(np.eye(k, dtype=bool), 0, share)
+    ticks = np.arange(0, k, step)
+
+    names = _class_names(class_names, 16)
+    longest = max(map(len, names)) * size * DPI / 72 * 0.65
+    left, top, bottom = 50 + int(longest), 62, 50 + int(longest if longest > cell else 14)
+    with open_sheet(path, left + side + 290, top + side + bottom) as sheet:
+        accuracy = 100 * right.sum() / max(totals.sum(), 1)
+        sheet.text(left, 20, "Confusion matrix", size=11, weight="bold")
+        sheet.text(left, 42, f"{right.sum():,} of {totals.sum():,} images right ({accuracy:.2f} %)")
+
+        colours = _colours(ERROR_COLOURS, 0.0, max(errors.max(), 1.0), power=0.5)
+        cells = colours.to_rgba(errors, bytes=True)[..., :3]
+        cells[confusion == 0] = 255
+        cells[np.diag_indices(k)] = 228
+        sheet.paste(left, top, cells, side)
+        sheet.canvas[top : top + side : cell, left : left + side] = 240
+        sheet.canvas[top : top + side, left : left + side : cell] = 240
+        axes = sheet.axes(left, top, side, side)
+        axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5))
+        axes.set(xlabel="predicted class", ylabel="true class")
+        axes.set_xticks(ticks, [names[i] for i in ticks], size=size)
+        axes.set_yticks(ticks, [names[i] for i in ticks], size=size)
+        axes.tick_params("x", rotation=90 if longest > cell else 0)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(True)
+        axes.grid(visible=False)
+        if k <= 20:
+            digits = len(str(confusion.max()))
+            for row, column in np.argwhere(confusion):
+                x, y = left + (column + 0.5) * cell, top + (row + 0.5) * cell
+                colour = "white" if cells[row, column, 1] < 120 else "#222222"
+                style = {"size": min(size, cell / digits), "color": colour}
+                sheet.text(x, y, str(confusion[row, column]), ha="center", **style)
+
+        axes = sheet.axes(left + side + 14, top, 110, side)
+        axes.plot(recall, np.arange(k), "o", color=VALID, markersize=min(5, 0.3 * cell))
+        low = np.nanmin(recall, initial=99)
+        margin = 0.1 * (100.2 - low)
+        axes.set(xlim=(low - margin, 100 + margin), ylim=(k - 0.5, -0.5), xlabel="recall, %")
+        axes.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+        axes.yaxis.tick_right()
+        texts = ["–" if math.isnan(recall[i]) else f"{recall[i]:.1f}" for i in ticks]
+        axes.set_yticks(ticks, texts, size=size)
+        axes.tick_params("y", length=0)
+        axes.spines["left"].set_visible(False)
+        bar_left = left + side + 192
+        sheet.colour_bar(bar_left, top, min(side, 300), colours, "confused, % of the true class")
+
+
+def plot_filters(kernel: Float[np.ndarray, "kh kw c o"], path: Path | str) -> None:
+    """Plots every filter of the first convolution on one scale, symmetric around 0.
+
+    Args:
+        kernel: weights; with more than one input channel a filter is a row of c tiles.
+        path: where the PNG goes.
+    """
+    height, width, c, o = kernel.shape
+    rows, columns = _grid(o, 8)
+    scale = min(1100 // (columns * (width * c + 1)), 700 // (rows * (height + 1)), 30)
+    scale = max(scale, 1)
+    cell_width, cell_height = (scale * width + 1) * c + 16, scale * height + 30
+    left, top = 24, 66 if c == 1 else 88
+    bar_left = left + columns * cell_width + 4
+    with open_sheet(path, max(bar_left + 104, 420), max(top + rows * cell_height, 240)) as sheet:
+        sheet.text(
+            left,
+            22,
+            f"conv1: {_count(o, 'filter')} of {height}×{width}×{c}",
+            size=11,
+            weight="bold",
+        )
+        if c > 1:
+            order = "red, green, blue" if c == 3 else f"input channels 0 to {c - 1}"
+            sheet.text(left, 44, f"each from left to right: {order}")
+        weights = _colours(WEIGHT_COLOURS, -_limit(kernel), _limit(kernel))
+        for index in range(o):
+            x, y = left + index % columns * cell_width, top + index // columns * cell_height
+            sheet.text(x, y - 10, f"{index}", size=8)
+            sheet.paste_filter(x, y, kernel[..., index], weights, scale)
+        sheet.colour_bar(bar_left, top, min(sheet.height - top - 24, 300), weights, "weight")
+
+
+def plot_feature_maps(
+    image: UInt8[np.ndarray, "h w c"],
+    kernel: Float[np.ndarray, "kh kw c o"],
+    maps: Float[np.ndarray, "h2 w2 o"],
+    path: Path | str,
+    *,
+    label: str,
+    prediction: str,
+) -> None:
+    """Plots one image, the filters of the first convolution, and what each of them finds in it.
+
+    Args:
+        image: what the network sees, before normalisation.
+        kernel: weights of the first convolution.
+        maps: its feature maps of that image after ReLU, at any size; all on one scale from 0.
+        path: where the PNG goes.
+        label: name of the true class.
+        prediction: name of the predicted class.
+    """
+    height, width, c, o = kernel.shape
+    rows, columns = _grid(o, 8 if o <= 32 else 11)
+    left, top, gap = 260, 88, 14
+    room = (WIDTH - left - 114) // columns - gap
+    map_side = fit(max(maps.shape[:2]), min(room, 168))
+    scale = max(1, min((map_side - c) // (c * width), 12))
+    cell_height = scale * height + 10 + map_side + 34
+    bar_left = left + columns * (map_side + gap) + 4
+    with open_sheet(path, bar_left + 104, max(top + rows * cell_height, 370)) as sheet:
+        sheet.text(
+            24, 22, f"conv1: {_count(o, 'filter')} and what they find", size=11, weight="bold"
+        )
+        size = "×".join(map(str, maps.shape[:2]))
+        sheet.text(24, 44, f"above: the filter; below: its feature map, {size}, after ReLU")
+        image_side = fit(max(image.shape[:2]), 204)
+        sheet.paste(24, top, _as_rgb(image), image_side)
+        sheet.text(24, top + image_side + 18, f"true class: {legible(label, 18)}")
+        sheet.text(24, top + image_side + 38, f"predicted: {legible(prediction, 18)}")
+        weights = _colours(WEIGHT_COLOURS, -_limit(kernel), _limit(kernel))
+        activations = _colours(ACTIVATION_COLOURS, 0.0, _limit(maps))
+        for index in range(o):
+            x = left + index % columns * (map_side + gap)
+            y = top + index // columns * cell_height
+            sheet.text(x, y - 10, f"{index}", size=8)
+            sheet.paste_filter(x, y, kernel[..., index], weights, scale)
+            tile = activations.to_rgba(maps[..., index], bytes=True)[..., :3]
+            sheet.paste(x, y + scale * height + 10, tile, map_side)
+        sheet.colour_bar(bar_left, top, 110, weights, "weight")
+        sheet.colour_bar(bar_left, top + 140, 110, activations, "activation")
+
+
+def plot_mistakes(
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    predictions: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n k"],
+    class_names: Sequence[str],
+    path: Path | str,
+) -> None:
+    """Plots the most confident mistakes, at most 40, as `true → predicted` and the confidence.
+
+    Args:
+        images: all images that were evaluated, right or wrong.
+        labels: their true classes.
+        predictions: their predicted classes.
+        probabilities: of each class; the predicted one's is the confidence.
+        class_names: k names.
+        path: where the PNG goes.
+    """
+    wrong = np.flatnonzero(labels != predictions)
+    confidence = probabilities[wrong, predictions[wrong]]
+    order = np.argsort(-confidence, kind="stable")[:MAX_MISTAKES]
+    names = _class_names(class_names, 11)
+    captions = [
+        f"{names[labels[i]]} → {names[predictions[i]]}"
+        f"   {100 * probabilities[i, predictions[i]]:.1f} %"
+        for i in wrong[order]
+    ]
+    longest = max(map(len, captions), default=0)
+    columns, cell, side = 8, 160, fit(max(images.shape[1:3]), 144)
+    two_lines = longest > 18
+    cell_height = side + (50 if two_lines else 34)
+    rows = math.ceil(len(captions) / columns)
+    with open_sheet(path, 40 + columns * cell, max(76 + rows * cell_height, 130)) as sheet:
+        sheet.text(24, 22, "Most confident mistakes", size=11, weight="bold")
+        summary = f"{len(wrong):,} of {len(images):,} images wrong"
+        if len(captions) < len(wrong):
+            summary += f", {len(captions)} of them here"
+        sheet.text(24, 44, summary + (": true class → predicted class" if len(wrong) else ""))
+        if not len(wrong):
+            sheet.text(24, 90, "No mistakes: every image is classified correctly.")
+        for place, (index, caption) in enumerate(zip(wrong[order], captions, strict=True)):
+            x, y = 24 + place % columns * cell, 70 + place // columns * cell_height
+            sheet.paste(x, y, _as_rgb(images[index]), side)
+            lines = caption.split("   ") if two_lines else [caption]
+            for line, text in enumerate(lines):
+                size = 9 * min(1, 18 / len(text))
+                sheet.text(x, y + side + 13 + 16 * line, text, size=size)
+
+
+def _round_limits(
+    axes,
+    curves: Sequence[np.ndarray],
+    label: Callable[[float], str],
+    lowest: float = 0.0,
+    highest: float = math.inf,
+) -> None:
+    """Ends and ticks a logarithmic y axis at round numbers, written by `label`."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    values = np.concatenate(curves)
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
+    first = math.floor(math.log10(max(low, lowest)))
+    last = math.ceil(math.log10(max(high, lowest)))
+    if last - first <= 4:
+        steps = (1, 2, 5) if last - first > 1 else (1, 1.5, 2, 3, 4, 5, 7)
+        ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
+    else:
+        stride = math.ceil((last - first) / 8)
+        ticks = [10.0**e for e in range(first, last + stride, stride)]
+    ticks = ([0.0] if lowest else []) + [t for t in ticks if lowest <= t <= highest]
+    below = max(i for i, t in enumerate(ticks) if t <= low * (1 + 1e-9))
+    above = next((i for i, t in enumerate(ticks) if t >= high * (1 - 1e-9)), len(ticks) - 1)
+    below = min(below, len(ticks) - 2)
+    ticks = ticks[below : max(above, below + 1) + 1]
+    axes.set_ylim(ticks[0], ticks[-1])
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda tick, _: label(tick))
+
+
+def _colours(name: str, low: float, high: float, power: float = 1.0):
+    """Makes a map from numbers to colours."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+
+    return ScalarMappable(PowerNorm(power, low, high), name)
+
+
+def _class_names(class_names: Sequence[str], limit: int) -> list[str]:
+    """Makes the names legible; one that the font cannot write becomes the class's number."""
+    names = [legible(name, limit) for name in class_names]
+    return [str(index) if NO_LETTER in name else name for index, name in enumerate(names)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    if image.shape[2] == 3:
+        return image
+    return np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+
+
+def _limit(values: Shaped[np.ndarray, "..."]) -> float:
+    """The largest finite absolute value; 1 if there is none above 0."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0)) or 1.0
+
+
+def _grid(count: int, most: int) -> tuple[int, int]:
+    """Rows and columns, at most `most`, with the last row as full as can be."""
+    rows = math.ceil(count / most)
+    return rows, math.ceil(count / rows)

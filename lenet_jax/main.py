@@ -1,0 +1,40 @@
+"""Flags → run: `python -m lenet_jax.main --config=FILE.py[:ARG] --workdir=DIR`."""
+
+import time
+
+STARTED = time.perf_counter()  # before the imports, which are part of the way to the first step
+
+import os  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from lenet_jax import command_line  # noqa: E402
+from lenet_jax.errors import UserError  # noqa: E402
+
+MISTAKE = 2
+
+
+def main(argv: list[str]) -> int:
+    """Parses the flags and runs; the exit code."""
+    flag_values = command_line.make_flags()
+    try:
+        config = command_line.parse(argv, flag_values)
+        use_compilation_cache()
+        from lenet_jax.run import run  # late: a mistake on the command line is told at once
+
+        command = ["python", "-m", "lenet_jax.main", *argv[1:]]
+        return run(config, flag_values["workdir"].value, command, STARTED)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return MISTAKE
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX is told of another."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,265 @@
+"""One run, from its config to its finished directory: the loop over epochs, and the writing."""
+
+import functools
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lenet_jax import config as configs
+from lenet_jax import data, ops, report, train
+from lenet_jax.checkpoint import Checkpoints
+from lenet_jax.console import Console
+from lenet_jax.errors import UserError
+from lenet_jax.interrupt import Interrupt
+from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
+from lenet_jax.workdir import Workdir, environment
+
+DONE, DIVERGED = 0, 3
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Arrays(NamedTuple):
+    """The arrays that change during a run: what a checkpoint holds."""
+
+    state: train.TrainState
+    best_params: nnx.State
+
+
+class Notes(NamedTuple):
+    """The numbers beside them: how far the run is, and what was best on validation."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    train_seconds: float = 0.0
+
+    def with_epoch(self, row: dict[str, float], seconds: float) -> "Notes":
+        """The notes after one more epoch; it is the best if it has the most hits on validation.
+
+        Of equal epochs the one with the smaller loss is the best.
+        """
+        epoch = int(row["epoch"])
+        notes = self._replace(epoch=epoch, train_seconds=self.train_seconds + seconds)
+        accuracy, loss = row["valid/accuracy"], row["valid/loss"]
+        if (accuracy, -loss) > (self.best_accuracy, -self.best_loss):
+            notes = notes._replace(best_epoch=epoch, best_accuracy=accuracy, best_loss=loss)
+        return notes
+
+
+def run(config: configs.Config, workdir: str, command: Sequence[str], started: float) -> int:
+    """Trains, evaluates and writes everything down; resumes what the directory already holds.
+
+    Args:
+      config: checked.
+      workdir: the run directory.
+      command: what starts this run again, for the person who has to.
+      started: when the process began, on `time.perf_counter`'s clock.
+
+    Returns:
+      The exit code: 0 done, 3 diverged, 130 or 143 stopped by a signal.
+
+    Raises:
+      UserError: the data or the directory is not what it should be.
+    """
+    console = Console()
+    dataset = data.load(**config.data)
+    recipe = make_recipe(config, dataset)
+    with Interrupt() as interrupt, Workdir(workdir) as directory:
+        summary = _finished(directory, config, dataset, console)
+        if summary is not None:
+            console.result(summary, directory.files())
+            return DONE
+        record = environment(PACKAGES) | {
+            "command": shlex.join(command),
+            "backend": jax.default_backend(),
+            "devices": [device.device_kind for device in jax.devices()],
+            "seed": config.seed,
+            "data_fingerprint": dataset.fingerprint,
+            "status": "running",
+            "exit_reason": None,
+        }
+        directory.write_json("config.json", configs.to_dict(config))
+        directory.write_json("run.json", record)
+        layers = report.layers(recipe)
+        console.header(
+            device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores",
+            dataset=_describe(dataset),
+            workdir=directory.path,
+            layers=layers,
+            num_params=sum(size for *_, size in layers),
+        )
+        job = _Job(config, recipe, dataset, directory, console)
+        code, status, reason = job.execute(interrupt, started)
+        directory.write_json("run.json", record | {"status": status, "exit_reason": reason})
+        if code not in (DONE, DIVERGED):
+            console.warn(f"{reason}; go on with: {shlex.join(command)}")
+        return code
+
+
+class _Job:
+    """The wired parts of a run, and what it does with them."""
+
+    def __init__(
+        self,
+        config: configs.Config,
+        recipe: Recipe,
+        dataset: data.Dataset,
+        directory: Workdir,
+        console: Console,
+    ):
+        self.config, self.recipe, self.dataset = config, recipe, dataset
+        self.directory, self.console = directory, console
+        self.numbers = hyperparameters(config)
+
+    def execute(self, interrupt: Interrupt, started: float) -> tuple[int, str, str]:
+        """Trains and reports: the exit code, the status, and the reason in words."""
+        with self.console.compiling():
+            arrays, notes = self._compile(), Notes()
+        with Checkpoints(self.directory.checkpoints, self.config.checkpoint.keep) as checkpoints:
+            latest = checkpoints.latest()
+            if latest is not None:
+                arrays, found = checkpoints.restore(latest, arrays)
+                notes = Notes(**found)
+                self.console.note(f"resumed after epoch {notes.epoch}")
+            self.directory.keep_rows(notes.epoch)
+            seconds_to_first_step = time.perf_counter() - started
+            with self.console.epochs(self.recipe.num_epochs, notes.epoch + 1) as progress:
+                while notes.epoch < self.recipe.num_epochs:
+                    arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
+                    if not math.isfinite(row["train/loss"]):
+                        reason = f"the loss stopped being finite in epoch {row['epoch']}"
+                        self.console.warn(f"{reason}; the last checkpoint is of {notes.epoch}")
+                        return DIVERGED, "diverged", reason
+                    notes = notes.with_epoch(row, seconds)
+                    if notes.best_epoch == notes.epoch:
+                        best = jax.tree.map(jnp.copy, arrays.state.params)
+                        arrays = arrays._replace(best_params=best)
+                    self.directory.log(row)
+                    progress.finish(row, best=notes.best_epoch == notes.epoch)
+                    stop = interrupt.signal is not None
+                    last = notes.epoch == self.recipe.num_epochs
+                    if stop or last or notes.epoch % self.config.checkpoint.every_epochs == 0:
+                        checkpoints.save(notes.epoch, arrays, notes._asdict())
+                    if stop and not last:
+                        return interrupt.exit_code, "interrupted", interrupt.reason
+        self._finish(arrays.best_params, notes, seconds_to_first_step)
+        return DONE, "done", "all epochs are trained"
+
+    def _compile(self) -> Arrays:
+        """Puts the data on the device, compiles the programs, and draws the initial state."""
+        self._train_split = _on_device(self.dataset.train)
+        self._valid_split = _on_device(self.dataset.valid)
+        init = jax.jit(functools.partial(train.init_state, self.recipe))
+        state = init(seeds(self.config), self.numbers)
+
+        def train_epoch(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
+            state, metrics = train.train_epoch(self.recipe, state, *args)
+            rate = train.learning_rate(self.recipe, self.numbers, state.step - 1)
+            return state, metrics, rate
+
+        self._evaluate = jax.jit(
+            functools.partial(train.evaluate, self.recipe),
+            compiler_options=ops.compiler_options(),
+        )
+        options = ops.compiler_options()
+        program = jax.jit(train_epoch, donate_argnums=0, compiler_options=options)
+        example = (state, *self._train_split, np.int32(0), self.numbers)
+        self._train_epoch = program.lower(*example).compile()
+        self._evaluate.lower(state.params, *self._valid_split).compile()
+        return Arrays(state, jax.tree.map(jnp.copy, state.params))
+
+    def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, dict[str, float], float]:
+        """Trains the epoch after `epoch`: the arrays, the metrics, and the seconds it took."""
+        begun = time.perf_counter()
+        state, metrics, rate = self._train_epoch(
+            arrays.state, *self._train_split, np.int32(epoch), self.numbers
+        )
+        metrics = jax.device_get(metrics)
+        seconds = time.perf_counter() - begun
+        valid, _ = jax.device_get(self._evaluate(state.params, *self._valid_split))
+        row = {
+            "epoch": epoch + 1,
+            "step": (epoch + 1) * self.recipe.steps_per_epoch,
+            "train/loss": float(metrics.mean_loss),
+            "train/accuracy": float(metrics.accuracy),
+            "valid/loss": float(valid.mean_loss),
+            "valid/accuracy": float(valid.accuracy),
+            "learning_rate": float(rate),
+            "images_per_second": self.recipe.num_examples / seconds,
+        }
+        return arrays._replace(state=state), row, seconds
+
+    def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
+        """Tests the best parameters on every test image, and writes what people look at."""
+        test, logits = jax.device_get(self._evaluate(params, *_on_device(self.dataset.test)))
+        trained = self.recipe.num_examples * notes.epoch
+        summary = {
+            "status": "done",
+            "test_accuracy": float(test.accuracy),
+            "test_loss": float(test.mean_loss),
+            "test_examples": int(test.count),
+            "test_mistakes": int(test.count - test.correct),
+            "best_epoch": notes.best_epoch,
+            "valid_accuracy": notes.best_accuracy,
+            "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "epochs": notes.epoch,
+            "steps": notes.epoch * self.recipe.steps_per_epoch,
+            "train_seconds": notes.train_seconds,
+            "images_per_second": trained / notes.train_seconds,
+            "seconds_to_first_step": seconds_to_first_step,
+        }
+        folder = self.directory.path
+        report.save_weights(folder / "model.safetensors", self.recipe, params, self.dataset)
+        self.directory.write_json("summary.json", summary)
+        rows, warn = self.directory.rows, self.console.warn
+        report.draw_figures(folder, self.recipe, params, self.dataset, logits, rows, warn)
+        self.console.result(summary, self.directory.files())
+
+
+def _finished(
+    directory: Workdir, config: configs.Config, dataset: data.Dataset, console: Console
+) -> dict[str, Any] | None:
+    """The summary, if the run is finished; checks that the directory may be gone on with."""
+    written, previous = directory.read_json("config.json"), directory.read_json("run.json")
+    if written is None or previous is None:
+        return None
+    old = configs.from_dict(written)
+    different = configs.differing_keys(old, config)
+    extended = [key for key in different if key.startswith("train.num_epochs:")]
+    if different != extended or config.train.num_epochs < old.train.num_epochs:
+        raise UserError(
+            f"{directory.path} holds a run of another config: {'; '.join(different)}\n"
+            "Take the same config to go on with it, or another --workdir to start anew."
+        )
+    if previous["data_fingerprint"] != dataset.fingerprint:
+        raise UserError(
+            f"the data {dataset.name!r} changed since {directory.path} was begun\n"
+            "Bring the old data back, or take another --workdir to start anew."
+        )
+    if extended:
+        console.note(f"this run is extended: {extended[0]}")
+    elif previous["status"] == "done":
+        console.note("this run is finished")
+        return directory.read_json("summary.json")
+    return None
+
+
+def _describe(dataset: data.Dataset) -> str:
+    height, width, channels = dataset.image_shape
+    sizes = f"{len(dataset.train):,} train, {len(dataset.valid):,} validation"
+    return (
+        f"{dataset.name}: {sizes}, {len(dataset.test):,} test images of"
+        f" {height}×{width}×{channels}, {dataset.num_classes} classes"
+    )
+
+
+def _on_device(split: data.Split) -> tuple[jax.Array, jax.Array]:
+    return jnp.asarray(split.images), jnp.asarray(split.labels)

@@ -1,0 +1,275 @@
+"""Training and evaluation as pure functions of arrays: no files, no printing, no loop over epochs.
+
+`train_epoch` is one program: a scan of `train_step` over the epoch's batches. It may be jitted,
+mapped over members of a population, and sharded.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int32, Key, PyTree, ScalarLike, Shaped, UInt8
+
+from lenet_jax import augment, autograd, ops, optim
+from lenet_jax.recipe import Hyperparameters, Recipe
+
+Carry = TypeVar("Carry")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes, and the keys that decide its randomness.
+
+    Attributes:
+      params: the network's parameters.
+      opt_state: the optimiser's buffers.
+      step: optimiser steps taken.
+      order_key: decides, with the epoch, the order of the examples.
+      augment_key: decides, with the step, the random transformations.
+    """
+
+    params: nnx.State
+    opt_state: optax.OptState
+    step: Int32[Array, ""]
+    order_key: Key[Array, ""]
+    augment_key: Key[Array, ""]
+
+
+class Batch(NamedTuple):
+    """Pixels in 0..255, labels, and a weight of 0 for padding.
+
+    The leading axis m counts the parts whose gradients are accumulated. The batch axis b is last,
+    where the fast lowering wants it.
+    """
+
+    images: UInt8[Array, "m h w c b"] | Float[Array, "m h w c b"]
+    labels: Int32[Array, "m b"]
+    weights: Float[Array, "m b"]
+
+
+class Metrics(NamedTuple):
+    """Sums over examples; a mean is a sum divided by `count`."""
+
+    loss: Float[Array, "..."]
+    correct: Float[Array, "..."]
+    count: Float[Array, "..."]
+
+    @property
+    def mean_loss(self) -> Float[Array, "..."]:
+        """Mean cross-entropy, in nats."""
+        return self.loss / self.count
+
+    @property
+    def accuracy(self) -> Float[Array, "..."]:
+        """Share of the examples whose largest logit is the label's, in [0, 1]."""
+        return self.correct / self.count
+
+
+def init_state(
+    recipe: Recipe, seeds: Mapping[str, ScalarLike], hyperparameters: Hyperparameters
+) -> TrainState:
+    """The state before the first step; `seeds` has `init`, `order` and `augment`."""
+    params = nnx.state(recipe.make_model(jax.random.key(seeds["init"])), nnx.Param)
+    return TrainState(
+        params=params,
+        opt_state=_optimizer(recipe, hyperparameters).init(params),
+        step=jnp.zeros((), jnp.int32),
+        order_key=jax.random.fold_in(jax.random.key(seeds["order"]), 1),
+        augment_key=jax.random.fold_in(jax.random.key(seeds["augment"]), 2),
+    )
+
+
+def train_epoch(
+    recipe: Recipe,
+    state: TrainState,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    epoch: Int32[Array, ""],
+    hyperparameters: Hyperparameters,
+) -> tuple[TrainState, Metrics]:
+    """Takes `recipe.steps_per_epoch` steps through all examples, in the order of this epoch.
+
+    The order is a function of (state.order_key, epoch) alone. The last batch holds what is left:
+    it is padded, the padding weighs 0, and its loss is the mean over the real examples.
+
+    Returns:
+      The new state, and the sums of the losses and hits met on the way.
+    """
+    first_step = epoch * recipe.steps_per_epoch
+    order = epoch_order(recipe, state.order_key, epoch)
+
+    def fetch(at: tuple[Array, Array]) -> Batch:
+        step, indices = at
+        key = jax.random.fold_in(state.augment_key, first_step + step)
+        return make_batch(recipe, images, labels, indices, key, hyperparameters)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(recipe, state, batch, hyperparameters)
+
+    steps = jnp.arange(recipe.steps_per_epoch, dtype=jnp.int32)
+    state, metrics = scan_prefetched(step, state, fetch, (steps, order))
+    return state, jax.tree.map(jnp.sum, metrics)
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+) -> tuple[TrainState, Metrics]:
+    """One step of the optimiser: forward, backward, update.
+
+    The gradient is that of the mean loss over the whole batch. It is accumulated over the batch's
+    parts, which fit the cache better than the whole.
+    """
+    count = jnp.sum(batch.weights)
+
+    def mean_loss(params: nnx.State, part: Batch) -> tuple[Array, Metrics]:
+        logits = apply(recipe, params, part.images)
+        losses = part.weights * ops.cross_entropy(
+            logits, part.labels, label_smoothing=hyperparameters["label_smoothing"]
+        )
+        hits = part.weights * (jnp.argmax(logits, axis=-1) == part.labels)
+        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(part.weights))
+        return metrics.loss / count, metrics
+
+    def add_part(
+        grads: nnx.State, part: Batch
+    ) -> tuple[nnx.State, Metrics]:
+        _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
+        return autograd.accumulate(grads, new), metrics
+
+    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), batch)
+    updates, opt_state = _optimizer(recipe, hyperparameters).update(
+        grads, state.opt_state, state.params
+    )
+    state = dataclasses.replace(
+        state,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        step=state.step + 1,
+    )
+    return state, jax.tree.map(jnp.sum, metrics)
+
+
+def evaluate(
+    recipe: Recipe,
+    params: nnx.State,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+) -> tuple[Metrics, Float[Array, "n k"]]:
+    """Loss and hits over every image, and the logits; what pads the last batch is cut off."""
+    num_examples = images.shape[0]
+    num_batches = -(-num_examples // recipe.eval_batch_size)
+    positions = jnp.arange(num_batches * recipe.eval_batch_size, dtype=jnp.int32)
+    indices = jnp.where(positions < num_examples, positions, 0)
+
+    def fetch(indices: Int32[Array, " b"]) -> UInt8[Array, "h w c b"]:
+        return batch_last(images[indices])
+
+    def step(_: None, images: UInt8[Array, "h w c b"]) -> tuple[None, Float[Array, "b k"]]:
+        return None, apply(recipe, params, images)
+
+    _, logits = scan_prefetched(step, None, fetch, indices.reshape(num_batches, -1))
+    logits = logits.reshape(-1, logits.shape[-1])[:num_examples]
+    hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    losses = ops.cross_entropy(logits, labels)
+    count = jnp.float32(num_examples)
+    return Metrics(jnp.sum(losses), jnp.sum(hits), count), logits
+
+
+def apply(
+    recipe: Recipe,
+    params: nnx.State,
+    images: UInt8[Array, "h w c b"] | Float[Array, "h w c b"],
+) -> Float[Array, "b k"]:
+    """Logits of images that have the batch last, given as pixels in 0..255."""
+    std = jnp.asarray(recipe.std, jnp.float32).reshape(1, 1, -1, 1)
+    mean = jnp.asarray(recipe.mean, jnp.float32).reshape(1, 1, -1, 1)
+    normalised = images.astype(jnp.float32) * (1 / std) - mean / std
+    return nnx.merge(recipe.graphdef, params)(normalised.transpose(3, 0, 1, 2))
+
+
+def batch_last(images: Shaped[Array, "b h w c"]) -> Shaped[Array, "h w c b"]:
+    """Moves the batch to the end, as a transposition of a matrix, which XLA does fast."""
+    return images.reshape(images.shape[0], -1).T.reshape(*images.shape[1:], -1)
+
+
+def epoch_order(
+    recipe: Recipe, key: Key[Array, ""], epoch: Int32[Array, ""]
+) -> Int32[Array, "steps b"]:
+    """Indices of the examples, a row a step; -1 is padding."""
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), recipe.num_examples)
+    padding = recipe.steps_per_epoch * recipe.batch_size - recipe.num_examples
+    order = jnp.pad(order.astype(jnp.int32), (0, padding), constant_values=-1)
+    return order.reshape(recipe.steps_per_epoch, recipe.batch_size)
+
+
+def make_batch(
+    recipe: Recipe,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    indices: Int32[Array, " b"],
+    key: Key[Array, ""],
+    hyperparameters: Hyperparameters,
+) -> Batch:
+    """Gathers and augments a batch, and cuts it into the parts of its gradient."""
+    chosen = jnp.maximum(indices, 0)
+    batch = images[chosen]
+    if recipe.augments:
+        batch = augment.augment(key, batch.astype(jnp.float32), **hyperparameters["augment"])
+    parts = (-1, recipe.micro_batch_size)
+    return Batch(
+        images=jax.vmap(batch_last)(batch.reshape(*parts, *batch.shape[1:])),
+        labels=labels[chosen].reshape(parts),
+        weights=(indices >= 0).astype(jnp.float32).reshape(parts),
+    )
+
+
+def scan_prefetched(
+    step: Callable[[Carry, Any], tuple[Carry, Any]],
+    carry: Carry,
+    fetch: Callable[[Any], Any],
+    xs: PyTree,
+) -> tuple[Carry, Any]:
+    """`lax.scan` over `fetch(x)`, where each step fetches what the next one needs.
+
+    What is carried between iterations is a real array. Fetched inside the step, the gather would be
+    fused into each of the 36 slices that the first convolution takes of it, and run 36 times.
+    """
+
+    def body(carry: tuple[Carry, Any], x: PyTree) -> tuple[tuple[Carry, Any], Any]:
+        state, fetched = carry
+        state, out = step(state, fetched)
+        return (state, fetch(x)), out
+
+    first = fetch(jax.tree.map(lambda x: x[0], xs))
+    following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), xs)
+    (carry, _), outs = lax.scan(body, (carry, first), following)
+    return carry, outs
+
+
+def learning_rate(
+    recipe: Recipe, hyperparameters: Hyperparameters, step: Int32[Array, ""]
+) -> Float[Array, ""]:
+    """The learning rate of a step, counted from 0."""
+    return _schedule(recipe, hyperparameters)(step)
+
+
+def _schedule(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.Schedule:
+    return optim.make_schedule(
+        **dict(recipe.schedule),
+        **hyperparameters["schedule"],
+        learning_rate=hyperparameters["optimizer"]["learning_rate"],
+        num_steps=recipe.num_epochs * recipe.steps_per_epoch,
+        steps_per_epoch=recipe.steps_per_epoch,
+    )
+
+
+def _optimizer(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    settings = dict(recipe.optimizer) | dict(hyperparameters["optimizer"])
+    settings["learning_rate"] = _schedule(recipe, hyperparameters)
+    return optim.make_optimizer(**settings, max_grad_norm=hyperparameters["max_grad_norm"])
