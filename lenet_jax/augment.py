@@ -63,7 +63,8 @@ def apply_affine(
     """
     # XLA's CPU backend would fuse this into the convolution after it and interpolate each pixel
     # anew for every window that the pixel is in, optimization_barrier or not. A loop is a border
-    # that fusion does not cross: in the training step 9 µs an image instead of 330.
+    # that fusion does not cross: 9 µs an image in the training step instead of 330 (32×32×1, batch
+    # 64, one core).
     return lax.platform_dependent(
         images,
         matrices,

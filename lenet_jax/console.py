@@ -23,7 +23,7 @@ class Console:
         """Prints to `stream`, a text stream; None: standard output."""
         from rich.console import Console as RichConsole
 
-        self._rich = RichConsole(file=stream, markup=False, highlight=False, emoji=False)
+        self._rich = RichConsole(file=stream)
 
     def header(
         self,
@@ -111,7 +111,7 @@ class Console:
 
     def note(self, message: str) -> None:
         """Prints a remark as one line."""
-        self._print(" ".join(message.splitlines()))
+        self._print((" ".join(message.splitlines()), ""))
 
     def warn(self, message: str) -> None:
         """Prints a warning as one line."""

@@ -52,16 +52,16 @@ def make_optimizer(
     adam = scale_by_adam(b1, b2, eps)
     match name:
         case "sgd":
-            steps = [decay, scale_by_momentum(momentum, dampening, nesterov)]
+            parts = [decay, scale_by_momentum(momentum, dampening, nesterov)]
         case "adam":
-            steps = [decay, adam]
+            parts = [decay, adam]
         case "adamw":
-            steps = [adam, decay]
+            parts = [adam, decay]
         case _:
             raise ValueError(f"unknown optimizer {name!r}; there are sgd, adam and adamw")
     if max_grad_norm is not None:
-        steps.insert(0, clip_grad_norm(max_grad_norm))
-    return optax.chain(*steps, optax.scale_by_learning_rate(learning_rate))
+        parts.insert(0, clip_grad_norm(max_grad_norm))
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
 
 
 class MomentumState(NamedTuple):

@@ -38,19 +38,14 @@ class Notes(NamedTuple):
     epoch: int = 0
     best_epoch: int = 0
     best_accuracy: float = -1.0
-    best_loss: float = math.inf
     train_seconds: float = 0.0
 
     def with_epoch(self, row: dict[str, float], seconds: float) -> "Notes":
-        """The notes after one more epoch; it is the best if it has the most hits on validation.
-
-        Of equal epochs the one with the smaller loss is the best.
-        """
-        epoch = int(row["epoch"])
+        """The notes after one more epoch; of equally many hits on validation the first is best."""
+        epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
         notes = self._replace(epoch=epoch, train_seconds=self.train_seconds + seconds)
-        accuracy, loss = row["valid/accuracy"], row["valid/loss"]
-        if (accuracy, -loss) > (self.best_accuracy, -self.best_loss):
-            notes = notes._replace(best_epoch=epoch, best_accuracy=accuracy, best_loss=loss)
+        if accuracy > self.best_accuracy:
+            notes = notes._replace(best_epoch=epoch, best_accuracy=accuracy)
         return notes
 
 

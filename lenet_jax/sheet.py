@@ -19,6 +19,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "figure.facecolor": "none",
     "text.color": "#222222",
+    "text.parse_math": False,  # a class may be called `$`
     "axes.edgecolor": "#888888",
     "axes.facecolor": "none",  # tiles lie below
     "axes.labelcolor": "#222222",

@@ -26,6 +26,8 @@ Carry = TypeVar("Carry")
 class TrainState:
     """All that training changes, and the keys that decide its randomness.
 
+    Members of a population are stacked along a leading axis of every array.
+
     Attributes:
       params: the network's parameters.
       opt_state: the optimiser's buffers.
@@ -36,9 +38,9 @@ class TrainState:
 
     params: nnx.State
     opt_state: optax.OptState
-    step: Int32[Array, ""]
-    order_key: Key[Array, ""]
-    augment_key: Key[Array, ""]
+    step: Int32[Array, "..."]
+    order_key: Key[Array, "..."]
+    augment_key: Key[Array, "..."]
 
 
 class Batch(NamedTuple):
@@ -132,13 +134,11 @@ def train_step(
         losses = part.weights * ops.cross_entropy(
             logits, part.labels, label_smoothing=hyperparameters["label_smoothing"]
         )
-        hits = part.weights * (jnp.argmax(logits, axis=-1) == part.labels)
+        hits = jnp.where(jnp.argmax(logits, axis=-1) == part.labels, part.weights, 0)
         metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(part.weights))
         return metrics.loss / count, metrics
 
-    def add_part(
-        grads: nnx.State, part: Batch
-    ) -> tuple[nnx.State, Metrics]:
+    def add_part(grads: nnx.State, part: Batch) -> tuple[nnx.State, Metrics]:
         _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
         return autograd.accumulate(grads, new), metrics
 

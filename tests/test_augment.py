@@ -1,10 +1,13 @@
 """The resampling is exact bilinear interpolation, and the draws are what the strengths say."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.base import get_config
 from lenet_jax.augment import apply_affine, augment, draw_affine
 
 NONE = {"shift": 0.0, "rotate": 0.0, "scale": 0.0, "shear": 0.0}
@@ -151,6 +154,11 @@ def test_map_depends_on_key_and_position_alone(images):
     np.testing.assert_array_equal(out[:2], augment(jax.random.key(5), same[:2], **SOME))
     assert len({image.tobytes() for image in np.asarray(out)}) == len(out)
     assert np.any(out != augment(jax.random.key(6), same, **SOME))
+
+
+def test_config_section_unpacks(images):
+    config: Any = get_config()
+    assert augment(jax.random.key(0), images, **config.augment).shape == images.shape
 
 
 def test_channels_move_together(images):

@@ -39,6 +39,7 @@ def row(epoch, **change):
 def print_run(stream):
     console = Console(stream)
     console.header(device="cpu", dataset="mnist", workdir=WORKDIR, layers=LAYERS, num_params=49_102)
+    console.note("resumed after\nepoch 1")
     console.warn("first line\nsecond line")
     with console.compiling():
         pass
@@ -82,6 +83,7 @@ def test_plain_output_is_neither_coloured_nor_overwritten_nor_wrapped(plain):
     assert f"workdir        {WORKDIR}" in lines
     assert f"               {WORKDIR}/curves.png" in lines
     assert lines.count("compiling…") == 1
+    assert "resumed after epoch 1" in lines
     assert "warning: first line second line" in lines
     assert (
         "epoch  3/12  train loss 0.0653 acc  98.02 %  valid loss 0.0512 acc  98.44 %"
@@ -112,7 +114,8 @@ def test_result_counts_the_wrong_images(plain):
 
 
 def test_result_leaves_out_what_it_does_not_know(plain):
-    Console(plain).result({"status": "diverged", "test_accuracy": None, "epochs": 3}, ["a.json"])
+    summary = dict.fromkeys(SUMMARY) | {"status": "diverged", "epochs": 3}
+    Console(plain).result(summary, ["a.json"])
     assert plain.getvalue().split("\n") == [
         "",
         "status         diverged",

@@ -56,9 +56,7 @@ def test_phase_equals_plain_in_value_and_gradient(batch, size, blocks, channels,
             np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5, err_msg=kind)
 
 
-@pytest.mark.parametrize(
-    ("batch", "channels", "features"), [(64, 1, 6), (64, 6, 16), (512, 6, 12)]
-)
+@pytest.mark.parametrize(("batch", "channels", "features"), [(64, 1, 6), (64, 6, 16), (512, 6, 12)])
 def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(batch, channels, features):
     rng = np.random.default_rng(0)
     size = {1: 32, 6: 14}[channels]
@@ -133,9 +131,7 @@ def test_flatten_has_the_channels_fastest():
 def test_cross_entropy_by_hand():
     logits = jnp.log(jnp.asarray([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
     labels = jnp.asarray([0, 1], jnp.int32)
-    np.testing.assert_allclose(
-        ops.cross_entropy(logits, labels), -np.log([0.5, 0.8]), rtol=1e-6
-    )
+    np.testing.assert_allclose(ops.cross_entropy(logits, labels), -np.log([0.5, 0.8]), rtol=1e-6)
     smooth = ops.cross_entropy(logits, labels, label_smoothing=0.3)
     by_hand = [
         -(0.8 * np.log(0.5) + 0.1 * np.log(0.25) * 2),

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs.base import get_config
 from lenet_jax.optim import clip_grad_norm, make_optimizer, make_schedule
 from tests.golden import make_optim as golden
 
@@ -206,6 +207,19 @@ def test_clipping_bounds_the_global_norm_and_spares_small_gradients():
     zero = jax.tree.map(jnp.zeros_like, large)
     spared, _ = clip.update(zero, clip.init(zero))
     jax.tree.map(np.testing.assert_array_equal, spared, zero)
+
+
+def test_config_sections_unpack():
+    config: Any = get_config()
+    schedule = make_schedule(
+        **config.schedule,
+        learning_rate=config.optimizer.learning_rate,
+        num_steps=golden.NUM_STEPS,
+        steps_per_epoch=golden.STEPS_PER_EPOCH,
+    )
+    words = {**config.optimizer, "learning_rate": schedule}
+    parameters = {"kernel": jnp.ones((2, 3))}
+    make_optimizer(**words, max_grad_norm=config.train.max_grad_norm).init(parameters)
 
 
 def test_unknown_names_are_refused():
