@@ -11,7 +11,7 @@ from pathlib import Path  # noqa: E402
 from lenet_jax import command_line  # noqa: E402
 from lenet_jax.errors import UserError  # noqa: E402
 
-MISTAKE = 2
+MISTAKE, CTRL_C = 2, 130
 
 
 def main(argv: list[str]) -> int:
@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return MISTAKE
+    except KeyboardInterrupt:  # before training, which stops by itself, has begun
+        return CTRL_C
 
 
 def use_compilation_cache() -> None:

@@ -84,7 +84,8 @@ def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
     PyTorch's `flatten` of (c, h, w) has channels slowest, so the first linear layer after it has
     its input rows in another order; `torch_bridge` permutes them.
     """
-    return x.reshape(x.shape[0], -1)
+    # Written with the batch last, so that no copy comes between `phase` and the linear layers.
+    return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
 
 
 def _conv_pool_relu_plain(

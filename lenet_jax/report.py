@@ -11,12 +11,24 @@ from flax import nnx
 from jaxtyping import Float
 
 from lenet_jax import figures, torch_bridge
+from lenet_jax.config import one_line
 from lenet_jax.data import Dataset
 from lenet_jax.recipe import Recipe
 
 # Drawing is done by libraries that may fail in ways of their own (fonts, memory, a full disk); the
 # numbers are worth more than the pictures, so any of these becomes a warning.
-DRAWING_ERRORS = (OSError, RuntimeError, ValueError, TypeError, ArithmeticError, LookupError)
+DRAWING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -77,7 +89,7 @@ def draw_figures(
         try:
             plot(folder / name)
         except DRAWING_ERRORS as error:
-            warn(f"{name} was not drawn: {type(error).__name__}: {str(error).splitlines()[0]}")
+            warn(f"{name} was not drawn: {type(error).__name__}: {one_line(error)}")
         else:
             drawn.append(folder / name)
     return drawn
@@ -85,12 +97,8 @@ def draw_figures(
 
 def save_weights(path: Path, recipe: Recipe, params: nnx.State, dataset: Dataset) -> None:
     """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
-    notes = {
-        "mean": " ".join(map(repr, recipe.mean)),
-        "std": " ".join(map(repr, recipe.std)),
-        "pixels": "0..255, normalised as (pixel - mean) / std",
-        "classes": "\n".join(dataset.class_names),
-    }
+    notes = torch_bridge.pixel_notes(recipe.mean, recipe.std)
+    notes["classes"] = "\n".join(dataset.class_names)
     torch_bridge.save(path, params, notes)
 
 

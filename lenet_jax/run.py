@@ -81,8 +81,8 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
             "status": "running",
             "exit_reason": None,
         }
+        directory.write_json("run.json", record)  # first: an extended run is no longer done
         directory.write_json("config.json", configs.to_dict(config))
-        directory.write_json("run.json", record)
         layers = report.layers(recipe)
         console.header(
             device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores",
@@ -129,9 +129,11 @@ class _Job:
             with self.console.epochs(self.recipe.num_epochs, notes.epoch + 1) as progress:
                 while notes.epoch < self.recipe.num_epochs:
                     arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
-                    if not math.isfinite(row["train/loss"]):
+                    # The last step of an epoch shows in the validation loss alone.
+                    if not (math.isfinite(row["train/loss"]) and math.isfinite(row["valid/loss"])):
                         reason = f"the loss stopped being finite in epoch {row['epoch']}"
-                        self.console.warn(f"{reason}; the last checkpoint is of {notes.epoch}")
+                        kept = checkpoints.latest() or "none"
+                        self.console.warn(f"{reason}; latest checkpoint: {kept}")
                         return DIVERGED, "diverged", reason
                     notes = notes.with_epoch(row, seconds)
                     if notes.best_epoch == notes.epoch:
@@ -242,8 +244,10 @@ def _finished(
     if extended:
         console.note(f"this run is extended: {extended[0]}")
     elif previous["status"] == "done":
-        console.note("this run is finished")
-        return directory.read_json("summary.json")
+        summary = directory.read_json("summary.json")
+        if summary is not None:
+            console.note("this run is finished")
+        return summary
     return None
 
 

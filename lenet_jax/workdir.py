@@ -33,11 +33,12 @@ class Workdir:
         Raises:
           UserError: it cannot be written, or another process holds it.
         """
-        self.path = Path(path).expanduser().absolute()
-        self.checkpoints = self.path / "checkpoints"
         try:
+            self.path = Path(path).expanduser().absolute()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("w")
+            self._lock = (self.path / ".lock").open("a")
+        except RuntimeError as error:  # `~name` of nobody
+            raise UserError(f"--workdir={path}: {error}") from error
         except OSError as error:
             raise UserError(
                 f"--workdir={path} cannot be written: {error.strerror} ({error.filename})\n"
@@ -45,11 +46,13 @@ class Workdir:
             ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except OSError as error:
             self._lock.close()
-            raise UserError(
-                f"another process is running in {self.path}; wait for it, or take another --workdir"
-            ) from error
+            told = f"{self.path} cannot be locked: {error.strerror}; take another --workdir"
+            if isinstance(error, BlockingIOError):
+                told = f"another process is running in {self.path}; wait, or take another --workdir"
+            raise UserError(told) from error
+        self.checkpoints = self.path / "checkpoints"
         self._board: Any = None
         self.rows = self._read_rows()
 
@@ -75,9 +78,18 @@ class Workdir:
         return sorted(path for path in self.path.iterdir() if not path.name.startswith("."))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in the file `name`, or None if there is no such file."""
+        """The object in the file `name`, or None if there is no such file.
+
+        Raises:
+          UserError: the file is there, but is not JSON.
+        """
         file = self.path / name
-        return json.loads(file.read_text()) if file.exists() else None
+        try:
+            return json.loads(file.read_bytes()) if file.exists() else None
+        except ValueError as error:
+            raise UserError(
+                f"{file} is not JSON: {error}\nTake another --workdir to start anew."
+            ) from error
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replaces the file `name` in one step: a reader sees the old text or the new."""
@@ -99,7 +111,10 @@ class Workdir:
         if self._board is None:
             from tensorboardX import SummaryWriter  # late: a third of a second
 
-            self._board = SummaryWriter(str(self.path / "tensorboard"))
+            # What an earlier process logged of this epoch and later ones is hidden.
+            self._board = SummaryWriter(
+                str(self.path / "tensorboard"), purge_step=int(row["epoch"])
+            )
         for name, value in row.items():
             if name != "epoch":
                 self._board.add_scalar(name, value, int(row["epoch"]))
@@ -134,16 +149,28 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """What a result may depend on: revision, versions, processor."""
+    """What a result may depend on: revision, versions, processor, XLA's flags.
+
+    `git_revision` and `git_dirty` are None where there is no git or no repository.
+    """
+    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         "git_revision": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_dirty": None if changes is None else changes != "",
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "platform": platform.platform(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def cores() -> int:
+    """The cores that this process may use; where the system does not tell, all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -333,11 +333,13 @@ def test_any_text_gives_a_valid_config_or_a_short_error(path: str, text: str) ->
 
 
 @given(st.lists(st.one_of(st.text(), st.text().map(lambda text: f"--{text}")), max_size=4))
-def test_any_arguments_give_a_short_error(arguments: list[str]) -> None:
+def test_any_arguments_give_a_short_error_or_help(arguments: list[str]) -> None:
     try:
         parse_overrides(*arguments)
     except UserError as error:
         assert 1 <= len(str(error).splitlines()) <= 3
+    except SystemExit as end:  # `-h`
+        assert end.code == 0
 
 
 def test_help_names_every_key_within_80_columns(capsys: pytest.CaptureFixture[str]) -> None:

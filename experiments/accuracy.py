@@ -1,0 +1,99 @@
+"""How accurate is a config, and how fast does it train? The mean over n seeds, with its deviation.
+
+    python -m experiments.accuracy --config=configs/notes.py --seeds=5
+
+Each seed is a run of `lenet_jax.main` in a process of its own, one after the other. What else is on
+the command line goes to the runs. The answer is `results/accuracy_NAME.json` and `.png`.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lenet_jax.run import PACKAGES
+from lenet_jax.workdir import environment
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+
+def main() -> None:
+    """Runs the seeds, prints a line for each, and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/notes.py", help="FILE.py[:ARG]")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    arguments, overrides = parser.parse_known_args()
+
+    runs, histories = [], []
+    for seed in range(arguments.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [f"--config={arguments.config}", f"--config.seed={seed}", *overrides]
+            subprocess.run(
+                [sys.executable, "-m", "lenet_jax.main", *command, f"--workdir={folder}"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            runs.append(json.loads(Path(folder, "summary.json").read_text()) | {"seed": seed})
+            lines = Path(folder, "metrics.jsonl").read_text().splitlines()
+            histories.append([json.loads(line) for line in lines])
+        print(
+            f"seed {seed}: test accuracy {100 * runs[-1]['test_accuracy']:.2f} %,"
+            f" {runs[-1]['train_seconds']:.1f} s, {runs[-1]['images_per_second']:,.0f} images/s",
+            flush=True,
+        )
+
+    name = Path(arguments.config.removesuffix(".py").replace(".py:", "_")).name
+    accuracy = [run["test_accuracy"] for run in runs]
+    answer = {
+        "question": __doc__.splitlines()[0],
+        "config": arguments.config,
+        "overrides": overrides,
+        "seeds": len(runs),
+        "test_accuracy_mean": statistics.mean(accuracy),
+        "test_accuracy_sd": statistics.stdev(accuracy) if len(accuracy) > 1 else None,
+        "train_seconds_mean": statistics.mean(run["train_seconds"] for run in runs),
+        "images_per_second_median": statistics.median(run["images_per_second"] for run in runs),
+        "runs": runs,
+        "environment": environment(PACKAGES),
+    }
+    arguments.results.mkdir(exist_ok=True)
+    file = arguments.results / f"accuracy_{name}.json"
+    file.write_text(json.dumps(answer, indent=2) + "\n")
+    draw(histories, accuracy, file.with_suffix(".png"), arguments.config)
+    spread = "" if len(accuracy) == 1 else f" ± {100 * statistics.stdev(accuracy):.2f}"
+    print(f"{100 * statistics.mean(accuracy):.2f}{spread} % over {len(runs)} seeds, in {file}")
+
+
+def draw(
+    histories: list[list[dict[str, Any]]], accuracy: list[float], path: Path, title: str
+) -> None:
+    """Draws each seed's validation error over the epochs, and its test error at the side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    curves, dots = figure.subplots(1, 2, width_ratios=(4, 1), sharey=True)
+    for seed, history in enumerate(histories):
+        colour = COLOURS[seed % len(COLOURS)]
+        errors = [100 * (1 - row["valid/accuracy"]) for row in history]
+        curves.plot([row["epoch"] for row in history], errors, color=colour, label=f"seed {seed}")
+        dots.plot([0], [100 * (1 - accuracy[seed])], "o", color=colour, alpha=0.8)
+    curves.set(xlabel="epoch", ylabel="error (%)", yscale="log", title=f"{title}: validation")
+    ticks = [0.5, 1, 2, 5, 10]
+    curves.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    curves.minorticks_off()
+    curves.grid(alpha=0.3)
+    curves.legend(frameon=False)
+    mean = 100 * (1 - statistics.mean(accuracy))
+    dots.axhline(mean, color="black", linewidth=1)
+    dots.set(title=f"test: {100 - mean:.2f} %", xticks=[], xlim=(-1, 1))
+    dots.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
