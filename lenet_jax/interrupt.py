@@ -2,7 +2,6 @@
 
 import signal
 from types import FrameType, TracebackType
-from typing import Self
 
 
 class Interrupt:
@@ -15,7 +14,7 @@ class Interrupt:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Interrupt":
         self._previous = {
             number: signal.signal(number, self._remember)
             for number in (signal.SIGINT, signal.SIGTERM)

@@ -102,22 +102,22 @@ def _conv_pool_relu_phase(
 ) -> Float[Array, "b h2 w2 k"]:
     windows = pooling_windows(x.transpose(3, 1, 2, 0), (kernel.shape[0] + 1) // 2)
     *_, h, w, b = windows.shape
-    phases = phase_kernels(kernel) @ windows.reshape(-1, h * w * b)
+    phases = phase_kernels(kernel).T @ windows.reshape(-1, h * w * b)
     pooled = max_over_phases(phases.reshape(4, -1, h, w, b))
     return relu(pooled + bias.reshape(-1, 1, 1, 1)).transpose(3, 1, 2, 0)
 
 
-def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "phases_k window_c"]:
-    """The kernel at the four offsets of a 2×2 block, as the rows of one matrix.
+def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c phases_k"]:
+    """The kernel at the four offsets of a 2×2 block, as the columns of one matrix.
 
-    Row (phase, k), phases in reading order; column (row, column, channel) of the (s+1)×(s+1)
-    window. Every phase meets its terms in the same order, so that equal windows give equal sums to
+    Row (row, column, channel) of the (s+1)×(s+1) window; column (phase, k), phases in reading
+    order. Every phase meets its terms in the same order, so that equal windows give equal sums to
     the last bit and ties stay ties.
     """
     size, _, c, k = kernel.shape
     offsets = [(0, 0), (0, 1), (1, 0), (1, 1)]
     padded = [jnp.pad(kernel, ((p, 1 - p), (q, 1 - q), (0, 0), (0, 0))) for p, q in offsets]
-    return jnp.stack(padded).transpose(0, 4, 1, 2, 3).reshape(4 * k, (size + 1) ** 2 * c)
+    return jnp.stack(padded, axis=3).reshape((size + 1) ** 2 * c, 4 * k)
 
 
 @jax.custom_vjp

@@ -43,7 +43,7 @@ def draw_figures(
     params: nnx.State,
     dataset: Dataset,
     logits: Float[np.ndarray, "n k"],
-    rows: Sequence[Mapping[str, float]],
+    rows: Sequence[Mapping[str, float | int]],
     warn: Callable[[str], None],
 ) -> list[Path]:
     """Draws the run's figures; one that cannot be drawn is a warning.

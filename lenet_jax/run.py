@@ -19,7 +19,7 @@ from lenet_jax.console import Console
 from lenet_jax.errors import UserError
 from lenet_jax.interrupt import Interrupt
 from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
-from lenet_jax.workdir import Workdir, environment
+from lenet_jax.workdir import Row, Workdir, environment
 
 DONE, DIVERGED = 0, 3
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -40,7 +40,7 @@ class Notes(NamedTuple):
     best_accuracy: float = -1.0
     train_seconds: float = 0.0
 
-    def with_epoch(self, row: dict[str, float], seconds: float) -> "Notes":
+    def with_epoch(self, row: Row, seconds: float) -> "Notes":
         """The notes after one more epoch; of equally many hits on validation the first is best."""
         epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
         notes = self._replace(epoch=epoch, train_seconds=self.train_seconds + seconds)
@@ -157,9 +157,10 @@ class _Job:
         init = jax.jit(functools.partial(train.init_state, self.recipe))
         state = init(seeds(self.config), self.numbers)
 
+        # Numbers are arguments: a program that knew them would be compiled anew for others.
         def train_epoch(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
             state, metrics = train.train_epoch(self.recipe, state, *args)
-            rate = train.learning_rate(self.recipe, self.numbers, state.step - 1)
+            rate = train.learning_rate(self.recipe, args[-1], state.step - 1)
             return state, metrics, rate
 
         self._evaluate = jax.jit(
@@ -173,15 +174,15 @@ class _Job:
         self._evaluate.lower(state.params, *self._valid_split).compile()
         return Arrays(state, jax.tree.map(jnp.copy, state.params))
 
-    def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, dict[str, float], float]:
+    def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, Row, float]:
         """Trains the epoch after `epoch`: the arrays, the metrics, and the seconds it took."""
         begun = time.perf_counter()
         state, metrics, rate = self._train_epoch(
             arrays.state, *self._train_split, np.int32(epoch), self.numbers
         )
-        metrics = jax.device_get(metrics)
+        jax.block_until_ready(metrics)
         seconds = time.perf_counter() - begun
-        valid, _ = jax.device_get(self._evaluate(state.params, *self._valid_split))
+        valid, _ = self._evaluate(state.params, *self._valid_split)
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.recipe.steps_per_epoch,
@@ -196,7 +197,7 @@ class _Job:
 
     def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image, and writes what people look at."""
-        test, logits = jax.device_get(self._evaluate(params, *_on_device(self.dataset.test)))
+        test, logits = self._evaluate(params, *_on_device(self.dataset.test))
         trained = self.recipe.num_examples * notes.epoch
         summary = {
             "status": "done",
@@ -217,6 +218,7 @@ class _Job:
         report.save_weights(folder / "model.safetensors", self.recipe, params, self.dataset)
         self.directory.write_json("summary.json", summary)
         rows, warn = self.directory.rows, self.console.warn
+        logits = jax.device_get(logits)
         report.draw_figures(folder, self.recipe, params, self.dataset, logits, rows, warn)
         self.console.result(summary, self.directory.files())
 

@@ -6,7 +6,9 @@ and shapes.
 """
 
 import contextlib
+import json
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +17,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lenet_jax.errors import UserError
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-# What torch's loader, which trusts the inside of a file, was seen to raise over mangled ones.
+# What torch's loader, which trusts the inside of a file, was seen to raise over mangled ones,
+# beside `UnpicklingError`.
 TORCH_ERRORS = (
-    UnpicklingError,
     RuntimeError,
     EOFError,
     OSError,
@@ -35,7 +37,6 @@ TORCH_ERRORS = (
     AssertionError,
     ArithmeticError,
     struct.error,
-    zipfile.BadZipFile,
 )
 
 
@@ -108,13 +109,15 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
 def write(path: str | Path, state_dict: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
     """Writes a safetensors file, whole or not at all, with `notes` as its metadata.
 
+    The same weights and notes are always the same bytes.
+
     Raises:
       UserError: the file cannot be written.
     """
     path = Path(path).expanduser()
     draft = path.with_name(f".{path.name}.draft")
     try:
-        save_file(dict(state_dict), draft, metadata=dict(notes))
+        draft.write_bytes(_encode(state_dict, notes))  # `save_file` would lock others out
         draft.replace(path)
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
@@ -129,11 +132,21 @@ def printable(text: object, limit: int = 160) -> str:
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
+def _encode(state_dict: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> bytes:
+    content = save(dict(state_dict), dict(notes))
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(notes.items()))  # the library's order is random
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
 def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         file = safe_open(path, framework="np")
-        names = file.keys()
-        return {name: StoredTensor(file, name) for name in names}, file.metadata() or {}
+        tensors = {name: StoredTensor(file, name) for name in file.keys()}  # noqa: SIM118
+        return tensors, dict(sorted((file.metadata() or {}).items()))
     except (OSError, SafetensorError) as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise UserError(f"{path} is not a whole safetensors file: {printable(reason)}") from error
@@ -149,42 +162,40 @@ def _read_torch(path: Path) -> StateDict:
             ".state_dict(), 'network.safetensors')"
         ) from error
     try:
-        _check_archive(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        tensors = _tensors(found)
-        if sum(tensor.nbytes for tensor in tensors.values()) > path.stat().st_size:
-            raise ValueError("its tensors claim more numbers than it holds")
+        if _is_inflated(path):
+            raise _not_weights(path, "its parts claim to be larger than it is")
+        with warnings.catch_warnings(action="ignore"):  # torch's, of what is about to be refused
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(found, Mapping):
+            raise _not_weights(path, f"it holds one {type(found).__name__}, no state_dict")
+        for name, tensor in found.items():
+            if not isinstance(tensor, torch.Tensor):
+                raise _not_weights(path, f"its entry {printable(name, 60)!r} is no tensor")
+        if sum(tensor.nbytes for tensor in found.values()) > path.stat().st_size:
+            raise _not_weights(path, "its tensors claim to be larger than it is")
         # Those of another dtype stay as they are: NumPy does not know them all.
         return {
-            name: tensor.numpy(force=True) if tensor.dtype is torch.float32 else tensor
-            for name, tensor in tensors.items()
+            str(name): tensor.numpy(force=True) if tensor.dtype is torch.float32 else tensor
+            for name, tensor in found.items()
         }
+    except UnpicklingError as error:
+        raise _not_weights(path, "it holds more than weights, or is damaged") from error
+    except zipfile.BadZipFile as error:
+        raise _not_weights(path, "it is no zip archive, or a damaged one") from error
     except TORCH_ERRORS as error:
-        if isinstance(error, UnpicklingError):
-            reason = "it holds more than weights, which would have to be run to be read"
-        else:
-            reason = printable(error) or type(error).__name__
-        raise UserError(
-            f"{path} is not a whole file of weights: {reason}\n"
-            "In PyTorch: torch.save(network.state_dict(), 'network.pt')"
-        ) from error
+        raise _not_weights(path, f"PyTorch cannot read it ({type(error).__name__})") from error
 
 
-def _check_archive(path: Path) -> None:
-    """Refuses what `torch.save` does not write, before anything in it is unpacked."""
+def _is_inflated(path: Path) -> bool:
+    """Whether an archive unpacks to more than its size, as none does that `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
     packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-    if packed or sum(part.file_size for part in parts) > path.stat().st_size:
-        raise zipfile.BadZipFile("its parts are larger than the file")
+    return packed or sum(part.file_size for part in parts) > path.stat().st_size
 
 
-def _tensors(found: object) -> dict[str, Any]:
-    import torch
-
-    if not isinstance(found, Mapping):
-        raise TypeError(f"it holds a {type(found).__name__}, not a state_dict")
-    others = [key for key, value in found.items() if not isinstance(value, torch.Tensor)]
-    if others:
-        raise TypeError(f"the entry {others[0]!r} is no tensor; save the state_dict alone")
-    return {str(name): tensor for name, tensor in found.items()}
+def _not_weights(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path} is not a file of weights: {reason}\n"
+        "In PyTorch: torch.save(network.state_dict(), 'network.pt')"
+    )

@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lenet_jax.errors import UserError
 
-Row = Mapping[str, float]
+Row = Mapping[str, float | int]
 
 
 class Workdir:
@@ -56,7 +56,7 @@ class Workdir:
         self._board: Any = None
         self.rows = self._read_rows()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Workdir":
         return self
 
     def __exit__(
@@ -119,7 +119,7 @@ class Workdir:
             if name != "epoch":
                 self._board.add_scalar(name, value, int(row["epoch"]))
 
-    def _read_rows(self) -> list[dict[str, float]]:
+    def _read_rows(self) -> list[Row]:
         file = self.path / "metrics.jsonl"
         rows = []
         for line in file.read_text().splitlines() if file.exists() else ():

@@ -1,5 +1,6 @@
 """Every test runs under strict dtypes, no silent broadcasting of ranks, and checked shapes."""
 
+import importlib
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -12,9 +13,16 @@ install_import_hook("lenet_jax", "beartype.beartype")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fails, where LENET_JAX_REQUIRE_TORCH is set, what is else skipped for want of PyTorch."""
+    if item.get_closest_marker("torch") and os.environ.get("LENET_JAX_REQUIRE_TORCH"):
+        importlib.import_module("torch")

@@ -1,5 +1,8 @@
 """A dataset and a config small enough for a test to compile and train in a moment."""
 
+import struct
+from pathlib import Path
+
 import numpy as np
 
 from lenet_jax import config as configs
@@ -38,3 +41,19 @@ def dataset(train: int = 70, valid: int = 20, test: int = 33) -> Dataset:
 
     names = tuple("abcdef")
     return Dataset("bars", split(train), split(valid), split(test), names, "0" * 64)
+
+
+def write_idx_folder(folder: Path) -> Path:
+    """Writes the dataset as the idx files that `data.load` reads; train holds validation too."""
+    folder.mkdir()
+    bars = dataset()
+    parts = {"train": (bars.train, bars.valid), "t10k": (bars.test,)}
+    for name, splits in parts.items():
+        for kind, arrays in (
+            ("images-idx3", [split.images[..., 0] for split in splits]),
+            ("labels-idx1", [split.labels.astype(np.uint8) for split in splits]),
+        ):
+            values = np.concatenate(arrays)
+            header = struct.pack(f">4B{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + values.tobytes())
+    return folder

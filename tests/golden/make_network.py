@@ -1,4 +1,4 @@
-"""Writes torch_network.safetensors and torch_logits.npz: a small LeNet of PyTorch, and what it says.
+"""Writes torch_network.safetensors and torch_logits.npz: a small LeNet of PyTorch, and its logits.
 
     python -m tests.golden.make_network
 

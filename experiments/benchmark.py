@@ -1,0 +1,326 @@
+"""The speed of this project beside PyTorch and Flax on the same machine, turn by turn.
+
+    python -m experiments.benchmark
+    python -m experiments.benchmark --turns=3 --cases=train --networks=lenet5
+
+Each peer lives in a worker process of its own. The workers take turns: while one works, the
+others wait on their standard input, so that none takes another's cores. Before anything is timed, all peers
+take ten steps from the same weights, and their losses must agree. A ratio compares the turns of one
+round, the median of the rounds is quoted. PyTorch needs `pip install torch`; without it the other
+peers still run. The answer is `results/benchmark_DEVICE.json` and `.png`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.peers import PEERS, Network
+from lenet_jax import data
+
+OURS = "lenet-jax"
+NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
+IMAGES_PER_TURN = 12_800
+TOLERANCE = 2e-4  # of the losses of ten steps, relative
+CASES = ("train", "evaluate", "start")
+
+
+def flops_per_image(network: Network, *, training: bool) -> int:
+    """Floating-point operations that one image needs, a multiplication and an addition being two.
+
+    Training takes each layer's product thrice: forward, for the weights' gradient, and for the
+    gradient of what came in, which the first layer need not compute. Bias, pooling and ReLU are
+    left out.
+    """
+    (c1, c2), (f1, f2) = network
+    first = 28 * 28 * 25 * c1
+    rest = 10 * 10 * 25 * c1 * c2 + 25 * c2 * f1 + f1 * f2 + f2 * 10
+    return 2 * (2 * first + 3 * rest if training else first + rest)
+
+
+class Worker:
+    """A peer in a process of its own, which works only while it is asked."""
+
+    def __init__(self, peer: str):
+        self.peer = peer
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.benchmark", f"--worker={peer}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """Sends a request and waits for its answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the worker of {self.peer} ended with {self._process.wait()}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def work(peer: str) -> None:
+    """The worker's loop: a JSON request a line on stdin, a JSON answer a line on stdout."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    dataset = data.load("mnist")
+    made = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        begun = time.perf_counter()
+        match request["do"]:
+            case "make":
+                network = Network(*map(tuple, request["network"]))
+                made = PEERS[peer](network, first_weights(network), dataset)
+                answer: Any = None
+            case "train":
+                assert made is not None
+                answer = made.train(np.asarray(request["indices"]))
+            case "evaluate":
+                assert made is not None
+                answer = made.evaluate()
+            case "matmul":
+                answer = matmul_peak()
+            case other:
+                raise ValueError(f"unknown request {other!r}")
+        seconds = time.perf_counter() - begun
+        print(json.dumps({"answer": answer, "seconds": seconds}), file=answers, flush=True)
+
+
+def first_weights(network: Network) -> dict[str, np.ndarray]:
+    """The initial weights of every peer, uniform in ±1/√fan_in, as a PyTorch state_dict."""
+    rng = np.random.default_rng(0)
+    (c1, c2), (f1, f2) = network
+    shapes = {
+        "conv1": (c1, 1, 5, 5),
+        "conv2": (c2, c1, 5, 5),
+        "fc1": (f1, 25 * c2),
+        "fc2": (f2, f1),
+        "fc3": (10, f2),
+    }
+    weights = {}
+    for name, shape in shapes.items():
+        bound = np.prod(shape[1:]) ** -0.5
+        weights[f"{name}.weight"] = rng.uniform(-bound, bound, shape).astype(np.float32)
+        weights[f"{name}.bias"] = rng.uniform(-bound, bound, shape[0]).astype(np.float32)
+    return weights
+
+
+def matmul_peak(size: int = 2048, repeats: int = 10) -> float:
+    """The best rate of a square float32 product, in FLOP/s."""
+    import jax
+    import jax.numpy as jnp
+
+    from lenet_jax import ops
+
+    product = jax.jit(jnp.matmul, compiler_options=ops.compiler_options())
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    best = np.inf
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        product(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> list[dict[str, Any]]:
+    """All turns of one network: a record per case."""
+    network = NETWORKS[name]
+    rng = np.random.default_rng(1)
+    for worker in workers:
+        worker.ask(do="make", network=network)
+    ten = rng.integers(0, 55_000, (10, 64)).tolist()
+    losses = {worker.peer: worker.ask(do="train", indices=ten)["answer"] for worker in workers}
+    for peer, found in losses.items():
+        if not np.allclose(found, losses[OURS], rtol=TOLERANCE):
+            raise SystemExit(f"{name}: the losses of {peer} differ: {found} / {losses[OURS]}")
+    print(f"{name}: the losses of ten steps agree", flush=True)
+
+    requests: dict[str, tuple[dict[str, Any], int]] = {}
+    if "train" in cases:
+        for batch in (64, 512):
+            indices = rng.integers(0, 55_000, (IMAGES_PER_TURN // batch, batch)).tolist()
+            requests[f"train, batch {batch}"] = ({"do": "train", "indices": indices}, 1)
+    if "evaluate" in cases:
+        requests["evaluate 10,000"] = ({"do": "evaluate"}, 0)
+    records = []
+    for case, (request, training) in requests.items():
+        images = IMAGES_PER_TURN if training else 10_000
+        seconds: dict[str, list[float]] = {worker.peer: [] for worker in workers}
+        for turn in range(turns + 1):
+            for worker in workers:
+                took = worker.ask(**request)["seconds"]
+                if turn > 0:  # the first compiles and warms up
+                    seconds[worker.peer].append(took)
+        records.append(describe(name, case, images, seconds, bool(training)))
+        print(line(records[-1]), flush=True)
+    return records
+
+
+def describe(
+    name: str, case: str, images: int, seconds: dict[str, list[float]], training: bool
+) -> dict[str, Any]:
+    """A case's record: the rate of each peer, and our ratio to it turn by turn."""
+    peers = {}
+    for peer, took in seconds.items():
+        ratios = [other / ours for other, ours in zip(took, seconds[OURS], strict=True)]
+        peers[peer] = {
+            "images_per_second": images / statistics.median(took),
+            "microseconds_per_image": 1e6 * statistics.median(took) / images,
+            "ratio_median": statistics.median(ratios),
+            "ratio_min": min(ratios),
+            "ratio_max": max(ratios),
+        }
+    flops = flops_per_image(NETWORKS[name], training=training)
+    rate = flops * peers[OURS]["images_per_second"]
+    return {"network": name, "case": case, "flops_per_image": flops, "flops": rate, "peers": peers}
+
+
+def line(record: dict[str, Any]) -> str:
+    """A case's record as a line for people."""
+    ours = record["peers"][OURS]["images_per_second"]
+    words = [f"{record['network']}, {record['case']}: {ours:,.0f} images/s"]
+    for peer, values in record["peers"].items():
+        if peer != OURS:
+            low, median, high = (values[f"ratio_{which}"] for which in ("min", "median", "max"))
+            words.append(f"{median:.1f}× {peer} ({low:.1f}–{high:.1f})")
+    return "; ".join(words)
+
+
+def measure_start(repeats: int = 3) -> dict[str, Any]:
+    """Runs `main` for two epochs: with an empty compilation cache once, then with what it left."""
+    found: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "cache"))}
+        for run in range(repeats + 1):
+            workdir = Path(folder, f"run{run}")
+            begun = time.perf_counter()
+            subprocess.run(
+                [
+                    *(sys.executable, "-m", "lenet_jax.main", "--config=configs/notes.py"),
+                    *(f"--workdir={workdir}", "--config.train.num_epochs=2"),
+                ],
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+            )
+            seconds = time.perf_counter() - begun
+            summary = json.loads((workdir / "summary.json").read_text())
+            found["warm" if run else "cold"].append(
+                {
+                    "seconds_to_first_step": summary["seconds_to_first_step"],
+                    "seconds_beyond_training": seconds - summary["train_seconds"],
+                }
+            )
+    medians = {
+        cache: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        for cache, runs in found.items()
+    }
+    for cache, values in medians.items():
+        print(
+            f"main, {cache} cache: first step after {values['seconds_to_first_step']:.1f} s,"
+            f" {values['seconds_beyond_training']:.1f} s beyond training",
+            flush=True,
+        )
+    return medians
+
+
+def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Draws the rate of every peer in every case."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1 + 1.1 * len(records)), layout="constrained")
+    axes = figure.subplots()
+    peers = list(records[0]["peers"])
+    colours = ("#7f7f7f", "#b0b0b0", "#d0a070", "#56b4e9", "#0072b2")
+    height = 0.8 / len(peers)
+    for i, peer in enumerate(peers):
+        rates = [record["peers"][peer]["images_per_second"] for record in records]
+        places = [row + (i - (len(peers) - 1) / 2) * height for row in range(len(records))]
+        bars = axes.barh(places, rates, height * 0.9, color=colours[-len(peers) :][i], label=peer)
+        ratios = [record["peers"][peer]["ratio_median"] for record in records]
+        words = [f"{rate:,.0f}" for rate in rates]
+        if peer != OURS:
+            words = [f"{w}  (1/{ratio:.1f})" for w, ratio in zip(words, ratios, strict=True)]
+        axes.bar_label(bars, words, padding=3, fontsize=8)
+    names = [f"{record['network']}\n{record['case']}" for record in records]
+    axes.set_yticks(range(len(records)), names)
+    axes.invert_yaxis()
+    axes.margins(x=0.18)
+    axes.set(xlabel="images per second; in brackets the share of lenet-jax", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Runs the cases and writes the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=7, help="rounds that are counted")
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument("--worker", choices=list(PEERS), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker)
+        return
+
+    peers = list(PEERS)
+    if find_spec("torch") is None:
+        print("PyTorch is not installed: `pip install torch` adds it to the comparison")
+        peers = [peer for peer in peers if not peer.startswith("torch")]
+    workers = [Worker(peer) for peer in peers]
+    peak = workers[peers.index(OURS)].ask(do="matmul")["answer"]
+    print(f"peak of a float32 matrix product: {peak / 1e9:.0f} GFLOP/s", flush=True)
+    records = []
+    for name in arguments.networks:
+        records += compare(workers, name, arguments.turns, arguments.cases)
+    for worker in workers:
+        worker.close()
+    for record in records:
+        record["share_of_peak"] = record["flops"] / peak
+    start = measure_start() if "start" in arguments.cases else None
+
+    import jax
+
+    from lenet_jax.run import PACKAGES
+    from lenet_jax.workdir import environment
+
+    versions = (*PACKAGES, "torch") if "torch" in peers else PACKAGES
+    answer = {
+        "question": __doc__.splitlines()[0],
+        "turns": arguments.turns,
+        "matmul_peak_flops": peak,
+        "cases": records,
+        "start": start,
+        "environment": environment(versions),
+    }
+    device = jax.devices()[0].device_kind.lower().replace(" ", "_")
+    arguments.results.mkdir(exist_ok=True)
+    file = arguments.results / f"benchmark_{device}.json"
+    file.write_text(json.dumps(answer, indent=2) + "\n")
+    if records:
+        title = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
+        draw(records, file.with_suffix(".png"), title)
+    print(f"written: {file}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""The peers of the benchmark: the same training in PyTorch, in Flax as documented, and here.
+
+Each peer is a function from a network's sizes, its initial weights (a PyTorch state_dict of arrays)
+and the data to two functions: `train(indices)` takes one optimiser step per row of indices and
+returns the losses, `evaluate()` returns the number of right answers on the test images. All use SGD
+with the learning rate 0.05 and the momentum 0.9.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lenet_jax.data import Dataset
+
+LEARNING_RATE, MOMENTUM = 0.05, 0.9
+Weights = Mapping[str, np.ndarray]
+
+
+class Network(NamedTuple):
+    """The sizes that differ between the benchmark's networks."""
+
+    channels: tuple[int, int]
+    features: tuple[int, int] = (120, 84)
+
+
+class Peer(NamedTuple):
+    """What a peer can do; both functions return when the work is done."""
+
+    train: Callable[[np.ndarray], list[float]]
+    evaluate: Callable[[], int]
+
+
+def normalised(dataset: Dataset, name: str) -> np.ndarray:
+    """A split's images as float32 of mean 0 and deviation 1, for the peers that preload them."""
+    from lenet_jax.recipe import pixel_statistics
+
+    (mean,), (std,) = pixel_statistics(dataset)
+    images = getattr(dataset, name).images
+    return (images.astype(np.float32) - np.float32(mean)) / np.float32(std)
+
+
+def make_torch(
+    network: Network, weights: Weights, dataset: Dataset, *, channels_last: bool, compiled: bool
+) -> Peer:
+    """PyTorch as its tutorials write it, with the data in memory and no DataLoader."""
+    import torch
+    from torch import nn
+
+    c1, c2 = network.channels
+    f1, f2 = network.features
+    torch.set_default_dtype(torch.float32)
+
+    class LeNet(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(1, c1, 5), nn.Conv2d(c1, c2, 5)
+            self.fc1, self.fc2 = nn.Linear(25 * c2, f1), nn.Linear(f1, f2)
+            self.fc3 = nn.Linear(f2, 10)
+
+        def forward(self, x: Any) -> Any:
+            x = nn.functional.max_pool2d(torch.relu(self.conv1(x)), 2)
+            x = nn.functional.max_pool2d(torch.relu(self.conv2(x)), 2)
+            x = torch.relu(self.fc1(torch.flatten(x, 1)))
+            return self.fc3(torch.relu(self.fc2(x)))
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = LeNet()
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+    model = model.to(device, memory_format=layout)
+
+    def tensor(name: str) -> Any:
+        images = torch.from_numpy(normalised(dataset, name).transpose(0, 3, 1, 2).copy())
+        return images.to(device, memory_format=layout)
+
+    images, test_images = tensor("train"), tensor("test")
+    labels = torch.from_numpy(dataset.train.labels).long().to(device)
+    test_labels = torch.from_numpy(dataset.test.labels).long().to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    forward = torch.compile(model) if compiled else model
+
+    def train(indices: np.ndarray) -> list[float]:
+        losses = []
+        for row in torch.from_numpy(indices).long().to(device):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(forward(images[row]), labels[row])
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        return [float(loss) for loss in losses]
+
+    @torch.no_grad()
+    def evaluate() -> int:
+        right = torch.zeros((), dtype=torch.int64, device=device)
+        for begin in range(0, len(test_labels), 500):
+            logits = forward(test_images[begin : begin + 500])
+            right += (logits.argmax(1) == test_labels[begin : begin + 500]).sum()
+        return int(right)
+
+    return Peer(train, evaluate)
+
+
+def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
+    """Flax as its documentation writes it: `nnx.Conv`, `nnx.max_pool`, `nnx.jit` per step."""
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from lenet_jax import torch_bridge
+
+    c1, c2 = network.channels
+    f1, f2 = network.features
+
+    class LeNet(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs):
+            self.conv1 = nnx.Conv(1, c1, (5, 5), padding="VALID", rngs=rngs)
+            self.conv2 = nnx.Conv(c1, c2, (5, 5), padding="VALID", rngs=rngs)
+            self.fc1 = nnx.Linear(25 * c2, f1, rngs=rngs)
+            self.fc2 = nnx.Linear(f1, f2, rngs=rngs)
+            self.fc3 = nnx.Linear(f2, 10, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            x = nnx.max_pool(nnx.relu(self.conv1(x)), (2, 2), strides=(2, 2))
+            x = nnx.max_pool(nnx.relu(self.conv2(x)), (2, 2), strides=(2, 2))
+            x = nnx.relu(self.fc1(x.reshape(x.shape[0], -1)))
+            return self.fc3(nnx.relu(self.fc2(x)))
+
+    model = LeNet(nnx.Rngs(0))
+    nnx.update(model, torch_bridge.from_state_dict(weights, nnx.state(model, nnx.Param)))
+    optimizer = nnx.Optimizer(model, optax.sgd(LEARNING_RATE, MOMENTUM), wrt=nnx.Param)
+    images, test_images = normalised(dataset, "train"), normalised(dataset, "test")
+    labels, test_labels = dataset.train.labels, dataset.test.labels
+
+    @nnx.jit
+    def train_step(model: LeNet, optimizer: nnx.Optimizer, images: Any, labels: Any) -> Any:
+        def loss_fn(model: LeNet) -> Any:
+            losses = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
+            return losses.mean()
+
+        loss, grads = nnx.value_and_grad(loss_fn)(model)
+        optimizer.update(model, grads)
+        return loss
+
+    @nnx.jit
+    def count_right(model: LeNet, images: Any, labels: Any) -> Any:
+        return jnp.sum(jnp.argmax(model(images), axis=-1) == labels)
+
+    def train(indices: np.ndarray) -> list[float]:
+        losses = [train_step(model, optimizer, images[row], labels[row]) for row in indices]
+        return [float(loss) for loss in losses]
+
+    def evaluate() -> int:
+        batches = range(0, len(test_labels), 500)
+        return sum(
+            int(count_right(model, test_images[i : i + 500], test_labels[i : i + 500]))
+            for i in batches
+        )
+
+    return Peer(train, evaluate)
+
+
+def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
+    """The project itself: one program for all the steps that are asked for."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from lenet_jax import config as configs
+    from lenet_jax import ops, recipe, torch_bridge, train
+
+    overrides = {
+        "model.channels": network.channels,
+        "model.features": network.features,
+        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.momentum": MOMENTUM,
+        "schedule.name": "constant",
+    }
+    config = configs.load("configs/notes.py", overrides.items())
+    made = recipe.make_recipe(config, dataset)
+    numbers = recipe.hyperparameters(config)
+    jit = functools.partial(jax.jit, compiler_options=ops.compiler_options())
+    state = jit(functools.partial(train.init_state, made))(recipe.seeds(config), numbers)
+    params = torch_bridge.from_state_dict(weights, state.params)
+    held = {"state": train.dataclasses.replace(state, params=params)}
+    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    test = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
+
+    @functools.partial(jit, donate_argnums=0)
+    def run_steps(state: train.TrainState, indices: Any, images: Any, labels: Any) -> Any:
+        batch_size = indices.shape[1]
+        sized = train.dataclasses.replace(
+            made,
+            batch_size=batch_size,
+            micro_batch_size=min(batch_size, config.train.micro_batch_size),
+        )
+
+        def fetch(row: Any) -> train.Batch:
+            key = state.augment_key  # unused: nothing is augmented
+            return train.make_batch(sized, images, labels, row, key, numbers)
+
+        def step(state: train.TrainState, batch: train.Batch) -> Any:
+            state, metrics = train.train_step(sized, state, batch, numbers)
+            return state, metrics.mean_loss
+
+        return train.scan_prefetched(step, state, fetch, indices)
+
+    evaluate_all = jit(functools.partial(train.evaluate, made))
+
+    def take_steps(indices: np.ndarray) -> list[float]:
+        rows = jnp.asarray(indices, jnp.int32)
+        held["state"], losses = run_steps(held["state"], rows, images, labels)
+        return np.asarray(losses).tolist()
+
+    def evaluate() -> int:
+        metrics, _ = evaluate_all(nnx.state(held["state"].params), *test)
+        return int(metrics.correct)
+
+    return Peer(take_steps, evaluate)
+
+
+PEERS: dict[str, Callable[[Network, Weights, Dataset], Peer]] = {
+    "torch": functools.partial(make_torch, channels_last=False, compiled=False),
+    "torch channels_last": functools.partial(make_torch, channels_last=True, compiled=False),
+    "torch.compile": functools.partial(make_torch, channels_last=False, compiled=True),
+    "flax": make_flax,
+    "lenet-jax": make_project,
+}

@@ -1,0 +1,17 @@
+from experiments.benchmark import NETWORKS, describe, flops_per_image
+
+
+def test_flops_by_hand():
+    # lenet5: conv1 117,600 products, conv2 240,000, the linear layers 58,920
+    assert flops_per_image(NETWORKS["lenet5"], training=False) == 2 * 416_520
+    assert flops_per_image(NETWORKS["lenet5"], training=True) == 2_263_920
+    assert flops_per_image(NETWORKS["notes"], training=True) == 1_831_920
+
+
+def test_a_ratio_compares_the_turns_of_one_round():
+    seconds = {"torch": [2.0, 9.0, 4.0], "lenet-jax": [1.0, 3.0, 1.0]}
+    record = describe("notes", "train, batch 64", 100, seconds, True)
+    torch = record["peers"]["torch"]
+    assert (torch["ratio_min"], torch["ratio_median"], torch["ratio_max"]) == (2, 3, 4)
+    assert torch["images_per_second"] == 25
+    assert record["flops"] == 100 * flops_per_image(NETWORKS["notes"], training=True)
