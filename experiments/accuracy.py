@@ -20,10 +20,12 @@ from lenet_jax.workdir import environment
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
+QUESTION = "How accurate is a config over n seeds, and how fast does it train?"
+
 
 def main() -> None:
     """Runs the seeds, prints a line for each, and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--config", default="configs/notes.py", help="FILE.py[:ARG]")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
@@ -50,7 +52,7 @@ def main() -> None:
     name = Path(arguments.config.removesuffix(".py").replace(".py:", "_")).name
     accuracy = [run["test_accuracy"] for run in runs]
     answer = {
-        "question": __doc__.splitlines()[0],
+        "question": QUESTION,
         "config": arguments.config,
         "overrides": overrides,
         "seeds": len(runs),

@@ -4,10 +4,10 @@
     python -m experiments.benchmark --turns=3 --cases=train --networks=lenet5
 
 Each peer lives in a worker process of its own. The workers take turns: while one works, the
-others wait on their standard input, so that none takes another's cores. Before anything is timed, all peers
-take ten steps from the same weights, and their losses must agree. A ratio compares the turns of one
-round, the median of the rounds is quoted. PyTorch needs `pip install torch`; without it the other
-peers still run. The answer is `results/benchmark_DEVICE.json` and `.png`.
+others wait on their standard input, so that none takes another's cores. Before anything is timed,
+all peers take ten steps from the same weights, and their losses must agree. A ratio compares the
+turns of one round, the median of the rounds is quoted. PyTorch needs `pip install torch`; without
+it the other peers still run. The answer is `results/benchmark_DEVICE.json` and `.png`.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import numpy as np
 from experiments.peers import PEERS, Network
 from lenet_jax import data
 
+QUESTION = "How fast is this project beside PyTorch and Flax on the same machine?"
 OURS = "lenet-jax"
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
@@ -271,7 +272,7 @@ def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
 def main() -> None:
     """Runs the cases and writes the results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--turns", type=int, default=7, help="rounds that are counted")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
@@ -305,7 +306,7 @@ def main() -> None:
 
     versions = (*PACKAGES, "torch") if "torch" in peers else PACKAGES
     answer = {
-        "question": __doc__.splitlines()[0],
+        "question": QUESTION,
         "turns": arguments.turns,
         "matmul_peak_flops": peak,
         "cases": records,

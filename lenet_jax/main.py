@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
         from lenet_jax.run import run  # late: a mistake on the command line is told at once
 
         command = ["python", "-m", "lenet_jax.main", *argv[1:]]
-        return run(config, flag_values["workdir"].value, command, STARTED)
+        return run(config, flag_values.workdir, command, STARTED)
     except UserError as error:
         print(error, file=sys.stderr)
         return MISTAKE

@@ -1,8 +1,8 @@
 """LeNet: two convolutions with pooling, three linear layers."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 from flax import nnx
@@ -58,7 +58,7 @@ class LeNet(nnx.Module):
         """
         if image_size < 16 or image_size % 4:
             raise ValueError(f"image_size must be 16, 20, 24, …, not {image_size}")
-        self.lowering = lowering
+        self.lowering: ops.Lowering = lowering
         c1, c2 = channels
         f1, f2 = features
         final_size = image_size // 4 - 3  # 32 → 28 → 14 → 10 → 5
@@ -89,10 +89,11 @@ class LeNet(nnx.Module):
     def _conv_pool_relu(
         self, layer: nnx.Conv, x: Float[Array, "b h w c"]
     ) -> Float[Array, "b h2 w2 k"]:
+        assert layer.bias is not None
         return ops.conv_pool_relu(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
 
 
-def _initializers(init: Init, fan_in: int) -> dict[str, Callable]:
+def _initializers(init: Init, fan_in: int) -> dict[str, Any]:
     if init == "flax":
         return {}
     bound = 1 / math.sqrt(fan_in)

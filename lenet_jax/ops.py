@@ -100,7 +100,7 @@ def _conv_pool_relu_plain(
 def _conv_pool_relu_phase(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
-    windows = pooling_windows(x.transpose(3, 1, 2, 0), (kernel.shape[0] + 1) // 2)
+    windows: Array = pooling_windows(x.transpose(3, 1, 2, 0), (kernel.shape[0] + 1) // 2)
     *_, h, w, b = windows.shape
     phases = phase_kernels(kernel).T @ windows.reshape(-1, h * w * b)
     pooled = max_over_phases(phases.reshape(4, -1, h, w, b))
@@ -175,12 +175,12 @@ def _pooling_windows_forward(
 
 
 def _pooling_windows_backward(
-    taps: int, _: None, cotangent: Float[Array, "taps 2 taps 2 c h2 w2 b"]
+    taps: int, residuals: None, cotangent: Float[Array, "taps 2 taps 2 c h2 w2 b"]
 ) -> tuple[Float[Array, "c h w b"]]:
     # The sum over taps² shifted copies, columns first and then rows: 2·taps terms a pixel.
     columns = _sum_shifted(cotangent.transpose(2, 0, 1, 3, 4, 5, 6, 7), axis=5)
     by_parity = _sum_shifted(columns, axis=3)
-    _, _, c, h, w, b = by_parity.shape
+    *_, c, h, w, b = by_parity.shape
     return (by_parity.transpose(2, 3, 0, 4, 1, 5).reshape(c, 2 * h, 2 * w, b),)
 
 

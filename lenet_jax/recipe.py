@@ -114,7 +114,7 @@ def pixel_statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, 
 
     A channel that is everywhere the same has the deviation 1, so that it can be divided by.
     """
-    count, total, squares = 0, 0.0, 0.0
+    count, total, squares = 0, np.zeros(()), np.zeros(())
     for start in range(0, len(dataset.train), 4096):
         pixels = dataset.train.images[start : start + 4096].reshape(-1, dataset.image_shape[2])
         values = np.arange(256.0)

@@ -63,9 +63,9 @@ def draw_figures(
 
     def draw_feature_maps(path: Path) -> None:
         model = nnx.merge(recipe.graphdef, params)
-        pixels = image[None].astype(np.float32)
-        normalised = (pixels - np.float32(recipe.mean)) / np.float32(recipe.std)
-        maps = np.asarray(model.feature_maps(jnp.asarray(normalised, jnp.float32))[0])
+        mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
+        normalised = jnp.asarray((image[None] - mean) / std, jnp.float32)
+        maps = np.asarray(model.feature_maps(normalised)[0])
         figures.plot_feature_maps(
             image,
             kernel,

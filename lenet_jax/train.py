@@ -55,7 +55,9 @@ class Batch(NamedTuple):
     weights: Float[Array, "m b"]
 
 
-class Metrics(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
     """Sums over examples; a mean is a sum divided by `count`."""
 
     loss: Float[Array, "..."]
@@ -256,7 +258,7 @@ def learning_rate(
     recipe: Recipe, hyperparameters: Hyperparameters, step: Int32[Array, ""]
 ) -> Float[Array, ""]:
     """The learning rate of a step, counted from 0."""
-    return _schedule(recipe, hyperparameters)(step)
+    return jnp.asarray(_schedule(recipe, hyperparameters)(step))
 
 
 def _schedule(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.Schedule:

@@ -67,9 +67,10 @@ def test_a_size_that_cannot_be_pooled_is_refused(size):
 
 def test_torch_init_has_the_bounds_and_moments_of_a_uniform():
     model = LeNet(rngs=nnx.Rngs(0))
-    for layer, fan_in in ((model.conv2, 150), (model.fc1, 300), (model.fc2, 120)):
+    layers = nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    for name, fan_in in (("conv2", 150), ("fc1", 300), ("fc2", 120)):
         bound = fan_in**-0.5
-        kernel, bias = np.asarray(layer.kernel[...]), np.asarray(layer.bias[...])
+        kernel, bias = np.asarray(layers[name]["kernel"]), np.asarray(layers[name]["bias"])
         assert 0.98 * bound < np.abs(kernel).max() <= bound
         assert np.abs(bias).max() <= bound
         assert np.std(kernel) == pytest.approx(bound / 3**0.5, rel=0.05)
@@ -78,8 +79,9 @@ def test_torch_init_has_the_bounds_and_moments_of_a_uniform():
 
 def test_flax_init_has_zero_biases_and_lecun_normal_kernels():
     model = LeNet(init="flax", rngs=nnx.Rngs(0))
-    assert not np.any(model.fc1.bias[...])
-    assert np.std(model.fc1.kernel[...]) == pytest.approx(300**-0.5, rel=0.05)
+    layer = nnx.to_pure_dict(nnx.state(model, nnx.Param))["fc1"]
+    assert not np.any(layer["bias"])
+    assert np.std(layer["kernel"]) == pytest.approx(300**-0.5, rel=0.05)
 
 
 def test_seeds_decide_the_weights():

@@ -99,7 +99,8 @@ def test_max_over_phases_breaks_every_tie_for_the_first():
 
 def test_pooling_windows_are_the_windows():
     x = np.arange(2 * 8 * 10 * 3, dtype=np.float32).reshape(2, 8, 10, 3)
-    windows = ops.pooling_windows(jnp.asarray(x), 3).reshape(6, 6, 2, 2, 3, 3)
+    windows: jax.Array = ops.pooling_windows(jnp.asarray(x), 3)
+    windows = windows.reshape(6, 6, 2, 2, 3, 3)
     for i in range(2):
         for j in range(3):
             expected = x[:, 2 * i : 2 * i + 6, 2 * j : 2 * j + 6]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tensorboardX.crc32c import crc32c
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 from lenet_jax import workdir
 from lenet_jax.errors import UserError
@@ -135,6 +135,7 @@ def test_rows_go_to_all_three_files(tmp_path):
             assert directory.rows[-1] == each
             lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
             assert json.loads(lines[-1]) == each  # there at once, for who looks on
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == rows
     with (tmp_path / "metrics.csv").open() as file:
         cells = list(csv.DictReader(file))
