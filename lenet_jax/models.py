@@ -75,12 +75,18 @@ class LeNet(nnx.Module):
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of normalised images."""
-        x = self._conv_pool_relu(self.conv1, images)
-        x = self._conv_pool_relu(self.conv2, x)
-        x = ops.flatten(x)
-        x = ops.relu(self.fc1(x))
-        x = ops.relu(self.fc2(x))
-        return self.fc3(x)
+        with jax.named_scope("conv1"):  # the name in profiles, and in `graph`
+            x = self._conv_pool_relu(self.conv1, images)
+        with jax.named_scope("conv2"):
+            x = self._conv_pool_relu(self.conv2, x)
+        with jax.named_scope("flatten"):
+            x = ops.flatten(x)
+        with jax.named_scope("fc1"):
+            x = ops.relu(self.fc1(x))
+        with jax.named_scope("fc2"):
+            x = ops.relu(self.fc2(x))
+        with jax.named_scope("fc3"):
+            return self.fc3(x)
 
     def feature_maps(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         """What conv1's filters respond to: its output after ReLU, before pooling."""

@@ -1,6 +1,7 @@
 """Every test runs under strict dtypes, no silent broadcasting of ranks, and checked shapes."""
 
 import importlib
+import inspect
 import os
 
 os.environ["XLA_FLAGS"] = (
@@ -14,6 +15,12 @@ install_import_hook("lenet_jax", "beartype.beartype")
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from lenet_jax import train  # noqa: E402
+
+# JAX builds these also of leaves that are no arrays, such as what `lower` notes of an argument.
+for pytree in (train.TrainState, train.Metrics):
+    pytree.__init__ = inspect.unwrap(pytree.__init__)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,148 @@
+"""The computation graph of a forward pass, to read: `python -m lenet_jax.graph --lowering plain`.
+
+PyTorch records its graph while the forward pass runs and hangs it on the output (`out.grad_fn`).
+JAX traces the function once, before it runs, into a jaxpr; this prints it.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, get_args
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jaxtyping import Array, PyTree
+
+from lenet_jax import ops
+from lenet_jax.models import LeNet
+
+UNKNOWN = "…"  # an input of a loop's or a branch's body
+
+
+class Operation(NamedTuple):
+    """One line of the graph.
+
+    Attributes:
+      layer: the `jax.named_scope` it was called in; empty outside of any.
+      depth: how many operations it is a part of.
+      name: the primitive, or the function that has a derivative of its own.
+      output: dtype and shape, as `float32[1,28,28,6]`.
+      inputs: line numbers of other operations, names of parameters, or numbers.
+    """
+
+    layer: str
+    depth: int
+    name: str
+    output: str
+    inputs: tuple[str, ...]
+
+
+def describe(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> str:
+    """The operations of `forward(params, x)` as lines of text, in the order that they run.
+
+    A line has its number, the layer, the operation, what comes out and where its inputs come from:
+    numbers of other lines, names of parameters. The parts of a function with a derivative of its
+    own (`custom_vjp`, `custom_jvp`) stand indented below it, as do the bodies of loops.
+
+    Args:
+      forward: a function that can be traced; its layers are named by `jax.named_scope`.
+      params: what it is called with first; arrays or `jax.ShapeDtypeStruct`.
+      x: what it is called with second, likewise.
+    """
+    lines = operations(forward, params, x)
+    cells = [
+        (str(i), op.layer, "  " * op.depth + op.name, op.output, ", ".join(op.inputs))
+        for i, op in enumerate(lines, start=1)
+    ]
+    cells.insert(0, ("", "layer", "operation", "output", "inputs"))
+    *widths, _ = (max(map(len, column)) for column in zip(*cells, strict=True))
+    return "\n".join(
+        "  ".join((number.rjust(widths[0]), *map(str.ljust, texts, widths[1:]), inputs)).rstrip()
+        for number, *texts, inputs in cells
+    )
+
+
+def operations(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> list[Operation]:
+    """The operations of `forward(params, x)`, in the order that they run; see `describe`."""
+    closed = jax.make_jaxpr(forward)(params, x)
+    inputs = [*_leaf_names(params, ""), *_leaf_names(x, "x")]
+    graph: list[Operation] = []
+    _append(graph, closed.jaxpr, inputs, "", 0)
+    return graph
+
+
+def _append(
+    graph: list[Operation], jaxpr: Jaxpr, inputs: Sequence[str], layer: str, depth: int
+) -> list[str]:
+    """Adds a jaxpr's operations; where its outputs come from."""
+    names: dict[Var, str] = dict.fromkeys(jaxpr.constvars, "constant")
+    names |= zip(jaxpr.invars, inputs, strict=True)
+
+    def name_of(atom: Var | Literal) -> str:
+        return str(np.asarray(atom.val)) if isinstance(atom, Literal) else names[atom]
+
+    for equation in jaxpr.eqns:
+        scope = str(equation.source_info.name_stack) or layer
+        sources = [name_of(atom) for atom in equation.invars]
+        bodies = list(_bodies(equation.params))
+        if equation.primitive.name == "jit":  # of jax.numpy's own functions: nothing to tell
+            outputs = _append(graph, bodies[0], sources, scope, depth)
+        else:
+            name = equation.primitive.name
+            if name.startswith("custom_"):
+                function = bodies[0].debug_info.func_name
+                name = f"{function} ({name.removesuffix('_call')})"
+            shapes = ", ".join(f"{v.aval}".lstrip("~") for v in equation.outvars)
+            graph.append(Operation(scope, depth, name, shapes, tuple(sources)))
+            number, several = str(len(graph)), len(equation.outvars) > 1
+            outputs = [f"{number}.{i}" if several else number for i in range(len(equation.outvars))]
+            for body in bodies:
+                known = len(body.invars) == len(sources)
+                _append(
+                    graph,
+                    body,
+                    sources if known else [UNKNOWN] * len(body.invars),
+                    scope,
+                    depth + 1,
+                )
+        names |= zip(equation.outvars, outputs, strict=True)
+    return [name_of(atom) for atom in jaxpr.outvars]
+
+
+def _bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    for value in params.values():
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, ClosedJaxpr):
+                yield item.jaxpr
+            elif isinstance(item, Jaxpr):
+                yield item
+
+
+def _leaf_names(tree: PyTree, root: str) -> list[str]:
+    paths = (path for path, _ in jax.tree_util.tree_leaves_with_path(tree))
+    names = (jax.tree_util.keystr(path, simple=True, separator=".") for path in paths)
+    return [".".join(filter(None, (root, name))).removesuffix(".value") for name in names]
+
+
+def main() -> None:
+    """Prints the graph of the notes' network for one image."""
+    parser = argparse.ArgumentParser(description="Prints the computation graph of LeNet.")
+    parser.add_argument(
+        "--lowering",
+        choices=get_args(ops.Lowering),
+        default="phase",
+        help="how conv → pool is computed: as it runs, or plainly (default: %(default)s)",
+    )
+    lowering = parser.parse_args().lowering
+    model = nnx.eval_shape(lambda: LeNet(lowering=lowering, rngs=nnx.Rngs(0)))
+    graphdef, params = nnx.split(model)
+
+    def forward(params: nnx.State, x: Array) -> Array:
+        return nnx.merge(graphdef, params)(x)
+
+    print(describe(forward, params, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32")))
+
+
+if __name__ == "__main__":
+    main()
