@@ -175,6 +175,7 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
         "model.features": network.features,
         "optimizer.learning_rate": LEARNING_RATE,
         "optimizer.momentum": MOMENTUM,
+        "optimizer.weight_decay": 0.0,
         "schedule.name": "constant",
     }
     config = configs.load("configs/notes.py", overrides.items())

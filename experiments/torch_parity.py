@@ -79,7 +79,7 @@ class Setup(NamedTuple):
     state: train.TrainState
     order: Int32[np.ndarray, "steps b"]
 
-    def weights(self) -> StateDict:
+    def weights(self) -> dict[str, Float[np.ndarray, "..."]]:
         """The initial weights under PyTorch's names and in its layouts."""
         return torch_bridge.to_state_dict(self.state.params)
 
@@ -102,7 +102,7 @@ def prepare(num_steps: int, seed: int = 0) -> Setup:
     Pixels become (pixel - 32) / 64, close to zero mean and unit deviation: unlike those themselves,
     which need rounding, it is the same number in every library and precision.
     """
-    changes = {"seed": seed, "schedule.name": "constant"}
+    changes = {"seed": seed, "schedule.name": "constant", "optimizer.weight_decay": 0.0}
     config = configs.load("configs/notes.py", changes.items())
     dataset = data.load(**config.data)
     recipe = dataclasses.replace(make_recipe(config, dataset), mean=(32.0,), std=(64.0,))

@@ -28,7 +28,8 @@ class Operation(NamedTuple):
       depth: how many operations it is a part of.
       name: the primitive, or the function that has a derivative of its own.
       output: dtype and shape, as `float32[1,28,28,6]`.
-      inputs: line numbers of other operations, names of parameters, or numbers.
+      inputs: `%n` for what line n gives (`%n[i]` for one thing of several), names of parameters
+        and of x, numbers.
     """
 
     layer: str
@@ -41,8 +42,8 @@ class Operation(NamedTuple):
 def describe(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> str:
     """The operations of `forward(params, x)` as lines of text, in the order that they run.
 
-    A line has its number, the layer, the operation, what comes out and where its inputs come from:
-    numbers of other lines, names of parameters. The parts of a function with a derivative of its
+    A line has its number, the layer, the operation, what comes out, and its inputs: `%3` is what
+    line 3 gives. The parts of a function with a derivative of its
     own (`custom_vjp`, `custom_jvp`) stand indented below it, as do the bodies of loops.
 
     Args:
@@ -52,7 +53,7 @@ def describe(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> s
     """
     lines = operations(forward, params, x)
     cells = [
-        (str(i), op.layer, "  " * op.depth + op.name, op.output, ", ".join(op.inputs))
+        (f"%{i}", op.layer, "  " * op.depth + op.name, op.output, ", ".join(op.inputs))
         for i, op in enumerate(lines, start=1)
     ]
     cells.insert(0, ("", "layer", "operation", "output", "inputs"))
@@ -95,8 +96,9 @@ def _append(
                 name = f"{function} ({name.removesuffix('_call')})"
             shapes = ", ".join(f"{v.aval}".lstrip("~") for v in equation.outvars)
             graph.append(Operation(scope, depth, name, shapes, tuple(sources)))
-            number, several = str(len(graph)), len(equation.outvars) > 1
-            outputs = [f"{number}.{i}" if several else number for i in range(len(equation.outvars))]
+            outputs = [f"%{len(graph)}"]
+            if len(equation.outvars) != 1:
+                outputs = [f"%{len(graph)}[{i}]" for i in range(len(equation.outvars))]
             for body in bodies:
                 known = len(body.invars) == len(sources)
                 _append(

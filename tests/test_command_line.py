@@ -107,7 +107,7 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         ),
         (
             "--wd=1",
-            "unknown flag --wd; did you mean --config.optimizer.weight_decay (now 0.0)?",
+            "unknown flag --wd; did you mean --config.optimizer.weight_decay (now 0.0005)?",
         ),
         (
             "--nesterov",

@@ -37,7 +37,7 @@ def test_the_plain_network_is_convolution_pool_bias_relu():
         ("relu (custom_jvp)", "float32[1,14,14,6]"),
     ]
     assert operations[0].inputs == ("x", "conv1.kernel")
-    assert operations[3].inputs == ("2", "3")
+    assert operations[3].inputs == ("%2", "%3")
 
 
 def test_a_function_with_its_own_derivative_stands_above_its_parts():
@@ -55,13 +55,13 @@ def test_the_text_of_a_small_graph():
 
     params, x = {"weight": jnp.ones((3, 2))}, {"a": jnp.ones((4, 3))}
     assert graph.describe(forward, params, x).splitlines() == [
-        "   layer  operation          output                        inputs",
-        "1  layer  dot_general        float32[4,2]                  x.a, weight",
-        "2  layer  relu (custom_jvp)  float32[4,2]                  1",
-        "3  layer    max              float32[4,2]                  1, 0.0",
-        "4  layer  split              float32[2,2], float32[2,2]    2",
-        "5         mul                float32[2,2]                  2.0, 4.0",
-        "6         add                float32[2,2]                  5, 4.1",
+        "    layer  operation          output                      inputs",
+        "%1  layer  dot_general        float32[4,2]                x.a, weight",
+        "%2  layer  relu (custom_jvp)  float32[4,2]                %1",
+        "%3  layer    max              float32[4,2]                %1, 0.0",
+        "%4  layer  split              float32[2,2], float32[2,2]  %2",
+        "%5         mul                float32[2,2]                2.0, %4[0]",
+        "%6         add                float32[2,2]                %5, %4[1]",
     ]
 
 

@@ -176,10 +176,12 @@ def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
     arrays = restore(finished)
     dataset = data.load(**finished.config.data)
     made = recipe.make_recipe(finished.config, dataset)
-    images, labels = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
-    metrics, _ = jax.jit(functools.partial(train.evaluate, made))(
-        arrays.best_params, images, labels
+    evaluate = jax.jit(functools.partial(train.evaluate, made))
+    valid, metrics = (
+        evaluate(arrays.best_params, jnp.asarray(split.images), jnp.asarray(split.labels))[0]
+        for split in (dataset.valid, dataset.test)
     )
+    assert float(valid.mean_loss) == pytest.approx(best["valid/loss"], rel=1e-5)
     weights = load_file(finished.path / "model.safetensors")
     for name, expected in torch_bridge.to_state_dict(arrays.best_params).items():
         np.testing.assert_array_equal(weights[name], expected)
@@ -295,12 +297,14 @@ def test_data_that_is_not_there_leaves_no_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, no_figures):
+def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monkeypatch, no_figures):
+    config = make_config(folder, checkpoint={"every_epochs": 100})
     for epoch, number, code in ((1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)):
         with monkeypatch.context() as patch:
             send_in_epoch(patch, epoch, number)
-            stopped = start(tmp_path, finished.config)
+            stopped = start(tmp_path, config)
         assert stopped.code == code
+        assert ("resumed after epoch 1" in stopped.output.splitlines()) == (epoch == 2)
         reason = f"stopped by {number.name}"
         told = f"warning: {reason}; go on with: python -m lenet_jax.main '--workdir=a folder'"
         assert stopped.output.splitlines()[-1] == told
@@ -309,12 +313,15 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, 
         assert len(stopped.rows()) == epoch
         assert not (tmp_path / "summary.json").exists()
 
-    resumed = start(tmp_path, finished.config)
+    resumed = start(tmp_path, config)
     assert resumed.code == 0
     assert "resumed after epoch 2" in resumed.output.splitlines()
     assert sum(line.startswith("epoch ") for line in resumed.output.splitlines()) == 1
     assert resumed.read("run.json")["status"] == "done"
-    assert resumed.read("summary.json").keys() == finished.read("summary.json").keys()
+    summary = resumed.read("summary.json")
+    assert summary.keys() == finished.read("summary.json").keys()
+    seconds = sum(TRAIN / row["images_per_second"] for row in resumed.rows())
+    assert summary["train_seconds"] == pytest.approx(seconds)
     assert_same_end(resumed, finished)
 
 

@@ -13,6 +13,7 @@ CONFIG = {
     "data.valid_examples": 20,
     "model.channels": (2, 3),
     "model.features": (8, 6),
+    "optimizer.weight_decay": 0.0,
     "train.num_epochs": 3,
     "train.batch_size": 16,
     "train.micro_batch_size": 16,

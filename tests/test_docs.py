@@ -1,0 +1,60 @@
+"""The documentation is true: its Python runs, and the tests that it cites exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "from_pytorch.md"
+TEXT = DOCUMENT.read_text()
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def run_blocks(kinds):
+    namespace = {}
+    for block in BLOCK.finditer(TEXT):
+        if block[1] in kinds:
+            lines_before = TEXT[: block.start(2)].count("\n")
+            code = compile("\n" * lines_before + block[2], str(DOCUMENT), "exec")
+            exec(code, namespace)
+    return namespace
+
+
+def test_python_blocks_run():
+    assert "first_max" in run_blocks({"python"})
+
+
+@pytest.mark.torch
+def test_python_blocks_run_beside_live_pytorch():
+    pytest.importorskip("torch", reason="torch is not installed: its blocks are left out")
+    assert {"torch_out", "first_max"} <= run_blocks({"python", "python torch"}).keys()
+
+
+def test_every_block_is_of_a_kind_that_is_run():
+    assert {block[1] for block in BLOCK.finditer(TEXT)} == {"python", "python torch", "text"}
+
+
+def test_the_cited_tests_exist():
+    cited = re.findall(r"`(tests/\w+\.py)::(\w+)`", TEXT)
+    assert len(cited) >= 20
+    for file, name in cited:
+        tree = ast.parse((DOCUMENT.parent.parent / file).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, file
+
+
+def test_links_lead_somewhere():
+    headings = re.findall(r"^##+ (.*)$", TEXT, re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\((.*?)\)", TEXT):
+        found = target[1:] in anchors if target[0] == "#" else (DOCUMENT.parent / target).exists()
+        assert found, target
+
+
+def test_the_printed_graph_is_what_the_command_prints(monkeypatch, capsys):
+    from lenet_jax import graph
+
+    monkeypatch.setattr("sys.argv", ["graph", "--lowering", "plain"])
+    graph.main()
+    shown = next(block[2] for block in BLOCK.finditer(TEXT) if block[1] == "text")
+    assert capsys.readouterr().out.startswith(shown)
