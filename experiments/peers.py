@@ -69,11 +69,11 @@ def make_torch(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = LeNet()
     model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
-    model = model.to(device, memory_format=layout)
+    model = model.to(device).to(memory_format=layout)
 
     def tensor(name: str) -> Any:
         images = torch.from_numpy(normalised(dataset, name).transpose(0, 3, 1, 2).copy())
-        return images.to(device, memory_format=layout)
+        return images.to(device).contiguous(memory_format=layout)
 
     images, test_images = tensor("train"), tensor("test")
     labels = torch.from_numpy(dataset.train.labels).long().to(device)

@@ -149,8 +149,8 @@ def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajecto
     dtype = getattr(torch, precision)
 
     def pixels(images: UInt8[np.ndarray, "b h w 1"]) -> torch.Tensor:
-        images = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype)
-        return (images - recipe.mean[0]) / recipe.std[0]
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype)
+        return (batch - recipe.mean[0]) / recipe.std[0]
 
     model = dict(recipe.model)
     network = TorchLeNet(model["channels"], model["features"]).to(dtype)
