@@ -69,7 +69,7 @@ def make_torch(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = LeNet()
     model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
-    model = model.to(device).to(memory_format=layout)
+    model = model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     def tensor(name: str) -> Any:
         images = torch.from_numpy(normalised(dataset, name).transpose(0, 3, 1, 2).copy())
