@@ -226,7 +226,7 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         ),
         (
             "--config.train.batch_size=100",
-            "train.batch_size=100, train.micro_batch_size=64: "
+            "train.batch_size=100, train.micro_batch_size=32: "
             "the batch must be at most one micro-batch, or a multiple of it",
         ),
         (

@@ -197,7 +197,7 @@ def test_a_missing_file_suggests_one(path: str, message: str) -> None:
         ("data.name", None, False),
         ("train.micro_batch_size", 512, True),
         ("train.batch_size", 128, True),
-        ("train.batch_size", 96, False),
+        ("train.batch_size", 80, False),
     ],
 )
 def test_values_at_the_edges(path: str, value: object, valid: bool) -> None:

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -63,23 +62,6 @@ class Run(NamedTuple):
         return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    """Keeps compiled programs: these runs differ in numbers alone, and compiling takes seconds."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    compilation_cache.reset_cache()
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    compilation_cache.reset_cache()
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
@@ -91,7 +73,10 @@ def no_figures(monkeypatch):
 
 
 def make_config(folder, **sections):
-    """A schedule that does not depend on the number of epochs, and what compiles fast."""
+    """A schedule that does not depend on the number of epochs, and a program that compiles fast.
+
+    Nearly all runs here differ in numbers alone, so that one compiled program does for them.
+    """
     defaults = {
         "data": {"name": str(folder)},
         "model": {"lowering": "plain"},
