@@ -1,7 +1,8 @@
 """Training and evaluation as pure functions of arrays: no files, no printing, no loop over epochs.
 
-`train_epoch` is one program: a scan of `train_step` over the epoch's batches. It may be jitted,
-mapped over members of a population, and sharded.
+`train_epoch` is one program: a loop of `train_step` over the epoch's batches. It may be jitted,
+mapped over members of a population, and sharded. `train_steps` is a part of it, for those who want
+to look up in between.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int32, Key, PyTree, ScalarLike, Shaped, UInt8
+from jaxtyping import Array, Float, Int32, Key, ScalarLike, Shaped, UInt8
 
 from lenet_jax import augment, autograd, ops, optim
 from lenet_jax.recipe import Hyperparameters, Recipe
@@ -75,6 +76,11 @@ class Metrics:
         return self.correct / self.count
 
 
+def no_metrics() -> Metrics:
+    """The sums of an epoch in which nothing has been met yet."""
+    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+
 def init_state(
     recipe: Recipe, seeds: Mapping[str, ScalarLike], hyperparameters: Hyperparameters
 ) -> TrainState:
@@ -99,26 +105,57 @@ def train_epoch(
 ) -> tuple[TrainState, Metrics]:
     """Takes `recipe.steps_per_epoch` steps through all examples, in the order of this epoch.
 
-    The order is a function of (state.order_key, epoch) alone. The last batch holds what is left:
-    it is padded, the padding weighs 0, and its loss is the mean over the real examples.
+    The last batch holds what is left: it is padded, the padding weighs 0, and its loss is the mean
+    over the real examples.
 
     Returns:
       The new state, and the sums of the losses and hits met on the way.
     """
-    first_step = epoch * recipe.steps_per_epoch
     order = epoch_order(recipe, state.order_key, epoch)
+    last = recipe.steps_per_epoch
+    return train_steps(recipe, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
 
-    def fetch(at: tuple[Array, Array]) -> Batch:
-        step, indices = at
-        key = jax.random.fold_in(state.augment_key, first_step + step)
-        return make_batch(recipe, images, labels, indices, key, hyperparameters)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(recipe, state, batch, hyperparameters)
+def train_steps(
+    recipe: Recipe,
+    state: TrainState,
+    metrics: Metrics,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    order: Int32[Array, "steps b"],
+    first: ScalarLike,
+    last: ScalarLike,
+    hyperparameters: Hyperparameters,
+) -> tuple[TrainState, Metrics]:
+    """Takes the steps `first` to `last` - 1 of an epoch.
 
-    steps = jnp.arange(recipe.steps_per_epoch, dtype=jnp.int32)
-    state, metrics = scan_prefetched(step, state, fetch, (steps, order))
-    return state, jax.tree.map(jnp.sum, metrics)
+    An epoch in parts, of whatever lengths, ends in the same bits as an epoch in one go.
+
+    Args:
+      recipe: what is compiled.
+      state: before step `first`.
+      metrics: sums over the epoch's steps so far; what is met on the way is added to them.
+      images: pixels of the training images.
+      labels: their classes.
+      order: indices of each step's examples, from `epoch_order`.
+      first: counted from 0 in this epoch; may be traced.
+      last: may be traced.
+      hyperparameters: the numbers, see `recipe.hyperparameters`.
+    """
+    epoch_begin = state.step - first
+
+    def fetch(step: Int32[Array, ""]) -> Batch:
+        key = jax.random.fold_in(state.augment_key, epoch_begin + step)
+        return make_batch(recipe, images, labels, order[step], key, hyperparameters)
+
+    def step(
+        _: Int32[Array, ""], carry: tuple[TrainState, Metrics], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, new = train_step(recipe, state, batch, hyperparameters)
+        return state, jax.tree.map(jnp.add, metrics, new)
+
+    return loop_prefetched(step, (state, metrics), fetch, first, last)
 
 
 def train_step(
@@ -162,25 +199,34 @@ def evaluate(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
     labels: Int32[Array, " n"],
+    count: ScalarLike | None = None,
 ) -> tuple[Metrics, Float[Array, "n k"]]:
-    """Loss and hits over every image, and the logits; what pads the last batch is cut off."""
-    num_examples = images.shape[0]
-    num_batches = -(-num_examples // recipe.eval_batch_size)
-    positions = jnp.arange(num_batches * recipe.eval_batch_size, dtype=jnp.int32)
-    indices = jnp.where(positions < num_examples, positions, 0)
+    """Loss and hits over the first `count` images, and their logits; None: over all.
 
-    def fetch(indices: Int32[Array, " b"]) -> UInt8[Array, "h w c b"]:
-        return batch_last(images[indices])
+    The count may be traced, so that splits padded to one size share one program. Rows of logits
+    behind it are 0.
+    """
+    capacity, batch_size = images.shape[0], recipe.eval_batch_size
+    num_batches = -(-capacity // batch_size)
+    count = jnp.asarray(capacity if count is None else count, jnp.int32)
 
-    def step(_: None, images: UInt8[Array, "h w c b"]) -> tuple[None, Float[Array, "b k"]]:
-        return None, apply(recipe, params, images)
+    def fetch(batch: Int32[Array, ""]) -> UInt8[Array, "h w c b"]:
+        return batch_last(images[batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)])
 
-    _, logits = scan_prefetched(step, None, fetch, indices.reshape(num_batches, -1))
-    logits = logits.reshape(-1, logits.shape[-1])[:num_examples]
+    def step(
+        batch: Int32[Array, ""], logits: Float[Array, "m b k"], images: UInt8[Array, "h w c b"]
+    ) -> Float[Array, "m b k"]:
+        return logits.at[batch].set(apply(recipe, params, images))
+
+    num_classes = dict(recipe.model)["num_classes"]
+    logits = jnp.zeros((num_batches, batch_size, num_classes), jnp.float32)
+    logits = loop_prefetched(step, logits, fetch, 0, (count + batch_size - 1) // batch_size)
+    logits = logits.reshape(-1, num_classes)[:capacity]
+    counted = (jnp.arange(capacity) < count).astype(jnp.float32)
     hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     losses = ops.cross_entropy(logits, labels)
-    count = jnp.float32(num_examples)
-    return Metrics(jnp.sum(losses), jnp.sum(hits), count), logits
+    metrics = Metrics(jnp.sum(counted * losses), jnp.sum(counted * hits), jnp.sum(counted))
+    return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 
 
 def apply(
@@ -231,27 +277,25 @@ def make_batch(
     )
 
 
-def scan_prefetched(
-    step: Callable[[Carry, Any], tuple[Carry, Any]],
+def loop_prefetched(
+    step: Callable[[Array, Carry, Any], Carry],
     carry: Carry,
-    fetch: Callable[[Any], Any],
-    xs: PyTree,
-) -> tuple[Carry, Any]:
-    """`lax.scan` over `fetch(x)`, where each step fetches what the next one needs.
+    fetch: Callable[[Array], Any],
+    first: ScalarLike,
+    last: ScalarLike,
+) -> Carry:
+    """`step(i, carry, fetch(i))` for i from `first` to `last` - 1, each fetching for the next one.
 
     What is carried between iterations is a real array. Fetched inside the step, the gather would be
     fused into each of the 36 slices that the first convolution takes of it, and run 36 times.
     """
 
-    def body(carry: tuple[Carry, Any], x: PyTree) -> tuple[tuple[Carry, Any], Any]:
-        state, fetched = carry
-        state, out = step(state, fetched)
-        return (state, fetch(x)), out
+    def body(i: Array, carried: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        carry, fetched = carried
+        return step(i, carry, fetched), fetch(i + 1)
 
-    first = fetch(jax.tree.map(lambda x: x[0], xs))
-    following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), xs)
-    (carry, _), outs = lax.scan(body, (carry, first), following)
-    return carry, outs
+    first = jnp.asarray(first, jnp.int32)
+    return lax.fori_loop(first, jnp.asarray(last, jnp.int32), body, (carry, fetch(first)))[0]
 
 
 def learning_rate(
