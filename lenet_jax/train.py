@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int32, Key, ScalarLike, Shaped, UInt8
 
-from lenet_jax import augment, autograd, ops, optim
+from lenet_jax import augment, autograd, ops, optim, parallel
 from lenet_jax.recipe import Hyperparameters, Recipe
 
 Carry = TypeVar("Carry")
@@ -48,12 +48,13 @@ class Batch(NamedTuple):
     """Pixels in 0..255, labels, and a weight of 0 for padding.
 
     The leading axis m counts the parts whose gradients are accumulated. The batch axis b is last,
-    where the fast lowering wants it.
+    where the fast lowering wants it. `count` is of the whole batch, which devices may share.
     """
 
     images: UInt8[Array, "m h w c b"] | Float[Array, "m h w c b"]
     labels: Int32[Array, "m b"]
     weights: Float[Array, "m b"]
+    count: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -155,7 +156,9 @@ def train_steps(
         state, new = train_step(recipe, state, batch, hyperparameters)
         return state, jax.tree.map(jnp.add, metrics, new)
 
-    return loop_prefetched(step, (state, metrics), fetch, first, last)
+    state, new = loop_prefetched(step, (state, no_metrics()), fetch, first, last)
+    new = parallel.sum_over_devices(new, recipe.num_devices)
+    return state, jax.tree.map(jnp.add, metrics, new)
 
 
 def train_step(
@@ -164,24 +167,29 @@ def train_step(
     """One step of the optimiser: forward, backward, update.
 
     The gradient is that of the mean loss over the whole batch. It is accumulated over the batch's
-    parts, which fit the cache better than the whole.
+    parts, which fit the cache better than the whole, and summed over the devices that share it.
+
+    Returns:
+      The new state, and the sums over this device's share of the batch.
     """
-    count = jnp.sum(batch.weights)
 
-    def mean_loss(params: nnx.State, part: Batch) -> tuple[Array, Metrics]:
-        logits = apply(recipe, params, part.images)
-        losses = part.weights * ops.cross_entropy(
-            logits, part.labels, label_smoothing=hyperparameters["label_smoothing"]
+    def mean_loss(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Metrics]:
+        images, labels, weights = part
+        logits = apply(recipe, params, images)
+        losses = weights * ops.cross_entropy(
+            logits, labels, label_smoothing=hyperparameters["label_smoothing"]
         )
-        hits = jnp.where(jnp.argmax(logits, axis=-1) == part.labels, part.weights, 0)
-        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(part.weights))
-        return metrics.loss / count, metrics
+        hits = jnp.where(jnp.argmax(logits, axis=-1) == labels, weights, 0)
+        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(weights))
+        return metrics.loss / batch.count, metrics
 
-    def add_part(grads: nnx.State, part: Batch) -> tuple[nnx.State, Metrics]:
+    def add_part(grads: nnx.State, part: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
         _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
         return autograd.accumulate(grads, new), metrics
 
-    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), batch)
+    parts = batch.images, batch.labels, batch.weights
+    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), parts)
+    grads = parallel.sum_over_devices(grads, recipe.num_devices)
     updates, opt_state = _optimizer(recipe, hyperparameters).update(
         grads, state.opt_state, state.params
     )
@@ -207,20 +215,25 @@ def evaluate(
     behind it are 0.
     """
     capacity, batch_size = images.shape[0], recipe.eval_batch_size
-    num_batches = -(-capacity // batch_size)
     count = jnp.asarray(capacity if count is None else count, jnp.int32)
+    # Every device takes one batch of a round.
+    round_size = batch_size * recipe.num_devices
+    num_rounds = -(-capacity // round_size)
 
-    def fetch(batch: Int32[Array, ""]) -> UInt8[Array, "h w c b"]:
-        return batch_last(images[batch * batch_size + jnp.arange(batch_size, dtype=jnp.int32)])
+    def fetch(round_: Int32[Array, ""]) -> UInt8[Array, "h w c b"]:
+        indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
+        return batch_last(images[parallel.own_share(indices, recipe.num_devices)])
 
     def step(
-        batch: Int32[Array, ""], logits: Float[Array, "m b k"], images: UInt8[Array, "h w c b"]
+        round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: UInt8[Array, "h w c b"]
     ) -> Float[Array, "m b k"]:
-        return logits.at[batch].set(apply(recipe, params, images))
+        return logits.at[round_].set(apply(recipe, params, images))
 
     num_classes = dict(recipe.model)["num_classes"]
-    logits = jnp.zeros((num_batches, batch_size, num_classes), jnp.float32)
-    logits = loop_prefetched(step, logits, fetch, 0, (count + batch_size - 1) // batch_size)
+    logits = jnp.zeros((num_rounds, batch_size, num_classes), jnp.float32)
+    logits = loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
+    if recipe.num_devices > 1:
+        logits = lax.all_gather(logits, parallel.AXIS, axis=1)
     logits = logits.reshape(-1, num_classes)[:capacity]
     counted = (jnp.arange(capacity) < count).astype(jnp.float32)
     hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
@@ -264,16 +277,20 @@ def make_batch(
     key: Key[Array, ""],
     hyperparameters: Hyperparameters,
 ) -> Batch:
-    """Gathers and augments a batch, and cuts it into the parts of its gradient."""
-    chosen = jnp.maximum(indices, 0)
+    """Gathers and augments this device's share of a batch, cut into the parts of its gradient."""
+    own = parallel.own_share(indices, recipe.num_devices)
+    chosen = jnp.maximum(own, 0)
     batch = images[chosen]
     if recipe.augments:
-        batch = augment.augment(key, batch.astype(jnp.float32), **hyperparameters["augment"])
+        maps = augment.draw_affine(key, len(indices), **hyperparameters["augment"])
+        own_maps = (parallel.own_share(x, recipe.num_devices) for x in maps)
+        batch = augment.apply_affine(batch.astype(jnp.float32), *own_maps)
     parts = (-1, recipe.micro_batch_size)
     return Batch(
         images=jax.vmap(batch_last)(batch.reshape(*parts, *batch.shape[1:])),
         labels=labels[chosen].reshape(parts),
-        weights=(indices >= 0).astype(jnp.float32).reshape(parts),
+        weights=(own >= 0).astype(jnp.float32).reshape(parts),
+        count=jnp.sum((indices >= 0).astype(jnp.float32)),
     )
 
 
