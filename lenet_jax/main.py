@@ -9,9 +9,9 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from lenet_jax import command_line  # noqa: E402
-from lenet_jax.errors import UserError  # noqa: E402
+from lenet_jax.errors import UserError, WriteError  # noqa: E402
 
-MISTAKE, CTRL_C = 2, 130
+MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
         return run(config, flag_values.workdir, command, STARTED)
     except UserError as error:
         print(error, file=sys.stderr)
-        return MISTAKE
+        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
     except KeyboardInterrupt:  # before training, which stops by itself, has begun
         return CTRL_C
 
