@@ -192,10 +192,10 @@ class Trained:
         outputs = []
         for start in range(0, max(len(images), 1), size):
             batch = images[start : start + size]
-            padding = [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)]
-            outputs.append(
-                program(graphdef, self.mean, self.std, params, np.pad(batch, padding))
-            )  # not waited for: the next batch is made meanwhile
+            if len(batch) < size:
+                batch = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            # Not waited for: the next batch is on its way meanwhile.
+            outputs.append(program(graphdef, self.mean, self.std, params, batch))
         return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
 
 
