@@ -146,8 +146,11 @@ def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> l
     rng = np.random.default_rng(1)
     for worker in workers:
         worker.ask(do="make", network=network)
-    ten = rng.integers(0, 55_000, (10, 64)).tolist()
-    losses = {worker.peer: worker.ask(do="train", indices=ten)["answer"] for worker in workers}
+    ten = rng.integers(0, 55_000, (10, 1, 64)).tolist()
+    losses = {
+        worker.peer: [worker.ask(do="train", indices=step)["answer"] for step in ten]
+        for worker in workers
+    }
     for peer, found in losses.items():
         if not np.allclose(found, losses[OURS], rtol=TOLERANCE):
             raise SystemExit(f"{name}: the losses of {peer} differ: {found} / {losses[OURS]}")

@@ -2,11 +2,12 @@
 
 Each peer is a function from a network's sizes, its initial weights (a PyTorch state_dict of arrays)
 and the data to two functions: `train(indices)` takes one optimiser step per row of indices and
-returns the losses, `evaluate()` returns the number of right answers on the test images. All use SGD
-with the learning rate 0.05 and the momentum 0.9.
+returns their mean loss, `evaluate()` returns the number of right answers on the test images. All
+use SGD with the learning rate 0.05 and the momentum 0.9.
 """
 
 import functools
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ class Network(NamedTuple):
 class Peer(NamedTuple):
     """What a peer can do; both functions return when the work is done."""
 
-    train: Callable[[np.ndarray], list[float]]
+    train: Callable[[np.ndarray], float]
     evaluate: Callable[[], int]
 
 
@@ -81,7 +82,7 @@ def make_torch(
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     forward = torch.compile(model) if compiled else model
 
-    def train(indices: np.ndarray) -> list[float]:
+    def train(indices: np.ndarray) -> float:
         losses = []
         for row in torch.from_numpy(indices).long().to(device):
             optimizer.zero_grad()
@@ -89,7 +90,7 @@ def make_torch(
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return [float(loss) for loss in losses]
+        return statistics.mean(float(loss) for loss in losses)
 
     @torch.no_grad()
     def evaluate() -> int:
@@ -147,9 +148,9 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     def count_right(model: LeNet, images: Any, labels: Any) -> Any:
         return jnp.sum(jnp.argmax(model(images), axis=-1) == labels)
 
-    def train(indices: np.ndarray) -> list[float]:
+    def train(indices: np.ndarray) -> float:
         losses = [train_step(model, optimizer, images[row], labels[row]) for row in indices]
-        return [float(loss) for loss in losses]
+        return statistics.mean(float(loss) for loss in losses)
 
     def evaluate() -> int:
         batches = range(0, len(test_labels), 500)
@@ -189,30 +190,22 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     test = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
 
     @functools.partial(jit, donate_argnums=0)
-    def run_steps(state: train.TrainState, indices: Any, images: Any, labels: Any) -> Any:
-        batch_size = indices.shape[1]
+    def run_steps(state: train.TrainState, order: Any, images: Any, labels: Any) -> Any:
+        steps, batch_size = order.shape
         sized = train.dataclasses.replace(
             made,
             batch_size=batch_size,
             micro_batch_size=min(batch_size, config.train.micro_batch_size),
         )
-
-        def fetch(row: Any) -> train.Batch:
-            key = state.augment_key  # unused: nothing is augmented
-            return train.make_batch(sized, images, labels, row, key, numbers)
-
-        def step(state: train.TrainState, batch: train.Batch) -> Any:
-            state, metrics = train.train_step(sized, state, batch, numbers)
-            return state, metrics.mean_loss
-
-        return train.scan_prefetched(step, state, fetch, indices)
+        nothing = train.no_metrics()
+        return train.train_steps(sized, state, nothing, images, labels, order, 0, steps, numbers)
 
     evaluate_all = jit(functools.partial(train.evaluate, made))
 
-    def take_steps(indices: np.ndarray) -> list[float]:
-        rows = jnp.asarray(indices, jnp.int32)
-        held["state"], losses = run_steps(held["state"], rows, images, labels)
-        return np.asarray(losses).tolist()
+    def take_steps(indices: np.ndarray) -> float:
+        order = jnp.asarray(indices, jnp.int32)
+        held["state"], metrics = run_steps(held["state"], order, images, labels)
+        return float(metrics.mean_loss)
 
     def evaluate() -> int:
         metrics, _ = evaluate_all(nnx.state(held["state"].params), *test)

@@ -11,6 +11,10 @@ from jaxtyping import Array, Float
 from lenet_jax import ops
 
 Init = Literal["torch", "flax"]
+STEPS = (
+    *("conv1", "conv1.relu", "conv1.pool", "conv2", "conv2.relu", "conv2.pool", "flatten"),
+    *("fc1", "fc1.relu", "fc2", "fc2.relu", "fc3"),
+)
 
 
 class LeNet(nnx.Module):
@@ -91,6 +95,24 @@ class LeNet(nnx.Module):
     def feature_maps(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         """What conv1's filters respond to: its output after ReLU, before pooling."""
         return ops.relu(self.conv1(images))
+
+    def activations(self, images: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
+        """The output of each of `STEPS`, from `conv1` to `fc3`.
+
+        As the notes have it: convolution, then ReLU, then pooling, each computed for itself.
+        `fc3` holds the logits, which equal those of `__call__` up to rounding.
+        """
+        steps, x = {}, images
+        for name, convolve in (("conv1", self.conv1), ("conv2", self.conv2)):
+            steps[name] = convolve(x)
+            steps[f"{name}.relu"] = ops.relu(steps[name])
+            steps[f"{name}.pool"] = x = nnx.max_pool(steps[f"{name}.relu"], (2, 2), (2, 2))
+        steps["flatten"] = x = ops.flatten(x)
+        for name, connect in (("fc1", self.fc1), ("fc2", self.fc2)):
+            steps[name] = connect(x)
+            steps[f"{name}.relu"] = x = ops.relu(steps[name])
+        steps["fc3"] = self.fc3(x)
+        return steps
 
     def _conv_pool_relu(
         self, layer: nnx.Conv, x: Float[Array, "b h w c"]

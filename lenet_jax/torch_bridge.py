@@ -161,13 +161,22 @@ def load_model(path: str | Path) -> tuple[LeNet, dict[str, str]]:
     """The network in a file, of whatever sizes, and the notes beside it.
 
     Raises:
-      UserError: as `state_file.read`, `infer_sizes` and `from_state_dict` do.
+      UserError: as `state_file.read` and `make_model` do.
     """
     state_dict, notes = state_file.read(path)
-    sizes = infer_sizes(state_dict, str(path))
+    return make_model(state_dict, str(path)), notes
+
+
+def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
+    """The network in a `state_dict`, of whatever sizes.
+
+    Raises:
+      UserError: as `infer_sizes` and `from_state_dict` do.
+    """
+    sizes = infer_sizes(state_dict, source)
     abstract = nnx.eval_shape(lambda: LeNet(**sizes, rngs=nnx.Rngs(0)))
     graphdef, like = nnx.split(abstract, nnx.Param)
-    return nnx.merge(graphdef, from_state_dict(state_dict, like, str(path))), notes
+    return nnx.merge(graphdef, from_state_dict(state_dict, like, source))
 
 
 def pixel_notes(mean: Sequence[float], std: Sequence[float]) -> dict[str, str]:

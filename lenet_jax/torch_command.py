@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from flax import nnx
 from jaxtyping import Int32, UInt8
 
 from lenet_jax import data, torch_bridge
+from lenet_jax.arguments import Parser
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.models import LeNet
 from lenet_jax.state_file import printable
@@ -134,13 +134,6 @@ def _given_pixel_notes(arguments: argparse.Namespace) -> dict[str, str]:
     return torch_bridge.pixel_notes([255 * value for value in mean], [255 * value for value in std])
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells mistakes as the rest of the package does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{printable(message)}\nSee {self.prog} --help.")
-
-
 def _numbers(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",")]
@@ -149,7 +142,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m lenet_jax.torch_bridge",
         description="Look at, convert and test LeNets that PyTorch or this package trained.",
         epilog="FILE is .safetensors, .pt or .pth (these two need torch), or a run directory. Its "

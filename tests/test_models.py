@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lenet_jax.models import LeNet
+from lenet_jax.models import STEPS, LeNet
 
 
 def num_params(model: nnx.Module) -> int:
@@ -88,3 +88,18 @@ def test_seeds_decide_the_weights():
     one, same, other = (LeNet(rngs=nnx.Rngs(seed)).fc3.kernel[...] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.any(one != other)
+
+
+def test_activations_are_the_steps_of_the_forward_pass():
+    model = LeNet(rngs=nnx.Rngs(0))
+    images = jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
+    steps = model.activations(images)
+    assert tuple(steps) == STEPS
+    shapes = {"conv1": (28, 28, 6), "conv1.pool": (14, 14, 6), "conv2": (10, 10, 12)}
+    shapes |= {"conv2.pool": (5, 5, 12), "flatten": (300,), "fc1": (120,), "fc2": (84,)}
+    for name, shape in shapes.items():
+        assert steps[name].shape == (3, *shape)
+        if f"{name}.relu" in steps:
+            np.testing.assert_array_equal(steps[f"{name}.relu"], jnp.maximum(steps[name], 0))
+    np.testing.assert_array_equal(steps["conv1.relu"], model.feature_maps(images))
+    np.testing.assert_allclose(steps["fc3"], model(images), atol=1e-6)

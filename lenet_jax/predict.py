@@ -1,0 +1,106 @@
+"""Classifies pictures: `python -m lenet_jax.predict --workdir=RUN image.png folder …`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from lenet_jax import arguments as command
+from lenet_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lenet_jax.trained import Trained
+
+DESCRIPTION = (
+    "Say what is on pictures. A drawn or photographed sign may have any size and shade: it is"
+    " made like the images that the network was trained on."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command: the exit code, 2 if any picture could not be read."""
+    parser = command.make_parser("lenet_jax.predict", DESCRIPTION)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, or a folder of them")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args(argv)
+    path = command.network_path(arguments)
+
+    from lenet_jax import pictures  # late: a mistake on the command line is told at once
+
+    files = pictures.find(arguments.images)
+    from lenet_jax.main import use_compilation_cache
+
+    use_compilation_cache()
+    from lenet_jax.trained import load
+
+    network = load(path, arguments.member)
+    found = pictures.read_all(files, network.channels, network.sign_size)
+    good = [(str(f), p) for f, p in zip(files, found, strict=True) if not isinstance(p, UserError)]
+    mistakes = [picture for picture in found if isinstance(picture, UserError)]
+    rows = answers(network, [name for name, _ in good], [picture for _, picture in good])
+    if arguments.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    else:
+        print_table(rows)
+    for mistake in mistakes:
+        print(mistake, file=sys.stderr)
+    return command.MISTAKE if mistakes else command.DONE
+
+
+def answers(network: "Trained", names: Sequence[str], images: Sequence[Any]) -> list[dict]:
+    """What the network says of each picture.
+
+    Args:
+      network: the network.
+      names: of the pictures.
+      images: each a `pictures.Picture`.
+
+    Returns:
+      For each `image`, `class`, `probability`, `runner_up`, `runner_up_probability`, and whether it
+      was `inverted`.
+    """
+    probabilities = network.probabilities(network.fit([image.pixels for image in images]))
+    rows = []
+    for name, image, row in zip(names, images, probabilities, strict=True):
+        first, second = (-row).argsort(kind="stable")[:2]
+        rows.append(
+            {
+                "image": name,
+                "class": network.class_names[first],
+                "probability": float(row[first]),
+                "runner_up": network.class_names[second],
+                "runner_up_probability": float(row[second]),
+                "inverted": image.inverted,
+            }
+        )
+    return rows
+
+
+def print_table(rows: Sequence[dict]) -> None:
+    """Prints a line a picture, and says which were inverted."""
+    if not rows:
+        return
+    lines = [("image", "class", "", "runner-up", "", "")]
+    lines += [
+        (
+            row["image"],
+            row["class"],
+            f"{100 * row['probability']:.1f} %",
+            row["runner_up"],
+            f"{100 * row['runner_up_probability']:.1f} %",
+            "inverted" if row["inverted"] else "",
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    for image, name, probability, other, less, note in lines:
+        line = f"{image:<{widths[0]}}  {name:<{widths[1]}}  {probability:>{widths[2]}}"
+        print(f"{line}   {other:<{widths[3]}}  {less:>{widths[4]}}  {note}".rstrip())
+    inverted = sum(row["inverted"] for row in rows)
+    if inverted:
+        were = "was dark on light and is" if inverted == 1 else "were dark on light and are"
+        print(f"\n{inverted:,} of {len(rows):,} {were} inverted: the network knows light on dark.")
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, sys.argv[1:]))

@@ -1,0 +1,116 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_pictures import photo
+
+from lenet_jax import arguments, data, predict
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Three photos of digits in a folder, beside two files that are none."""
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for digit in (0, 3, 7):
+        Image.fromarray(photo(digit)).save(folder / f"{digit}.jpg")
+    Image.fromarray(255 - photo(3)).save(folder / "white 3.png")
+    (folder / "broken.png").write_bytes((folder / "3.jpg").read_bytes()[:500])
+    (folder / "readme.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
+
+    def run(*words):
+        code = arguments.run(predict.main, [str(word) for word in words])
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return run
+
+
+def test_a_folder_is_classified_and_what_is_broken_is_named(run, notes_run, digits):
+    code, out, error = run(f"--workdir={notes_run}", digits)
+    assert code == 2
+    assert error.splitlines()[0].startswith(f"{digits / 'broken.png'} ")
+    assert len(error.splitlines()) == 1
+    header, *lines, _, remark = out.splitlines()
+    assert header.split() == ["image", "class", "runner-up"]
+    for line, name, digit in zip(lines, ("0.jpg", "3.jpg", "7.jpg"), "037", strict=False):
+        words = line.removeprefix(str(digits / name)).split()
+        assert words[0] == digit and words[2] == "%" and words[3] != digit
+        assert line.endswith("inverted")
+    assert len(lines) == 4 and not lines[3].endswith("inverted")
+    assert remark == "3 of 4 were dark on light and are inverted: the network knows light on dark."
+    assert all(len(line) == len(lines[0]) for line in lines[:3])
+
+
+def test_json_says_the_same(run, notes_run, digits):
+    code, out, error = run("--json", f"--weights={notes_run / 'model.safetensors'}", digits)
+    assert code == 2 and "broken.png" in error
+    rows = json.loads(out)
+    assert [row["class"] for row in rows] == ["0", "3", "7", "3"]
+    assert [row["inverted"] for row in rows] == [True, True, True, False]
+    for row in rows:
+        assert 0 <= row["runner_up_probability"] <= row["probability"] <= 1
+        assert row["runner_up"] != row["class"]
+
+
+def test_images_of_the_data_are_classified_as_in_evaluation(run, notes_run, tmp_path):
+    test = data.load("mnist", image_size=28).test
+    for index in range(40):
+        Image.fromarray(test.images[index, ..., 0]).save(tmp_path / f"{index:02}.png")
+    code, out, error = run("--json", f"--workdir={notes_run}", tmp_path)
+    assert code == 0 and error == ""
+    rows = json.loads(out)
+    assert not any(row["inverted"] for row in rows)
+    hits = np.array([int(row["class"]) for row in rows]) == test.labels[:40]
+    assert hits.sum() >= 38
+
+
+def test_a_member_of_a_sweep(run, sweep, digits):
+    code, out, _ = run(f"--workdir={sweep}", "--member=7", "--json", digits / "3.jpg")
+    assert code == 0
+    assert json.loads(out)[0]["class"] == "3"
+
+
+def test_nothing_but_mistakes_prints_no_table(run, notes_run, digits):
+    code, out, error = run(f"--workdir={notes_run}", digits / "readme.txt")
+    assert (code, out) == (2, "")
+    assert "neither a PNG nor a JPEG" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "required: IMAGE"),
+        (["a.png"], "missing --workdir=DIR or --weights=FILE"),
+        (["--workdir=a", "--weights=b", "a.png"], "not both of --workdir"),
+        (["--workdir=nowhere", "a.png"], "there is no nowhere"),
+        (["--workdir=.", "."], "folder . has no .png"),
+        (["--workdir=.", "--member=x", "a.png"], "invalid int value"),
+        (["--workdir=.", "a.png"], "holds no run"),
+        (["--works=.", "a.png"], "unrecognized arguments: --works=."),
+    ],
+)
+def test_mistakes_are_told_in_three_lines(run, words, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run(*words)
+    assert (code, out) == (2, "")
+    assert told in error
+    assert len(error.splitlines()) <= 3
+
+
+def test_help_and_mistakes_need_no_jax():
+    code = (
+        "import sys; from lenet_jax import arguments, predict\n"
+        "assert arguments.run(predict.main, ['--workdir=nowhere', 'a.png']) == 2\n"
+        "assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
