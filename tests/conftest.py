@@ -46,6 +46,11 @@ def forget_compiled_programs() -> Iterator[None]:
     jax.clear_caches()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --long, for what takes minutes."""
+    parser.addoption("--long", action="store_true", help="kill a run 35 times instead of 6")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Fails, where LENET_JAX_REQUIRE_TORCH is set, what is else skipped for want of PyTorch."""
     if item.get_closest_marker("torch") and os.environ.get("LENET_JAX_REQUIRE_TORCH"):
