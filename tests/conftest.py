@@ -15,6 +15,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # for populations
+
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("lenet_jax", "beartype.beartype")
