@@ -163,7 +163,7 @@ class Population:
         return self._test(members.best_params, split)
 
     def pick(self, tree: Tree, count: int) -> Tree:
-        """The first `count` members of stacked arrays, on the host and in the configs' order."""
+        """The first `count` members of stacked arrays, in the configs' order, as NumPy's arrays."""
         at = np.argsort(self._slots())[:count]
         return jax.tree.map(lambda array: np.asarray(array)[at], tree)
 
