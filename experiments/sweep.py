@@ -8,7 +8,6 @@ The same command again goes on with the chunks that are missing. `--dry_run` sho
 `--collect` joins what is there. How a sweep file is written: `lenet_jax.sweep_file`.
 """
 
-import os
 import re
 import sys
 
@@ -16,9 +15,8 @@ from absl import flags
 
 from lenet_jax import command_line, sweep_file
 from lenet_jax.errors import UserError, WriteError
-from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE, use_compilation_cache
+from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE, use_compilation_cache, use_cores
 from lenet_jax.schema import keys
-from lenet_jax.workdir import cores
 
 COMMAND = "python -m experiments.sweep"
 
@@ -36,7 +34,7 @@ def main(argv: list[str]) -> int:
             config = sweep_file.share_order(config)
         members = sweep_file.load(flag_values.sweep, config, given)
         use_compilation_cache()
-        use_a_device_per_core()
+        use_cores()
         from lenet_jax import sweep_run  # late: JAX counts its devices when it is imported
 
         options = sweep_run.Options(
@@ -92,13 +90,6 @@ def make_flags() -> flags.FlagValues:
         flag_values=values,
     )
     return values
-
-
-def use_a_device_per_core() -> None:
-    """Has JAX split a CPU into a device for each core; an accelerator does not care."""
-    from lenet_jax.population import host_flags
-
-    os.environ["XLA_FLAGS"] = host_flags(os.environ.get("XLA_FLAGS", ""), cores())
 
 
 def _parse_worker(text: str) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """TensorBoard's event file: each row is on its way to the disk before the next one is trained."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -18,9 +20,10 @@ class Board:
         Raises:
           OSError: the file cannot be written.
         """
-        from tensorboardX.event_file_writer import EventsWriter  # late: a third of a second
-        from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-        from tensorboardX.summary import scalar
+        with _torch_hidden():
+            from tensorboardX.event_file_writer import EventsWriter  # late: a third of a second
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+            from tensorboardX.summary import scalar
 
         self._event, self._scalar = Event, scalar
         folder.mkdir(exist_ok=True)
@@ -40,3 +43,16 @@ class Board:
 
     def _write(self, **fields: object) -> None:
         self._writer.write_event(self._event(wall_time=time.time(), **fields))
+
+
+@contextmanager
+def _torch_hidden() -> Iterator[None]:
+    """Keeps tensorboardX from importing PyTorch, two seconds for what is not used here."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

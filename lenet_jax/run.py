@@ -1,7 +1,6 @@
 """One run, from its config to its finished directory: the loop over epochs, and the writing."""
 
 import contextlib
-import functools
 import math
 import shlex
 import time
@@ -10,16 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax import data, ops, report, train
+from lenet_jax import data, report, train
 from lenet_jax.checkpoint import Checkpoints
 from lenet_jax.console import Console
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.interrupt import Interrupt
-from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
+from lenet_jax.programs import Programs
+from lenet_jax.recipe import Recipe, make_recipe
 from lenet_jax.workdir import Row, Workdir, environment
 
 DONE, DIVERGED = 0, 3
@@ -98,8 +97,7 @@ class _Job:
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.directory, self.checkpoints = directory, checkpoints
         self.console, self.interrupt = console, interrupt
-        self.numbers = hyperparameters(config)
-        self._init = functools.partial(train.init_state, recipe)
+        self.programs = Programs(config, recipe, dataset)
 
     def run(self, command: Sequence[str], started: float) -> int:
         """Trains, and records from the beginning what runs and how it ended: the exit code."""
@@ -143,7 +141,7 @@ class _Job:
 
     def _restore(self) -> tuple[Arrays | None, Notes]:
         """What the directory holds of this run; the arrays are None if it has yet to begin."""
-        state = jax.eval_shape(self._init, seeds(self.config), self.numbers)
+        state = self.programs.shapes()
         restored = self.checkpoints.restore(Arrays(state, state.params), self.console.warn)
         if restored is None:
             logged = self.directory.num_logged()
@@ -166,7 +164,9 @@ class _Job:
     def _execute(self, arrays: Arrays | None, notes: Notes, started: float) -> tuple[int, str, str]:
         """Trains and reports: the exit code, the status, and the reason in words."""
         with self.console.compiling():
-            arrays = self._compile(arrays)
+            self.programs.compile()
+            arrays = self._begin() if arrays is None else self.programs.place(arrays)
+            assert arrays is not None
         if notes.epoch:
             self.console.note(f"resumed after epoch {notes.epoch}")
         seconds_to_first_step = time.perf_counter() - started
@@ -195,45 +195,17 @@ class _Job:
         self._finish(arrays.best_params, notes, seconds_to_first_step)
         return DONE, "done", "all epochs are trained"
 
-    def _compile(self, arrays: Arrays | None) -> Arrays:
-        """Puts the data on the device, compiles the programs, and draws what arrays there are not.
-
-        Returns:
-          The arrays to go on from.
-        """
-        self._train_split = _on_device(self.dataset.train)
-        self._valid_split = _on_device(self.dataset.valid)
-        if arrays is None:
-            state = jax.jit(self._init)(seeds(self.config), self.numbers)
-            arrays = Arrays(state, jax.tree.map(jnp.copy, state.params))
-        state = arrays.state
-
-        # Numbers are arguments: a program that knew them would be compiled anew for others.
-        def train_epoch(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
-            state, metrics = train.train_epoch(self.recipe, state, *args)
-            rate = train.learning_rate(self.recipe, args[-1], state.step - 1)
-            return state, metrics, rate
-
-        self._evaluate = jax.jit(
-            functools.partial(train.evaluate, self.recipe),
-            compiler_options=ops.compiler_options(),
-        )
-        options = ops.compiler_options()
-        program = jax.jit(train_epoch, donate_argnums=0, compiler_options=options)
-        example = (state, *self._train_split, np.int32(0), self.numbers)
-        self._train_epoch = program.lower(*example).compile()
-        self._evaluate.lower(state.params, *self._valid_split).compile()
-        return arrays
+    def _begin(self) -> Arrays:
+        state = self.programs.init()
+        return Arrays(state, jax.tree.map(jnp.copy, state.params))
 
     def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, Row, float]:
         """Trains the epoch after `epoch`: the arrays, the metrics, and the seconds it took."""
         begun = time.perf_counter()
-        state, metrics, rate = self._train_epoch(
-            arrays.state, *self._train_split, np.int32(epoch), self.numbers
-        )
+        state, metrics, rate = self.programs.train_epoch(arrays.state, epoch)
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - begun
-        valid, _ = self._evaluate(state.params, *self._valid_split)
+        valid, _ = self.programs.evaluate(state.params, "valid")
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.recipe.steps_per_epoch,
@@ -248,7 +220,7 @@ class _Job:
 
     def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image, and writes what people look at."""
-        test, logits = self._evaluate(params, *_on_device(self.dataset.test))
+        test, logits = self.programs.evaluate(params, "test")
         trained = self.recipe.num_examples * notes.epoch
         summary = {
             "status": "done",
@@ -322,7 +294,3 @@ def _describe(dataset: data.Dataset) -> str:
         f"{dataset.name}: {sizes}, {len(dataset.test):,} test images of"
         f" {height}×{width}×{channels}, {dataset.num_classes} classes"
     )
-
-
-def _on_device(split: data.Split) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(split.images), jnp.asarray(split.labels)

@@ -48,13 +48,13 @@ class Batch(NamedTuple):
     """Pixels in 0..255, labels, and a weight of 0 for padding.
 
     The leading axis m counts the parts whose gradients are accumulated. The batch axis b is last,
-    where the fast lowering wants it. `count` is of the whole batch, which devices may share.
+    where the fast lowering wants it. `total` is of the whole batch, which devices may share.
     """
 
     images: UInt8[Array, "m h w c b"] | Float[Array, "m h w c b"]
     labels: Int32[Array, "m b"]
     weights: Float[Array, "m b"]
-    count: Float[Array, ""]
+    total: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -209,7 +209,7 @@ def train_step(
         )
         hits = jnp.where(jnp.argmax(logits, axis=-1) == labels, weights, 0)
         metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(weights))
-        return metrics.loss / batch.count, metrics
+        return metrics.loss / batch.total, metrics
 
     def add_part(grads: nnx.State, part: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
         _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
@@ -318,7 +318,7 @@ def make_batch(
         images=jax.vmap(batch_last)(batch.reshape(*parts, *batch.shape[1:])),
         labels=labels[chosen].reshape(parts),
         weights=(own >= 0).astype(jnp.float32).reshape(parts),
-        count=jnp.sum((indices >= 0).astype(jnp.float32)),
+        total=jnp.sum((indices >= 0).astype(jnp.float32)),
     )
 
 

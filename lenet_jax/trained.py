@@ -136,7 +136,9 @@ class Trained:
             target[...] = fit_images(image[None], self.image_size, fit)[0]
         return fitted
 
-    def normalise(self, images: UInt8[np.ndarray, "n h w c"]) -> Float[Array, "n h w c"]:
+    def normalise(
+        self, images: UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
+    ) -> Float[Array, "n h w c"]:
         """What the model takes, of images that `prepare` gave."""
         return _normalise(jnp.asarray(images), self.mean, self.std)
 
@@ -336,10 +338,8 @@ def _read_history(file: Path) -> Iterator[dict[str, float | int]]:
 def _normalise(
     images: UInt8[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "n h w c"]:
-    shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
-    shape = 1, 1, 1, -1
-    scale, shift = (1 / scale).reshape(shape), (shift / scale).reshape(shape)
-    return images.astype(jnp.float32) * scale - shift
+    shift, scale = (np.array(numbers, np.float32).reshape(1, 1, 1, -1) for numbers in (mean, std))
+    return images.astype(jnp.float32) * (1 / scale) - shift / scale
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -17,7 +17,7 @@ from lenet_jax.interrupt import Interrupt
 from lenet_jax.sweep_file import chain, product, sweep
 from lenet_jax.sweep_store import Store
 
-EPOCHS = 3
+EPOCHS, SEEDS, MEMBERS = 3, 4, 16  # and one that diverges
 COMMAND = ["python", "-m", "experiments.sweep"]
 FILES = {"results.csv", "history.npz", "summary.json", "sweep.png", "winner.py"}
 # Two groups by the batch size; a member of the first diverges at once.
@@ -25,7 +25,7 @@ SWEEP = chain(
     product(
         sweep("train.batch_size", (16, 8)),
         sweep("optimizer.learning_rate", (0.05, 0.2)),
-        sweep("seed", range(2)),
+        sweep("seed", range(SEEDS)),
     ),
     [{"optimizer.learning_rate": 1e30, "seed": 0}],
 )
@@ -51,7 +51,7 @@ def make_members(config, overrides=SWEEP):
 
 def start(path, config, overrides=SWEEP, **options):
     """Runs a sweep: its exit code, and what it printed."""
-    made = sweep_run.Options(str(path), **{"save": "all", "chunk_size": 2} | options)
+    made = sweep_run.Options(str(path), **{"save": "all", "chunk_size": 4} | options)
     with contextlib.redirect_stdout(io.StringIO()) as output:
         code = sweep_run.run(config, make_members(config, overrides), made, COMMAND)
     return code, output.getvalue()
@@ -79,10 +79,10 @@ def test_the_table_has_a_row_a_member(finished):
     rows = table(path)
     assert list(rows[0])[:4] == ["member", "train.batch_size", "optimizer.learning_rate", "seed"]
     assert list(rows[0])[-1] == "seconds"
-    assert [int(row["member"]) for row in rows] == list(range(9))
-    assert [row["status"] for row in rows] == ["done"] * 8 + ["diverged"]
-    assert rows[8]["diverged_step"] == "2" and rows[8]["test_accuracy"] == ""
-    for row in rows[:8]:
+    assert [int(row["member"]) for row in rows] == list(range(MEMBERS + 1))
+    assert [row["status"] for row in rows] == ["done"] * MEMBERS + ["diverged"]
+    assert rows[MEMBERS]["diverged_step"] == "2" and rows[MEMBERS]["test_accuracy"] == ""
+    for row in rows[:MEMBERS]:
         assert 0 <= float(row["test_accuracy"]) <= 1
         assert np.isfinite(float(row["valid_loss"]))
         assert 1 <= int(row["best_epoch"]) <= EPOCHS
@@ -91,31 +91,37 @@ def test_the_table_has_a_row_a_member(finished):
 def test_the_history_has_every_members_curves(finished):
     path, _ = finished
     with np.load(path / "history.npz") as history:
-        assert history["member"].tolist() == list(range(9))
+        assert history["member"].tolist() == list(range(MEMBERS + 1))
         for name in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
-            assert history[name].shape == (9, EPOCHS)
-            assert np.isfinite(history[name][:8]).all() and np.isnan(history[name][8]).all()
-        best = history["valid_accuracy"][:8].max(axis=1)
-    np.testing.assert_allclose([float(row["valid_accuracy"]) for row in table(path)[:8]], best)
+            assert history[name].shape == (MEMBERS + 1, EPOCHS)
+            assert (
+                np.isfinite(history[name][:MEMBERS]).all()
+                and np.isnan(history[name][MEMBERS]).all()
+            )
+        best = history["valid_accuracy"][:MEMBERS].max(axis=1)
+    np.testing.assert_allclose(
+        [float(row["valid_accuracy"]) for row in table(path)[:MEMBERS]], best
+    )
 
 
 def test_the_summary_is_of_the_seeds_of_each_setting(finished):
     path, output = finished
     summary = json.loads((path / "summary.json").read_text())
-    assert (summary["status"], summary["members"], summary["diverged"]) == ("done", 9, 1)
+    assert (summary["status"], summary["members"], summary["diverged"]) == ("done", MEMBERS + 1, 1)
     rows = table(path)
     for index, entry in enumerate(summary["settings"][:4]):
-        pair = [float(row["test_accuracy"]) for row in rows[2 * index : 2 * index + 2]]
-        assert entry["n"] == 2
-        assert entry["test_accuracy"]["mean"] == pytest.approx(np.mean(pair))
-        assert entry["test_accuracy"]["sd"] == pytest.approx(np.std(pair, ddof=1))
-        half = 12.706 * np.std(pair, ddof=1) / np.sqrt(2)  # of Student's t with one degree
+        seeds = rows[SEEDS * index : SEEDS * index + SEEDS]
+        found = [float(row["test_accuracy"]) for row in seeds]
+        assert entry["n"] == SEEDS
+        assert entry["test_accuracy"]["mean"] == pytest.approx(np.mean(found))
+        assert entry["test_accuracy"]["sd"] == pytest.approx(np.std(found, ddof=1))
+        half = 3.182446 * np.std(found, ddof=1) / np.sqrt(4)  # of Student's t with three degrees
         assert entry["test_accuracy"]["ci95"] == pytest.approx(half, rel=1e-4)
     assert summary["settings"][4]["n"] == 0 and summary["settings"][4]["diverged"] == 1
     means = [entry["valid_accuracy"]["mean"] for entry in summary["settings"][:4]]
     assert summary["winner"]["setting"]["valid_accuracy"]["mean"] == max(means)
     assert {file.name for file in path.iterdir()} >= FILES
-    assert "\\x1b" not in output and "9 members" in output
+    assert "\\x1b" not in output and "17 members" in output
 
 
 def test_the_winner_is_a_config_that_runs(finished, config):
@@ -168,7 +174,7 @@ def test_workers_share_a_sweep_and_collect_joins_it(finished, config, tmp_path):
     code, output = start(shared, config, worker=(2, 2))
     assert code == 0 and "3 of 5 chunks are missing" in output
     summary = json.loads((shared / "summary.json").read_text())
-    assert (summary["status"], summary["members"]) == ("incomplete", 4)
+    assert (summary["status"], summary["members"]) == ("incomplete", 8)
     with Store(shared).claim(2) as held:  # another process is at it
         assert held is not None
         start(shared, config, worker=(1, 2))
@@ -201,14 +207,14 @@ def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
 def test_a_dry_run_shows_the_plan_and_writes_nothing(config, tmp_path):
     code, output = start(tmp_path / "sweep", config, dry_run=True)
     assert code == 0
-    assert "9 members in 2 groups and 5 chunks" in output
+    assert "17 members in 2 groups and 5 chunks" in output
     assert "about 0:" in output
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("save", ["best", "none"])
 def test_whose_weights_are_saved(config, tmp_path, save):
-    start(tmp_path, config, SWEEP[:4], save=save, chunk_size=4)
+    start(tmp_path, config, SWEEP[:8], save=save, chunk_size=8)
     files = list(tmp_path.glob("chunks/*/weights.safetensors"))
     assert len(files) == (save == "best")
     if save == "best":

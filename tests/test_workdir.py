@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -251,3 +252,13 @@ def test_without_git_the_revision_is_unknown(monkeypatch):
 def test_where_the_system_does_not_tell_cores_all_are_counted(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert workdir.cores() == os.cpu_count()
+
+
+def test_tensorboard_s_files_need_no_pytorch(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from lenet_jax.board import Board\n"
+        "board = Board(Path(sys.argv[1]), 1); board.add(1, {'train/loss': 0.5}); board.close()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert len(list(tmp_path.glob("events*"))) == 1
