@@ -5,7 +5,7 @@ same `train.train_step`. Seeds and numbers (learning rate, weight decay, augment
 between members; what shapes the program, the `Recipe`, does not.
 
 On a CPU the members of a device train one after the other (`map`: what a network this small
-touches then stays in the cache), with one host device per core; start JAX with `host_flags`. On
+touches then stays in the cache), with one host device per core, see `main.use_cores`. On
 accelerators they train side by side (`vmap`).
 
 A member whose loss or parameters stop being finite is frozen in the state before that step, and
@@ -69,15 +69,6 @@ class EpochMetrics(NamedTuple):
     train_accuracy: Float[Array, "..."]
     valid_loss: Float[Array, "..."]
     valid_accuracy: Float[Array, "..."]
-
-
-def host_flags(flags: str, devices: int) -> str:
-    """`flags`, and behind them XLA's for `devices` host devices, unless their number is said.
-
-    They count if they are in `XLA_FLAGS` before JAX looks for its devices.
-    """
-    name = "--xla_force_host_platform_device_count"
-    return flags if name in flags else f"{flags} {name}={devices}".strip()
 
 
 class Population:
@@ -163,7 +154,7 @@ class Population:
         return self._test(members.best_params, split)
 
     def pick(self, tree: Tree, count: int) -> Tree:
-        """The first `count` members of stacked arrays, on the host and in the configs' order."""
+        """The first `count` members of stacked arrays, in the configs' order, as NumPy's arrays."""
         at = np.argsort(self._slots())[:count]
         return jax.tree.map(lambda array: np.asarray(array)[at], tree)
 

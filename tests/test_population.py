@@ -1,8 +1,5 @@
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -177,17 +174,9 @@ def test_the_order_of_the_members_changes_no_bit_of_any(four):
     assert_same(permuted.all(), take(four.all(), np.asarray(order)))
 
 
-def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices():
-    """Two a device on 1, 2 and 4 devices, which another process has."""
-    subprocess.run(
-        [sys.executable, __file__],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-    )
-
-
-def compare_devices():
-    on_one, on_two = Trained(MEMBERS, count=1), Trained(MEMBERS, count=2)
+def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices(four):
+    """Two a device, on 1, 2 and 4 devices."""
+    on_one, on_two = four, Trained(MEMBERS, count=2)
     on_four = Trained([*MEMBERS, *MEMBERS], count=4)
     assert_same(take(on_four.all(), slice(4)), on_two.all())
     assert_same(take(on_four.all(), slice(4, 8)), on_two.all())
@@ -283,10 +272,10 @@ def test_a_shared_order_gives_what_equal_orders_give(strategy, augment):
 def test_ties_stay_ties_on_several_devices(size, c, k):
     """All devices at once: of a plain background, the gradient goes to the first of four."""
     rng = np.random.default_rng(0)
-    images = np.full((len(DEVICES), 17, size, size, c), 0.7, np.float32)
-    images[:, :, 4:8, 4:8] = rng.normal(size=(len(DEVICES), 17, 4, 4, c))
+    images = np.full((len(DEVICES), 32, size, size, c), 0.7, np.float32)
+    images[:, :, 4:8, 4:8] = rng.normal(size=(len(DEVICES), 32, 4, 4, c))
     kernel = rng.normal(size=(5, 5, c, k)).astype(np.float32)
-    cotangent = rng.normal(size=(17, size // 2 - 2, size // 2 - 2, k)).astype(np.float32)
+    cotangent = rng.normal(size=(32, size // 2 - 2, size // 2 - 2, k)).astype(np.float32)
     mesh, members = jax.sharding.Mesh(np.asarray(DEVICES), ("members",)), jax.P("members")
 
     def gradient(lowering):
@@ -307,14 +296,3 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
 
     plain, phase = gradient("plain"), gradient("phase")
     np.testing.assert_allclose(phase, plain, atol=1e-5 * np.abs(plain).max())
-
-
-def test_the_flags_of_the_host_keep_what_is_said():
-    name = "--xla_force_host_platform_device_count"
-    assert population.host_flags("", 3) == f"{name}=3"
-    assert population.host_flags("--a=1", 2) == f"--a=1 {name}=2"
-    assert population.host_flags(f"{name}=8 --a=1", 2) == f"{name}=8 --a=1"
-
-
-if __name__ == "__main__":
-    compare_devices()
