@@ -73,7 +73,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1  # epochs between two checkpoints
-    config.checkpoint.keep = 2  # latest checkpoints kept; the best by validation is always kept
+    config.checkpoint.keep = 2  # latest checkpoints kept; each holds the best parameters so far too
 
     if arg not in ("", "smoke"):
         raise UserError(f"unknown config argument {arg!r}; the one there is: smoke")

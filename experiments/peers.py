@@ -2,11 +2,13 @@
 
 Each peer is a function from a network's sizes, its initial weights (a PyTorch state_dict of arrays)
 and the data to two functions: `train(indices)` takes one optimiser step per row of indices and
-returns the losses, `evaluate()` returns the number of right answers on the test images. All use SGD
-with the learning rate 0.05 and the momentum 0.9.
+returns their mean loss, `evaluate()` returns the number of right answers on the test images. All
+use SGD with the learning rate 0.05 and the momentum 0.9.
 """
 
+import dataclasses
 import functools
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +30,7 @@ class Network(NamedTuple):
 class Peer(NamedTuple):
     """What a peer can do; both functions return when the work is done."""
 
-    train: Callable[[np.ndarray], list[float]]
+    train: Callable[[np.ndarray], float]
     evaluate: Callable[[], int]
 
 
@@ -81,7 +83,7 @@ def make_torch(
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
     forward = torch.compile(model) if compiled else model
 
-    def train(indices: np.ndarray) -> list[float]:
+    def train(indices: np.ndarray) -> float:
         losses = []
         for row in torch.from_numpy(indices).long().to(device):
             optimizer.zero_grad()
@@ -89,7 +91,7 @@ def make_torch(
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-        return [float(loss) for loss in losses]
+        return statistics.mean(float(loss) for loss in losses)
 
     @torch.no_grad()
     def evaluate() -> int:
@@ -147,9 +149,9 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     def count_right(model: LeNet, images: Any, labels: Any) -> Any:
         return jnp.sum(jnp.argmax(model(images), axis=-1) == labels)
 
-    def train(indices: np.ndarray) -> list[float]:
+    def train(indices: np.ndarray) -> float:
         losses = [train_step(model, optimizer, images[row], labels[row]) for row in indices]
-        return [float(loss) for loss in losses]
+        return statistics.mean(float(loss) for loss in losses)
 
     def evaluate() -> int:
         batches = range(0, len(test_labels), 500)
@@ -163,12 +165,8 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
 
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     """The project itself: one program for all the steps that are asked for."""
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
     from lenet_jax import config as configs
-    from lenet_jax import ops, recipe, torch_bridge, train
+    from lenet_jax import parallel, recipe, torch_bridge, train
 
     overrides = {
         "model.channels": network.channels,
@@ -181,41 +179,48 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     config = configs.load("configs/notes.py", overrides.items())
     made = recipe.make_recipe(config, dataset)
     numbers = recipe.hyperparameters(config)
-    jit = functools.partial(jax.jit, compiler_options=ops.compiler_options())
-    state = jit(functools.partial(train.init_state, made))(recipe.seeds(config), numbers)
-    params = torch_bridge.from_state_dict(weights, state.params)
-    held = {"state": train.dataclasses.replace(state, params=params)}
-    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
-    test = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
 
-    @functools.partial(jit, donate_argnums=0)
-    def run_steps(state: train.TrainState, indices: Any, images: Any, labels: Any) -> Any:
-        batch_size = indices.shape[1]
-        sized = train.dataclasses.replace(
-            made,
-            batch_size=batch_size,
-            micro_batch_size=min(batch_size, config.train.micro_batch_size),
+    def sized(batch_size: int) -> recipe.Recipe:
+        micro = min(batch_size, config.train.micro_batch_size)
+        num_devices = parallel.count_sharing(batch_size, micro)
+        return dataclasses.replace(
+            made, batch_size=batch_size, micro_batch_size=micro, num_devices=num_devices
         )
 
-        def fetch(row: Any) -> train.Batch:
-            key = state.augment_key  # unused: nothing is augmented
-            return train.make_batch(sized, images, labels, row, key, numbers)
+    @functools.cache
+    def on_devices(num_devices: int, name: str) -> Any:
+        split = getattr(dataset, name)
+        return parallel.replicate((split.images, split.labels), num_devices)
 
-        def step(state: train.TrainState, batch: train.Batch) -> Any:
-            state, metrics = train.train_step(sized, state, batch, numbers)
-            return state, metrics.mean_loss
+    @functools.cache
+    def steps_program(batch_size: int) -> Any:
+        made_for = sized(batch_size)
 
-        return train.scan_prefetched(step, state, fetch, indices)
+        def run_steps(state: train.TrainState, order: Any, images: Any, labels: Any) -> Any:
+            arrays = images, labels, order, 0, order.shape[0], numbers
+            return train.train_steps(made_for, state, train.no_metrics(), *arrays)
 
-    evaluate_all = jit(functools.partial(train.evaluate, made))
+        return parallel.compile_shared(run_steps, made_for.num_devices, donate_argnums=(0,))
 
-    def take_steps(indices: np.ndarray) -> list[float]:
-        rows = jnp.asarray(indices, jnp.int32)
-        held["state"], losses = run_steps(held["state"], rows, images, labels)
-        return np.asarray(losses).tolist()
+    default = sized(config.train.batch_size)
+    evaluate_all = parallel.compile_shared(
+        functools.partial(train.evaluate, default), default.num_devices
+    )
+    state = train.init_state(made, recipe.seeds(config), numbers)
+    params = torch_bridge.from_state_dict(weights, state.params)
+    held = {"state": dataclasses.replace(state, params=params)}
+
+    def take_steps(indices: np.ndarray) -> float:
+        batch_size = indices.shape[1]
+        devices = sized(batch_size).num_devices
+        args = parallel.replicate((held["state"], indices), devices)
+        held["state"], metrics = steps_program(batch_size)(*args, *on_devices(devices, "train"))
+        return float(metrics.mean_loss)
 
     def evaluate() -> int:
-        metrics, _ = evaluate_all(nnx.state(held["state"].params), *test)
+        devices = default.num_devices
+        params = parallel.replicate(held["state"].params, devices)
+        metrics, _ = evaluate_all(params, *on_devices(devices, "test"))
         return int(metrics.correct)
 
     return Peer(take_steps, evaluate)

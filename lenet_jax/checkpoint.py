@@ -1,6 +1,20 @@
-"""Checkpoints: Orbax behind one thin wrapper."""
+"""Checkpoints: Orbax behind one thin wrapper that verifies what it reads.
 
-from collections.abc import Mapping
+A checkpoint is a folder named by a number. It holds `state/`, which Orbax writes, `notes.json`, and
+`SHA256SUMS`, the manifest of all its files, which `sha256sum --check` reads too. It is made under
+another name, and renamed once it is whole and on the disk: whenever the process dies, what has a
+number is whole.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -9,21 +23,40 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
+from lenet_jax.errors import UserError
+from lenet_jax.state_file import printable
+
 State = TypeVar("State", bound=PyTree)
+
+MANIFEST = "SHA256SUMS"
+DRAFTS = (".*.draft", "*.orbax-checkpoint-tmp*")  # what a process that died may leave
+ORBAX_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # over foreign files
+MOST_TOLD = 3  # damaged checkpoints in one message
 
 
 class Checkpoints:
-    """The checkpoints of one run, numbered by the epochs that lie behind them."""
+    """The checkpoints of one run; a larger number is a later one.
+
+    States of a population, stacked along a leading axis of every array, are saved like any other.
+    """
 
     def __init__(self, directory: Path, keep: int):
-        """Opens `directory`; of the checkpoints saved from now on the latest `keep` stay."""
+        """Opens `directory`, and clears it of what was being written when a process died.
+
+        Args:
+          directory: made if need be; one process at a time may have it open.
+          keep: how many of the latest checkpoints stay.
+        """
         import orbax.checkpoint as ocp  # late: most of a second
 
-        self._ocp = ocp
-        self._manager = ocp.CheckpointManager(
-            directory,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
-        )
+        self._ocp, self._directory, self._keep = ocp, directory, keep
+        directory.mkdir(parents=True, exist_ok=True)
+        for pattern in DRAFTS:
+            for draft in directory.glob(pattern):
+                shutil.rmtree(draft)
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
+        self._saving: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -37,43 +70,213 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for the save under way, if any, to be on the disk."""
-        self._manager.close()
+        """Waits for the save under way, if any, to be on the disk; may be called again.
+
+        Raises:
+          OSError: it failed.
+        """
+        try:
+            self._wait()
+        finally:
+            self._writer.shutdown()
+            self._orbax.close()
 
     def latest(self) -> int | None:
-        """The number of the newest checkpoint, or None if there is none."""
-        return self._manager.latest_step()
+        """The number of the newest checkpoint that is on the disk, or None if there is none.
 
-    def save(self, epoch: int, state: PyTree, notes: Mapping[str, Any]) -> None:
-        """Starts to save arrays and a few words for JSON; the writing goes on in the background."""
-        arrays = {name: np.asarray(_bits(leaf)) for name, leaf in _leaves(state).items()}
-        args = self._ocp.args
-        self._manager.save(
-            epoch,
-            args=args.Composite(state=args.StandardSave(arrays), notes=args.JsonSave(dict(notes))),
-        )
+        Raises:
+          OSError: the save under way failed.
+        """
+        self._wait()
+        numbers = [n for n in self._numbers() if (self._folder(n) / MANIFEST).exists()]
+        return max(numbers, default=None)
 
-    def restore(self, epoch: int, like: State) -> tuple[State, dict[str, Any]]:
-        """The arrays of a checkpoint in the structure of `like`, and its words."""
-        shapes = {
-            name: np.empty(np.shape(_bits(leaf)), _bits(leaf).dtype)
-            for name, leaf in _leaves(like).items()
-        }
-        args = self._ocp.args
-        found = self._manager.restore(
-            epoch,
-            args=args.Composite(state=args.StandardRestore(shapes), notes=args.JsonRestore()),
-        )
-        leaves = [
-            jax.random.wrap_key_data(found["state"][name])
+    def save(self, number: int, state: PyTree, notes: Mapping[str, Any]) -> None:
+        """Starts to save arrays and a few words for JSON; the writing goes on in the background.
+
+        Of the checkpoints before this one the latest stay, as many as are to be kept with it; what
+        has a larger number is of a future that did not come to pass, and goes.
+
+        Raises:
+          OSError: the save before this one failed.
+        """
+        arrays = {name: np.array(_bits(leaf)) for name, leaf in _leaves(state).items()}
+        self._wait()
+        self._saving = self._writer.submit(self._write, number, arrays, dict(notes))
+
+    def restore(
+        self, like: State, warn: Callable[[str], None]
+    ) -> tuple[State, dict[str, Any]] | None:
+        """The arrays of the newest sound checkpoint in the structure of `like`, and its words.
+
+        Every file is held against the manifest first.
+
+        Args:
+          like: arrays of the same shapes and dtypes, or `jax.ShapeDtypeStruct`s.
+          warn: is told, in one line, which checkpoints are damaged and where the run goes on.
+
+        Returns:
+          None if there is no checkpoint at all.
+
+        Raises:
+          UserError: there are checkpoints, but none is sound, or the newest sound one is of other
+            shapes or dtypes. The directory is left as it is.
+        """
+        damaged = []
+        for number in sorted(self._numbers(), reverse=True):
+            damage = find_damage(self._folder(number))
+            if damage is None:
+                if damaged:
+                    warn(f"{_list(damaged)}; going back to checkpoint {number}")
+                return self._read(number, like)
+            damaged.append(f"checkpoint {number} is damaged ({damage})")
+        if damaged:
+            raise UserError(
+                f"{self._directory} has no sound checkpoint: {_list(damaged)}\n"
+                "Bring a copy of one back, or take another --workdir to start anew."
+            )
+        return None
+
+    def _numbers(self) -> list[int]:
+        names = (path.name for path in self._directory.iterdir())
+        return [int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name)]
+
+    def _folder(self, number: int) -> Path:
+        return self._directory / str(number)
+
+    def _wait(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _write(self, number: int, arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
+        draft = self._directory / f".{number}.draft"
+        try:
+            draft.mkdir()
+            self._orbax.save(draft / "state", args=self._ocp.args.StandardSave(arrays))
+            (draft / "notes.json").write_text(json.dumps(notes, indent=2) + "\n")
+            sums = manifest(draft)
+            (draft / MANIFEST).write_text(sums)
+            for path in (*draft.rglob("*"), draft):
+                _sync(path)
+            if self._folder(number).exists():
+                self._remove(number)
+            draft.rename(self._folder(number))
+            _sync(self._directory)
+            numbers = sorted(self._numbers())
+            kept = [n for n in numbers if n <= number][-self._keep :]
+            for other in set(numbers).difference(kept):
+                self._remove(other)
+        except (OSError, ValueError) as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise _system_error(error, self._folder(number)) from error
+
+    def _remove(self, number: int) -> None:
+        # Renamed first: a folder that is half deleted is no checkpoint.
+        doomed = self._directory / f".{number}.old.draft"
+        self._folder(number).rename(doomed)
+        shutil.rmtree(doomed)
+
+    def _read(self, number: int, like: State) -> tuple[State, dict[str, Any]]:
+        folder, orbax = self._folder(number), self._orbax
+        leaves = _leaves(like)
+        bits = {name: jax.eval_shape(_bits, leaf) for name, leaf in leaves.items()}
+        wanted = {name: (entry.shape, entry.dtype) for name, entry in bits.items()}
+        try:
+            entries: Any = orbax.metadata(folder / "state").item_metadata
+            stored = {name: (entry.shape, entry.dtype) for name, entry in entries.items()}
+            notes = json.loads((folder / "notes.json").read_bytes())
+        except ORBAX_ERRORS as error:
+            raise UserError(
+                f"{folder} is sound, but cannot be read here: {printable(error)}\n"
+                "Install the versions that run.json names, or take another --workdir."
+            ) from error
+        for name in wanted | stored:
+            if stored.get(name) != wanted.get(name):
+                raise UserError(
+                    f"{folder} is of another network: {name} is {_told(stored.get(name))},"
+                    f" not {_told(wanted.get(name))}\n"
+                    "Take another --workdir to start anew."
+                )
+        empty = {name: np.empty(shape, dtype) for name, (shape, dtype) in wanted.items()}
+        found = orbax.restore(folder / "state", args=self._ocp.args.StandardRestore(empty))
+        arrays = [
+            jax.random.wrap_key_data(found[name])
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else jax.numpy.asarray(found["state"][name])
-            for name, leaf in _leaves(like).items()
+            else jax.numpy.asarray(found[name])
+            for name, leaf in leaves.items()
         ]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), found["notes"]
+        return jax.tree.unflatten(jax.tree.structure(like), arrays), notes
 
 
-def _leaves(tree: PyTree) -> dict[str, jax.Array]:
+def manifest(folder: Path) -> str:
+    """A line for every file in a folder but its manifest: the SHA-256 in hex, and the name."""
+    lines = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST:
+            with path.open("rb") as file:
+                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files, in a few words; None if they are as written."""
+    try:
+        stored = (folder / MANIFEST).read_bytes().decode("ascii", "replace")
+        found = manifest(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"it has no {MANIFEST}"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    if stored == found and found:
+        return None
+    listed, actual = set(stored.splitlines()), set(found.splitlines())
+    for line in sorted(actual - listed, key=_name):
+        return f"{_name(line)} is not as {MANIFEST} has it"
+    for line in sorted(listed - actual, key=_name):
+        return f"{_name(line)} is missing"
+    return f"{MANIFEST} is not as it was"
+
+
+def _name(line: str) -> str:
+    return printable(line.partition("  ")[2], 60)
+
+
+def _list(texts: list[str]) -> str:
+    more = len(texts) - MOST_TOLD
+    return ", ".join(texts[:MOST_TOLD]) + (f" and {more} more" if more > 0 else "")
+
+
+def _told(array: tuple[tuple[int, ...], Any] | None) -> str:
+    return "absent" if array is None else f"{array[1]}{array[0]}"
+
+
+def _system_error(error: OSError | ValueError, folder: Path) -> Exception:
+    """The system's error, which TensorStore, below Orbax, hides in the words of a ValueError."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if isinstance(error, OSError) or not code:
+        return error
+    return OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
+
+
+def _give_way() -> None:
+    """Has the calling thread, and those that it starts, run in what time training leaves idle."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _leaves(tree: PyTree) -> dict[str, Any]:
+    """Arrays, or what stands for them, by their paths in a tree."""
     paths, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 

@@ -82,7 +82,10 @@ def load_json(path: Path) -> Config:
         raise UserError(f"{show(path)} is not JSON: {one_line(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{show(path)} holds no config: it is not a JSON object")
-    return from_dict(values)
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{show(path)}: {error}") from error
 
 
 def differing_keys(old: Config, new: Config) -> list[str]:

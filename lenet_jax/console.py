@@ -117,6 +117,12 @@ class Console:
         """Prints a warning as one line."""
         self._print(("warning: " + " ".join(message.splitlines()), "yellow"))
 
+    def release(self) -> None:
+        """Gives the terminal back, where a process ends in the middle of its progress."""
+        if self._rich.is_interactive:
+            self._rich.show_cursor()
+            self._print()
+
     def _pairs(self, pairs: Mapping[str, object]) -> None:
         for name, value in pairs.items():
             style = "bold" if name in ("test accuracy", "workdir") else ""

@@ -9,9 +9,10 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from lenet_jax import command_line  # noqa: E402
-from lenet_jax.errors import UserError  # noqa: E402
+from lenet_jax.errors import UserError, WriteError  # noqa: E402
+from lenet_jax.workdir import cores  # noqa: E402
 
-MISTAKE, CTRL_C = 2, 130
+MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
 
 
 def main(argv: list[str]) -> int:
@@ -20,13 +21,14 @@ def main(argv: list[str]) -> int:
     try:
         config = command_line.parse(argv, flag_values)
         use_compilation_cache()
+        use_cores()
         from lenet_jax.run import run  # late: a mistake on the command line is told at once
 
         command = ["python", "-m", "lenet_jax.main", *argv[1:]]
         return run(config, flag_values.workdir, command, STARTED)
     except UserError as error:
         print(error, file=sys.stderr)
-        return MISTAKE
+        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
     except KeyboardInterrupt:  # before training, which stops by itself, has begun
         return CTRL_C
 
@@ -36,6 +38,12 @@ def use_compilation_cache() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def use_cores() -> None:
+    """Makes each core a device that takes its share of a batch, unless JAX is told otherwise."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
 
 
 if __name__ == "__main__":

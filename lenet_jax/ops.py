@@ -13,7 +13,7 @@ contiguous numbers. There is no convolution in it, which XLA's CPU backend compi
 """
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -62,15 +62,19 @@ def conv_pool_relu(
     return lower(x, kernel, bias)
 
 
-def compiler_options() -> dict[str, str]:
+def compiler_options(*, threads: bool = True) -> dict[str, Any]:
     """Options for `jax.jit` under which `phase` keeps ties exactly.
 
     Of XLA's two matrix products on the CPU, Eigen's adds the terms of every row in the same order;
     YNNPACK's does not, and so tells equal phases apart by their last bit.
+
+    Args:
+      threads: whether a matrix product may use several cores; not where each core is a device.
     """
     if jax.default_backend() != "cpu":
         return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    return options if threads else options | {"xla_cpu_multi_thread_eigen": False}
 
 
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

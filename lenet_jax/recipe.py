@@ -33,6 +33,7 @@ class Recipe:
       eval_batch_size: images per forward pass in evaluation.
       optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
       augments: whether images are transformed at random.
+      num_devices: how many share each batch, see `parallel`.
     """
 
     model: tuple[tuple[str, Any], ...]
@@ -46,6 +47,7 @@ class Recipe:
     optimizer: tuple[tuple[str, Any], ...]
     schedule: tuple[tuple[str, Any], ...]
     augments: bool
+    num_devices: int = 1
 
     @property
     def steps_per_epoch(self) -> int:

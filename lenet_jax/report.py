@@ -13,10 +13,11 @@ from jaxtyping import Float
 from lenet_jax import figures, filter_figures, torch_bridge
 from lenet_jax.config import one_line
 from lenet_jax.data import Dataset
+from lenet_jax.errors import DISK_FAULTS
 from lenet_jax.recipe import Recipe
 
-# Drawing is done by libraries that may fail in ways of their own (fonts, memory, a full disk); the
-# numbers are worth more than the pictures, so any of these becomes a warning.
+# Drawing is done by libraries that may fail in ways of their own (fonts, memory); the numbers are
+# worth more than the pictures, so any of these becomes a warning.
 DRAWING_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -50,6 +51,9 @@ def draw_figures(
 
     Returns:
       The files drawn.
+
+    Raises:
+      OSError: the disk is full, or has failed.
     """
     predictions = logits.argmax(axis=-1)
     labels = dataset.test.labels
@@ -89,6 +93,8 @@ def draw_figures(
         try:
             plot(folder / name)
         except DRAWING_ERRORS as error:
+            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+                raise
             warn(f"{name} was not drawn: {type(error).__name__}: {one_line(error)}")
         else:
             drawn.append(folder / name)

@@ -1,6 +1,6 @@
 """One run, from its config to its finished directory: the loop over epochs, and the writing."""
 
-import functools
+import contextlib
 import math
 import shlex
 import time
@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax import data, ops, report, train
+from lenet_jax import data, report, train
 from lenet_jax.checkpoint import Checkpoints
 from lenet_jax.console import Console
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, WriteError
 from lenet_jax.interrupt import Interrupt
-from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
+from lenet_jax.programs import Programs
+from lenet_jax.recipe import Recipe, make_recipe
 from lenet_jax.workdir import Row, Workdir, environment
 
 DONE, DIVERGED = 0, 3
@@ -63,40 +63,22 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
 
     Raises:
       UserError: the data or the directory is not what it should be.
+      WriteError: the disk is full, or has failed; what was saved before is still there.
     """
     console = Console()
     dataset = data.load(**config.data)
     recipe = make_recipe(config, dataset)
-    with Interrupt() as interrupt, Workdir(workdir) as directory:
-        summary = _finished(directory, config, dataset, console)
-        if summary is not None:
-            console.result(summary, directory.files())
-            return DONE
-        record = environment(PACKAGES) | {
-            "command": shlex.join(command),
-            "backend": jax.default_backend(),
-            "devices": [device.device_kind for device in jax.devices()],
-            "seed": config.seed,
-            "data_fingerprint": dataset.fingerprint,
-            "status": "running",
-            "exit_reason": None,
-        }
-        directory.write_json("run.json", record)  # first: an extended run is no longer done
-        directory.write_json("config.json", configs.to_dict(config))
-        layers = report.layers(recipe)
-        console.header(
-            device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores",
-            dataset=_describe(dataset),
-            workdir=directory.path,
-            layers=layers,
-            num_params=sum(size for *_, size in layers),
-        )
-        job = _Job(config, recipe, dataset, directory, console)
-        code, status, reason = job.execute(interrupt, started)
-        directory.write_json("run.json", record | {"status": status, "exit_reason": reason})
-        if code not in (DONE, DIVERGED):
-            console.warn(f"{reason}; go on with: {shlex.join(command)}")
-        return code
+    try:
+        with Interrupt(console.release) as interrupt, Workdir(workdir) as directory:
+            summary = _finished(directory, config, dataset, console)
+            if summary is not None:
+                console.result(summary, directory.files())
+                return DONE
+            with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
+                job = _Job(config, recipe, dataset, directory, checkpoints, console, interrupt)
+                return job.run(command, started)
+    except OSError as error:
+        raise WriteError(error, workdir) from error
 
 
 class _Job:
@@ -108,81 +90,122 @@ class _Job:
         recipe: Recipe,
         dataset: data.Dataset,
         directory: Workdir,
+        checkpoints: Checkpoints,
         console: Console,
+        interrupt: Interrupt,
     ):
         self.config, self.recipe, self.dataset = config, recipe, dataset
-        self.directory, self.console = directory, console
-        self.numbers = hyperparameters(config)
+        self.directory, self.checkpoints = directory, checkpoints
+        self.console, self.interrupt = console, interrupt
+        self.programs = Programs(config, recipe, dataset)
 
-    def execute(self, interrupt: Interrupt, started: float) -> tuple[int, str, str]:
+    def run(self, command: Sequence[str], started: float) -> int:
+        """Trains, and records from the beginning what runs and how it ended: the exit code."""
+        directory, console = self.directory, self.console
+        arrays, notes = self._restore()  # which may refuse, before anything is written
+        record = environment(PACKAGES) | {
+            "command": shlex.join(command),
+            "backend": jax.default_backend(),
+            "devices": [device.device_kind for device in jax.devices()],
+            "seed": self.config.seed,
+            "data_fingerprint": self.dataset.fingerprint,
+            "status": "running",
+            "exit_reason": None,
+        }
+
+        def close_record(status: str, reason: str) -> None:
+            directory.write_json("run.json", record | {"status": status, "exit_reason": reason})
+            if status == "interrupted":
+                console.warn(f"{reason}; go on with: {shlex.join(command)}")
+
+        self.interrupt.last_words = lambda: close_record("interrupted", self.interrupt.reason)
+        directory.write_json("run.json", record)  # first: an extended run is no longer done
+        directory.write_json("config.json", configs.to_dict(self.config))
+        layers = report.layers(self.recipe)
+        console.header(
+            device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores",
+            dataset=_describe(self.dataset),
+            workdir=directory.path,
+            layers=layers,
+            num_params=sum(size for *_, size in layers),
+        )
+        try:
+            code, status, reason = self._execute(arrays, notes, started)
+            self.checkpoints.close()
+        except (OSError, UserError) as error:
+            with contextlib.suppress(OSError):
+                close_record("failed", configs.one_line(error))
+            raise
+        close_record(status, reason)
+        return code
+
+    def _restore(self) -> tuple[Arrays | None, Notes]:
+        """What the directory holds of this run; the arrays are None if it has yet to begin."""
+        state = self.programs.shapes()
+        restored = self.checkpoints.restore(Arrays(state, state.params), self.console.warn)
+        if restored is None:
+            logged = self.directory.num_logged()
+            if logged >= 2 * self.config.checkpoint.every_epochs:  # then one was on the disk
+                raise UserError(
+                    f"{self.directory.path} logged {logged} epochs, but its checkpoints are gone\n"
+                    "Bring them back, or take another --workdir to start anew."
+                )
+            self.directory.restart_rows([])
+            return None, Notes()
+        arrays, words = restored
+        if words.keys() != {"run", "rows"} or words["run"].keys() != set(Notes._fields):
+            raise UserError(
+                f"{self.directory.checkpoints} is of another version of lenet-jax\n"
+                "Take another --workdir to start anew."
+            )
+        self.directory.restart_rows(words["rows"])
+        return arrays, Notes(**words["run"])
+
+    def _execute(self, arrays: Arrays | None, notes: Notes, started: float) -> tuple[int, str, str]:
         """Trains and reports: the exit code, the status, and the reason in words."""
         with self.console.compiling():
-            arrays, notes = self._compile(), Notes()
-        with Checkpoints(self.directory.checkpoints, self.config.checkpoint.keep) as checkpoints:
-            latest = checkpoints.latest()
-            if latest is not None:
-                arrays, found = checkpoints.restore(latest, arrays)
-                notes = Notes(**found)
-                self.console.note(f"resumed after epoch {notes.epoch}")
-            self.directory.keep_rows(notes.epoch)
-            seconds_to_first_step = time.perf_counter() - started
-            with self.console.epochs(self.recipe.num_epochs, notes.epoch + 1) as progress:
-                while notes.epoch < self.recipe.num_epochs:
-                    arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
-                    # The last step of an epoch shows in the validation loss alone.
-                    if not (math.isfinite(row["train/loss"]) and math.isfinite(row["valid/loss"])):
-                        reason = f"the loss stopped being finite in epoch {row['epoch']}"
-                        kept = checkpoints.latest() or "none"
-                        self.console.warn(f"{reason}; latest checkpoint: {kept}")
-                        return DIVERGED, "diverged", reason
-                    notes = notes.with_epoch(row, seconds)
-                    if notes.best_epoch == notes.epoch:
-                        best = jax.tree.map(jnp.copy, arrays.state.params)
-                        arrays = arrays._replace(best_params=best)
-                    self.directory.log(row)
-                    progress.finish(row, best=notes.best_epoch == notes.epoch)
-                    stop = interrupt.signal is not None
-                    last = notes.epoch == self.recipe.num_epochs
-                    if stop or last or notes.epoch % self.config.checkpoint.every_epochs == 0:
-                        checkpoints.save(notes.epoch, arrays, notes._asdict())
-                    if stop and not last:
-                        return interrupt.exit_code, "interrupted", interrupt.reason
+            self.programs.compile()
+            arrays = self._begin() if arrays is None else self.programs.place(arrays)
+            assert arrays is not None
+        if notes.epoch:
+            self.console.note(f"resumed after epoch {notes.epoch}")
+        seconds_to_first_step = time.perf_counter() - started
+        with self.console.epochs(self.recipe.num_epochs, notes.epoch + 1) as progress:
+            while notes.epoch < self.recipe.num_epochs:
+                if self.interrupt.notice():
+                    return self.interrupt.exit_code, "interrupted", self.interrupt.reason
+                arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
+                # The last step of an epoch shows in the validation loss alone.
+                if not (math.isfinite(row["train/loss"]) and math.isfinite(row["valid/loss"])):
+                    reason = f"the loss stopped being finite in epoch {row['epoch']}"
+                    kept = self.checkpoints.latest() or "none"
+                    self.console.warn(f"{reason}; latest checkpoint: {kept}")
+                    return DIVERGED, "diverged", reason
+                notes = notes.with_epoch(row, seconds)
+                if notes.best_epoch == notes.epoch:
+                    best = jax.tree.map(jnp.copy, arrays.state.params)
+                    arrays = arrays._replace(best_params=best)
+                self.directory.log(row)
+                progress.finish(row, best=notes.best_epoch == notes.epoch)
+                last = notes.epoch == self.recipe.num_epochs
+                stop = not last and self.interrupt.notice()
+                if stop or last or notes.epoch % self.config.checkpoint.every_epochs == 0:
+                    words = {"run": notes._asdict(), "rows": list(self.directory.rows)}
+                    self.checkpoints.save(notes.epoch, arrays, words)
         self._finish(arrays.best_params, notes, seconds_to_first_step)
         return DONE, "done", "all epochs are trained"
 
-    def _compile(self) -> Arrays:
-        """Puts the data on the device, compiles the programs, and draws the initial state."""
-        self._train_split = _on_device(self.dataset.train)
-        self._valid_split = _on_device(self.dataset.valid)
-        init = jax.jit(functools.partial(train.init_state, self.recipe))
-        state = init(seeds(self.config), self.numbers)
-
-        # Numbers are arguments: a program that knew them would be compiled anew for others.
-        def train_epoch(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
-            state, metrics = train.train_epoch(self.recipe, state, *args)
-            rate = train.learning_rate(self.recipe, args[-1], state.step - 1)
-            return state, metrics, rate
-
-        self._evaluate = jax.jit(
-            functools.partial(train.evaluate, self.recipe),
-            compiler_options=ops.compiler_options(),
-        )
-        options = ops.compiler_options()
-        program = jax.jit(train_epoch, donate_argnums=0, compiler_options=options)
-        example = (state, *self._train_split, np.int32(0), self.numbers)
-        self._train_epoch = program.lower(*example).compile()
-        self._evaluate.lower(state.params, *self._valid_split).compile()
+    def _begin(self) -> Arrays:
+        state = self.programs.init()
         return Arrays(state, jax.tree.map(jnp.copy, state.params))
 
     def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, Row, float]:
         """Trains the epoch after `epoch`: the arrays, the metrics, and the seconds it took."""
         begun = time.perf_counter()
-        state, metrics, rate = self._train_epoch(
-            arrays.state, *self._train_split, np.int32(epoch), self.numbers
-        )
+        state, metrics, rate = self.programs.train_epoch(arrays.state, epoch)
         jax.block_until_ready(metrics)
         seconds = time.perf_counter() - begun
-        valid, _ = self._evaluate(state.params, *self._valid_split)
+        valid, _ = self.programs.evaluate(state.params, "valid")
         row = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * self.recipe.steps_per_epoch,
@@ -197,7 +220,7 @@ class _Job:
 
     def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image, and writes what people look at."""
-        test, logits = self._evaluate(params, *_on_device(self.dataset.test))
+        test, logits = self.programs.evaluate(params, "test")
         trained = self.recipe.num_examples * notes.epoch
         summary = {
             "status": "done",
@@ -227,10 +250,21 @@ def _finished(
     directory: Workdir, config: configs.Config, dataset: data.Dataset, console: Console
 ) -> dict[str, Any] | None:
     """The summary, if the run is finished; checks that the directory may be gone on with."""
-    written, previous = directory.read_json("config.json"), directory.read_json("run.json")
-    if written is None or previous is None:
+    file, previous = directory.path / "config.json", directory.read_json("run.json")
+    if previous is None or not file.exists():
+        if directory.has_checkpoints():
+            lost = "run.json" if previous is None else file.name
+            raise UserError(
+                f"{directory.path} has checkpoints, but no {lost} that tells what they are of\n"
+                "Bring it back, or take another --workdir to start anew."
+            )
         return None
-    old = configs.from_dict(written)
+    if not {"status", "data_fingerprint"} <= previous.keys():
+        raise UserError(
+            f"{directory.path / 'run.json'} is not what a run wrote\n"
+            "Bring it back, or take another --workdir to start anew."
+        )
+    old = configs.load_json(file)
     different = configs.differing_keys(old, config)
     extended = [key for key in different if key.startswith("train.num_epochs:")]
     if different != extended or config.train.num_epochs < old.train.num_epochs:
@@ -260,7 +294,3 @@ def _describe(dataset: data.Dataset) -> str:
         f"{dataset.name}: {sizes}, {len(dataset.test):,} test images of"
         f" {height}×{width}×{channels}, {dataset.num_classes} classes"
     )
-
-
-def _on_device(split: data.Split) -> tuple[jax.Array, jax.Array]:
-    return jnp.asarray(split.images), jnp.asarray(split.labels)

@@ -237,11 +237,16 @@ def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def show(value: object) -> str:
-    """Returns a value as short text for one line; what is not printable is escaped."""
+    """Returns a value as short text for one line: what is not printable is escaped.
+
+    Of a long path the end is kept, of anything else the beginning.
+    """
     text = str(value)
     if not text or not text.isprintable() or text != text.strip():
         text = repr(text)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    if len(text) <= 80:
+        return text
+    return f"…{text[-79:]}" if isinstance(value, Path) else f"{text[:79]}…"
 
 
 def _is_valid(path: str, value: object) -> bool:

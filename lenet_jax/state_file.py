@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lenet_jax.errors import UserError
+from lenet_jax.errors import DISK_FAULTS, UserError, WriteError
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -113,6 +113,7 @@ def write(path: str | Path, state_dict: Mapping[str, np.ndarray], notes: Mapping
 
     Raises:
       UserError: the file cannot be written.
+      WriteError: not for want of a right path, but because the disk is full, or has failed.
     """
     path = Path(path).expanduser()
     draft = path.with_name(f".{path.name}.draft")
@@ -122,6 +123,8 @@ def write(path: str | Path, state_dict: Mapping[str, np.ndarray], notes: Mapping
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             draft.unlink()
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            raise WriteError(error, path) from error
         raise UserError(f"{path} cannot be written: {printable(error)}") from error
 
 

@@ -13,12 +13,12 @@ from jaxtyping import Int32, UInt8
 
 from lenet_jax import data, torch_bridge
 from lenet_jax.arguments import Parser
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, WriteError
 from lenet_jax.models import LeNet
 from lenet_jax.state_file import printable
 
 EVAL_BATCH = 500  # images per forward pass
-MISTAKE = 2
+MISTAKE, UNWRITABLE = 2, 4
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.function(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
-        return MISTAKE
+        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
     return 0
 
 

@@ -1,7 +1,8 @@
 """Training and evaluation as pure functions of arrays: no files, no printing, no loop over epochs.
 
-`train_epoch` is one program: a scan of `train_step` over the epoch's batches. It may be jitted,
-mapped over members of a population, and sharded.
+`train_epoch` is one program: a loop of `train_step` over the epoch's batches. It may be jitted,
+mapped over members of a population, and sharded. `train_steps` is a part of it, for those who want
+to look up in between.
 """
 
 import dataclasses
@@ -13,9 +14,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int32, Key, PyTree, ScalarLike, Shaped, UInt8
+from jaxtyping import Array, Float, Int32, Key, ScalarLike, Shaped, UInt8
 
-from lenet_jax import augment, autograd, ops, optim
+from lenet_jax import augment, autograd, ops, optim, parallel
 from lenet_jax.recipe import Hyperparameters, Recipe
 
 Carry = TypeVar("Carry")
@@ -47,12 +48,13 @@ class Batch(NamedTuple):
     """Pixels in 0..255, labels, and a weight of 0 for padding.
 
     The leading axis m counts the parts whose gradients are accumulated. The batch axis b is last,
-    where the fast lowering wants it.
+    where the fast lowering wants it. `total` is of the whole batch, which devices may share.
     """
 
     images: UInt8[Array, "m h w c b"] | Float[Array, "m h w c b"]
     labels: Int32[Array, "m b"]
     weights: Float[Array, "m b"]
+    total: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -73,6 +75,11 @@ class Metrics:
     def accuracy(self) -> Float[Array, "..."]:
         """Share of the examples whose largest logit is the label's, in [0, 1]."""
         return self.correct / self.count
+
+
+def no_metrics() -> Metrics:
+    """The sums of an epoch in which nothing has been met yet."""
+    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 
 def init_state(
@@ -99,26 +106,59 @@ def train_epoch(
 ) -> tuple[TrainState, Metrics]:
     """Takes `recipe.steps_per_epoch` steps through all examples, in the order of this epoch.
 
-    The order is a function of (state.order_key, epoch) alone. The last batch holds what is left:
-    it is padded, the padding weighs 0, and its loss is the mean over the real examples.
+    The last batch holds what is left: it is padded, the padding weighs 0, and its loss is the mean
+    over the real examples.
 
     Returns:
       The new state, and the sums of the losses and hits met on the way.
     """
-    first_step = epoch * recipe.steps_per_epoch
     order = epoch_order(recipe, state.order_key, epoch)
+    last = recipe.steps_per_epoch
+    return train_steps(recipe, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
 
-    def fetch(at: tuple[Array, Array]) -> Batch:
-        step, indices = at
-        key = jax.random.fold_in(state.augment_key, first_step + step)
-        return make_batch(recipe, images, labels, indices, key, hyperparameters)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(recipe, state, batch, hyperparameters)
+def train_steps(
+    recipe: Recipe,
+    state: TrainState,
+    metrics: Metrics,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    order: Int32[Array, "steps b"],
+    first: ScalarLike,
+    last: ScalarLike,
+    hyperparameters: Hyperparameters,
+) -> tuple[TrainState, Metrics]:
+    """Takes the steps `first` to `last` - 1 of an epoch.
 
-    steps = jnp.arange(recipe.steps_per_epoch, dtype=jnp.int32)
-    state, metrics = scan_prefetched(step, state, fetch, (steps, order))
-    return state, jax.tree.map(jnp.sum, metrics)
+    An epoch in parts, of whatever lengths, ends in the same bits as an epoch in one go.
+
+    Args:
+      recipe: what is compiled.
+      state: before step `first`.
+      metrics: sums over the epoch's steps so far; what is met on the way is added to them.
+      images: pixels of the training images.
+      labels: their classes.
+      order: indices of each step's examples, from `epoch_order`.
+      first: counted from 0 in this epoch; may be traced.
+      last: may be traced.
+      hyperparameters: the numbers, see `recipe.hyperparameters`.
+    """
+    epoch_begin = state.step - first
+
+    def fetch(step: Int32[Array, ""]) -> Batch:
+        key = jax.random.fold_in(state.augment_key, epoch_begin + step)
+        return make_batch(recipe, images, labels, order[step], key, hyperparameters)
+
+    def step(
+        _: Int32[Array, ""], carry: tuple[TrainState, Metrics], batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, new = train_step(recipe, state, batch, hyperparameters)
+        return state, jax.tree.map(jnp.add, metrics, new)
+
+    state, new = loop_prefetched(step, (state, no_metrics()), fetch, first, last)
+    new = parallel.sum_over_devices(new, recipe.num_devices)
+    return state, jax.tree.map(jnp.add, metrics, new)
 
 
 def train_step(
@@ -127,24 +167,29 @@ def train_step(
     """One step of the optimiser: forward, backward, update.
 
     The gradient is that of the mean loss over the whole batch. It is accumulated over the batch's
-    parts, which fit the cache better than the whole.
+    parts, which fit the cache better than the whole, and summed over the devices that share it.
+
+    Returns:
+      The new state, and the sums over this device's share of the batch.
     """
-    count = jnp.sum(batch.weights)
 
-    def mean_loss(params: nnx.State, part: Batch) -> tuple[Array, Metrics]:
-        logits = apply(recipe, params, part.images)
-        losses = part.weights * ops.cross_entropy(
-            logits, part.labels, label_smoothing=hyperparameters["label_smoothing"]
+    def mean_loss(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Metrics]:
+        images, labels, weights = part
+        logits = apply(recipe, params, images)
+        losses = weights * ops.cross_entropy(
+            logits, labels, label_smoothing=hyperparameters["label_smoothing"]
         )
-        hits = jnp.where(jnp.argmax(logits, axis=-1) == part.labels, part.weights, 0)
-        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(part.weights))
-        return metrics.loss / count, metrics
+        hits = jnp.where(jnp.argmax(logits, axis=-1) == labels, weights, 0)
+        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(weights))
+        return metrics.loss / batch.total, metrics
 
-    def add_part(grads: nnx.State, part: Batch) -> tuple[nnx.State, Metrics]:
+    def add_part(grads: nnx.State, part: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
         _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
         return autograd.accumulate(grads, new), metrics
 
-    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), batch)
+    parts = batch.images, batch.labels, batch.weights
+    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), parts)
+    grads = parallel.sum_over_devices(grads, recipe.num_devices)
     updates, opt_state = _optimizer(recipe, hyperparameters).update(
         grads, state.opt_state, state.params
     )
@@ -162,25 +207,39 @@ def evaluate(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
     labels: Int32[Array, " n"],
+    count: ScalarLike | None = None,
 ) -> tuple[Metrics, Float[Array, "n k"]]:
-    """Loss and hits over every image, and the logits; what pads the last batch is cut off."""
-    num_examples = images.shape[0]
-    num_batches = -(-num_examples // recipe.eval_batch_size)
-    positions = jnp.arange(num_batches * recipe.eval_batch_size, dtype=jnp.int32)
-    indices = jnp.where(positions < num_examples, positions, 0)
+    """Loss and hits over the first `count` images, and their logits; None: over all.
 
-    def fetch(indices: Int32[Array, " b"]) -> UInt8[Array, "h w c b"]:
-        return batch_last(images[indices])
+    The count may be traced, so that splits padded to one size share one program. Rows of logits
+    behind it are 0.
+    """
+    capacity, batch_size = images.shape[0], recipe.eval_batch_size
+    count = jnp.asarray(capacity if count is None else count, jnp.int32)
+    # Every device takes one batch of a round.
+    round_size = batch_size * recipe.num_devices
+    num_rounds = -(-capacity // round_size)
 
-    def step(_: None, images: UInt8[Array, "h w c b"]) -> tuple[None, Float[Array, "b k"]]:
-        return None, apply(recipe, params, images)
+    def fetch(round_: Int32[Array, ""]) -> UInt8[Array, "h w c b"]:
+        indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
+        return batch_last(images[parallel.own_share(indices, recipe.num_devices)])
 
-    _, logits = scan_prefetched(step, None, fetch, indices.reshape(num_batches, -1))
-    logits = logits.reshape(-1, logits.shape[-1])[:num_examples]
+    def step(
+        round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: UInt8[Array, "h w c b"]
+    ) -> Float[Array, "m b k"]:
+        return logits.at[round_].set(apply(recipe, params, images))
+
+    num_classes = dict(recipe.model)["num_classes"]
+    logits = jnp.zeros((num_rounds, batch_size, num_classes), jnp.float32)
+    logits = loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
+    if recipe.num_devices > 1:
+        logits = lax.all_gather(logits, parallel.AXIS, axis=1)
+    logits = logits.reshape(-1, num_classes)[:capacity]
+    counted = (jnp.arange(capacity) < count).astype(jnp.float32)
     hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     losses = ops.cross_entropy(logits, labels)
-    count = jnp.float32(num_examples)
-    return Metrics(jnp.sum(losses), jnp.sum(hits), count), logits
+    metrics = Metrics(jnp.sum(counted * losses), jnp.sum(counted * hits), jnp.sum(counted))
+    return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 
 
 def apply(
@@ -218,40 +277,42 @@ def make_batch(
     key: Key[Array, ""],
     hyperparameters: Hyperparameters,
 ) -> Batch:
-    """Gathers and augments a batch, and cuts it into the parts of its gradient."""
-    chosen = jnp.maximum(indices, 0)
+    """Gathers and augments this device's share of a batch, cut into the parts of its gradient."""
+    own = parallel.own_share(indices, recipe.num_devices)
+    chosen = jnp.maximum(own, 0)
     batch = images[chosen]
     if recipe.augments:
-        batch = augment.augment(key, batch.astype(jnp.float32), **hyperparameters["augment"])
+        maps = augment.draw_affine(key, len(indices), **hyperparameters["augment"])
+        own_maps = (parallel.own_share(x, recipe.num_devices) for x in maps)
+        batch = augment.apply_affine(batch.astype(jnp.float32), *own_maps)
     parts = (-1, recipe.micro_batch_size)
     return Batch(
         images=jax.vmap(batch_last)(batch.reshape(*parts, *batch.shape[1:])),
         labels=labels[chosen].reshape(parts),
-        weights=(indices >= 0).astype(jnp.float32).reshape(parts),
+        weights=(own >= 0).astype(jnp.float32).reshape(parts),
+        total=jnp.sum((indices >= 0).astype(jnp.float32)),
     )
 
 
-def scan_prefetched(
-    step: Callable[[Carry, Any], tuple[Carry, Any]],
+def loop_prefetched(
+    step: Callable[[Array, Carry, Any], Carry],
     carry: Carry,
-    fetch: Callable[[Any], Any],
-    xs: PyTree,
-) -> tuple[Carry, Any]:
-    """`lax.scan` over `fetch(x)`, where each step fetches what the next one needs.
+    fetch: Callable[[Array], Any],
+    first: ScalarLike,
+    last: ScalarLike,
+) -> Carry:
+    """`step(i, carry, fetch(i))` for i from `first` to `last` - 1, each fetching for the next one.
 
     What is carried between iterations is a real array. Fetched inside the step, the gather would be
     fused into each of the 36 slices that the first convolution takes of it, and run 36 times.
     """
 
-    def body(carry: tuple[Carry, Any], x: PyTree) -> tuple[tuple[Carry, Any], Any]:
-        state, fetched = carry
-        state, out = step(state, fetched)
-        return (state, fetch(x)), out
+    def body(i: Array, carried: tuple[Carry, Any]) -> tuple[Carry, Any]:
+        carry, fetched = carried
+        return step(i, carry, fetched), fetch(i + 1)
 
-    first = fetch(jax.tree.map(lambda x: x[0], xs))
-    following = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), xs)
-    (carry, _), outs = lax.scan(body, (carry, first), following)
-    return carry, outs
+    first = jnp.asarray(first, jnp.int32)
+    return lax.fori_loop(first, jnp.asarray(last, jnp.int32), body, (carry, fetch(first)))[0]
 
 
 def learning_rate(

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lenet_jax.errors import UserError
+from lenet_jax.board import Board
+from lenet_jax.errors import DISK_FAULTS, UserError
 
 Row = Mapping[str, float | int]
 
@@ -24,7 +25,7 @@ class Workdir:
     Attributes:
       path: the directory.
       checkpoints: the folder of the checkpoints in it.
-      rows: what `metrics.jsonl` holds, a row per epoch.
+      rows: the metrics, a row per epoch; `metrics.jsonl` follows them.
     """
 
     def __init__(self, path: str | Path):
@@ -32,6 +33,7 @@ class Workdir:
 
         Raises:
           UserError: it cannot be written, or another process holds it.
+          OSError: the disk is full, or has failed.
         """
         try:
             self.path = Path(path).expanduser().absolute()
@@ -40,6 +42,8 @@ class Workdir:
         except RuntimeError as error:  # `~name` of nobody
             raise UserError(f"--workdir={path}: {error}") from error
         except OSError as error:
+            if error.errno in DISK_FAULTS:
+                raise
             raise UserError(
                 f"--workdir={path} cannot be written: {error.strerror} ({error.filename})\n"
                 "Choose a folder that you may write to."
@@ -53,8 +57,8 @@ class Workdir:
                 told = f"another process is running in {self.path}; wait, or take another --workdir"
             raise UserError(told) from error
         self.checkpoints = self.path / "checkpoints"
-        self._board: Any = None
-        self.rows = self._read_rows()
+        self._board: Board | None = None
+        self.rows: list[Row] = []
 
     def __enter__(self) -> "Workdir":
         return self
@@ -68,10 +72,12 @@ class Workdir:
         self.close()
 
     def close(self) -> None:
-        """Flushes TensorBoard's events and lets go of the lock."""
-        if self._board is not None:
-            self._board.close()
-        self._lock.close()
+        """Lets go of the lock."""
+        try:
+            if self._board is not None:
+                self._board.close()
+        finally:
+            self._lock.close()
 
     def files(self) -> list[Path]:
         """What is in the directory for people to open."""
@@ -81,24 +87,39 @@ class Workdir:
         """The object in the file `name`, or None if there is no such file.
 
         Raises:
-          UserError: the file is there, but is not JSON.
+          UserError: the file is there, but is not that.
         """
         file = self.path / name
         try:
-            return json.loads(file.read_bytes()) if file.exists() else None
-        except ValueError as error:
-            raise UserError(
-                f"{file} is not JSON: {error}\nTake another --workdir to start anew."
-            ) from error
+            found = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, RecursionError) as error:
+            reason = f"is not JSON: {error}" if isinstance(error, ValueError) else "cannot be read"
+            raise UserError(f"{file} {reason}\nTake another --workdir to start anew.") from error
+        if not isinstance(found, dict):
+            raise UserError(f"{file} holds no JSON object\nTake another --workdir to start anew.")
+        return found
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Replaces the file `name` in one step: a reader sees the old text or the new."""
         write_atomically(self.path / name, json.dumps(value, indent=2) + "\n")
 
-    def keep_rows(self, num_epochs: int) -> None:
-        """Forgets the rows after `num_epochs`: a resumed run writes them anew."""
-        self.rows = [row for row in self.rows if row["epoch"] <= num_epochs]
-        text = "".join(json.dumps(row) + "\n" for row in self.rows)
+    def has_checkpoints(self) -> bool:
+        """Whether there is a checkpoint, sound or not."""
+        return any(self.checkpoints.glob("[0-9]*"))
+
+    def num_logged(self) -> int:
+        """How many rows `metrics.jsonl` has, whoever wrote them."""
+        try:
+            return len((self.path / "metrics.jsonl").read_bytes().splitlines())
+        except FileNotFoundError:
+            return 0
+
+    def restart_rows(self, rows: Sequence[Row]) -> None:
+        """Has `rows` be the metrics so far, and nothing else; a resumed run goes on from there."""
+        self.rows = list(rows)
+        text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / "metrics.jsonl", text)
         self._write_csv()
 
@@ -108,26 +129,10 @@ class Workdir:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self._write_csv()
+        epoch = int(row["epoch"])
         if self._board is None:
-            from tensorboardX import SummaryWriter  # late: a third of a second
-
-            # What an earlier process logged of this epoch and later ones is hidden.
-            self._board = SummaryWriter(
-                str(self.path / "tensorboard"), purge_step=int(row["epoch"])
-            )
-        for name, value in row.items():
-            if name != "epoch":
-                self._board.add_scalar(name, value, int(row["epoch"]))
-
-    def _read_rows(self) -> list[Row]:
-        file = self.path / "metrics.jsonl"
-        rows = []
-        for line in file.read_text().splitlines() if file.exists() else ():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break  # the process died while it wrote this line
-        return rows
+            self._board = Board(self.path / "tensorboard", first_step=epoch)
+        self._board.add(epoch, {name: value for name, value in row.items() if name != "epoch"})
 
     def _write_csv(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -141,11 +146,15 @@ class Workdir:
 def write_atomically(file: Path, text: str) -> None:
     """Writes a file beside its place and moves it there once it is on the disk."""
     draft = file.with_name(f".{file.name}.draft")
-    with draft.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
+    try:
+        with draft.open("w") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:

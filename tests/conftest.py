@@ -15,6 +15,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # for populations
+
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("lenet_jax", "beartype.beartype")
@@ -42,6 +44,11 @@ def forget_compiled_programs() -> Iterator[None]:
     """Keeps a worker's memory from growing with every module."""
     yield
     jax.clear_caches()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds --long, for what takes minutes."""
+    parser.addoption("--long", action="store_true", help="kill a run 35 times instead of 6")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -210,3 +210,22 @@ def test_seconds_left_counts_down_and_never_below_the_epochs_to_come():
 def test_rich_is_imported_late():
     code = "import sys, lenet_jax.console; assert not {'rich', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_terminal_is_given_back_in_the_middle_of_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    stream = io.StringIO()
+    console = Console(stream)
+    with console.epochs(2):
+        assert "\x1b[?25l" in stream.getvalue()
+        hidden = len(stream.getvalue())
+        console.release()
+        assert "\x1b[?25h" in stream.getvalue()[hidden:]
+
+
+def test_no_terminal_gets_nothing_back(plain):
+    stream = io.StringIO()
+    Console(stream).release()
+    assert stream.getvalue() == ""

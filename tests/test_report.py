@@ -1,3 +1,4 @@
+import errno
 import types
 
 import jax
@@ -103,7 +104,7 @@ def test_without_a_right_answer_the_first_image_is_shown(made, params, plots, tm
     ("error", "told"),
     [
         (ValueError(), "filters.png was not drawn: ValueError: "),
-        (OSError(28, "No space left"), "filters.png was not drawn: OSError: [Errno 28] No space"),
+        (OSError("broken font"), "filters.png was not drawn: OSError: broken font"),
         (RuntimeError("two\nlines"), "filters.png was not drawn: RuntimeError: two lines"),
         (MemoryError(), "filters.png was not drawn: MemoryError: "),
         (ImportError("no font"), "filters.png was not drawn: ImportError: no font"),
@@ -123,6 +124,16 @@ def test_a_figure_that_fails_is_told_and_the_others_drawn(
     (warning,) = warnings
     assert warning.startswith(told)
     assert len(warning.splitlines()) == 1
+
+
+def test_a_full_disk_is_more_than_a_missing_figure(made, params, plots, monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figures, "plot_filters", fail)
+    logits = logits_of(DATASET.test.labels)
+    with pytest.raises(OSError, match="No space left"):
+        report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
 
 
 def test_the_weights_come_with_what_feeds_the_network(made, params, tmp_path):

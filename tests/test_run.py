@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import errno
 import functools
 import io
 import json
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tiny
 from PIL import Image
@@ -22,8 +24,8 @@ from safetensors.numpy import load_file
 from lenet_jax import config as configs
 from lenet_jax import data, recipe, report, torch_bridge, train
 from lenet_jax import run as runs
-from lenet_jax.checkpoint import Checkpoints
-from lenet_jax.errors import UserError
+from lenet_jax.checkpoint import Checkpoints, manifest
+from lenet_jax.errors import UserError, WriteError
 from lenet_jax.workdir import Workdir
 
 EPOCHS, STEPS, TRAIN, TEST = 3, 5, 70, 33
@@ -118,9 +120,9 @@ def restore(run):
     seeds, numbers = recipe.seeds(run.config), recipe.hyperparameters(run.config)
     state = jax.jit(functools.partial(train.init_state, made))(seeds, numbers)
     with Checkpoints(run.path / "checkpoints", keep=2) as checkpoints:
-        latest = checkpoints.latest()
-        assert latest is not None
-        return checkpoints.restore(latest, runs.Arrays(state, state.params))[0]
+        restored = checkpoints.restore(runs.Arrays(state, state.params), pytest.fail)
+        assert restored is not None
+        return restored[0]
 
 
 def assert_same_end(one, other):
@@ -359,6 +361,103 @@ def test_a_lost_summary_is_made_again(finished, tmp_path, no_figures):
     assert "this run is finished" not in again.output
     timing = {"seconds_to_first_step": 0}
     assert again.read("summary.json") | timing == finished.read("summary.json") | timing
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "told"),
+    [
+        ("checkpoints", remove, "logged 3 epochs, but its checkpoints are gone"),
+        ("checkpoints/*", remove, "logged 3 epochs, but its checkpoints are gone"),
+        ("checkpoints/*/state", remove, "has no sound checkpoint: checkpoint 3 is damaged"),
+        ("checkpoints/*/SHA256SUMS", remove, "checkpoint 3 is damaged (it has no SHA256SUMS)"),
+        ("config.json", remove, "has checkpoints, but no config.json that tells what they are of"),
+        ("run.json", remove, "has checkpoints, but no run.json that tells what they are of"),
+        ("config.json", lambda file: file.write_text("{}"), "config.json: missing keys: "),
+        ("config.json", lambda file: file.write_text("import os"), "config.json is not JSON: "),
+        ("run.json", lambda file: file.write_text("{}"), "run.json is not what a run wrote"),
+        ("run.json", lambda file: file.write_text("[]"), "run.json holds no JSON object"),
+    ],
+)
+def test_a_run_is_never_begun_anew_over_what_is_damaged(
+    finished, folder, tmp_path, name, make, told
+):
+    shutil.copytree(finished.path, tmp_path / "run")
+    for file in list((tmp_path / "run").glob(name)):
+        make(file)
+    (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)  # which a start makes
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError) as caught:
+        start(tmp_path / "run", make_config(folder, train={"num_epochs": 4}))
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_checkpoint_of_another_version_is_refused(finished, folder, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run")
+    for step in (tmp_path / "run" / "checkpoints").iterdir():
+        words = json.loads((step / "notes.json").read_text())
+        words["run"]["phase"] = words["run"].pop("epoch")
+        (step / "notes.json").write_text(json.dumps(words))
+        (step / "SHA256SUMS").write_text(manifest(step))
+    with pytest.raises(UserError, match="is of another version of lenet-jax"):
+        start(tmp_path / "run", make_config(folder, train={"num_epochs": 4}))
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_one_line(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    send_in_epoch(monkeypatch, 2, signal.SIGTERM)
+    config = make_config(folder)
+    assert start(tmp_path, config).code == 143
+    monkeypatch.undo()
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    file = next(file for file in (tmp_path / "checkpoints" / "2" / "state").glob("ocdbt*/d/*"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    (tmp_path / "metrics.jsonl").unlink()  # the checkpoint remembers the rows before it
+    resumed = start(tmp_path, config)
+    warnings = [x for x in resumed.output.splitlines() if x.startswith("warning")]
+    name = file.relative_to(tmp_path / "checkpoints" / "2")
+    assert warnings == [
+        f"warning: checkpoint 2 is damaged ({name} is not as SHA256SUMS has it);"
+        " going back to checkpoint 1"
+    ]
+    assert "resumed after epoch 1" in resumed.output.splitlines()
+    assert_same_end(resumed, finished)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("target", ["log", "save", "save_weights"])
+def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
+    finished, folder, tmp_path, monkeypatch, target
+):
+    def fail(*_, **__):
+        raise FULL
+
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        assert start(tmp_path, make_config(folder)).code == 143
+    holders = {"log": Workdir, "save": ocp.Checkpointer, "save_weights": report}
+    with monkeypatch.context() as patch, pytest.raises(WriteError) as caught:
+        patch.setattr(holders[target], target, fail)
+        start(tmp_path, make_config(folder))
+    assert "cannot be written: No space left on device; make room, and" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "No space left on device" in record["exit_reason"]
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    resumed = start(tmp_path, make_config(folder))
+    assert "resumed after epoch " in resumed.output
+    assert_same_end(resumed, finished)
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,24 @@ def test_seeds_are_separable():
     assert same(base, init, order_key) and not same(base, order, order_key)
 
 
+def test_an_epoch_in_parts_is_the_same_to_the_bit(arrays):
+    made, state, numbers = start(tiny.config(augment={"shift": 2.0}))
+    options = ops.compiler_options()
+    program = jax.jit(functools.partial(train.train_steps, made), compiler_options=options)
+    order = train.epoch_order(made, state.order_key, jnp.int32(0))
+    ends = []
+    for parts in ([(0, 5)], [(0, 1), (1, 4), (4, 5)]):
+        at, metrics = state, train.no_metrics()
+        for first, last in parts:
+            part = np.int32(first), np.int32(last)
+            at, metrics = program(at, metrics, *arrays, order, *part, numbers)
+        ends.append((at.params, at.opt_state, at.step, metrics))
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+    assert ends[0][2] == 5
+    whole, _ = run_epoch(made, state, numbers, arrays)
+    assert_close(whole.params, ends[0][0], 1e-5)
+
+
 def test_label_smoothing_and_clipping_reach_the_gradient(arrays):
     plain, smooth, clipped = (
         run_epoch(*start(tiny.config(train=settings)), arrays)[0].params["fc3"]["bias"][...]
@@ -161,6 +179,11 @@ def test_evaluation_counts_every_image_whatever_the_batch(eval_batch_size):
     hits = np.argmax(np.asarray(expected), axis=-1) == DATASET.test.labels
     assert float(metrics.correct) == float(hits.sum())
     np.testing.assert_allclose(metrics.loss, ops.cross_entropy(expected, labels).sum(), rtol=1e-5)
+
+    some, cut = evaluate(state.params, images, labels, np.int32(21))
+    assert some.count == 21 and float(some.correct) == float(hits[:21].sum())
+    np.testing.assert_array_equal(cut[:21], logits[:21])
+    assert not np.any(cut[21:])
 
 
 def test_an_epoch_can_be_mapped_over_members(arrays):

@@ -4,6 +4,8 @@ import json
 import os
 import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,12 +120,40 @@ def test_a_write_that_dies_leaves_the_old_text(tmp_path, monkeypatch):
     assert file.read_text() == "old"
 
 
-@pytest.mark.parametrize("text", [b"", b'{"a": 1', b"\xff\xfe"])
-def test_a_broken_json_file_is_told(text, tmp_path):
-    (tmp_path / "config.json").write_bytes(text)
+def test_a_write_that_fails_leaves_no_draft(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        workdir.write_atomically(tmp_path / "run.json", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_not_the_users_mistake(tmp_path, monkeypatch):
+    def fail(path, *_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(OSError, match="No space"):
+        Workdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"", "is not JSON: "),
+        (b'{"a": 1', "is not JSON: "),
+        (b"\xff\xfe", "is not JSON: "),
+        (b"[" * 100_000, "cannot be read"),
+        (b"[1]", "holds no JSON object"),
+    ],
+)
+def test_a_broken_json_file_is_told(text, told, tmp_path):
+    (tmp_path / "run.json").write_bytes(text)
     with Workdir(tmp_path) as directory, pytest.raises(UserError) as caught:
-        directory.read_json("config.json")
-    assert str(caught.value).startswith(f"{tmp_path / 'config.json'} is not JSON: ")
+        directory.read_json("run.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'run.json'} {told}")
     assert len(str(caught.value).splitlines()) <= 3
 
 
@@ -161,26 +191,42 @@ def test_a_row_of_other_columns_widens_the_table(tmp_path):
     assert text == "epoch,train/loss,valid/loss\n1,0.5,\n2,0.4,0.6\n"
 
 
-def test_rows_are_read_back_and_those_to_come_again_forgotten(tmp_path):
+def test_a_resumed_run_goes_on_behind_the_rows_it_gives(tmp_path):
     with Workdir(tmp_path) as directory:
+        assert directory.num_logged() == 0
         for epoch in (1, 2, 3):
             directory.log(row(epoch))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "st')  # the process died here
     with Workdir(tmp_path) as directory:
-        assert directory.rows == [row(1), row(2), row(3)]
-        directory.keep_rows(2)
+        assert directory.num_logged() == 4
+        directory.restart_rows([row(1), row(2)])
         directory.log(row(3, 0.125))
-    expected = [row(1), row(2), row(3, 0.125)]
-    with Workdir(tmp_path) as directory:
-        assert directory.rows == expected
+        assert directory.rows == [row(1), row(2), row(3, 0.125)]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [row(1), row(2), row(3, 0.125)]
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 4
     starts = [
         event.step
         for event in read_events(tmp_path / "tensorboard")
         if event.HasField("session_log")
     ]
-    assert 3 in starts  # TensorBoard hides what the first process logged of epoch 3
+    assert starts == [1, 3]  # TensorBoard hides what the first process logged of epoch 3
+
+
+def test_events_are_on_the_disk_at_once(tmp_path):
+    with Workdir(tmp_path) as directory:
+        directory.log(row(1))
+        tags = {v.tag for e in read_events(tmp_path / "tensorboard") for v in e.summary.value}
+        assert tags == row(1).keys() - {"epoch"}
+
+
+def test_two_starts_of_one_second_write_two_event_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    for _ in range(2):
+        with Workdir(tmp_path) as directory:
+            directory.log(row(1))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
 def test_the_environment_names_revision_versions_and_processor(monkeypatch):
@@ -206,3 +252,13 @@ def test_without_git_the_revision_is_unknown(monkeypatch):
 def test_where_the_system_does_not_tell_cores_all_are_counted(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert workdir.cores() == os.cpu_count()
+
+
+def test_tensorboard_s_files_need_no_pytorch(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; from lenet_jax.board import Board\n"
+        "board = Board(Path(sys.argv[1]), 1); board.add(1, {'train/loss': 0.5}); board.close()\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert len(list(tmp_path.glob("events*"))) == 1

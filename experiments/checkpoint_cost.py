@@ -1,0 +1,96 @@
+"""How much longer is an epoch of the main job while a checkpoint is written? It takes turns.
+
+    python -m experiments.checkpoint_cost --turns=60
+
+A fifth of an epoch of `configs/notes.py` alone, a fifth beside the writing of a checkpoint, and so
+on in turns, in one process: one checkpoint costs what the second takes longer than the first, by
+the median of the turns. The answer is `results/checkpoint_cost.json`.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from lenet_jax import main as command
+from lenet_jax.workdir import environment
+
+QUESTION = "How much longer is an epoch of the main job while a checkpoint is written?"
+PARTS = 5  # of an epoch: what is timed should not be much longer than a checkpoint takes
+
+
+def measure(turns: int) -> dict[str, Any]:
+    """Times `turns` parts of an epoch with a checkpoint, and as many without."""
+    command.use_compilation_cache()
+    command.use_cores()
+    import jax  # late: it reads the environment
+
+    from lenet_jax import config as configs
+    from lenet_jax import data
+    from lenet_jax.checkpoint import Checkpoints
+    from lenet_jax.programs import Programs
+    from lenet_jax.recipe import make_recipe
+    from lenet_jax.run import Arrays
+
+    notes = configs.load("configs/notes.py")
+    num_examples = len(data.load(**notes.data).train)
+    config = configs.replace(notes, {"data.train_examples": num_examples // PARTS})
+    dataset = data.load(**config.data)
+    programs = Programs(config, make_recipe(config, dataset), dataset)
+    programs.compile()
+    state = programs.init()
+
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    alone = []
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), keep=2) as checkpoints:
+        for turn in range(turns + 1):
+            for saves in (False, True) if turn % 2 else (True, False):
+                begun = time.perf_counter()
+                if saves:
+                    checkpoints.save(2 * turn, Arrays(state, state.params), {"epoch": turn})
+                state, metrics, _ = programs.train_epoch(state, 0)
+                jax.block_until_ready(metrics)
+                seconds[saves].append(time.perf_counter() - begun)
+                checkpoints.latest()
+            begun = time.perf_counter()
+            checkpoints.save(2 * turn + 1, Arrays(state, state.params), {"epoch": turn})
+            checkpoints.latest()
+            alone.append(time.perf_counter() - begun)
+
+    without, beside = (seconds[saves][1:] for saves in (False, True))  # the first one warms up
+    longer = [b - a for a, b in zip(without, beside, strict=True)]
+    epoch = PARTS * statistics.median(without)
+    return {
+        "epoch_seconds": epoch,
+        "checkpoint_seconds_beside_training": statistics.median(longer),
+        "checkpoint_seconds_quartiles": statistics.quantiles(longer, n=4)[::2],
+        "checkpoint_seconds_alone": statistics.median(alone[1:]),
+        "cost": statistics.median(longer) / epoch,
+        "turns": turns,
+    }
+
+
+def main() -> None:
+    """Measures, prints and writes the result."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--turns", type=int, default=60, help="pairs of parts of an epoch")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    arguments = parser.parse_args()
+    answer = {"question": QUESTION, **measure(arguments.turns)}
+    from lenet_jax.run import PACKAGES  # late, as above
+
+    answer["environment"] = environment(PACKAGES)
+    arguments.results.mkdir(exist_ok=True)
+    file = arguments.results / "checkpoint_cost.json"
+    file.write_text(json.dumps(answer, indent=2) + "\n")
+    print(
+        f"an epoch of {answer['epoch_seconds']:.2f} s is {100 * answer['cost']:.1f} % longer with"
+        f" a checkpoint, which alone takes {1000 * answer['checkpoint_seconds_alone']:.0f} ms: {file}"
+    )
+
+
+if __name__ == "__main__":
+    main()

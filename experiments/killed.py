@@ -1,0 +1,100 @@
+"""A run that is killed at a chosen moment: `lenet_jax.main`, and SIGKILL from inside.
+
+    python -m experiments.killed save:17:0 --config=configs/notes.py:smoke --workdir=runs/killed
+
+The moment is KIND:NTH:MILLISECONDS, that long after the nth event of a kind in this process:
+
+- `compile`: a program is compiled, or read from the cache;
+- `step`: a part of an epoch is given to the device;
+- `write`: Orbax begins to write a checkpoint;
+- `save`, `delete`, `log`, `finish`: a file is opened, made, moved or removed that belongs to a new
+  checkpoint, to one that has had its time, to the metrics, or to the results.
+
+`never` lets the run end. No figures are drawn, which no fault of theirs could hurt.
+"""
+
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+from typing import Any
+
+from lenet_jax import main
+
+FILES = {
+    "save": re.compile(r"/checkpoints/\.\d+\.draft"),
+    "log": re.compile(r"metrics\.|/tensorboard"),
+    "finish": re.compile(r"model\.safetensors|summary\.json"),
+}
+CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
+
+
+class Moment:
+    """Counts events of one kind, and kills the process after the one that is meant."""
+
+    def __init__(self, text: str):
+        kind, nth, milliseconds = text.split(":")
+        self.kind, self._left, self._seconds = kind, int(nth), float(milliseconds) / 1000
+
+    def come(self, kind: str) -> None:
+        """Tells that an event is about to happen."""
+        if kind != self.kind:
+            return
+        self._left -= 1
+        if self._left == 0:
+            if self._seconds:
+                timer = threading.Timer(self._seconds, os.kill, (os.getpid(), signal.SIGKILL))
+                timer.daemon = True
+                timer.start()
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self) -> None:
+        """Has every kind of event tell itself."""
+        import jax  # late: it reads the environment, which names the cache
+        import orbax.checkpoint as ocp
+
+        def tell(holder: Any, name: str, kind: str) -> None:
+            original = getattr(holder, name)
+
+            def tell_and_call(*args: Any, **kwargs: Any) -> Any:
+                self.come(kind)
+                return original(*args, **kwargs)
+
+            setattr(holder, name, tell_and_call)
+
+        def hear(event: str, **_: Any) -> None:
+            if event == "/jax/compilation_cache/compile_requests_use_cache":
+                self.come("compile")
+
+        rmtree, deleting = shutil.rmtree, threading.local()
+
+        def delete(*args: Any, **kwargs: Any) -> None:
+            deleting.now = True
+            rmtree(*args, **kwargs)
+            deleting.now = False
+
+        def audit(event: str, args: tuple[Any, ...]) -> None:
+            if event in CHANGES:
+                if getattr(deleting, "now", False):
+                    self.come("delete")
+                for kind, pattern in FILES.items():
+                    if pattern.search(str(args[0])):
+                        self.come(kind)
+
+        jax.monitoring.register_event_listener(hear)
+        tell(jax.stages.Compiled, "__call__", "step")
+        tell(ocp.Checkpointer, "save", "write")
+        shutil.rmtree = delete
+        sys.addaudithook(audit)
+
+
+if __name__ == "__main__":
+    main.use_compilation_cache()
+    Moment(sys.argv[1]).watch()
+    from lenet_jax import report
+
+    report.draw_figures = lambda *_: []
+    sys.exit(main.main(["lenet_jax.main", *sys.argv[2:]]))

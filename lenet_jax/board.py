@@ -1,0 +1,58 @@
+"""TensorBoard's event file: each row is on its way to the disk before the next one is trained."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Board:
+    """An event file. tensorboardX's own writer would write, and fail, unseen in a thread."""
+
+    def __init__(self, folder: Path, first_step: int):
+        """Opens a new file in `folder`.
+
+        Args:
+          folder: made if need be.
+          first_step: what earlier files have of it and later steps is hidden.
+
+        Raises:
+          OSError: the file cannot be written.
+        """
+        with _torch_hidden():
+            from tensorboardX.event_file_writer import EventsWriter  # late: a third of a second
+            from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+            from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        folder.mkdir(exist_ok=True)
+        # The name has second and host; without more, two of one second would be one file.
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, row: Mapping[str, float | int]) -> None:
+        """Writes a step's numbers; raises OSError if they cannot be written."""
+        for name, value in row.items():
+            self._write(step=step, summary=self._scalar(name, value))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._writer.close()
+
+    def _write(self, **fields: object) -> None:
+        self._writer.write_event(self._event(wall_time=time.time(), **fields))
+
+
+@contextmanager
+def _torch_hidden() -> Iterator[None]:
+    """Keeps tensorboardX from importing PyTorch, two seconds for what is not used here."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]

@@ -1,0 +1,97 @@
+"""The compiled programs of one run, with its data on the devices that share the work."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from lenet_jax import parallel, train
+from lenet_jax.config import Config
+from lenet_jax.data import Dataset, Split
+from lenet_jax.recipe import Recipe, hyperparameters, seeds
+
+
+class Programs:
+    """What trains and evaluates the network of one config.
+
+    Attributes:
+      recipe: what is compiled.
+    """
+
+    def __init__(self, config: Config, recipe: Recipe, dataset: Dataset):
+        """Chooses the devices; nothing is compiled or copied yet."""
+        num_devices = parallel.count_sharing(recipe.batch_size, recipe.micro_batch_size)
+        self.recipe = dataclasses.replace(recipe, num_devices=num_devices)
+        self._dataset = dataset
+        self._seeds, self._numbers = seeds(config), hyperparameters(config)
+        self._init = functools.partial(train.init_state, self.recipe)
+
+    def shapes(self) -> train.TrainState:
+        """The shapes and dtypes of a state."""
+        return jax.eval_shape(self._init, self._seeds, self._numbers)
+
+    def init(self) -> train.TrainState:
+        """The state before the first step."""
+        return self.place(jax.jit(self._init)(self._seeds, self._numbers))
+
+    def place(self, tree: PyTree) -> Any:
+        """Copies arrays to the devices."""
+        return parallel.replicate(tree, self.recipe.num_devices)
+
+    def compile(self) -> None:
+        """Copies the data, and compiles what trains and evaluates or finds it in the cache.
+
+        The splits that are evaluated are padded to one size, so that they share one program.
+        """
+        recipe, dataset = self.recipe, self._dataset
+        self._train_split = self.place((dataset.train.images, dataset.train.labels))
+        evaluated = {"valid": dataset.valid, "test": dataset.test}
+        longest = max(map(len, evaluated.values()))
+        self._splits = {name: self.place(_pad(split, longest)) for name, split in evaluated.items()}
+
+        # Numbers are arguments: a program that knew them would be compiled anew for others.
+        def train_epoch(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
+            state, metrics = train.train_epoch(recipe, state, *args)
+            return state, metrics, train.learning_rate(recipe, args[-1], state.step - 1)
+
+        state = _like(self.shapes(), self._train_split[0])
+        args = (*self._train_split, np.int32(0), self._numbers)
+        program = parallel.compile_shared(train_epoch, recipe.num_devices, donate_argnums=(0,))
+        self._train_epoch = program.lower(state, *args).compile()
+        program = parallel.compile_shared(
+            functools.partial(train.evaluate, recipe), recipe.num_devices
+        )
+        self._evaluate = program.lower(state.params, *self._splits["test"]).compile()
+
+    def train_epoch(
+        self, state: train.TrainState, epoch: int
+    ) -> tuple[train.TrainState, train.Metrics, Float[Array, ""]]:
+        """Trains an epoch, counted from 0; takes the state away.
+
+        Returns:
+          The new state, the metrics met on the way, and the last step's learning rate.
+        """
+        return self._train_epoch(state, *self._train_split, np.int32(epoch), self._numbers)
+
+    def evaluate(self, params: nnx.State, split: str) -> tuple[train.Metrics, Float[Array, "n k"]]:
+        """The metrics and the logits of every image of a split, `valid` or `test`."""
+        metrics, logits = self._evaluate(params, *self._splits[split])
+        return metrics, logits[: len(getattr(self._dataset, split))]
+
+
+def _pad(split: Split, size: int) -> tuple[UInt8[np.ndarray, "n h w c"], np.ndarray, np.int32]:
+    """The images and labels with zeros behind them, and how many count."""
+    count = len(split)
+    images = np.pad(split.images, ((0, size - count), (0, 0), (0, 0), (0, 0)))
+    return images, np.pad(split.labels, (0, size - count)), np.int32(count)
+
+
+def _like(shapes: PyTree, placed: jax.Array) -> Any:
+    """Stand-ins for arrays of these shapes, where `placed` is."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.sharding), shapes
+    )
