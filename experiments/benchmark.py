@@ -26,6 +26,7 @@ import numpy as np
 
 from experiments.peers import PEERS, Network
 from lenet_jax import data
+from lenet_jax.workdir import cores
 
 QUESTION = "How fast is this project beside PyTorch and Flax on the same machine?"
 OURS = "lenet-jax"
@@ -33,6 +34,8 @@ NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
 TOLERANCE = 2e-4  # of the losses of ten steps, relative
 CASES = ("train", "evaluate", "start")
+# What `lenet_jax.main` sets before JAX starts.
+ENVIRONMENTS = {OURS: {"JAX_NUM_CPU_DEVICES": str(cores())}}
 
 
 def flops_per_image(network: Network, *, training: bool) -> int:
@@ -58,6 +61,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | ENVIRONMENTS.get(peer, {}),
         )
 
     def ask(self, **request: Any) -> Any:

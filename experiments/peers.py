@@ -6,6 +6,7 @@ returns their mean loss, `evaluate()` returns the number of right answers on the
 use SGD with the learning rate 0.05 and the momentum 0.9.
 """
 
+import dataclasses
 import functools
 import statistics
 from collections.abc import Callable, Mapping
@@ -164,12 +165,8 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
 
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     """The project itself: one program for all the steps that are asked for."""
-    import jax
-    import jax.numpy as jnp
-    from flax import nnx
-
     from lenet_jax import config as configs
-    from lenet_jax import ops, recipe, torch_bridge, train
+    from lenet_jax import parallel, recipe, torch_bridge, train
 
     overrides = {
         "model.channels": network.channels,
@@ -182,33 +179,48 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     config = configs.load("configs/notes.py", overrides.items())
     made = recipe.make_recipe(config, dataset)
     numbers = recipe.hyperparameters(config)
-    jit = functools.partial(jax.jit, compiler_options=ops.compiler_options())
-    state = jit(functools.partial(train.init_state, made))(recipe.seeds(config), numbers)
-    params = torch_bridge.from_state_dict(weights, state.params)
-    held = {"state": train.dataclasses.replace(state, params=params)}
-    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
-    test = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
 
-    @functools.partial(jit, donate_argnums=0)
-    def run_steps(state: train.TrainState, order: Any, images: Any, labels: Any) -> Any:
-        steps, batch_size = order.shape
-        sized = train.dataclasses.replace(
-            made,
-            batch_size=batch_size,
-            micro_batch_size=min(batch_size, config.train.micro_batch_size),
+    def sized(batch_size: int) -> recipe.Recipe:
+        micro = min(batch_size, config.train.micro_batch_size)
+        num_devices = parallel.count_sharing(batch_size, micro)
+        return dataclasses.replace(
+            made, batch_size=batch_size, micro_batch_size=micro, num_devices=num_devices
         )
-        nothing = train.no_metrics()
-        return train.train_steps(sized, state, nothing, images, labels, order, 0, steps, numbers)
 
-    evaluate_all = jit(functools.partial(train.evaluate, made))
+    @functools.cache
+    def on_devices(num_devices: int, name: str) -> Any:
+        split = getattr(dataset, name)
+        return parallel.replicate((split.images, split.labels), num_devices)
+
+    @functools.cache
+    def steps_program(batch_size: int) -> Any:
+        made_for = sized(batch_size)
+
+        def run_steps(state: train.TrainState, order: Any, images: Any, labels: Any) -> Any:
+            arrays = images, labels, order, 0, order.shape[0], numbers
+            return train.train_steps(made_for, state, train.no_metrics(), *arrays)
+
+        return parallel.compile_shared(run_steps, made_for.num_devices, donate_argnums=(0,))
+
+    default = sized(config.train.batch_size)
+    evaluate_all = parallel.compile_shared(
+        functools.partial(train.evaluate, default), default.num_devices
+    )
+    state = train.init_state(made, recipe.seeds(config), numbers)
+    params = torch_bridge.from_state_dict(weights, state.params)
+    held = {"state": dataclasses.replace(state, params=params)}
 
     def take_steps(indices: np.ndarray) -> float:
-        order = jnp.asarray(indices, jnp.int32)
-        held["state"], metrics = run_steps(held["state"], order, images, labels)
+        batch_size = indices.shape[1]
+        devices = sized(batch_size).num_devices
+        args = parallel.replicate((held["state"], indices), devices)
+        held["state"], metrics = steps_program(batch_size)(*args, *on_devices(devices, "train"))
         return float(metrics.mean_loss)
 
     def evaluate() -> int:
-        metrics, _ = evaluate_all(nnx.state(held["state"].params), *test)
+        devices = default.num_devices
+        params = parallel.replicate(held["state"].params, devices)
+        metrics, _ = evaluate_all(params, *on_devices(devices, "test"))
         return int(metrics.correct)
 
     return Peer(take_steps, evaluate)

@@ -106,7 +106,9 @@ class LeNet(nnx.Module):
         for name, convolve in (("conv1", self.conv1), ("conv2", self.conv2)):
             steps[name] = convolve(x)
             steps[f"{name}.relu"] = ops.relu(steps[name])
-            steps[f"{name}.pool"] = x = nnx.max_pool(steps[f"{name}.relu"], (2, 2), (2, 2))
+            steps[f"{name}.pool"] = x = nnx.max_pool(
+                steps[f"{name}.relu"], window_shape=(2, 2), strides=(2, 2)
+            )
         steps["flatten"] = x = ops.flatten(x)
         for name, connect in (("fc1", self.fc1), ("fc2", self.fc2)):
             steps[name] = connect(x)

@@ -1,0 +1,80 @@
+"""The text of a Python file that is the network in PyTorch, for those who have only that."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+TEXT = '''\
+"""A LeNet trained with lenet_jax, for PyTorch. Needs torch and safetensors, nothing else.
+
+    network = load("{weights}")
+    logits = network(normalise(pixels))  # uint8 of shape (n, {in_channels}, {size}, {size})
+"""
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+MEAN, STD = {mean}, {std}  # of a pixel in 0..255, per channel
+CLASSES = {classes}
+
+
+class LeNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d({in_channels}, {c1}, 5)
+        self.conv2 = nn.Conv2d({c1}, {c2}, 5)
+        self.fc1 = nn.Linear({flat}, {f1})
+        self.fc2 = nn.Linear({f1}, {f2})
+        self.fc3 = nn.Linear({f2}, {num_classes})
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.fc1(x.flatten(1)))
+        return self.fc3(functional.relu(self.fc2(x)))
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    mean, std = (torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (MEAN, STD))
+    return (pixels.float() - mean) / std
+
+
+def load(path: str) -> LeNet:
+    network = LeNet()
+    network.load_state_dict(load_file(path))
+    return network.eval()
+'''
+
+
+def source(
+    sizes: Mapping[str, Any],
+    mean: Sequence[float],
+    std: Sequence[float],
+    class_names: Sequence[str],
+    weights: str,
+) -> str:
+    """The file's text.
+
+    Args:
+      sizes: the arguments of `LeNet`.
+      mean: of a pixel per channel, in 0..255.
+      std: likewise.
+      class_names: what the logits stand for.
+      weights: the name of the file of weights beside it.
+    """
+    (c1, c2), (f1, f2), size = sizes["channels"], sizes["features"], sizes["image_size"]
+    return TEXT.format(
+        weights=weights,
+        in_channels=sizes["in_channels"],
+        size=size,
+        mean=list(mean),
+        std=list(std),
+        classes=list(class_names),
+        c1=c1,
+        c2=c2,
+        flat=c2 * (size // 4 - 3) ** 2,
+        f1=f1,
+        f2=f2,
+        num_classes=sizes["num_classes"],
+    )
