@@ -1,8 +1,8 @@
-"""Pictures of a run: learning curves, confusion matrix, filters, feature maps, mistakes.
+"""Pictures of a run: learning curves, confusion matrix, mistakes.
 
 Each function takes NumPy arrays and writes one PNG, the same bytes for the same arrays.
-Layout is in pixels, images are painted as tiles onto one canvas and pyplot is left out: all five
-figures take about a second, half of it Matplotlib's import.
+Layout is in pixels, images are painted as tiles onto one canvas and pyplot is left out: all
+figures of a run take about a second, half of it Matplotlib's import.
 """
 
 import math
@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Float, Int, UInt8
 
-from lenet_jax.sheet import DPI, NO_LETTER, fit, legible, open_sheet
+from lenet_jax.sheet import DPI, as_rgb, colour_map, fit, legible, legible_names, open_sheet
 
 WIDTH = 1320  # pixels; what a figure aims at
 MAX_MISTAKES = 40
@@ -21,7 +21,7 @@ TRAIN, VALID, MARK = (
     "#0072B2",
     "#555555",
 )  # vermilion and blue: safe for colour-blind eyes
-WEIGHT_COLOURS, ACTIVATION_COLOURS, ERROR_COLOURS = "RdBu_r", "magma", "Oranges"
+ERROR_COLOURS = "Oranges"
 
 
 def plot_curves(
@@ -105,7 +105,7 @@ def plot_confusion_matrix(
     errors = np.where(np.eye(k, dtype=bool), 0, share)
     ticks = np.arange(0, k, step)
 
-    names = _class_names(class_names, 16)
+    names = legible_names(class_names, 16)
     longest = max(map(len, names)) * size * DPI / 72 * 0.65
     left, top, bottom = 50 + int(longest), 62, 50 + int(longest if longest > cell else 14)
     with open_sheet(path, left + side + 290, top + side + bottom) as sheet:
@@ -113,7 +113,7 @@ def plot_confusion_matrix(
         sheet.text(left, 20, "Confusion matrix", size=11, weight="bold")
         sheet.text(left, 42, f"{right.sum():,} of {totals.sum():,} images right ({accuracy:.2f} %)")
 
-        colours = _colours(ERROR_COLOURS, 0.0, max(errors.max(), 1.0), power=0.5)
+        colours = colour_map(ERROR_COLOURS, 0.0, max(errors.max(), 1.0), power=0.5)
         cells = colours.to_rgba(errors, bytes=True)[..., :3]
         cells[confusion == 0] = 255
         cells[np.diag_indices(k)] = 228
@@ -152,89 +152,6 @@ def plot_confusion_matrix(
         sheet.colour_bar(bar_left, top, min(side, 300), colours, "confused, % of the true class")
 
 
-def plot_filters(kernel: Float[np.ndarray, "kh kw c o"], path: Path | str) -> None:
-    """Plots every filter of the first convolution on one scale, symmetric around 0.
-
-    Args:
-        kernel: weights; with more than one input channel a filter is a row of c tiles.
-        path: where the PNG goes.
-    """
-    height, width, c, o = kernel.shape
-    rows, columns = _grid(o, 8)
-    scale = min(1100 // (columns * (width * c + 1)), 700 // (rows * (height + 1)), 30)
-    scale = max(scale, 1)
-    cell_width, cell_height = (scale * width + 1) * c + 16, scale * height + 30
-    left, top = 24, 66 if c == 1 else 88
-    bar_left = left + columns * cell_width + 4
-    with open_sheet(path, max(bar_left + 104, 420), max(top + rows * cell_height, 240)) as sheet:
-        sheet.text(
-            left,
-            22,
-            f"conv1: {_count(o, 'filter')} of {height}×{width}×{c}",
-            size=11,
-            weight="bold",
-        )
-        if c > 1:
-            order = "red, green, blue" if c == 3 else f"input channels 0 to {c - 1}"
-            sheet.text(left, 44, f"each from left to right: {order}")
-        weights = _colours(WEIGHT_COLOURS, -_limit(kernel), _limit(kernel))
-        for index in range(o):
-            x, y = left + index % columns * cell_width, top + index // columns * cell_height
-            sheet.text(x, y - 10, f"{index}", size=8)
-            sheet.paste_filter(x, y, kernel[..., index], weights, scale)
-        sheet.colour_bar(bar_left, top, min(sheet.height - top - 24, 300), weights, "weight")
-
-
-def plot_feature_maps(
-    image: UInt8[np.ndarray, "h w c"],
-    kernel: Float[np.ndarray, "kh kw c o"],
-    maps: Float[np.ndarray, "h2 w2 o"],
-    path: Path | str,
-    *,
-    label: str,
-    prediction: str,
-) -> None:
-    """Plots one image, the filters of the first convolution, and what each of them finds in it.
-
-    Args:
-        image: what the network sees, before normalisation.
-        kernel: weights of the first convolution.
-        maps: its feature maps of that image after ReLU, at any size; all on one scale from 0.
-        path: where the PNG goes.
-        label: name of the true class.
-        prediction: name of the predicted class.
-    """
-    height, width, c, o = kernel.shape
-    rows, columns = _grid(o, 8 if o <= 32 else 11)
-    left, top, gap = 260, 88, 14
-    room = (WIDTH - left - 114) // columns - gap
-    map_side = fit(max(maps.shape[:2]), min(room, 168))
-    scale = max(1, min((map_side - c) // (c * width), 12))
-    cell_height = scale * height + 10 + map_side + 34
-    bar_left = left + columns * (map_side + gap) + 4
-    with open_sheet(path, bar_left + 104, max(top + rows * cell_height, 370)) as sheet:
-        sheet.text(
-            24, 22, f"conv1: {_count(o, 'filter')} and what they find", size=11, weight="bold"
-        )
-        size = "×".join(map(str, maps.shape[:2]))
-        sheet.text(24, 44, f"above: the filter; below: its feature map, {size}, after ReLU")
-        image_side = fit(max(image.shape[:2]), 204)
-        sheet.paste(24, top, _as_rgb(image), image_side)
-        sheet.text(24, top + image_side + 18, f"true class: {legible(label, 18)}")
-        sheet.text(24, top + image_side + 38, f"predicted: {legible(prediction, 18)}")
-        weights = _colours(WEIGHT_COLOURS, -_limit(kernel), _limit(kernel))
-        activations = _colours(ACTIVATION_COLOURS, 0.0, _limit(maps))
-        for index in range(o):
-            x = left + index % columns * (map_side + gap)
-            y = top + index // columns * cell_height
-            sheet.text(x, y - 10, f"{index}", size=8)
-            sheet.paste_filter(x, y, kernel[..., index], weights, scale)
-            tile = activations.to_rgba(maps[..., index], bytes=True)[..., :3]
-            sheet.paste(x, y + scale * height + 10, tile, map_side)
-        sheet.colour_bar(bar_left, top, 110, weights, "weight")
-        sheet.colour_bar(bar_left, top + 140, 110, activations, "activation")
-
-
 def plot_mistakes(
     images: UInt8[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, " n"],
@@ -256,7 +173,7 @@ def plot_mistakes(
     wrong = np.flatnonzero(labels != predictions)
     confidence = probabilities[wrong, predictions[wrong]]
     order = np.argsort(-confidence, kind="stable")[:MAX_MISTAKES]
-    names = _class_names(class_names, 11)
+    names = legible_names(class_names, 11)
     captions = [
         f"{names[labels[i]]} → {names[predictions[i]]}"
         f"   {100 * probabilities[i, predictions[i]]:.1f} %"
@@ -277,11 +194,77 @@ def plot_mistakes(
             sheet.text(24, 90, "No mistakes: every image is classified correctly.")
         for place, (index, caption) in enumerate(zip(wrong[order], captions, strict=True)):
             x, y = 24 + place % columns * cell, 70 + place // columns * cell_height
-            sheet.paste(x, y, _as_rgb(images[index]), side)
+            sheet.paste(x, y, as_rgb(images[index]), side)
             lines = caption.split("   ") if two_lines else [caption]
             for line, text in enumerate(lines):
                 size = 9 * min(1, 18 / len(text))
                 sheet.text(x, y + side + 13 + 16 * line, text, size=size)
+
+
+def plot_calibration(
+    confidence: Float[np.ndarray, " m"],
+    accuracy: Float[np.ndarray, " m"],
+    counts: Int[np.ndarray, " m"],
+    error: float,
+    path: Path | str,
+) -> None:
+    """Plots how often the network is right when it is so and so sure.
+
+    Args:
+        confidence: mean probability of the predicted class in each bin; NaN of an empty one.
+        accuracy: share of right predictions in it.
+        counts: images in it.
+        error: the expected calibration error.
+        path: where the PNG goes.
+    """
+    with open_sheet(path, 620, 560) as sheet:
+        sheet.text(70, 22, "Calibration", size=11, weight="bold")
+        told = (
+            f"expected calibration error {100 * error:.2f} %; on the line: as right as it is sure"
+        )
+        sheet.text(70, 44, told)
+        axes = sheet.axes(70, 78, 500, 300)
+        axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1)
+        some = counts > 0
+        sizes = 20 * np.log10(10 * counts[some])
+        axes.scatter(100 * confidence[some], 100 * accuracy[some], sizes, color=VALID, zorder=3)
+        axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="right, %")
+        axes = sheet.axes(70, 412, 500, 90)
+        middles = (np.arange(len(counts)) + 0.5) * 100 / len(counts)
+        axes.bar(middles, counts, 80 / len(counts), color=VALID)
+        axes.set_yscale("symlog", linthresh=1)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.set(xlim=(0, 102), xlabel="sure, %", ylabel="images")
+
+
+def plot_histograms(
+    groups: Mapping[str, Mapping[str, Float[np.ndarray, "..."]]],
+    notes: Mapping[str, str],
+    path: Path | str,
+) -> None:
+    """Plots how numbers are spread, a row of panels a group.
+
+    Args:
+        groups: of each group, such as `weights`, the numbers by layer.
+        notes: what to say below a layer's name.
+        path: where the PNG goes.
+    """
+    columns = max(map(len, groups.values()))
+    width = 70 + 250 * columns
+    with open_sheet(path, width, 60 + 250 * len(groups)) as sheet:
+        for row, (group, layers) in enumerate(groups.items()):
+            top = 40 + 250 * row
+            sheet.text(24, top - 16, group, size=11, weight="bold")
+            for column, (name, values) in enumerate(layers.items()):
+                axes = sheet.axes(70 + 250 * column, top + 40, 190, 140)
+                heights, edges = np.histogram(values, 40)
+                axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=VALID)
+                axes.set_yscale("symlog", linthresh=1)
+                axes.yaxis.set_major_formatter("{x:,.0f}")
+                axes.tick_params(labelsize=7)
+                x = 70 + 250 * column
+                sheet.text(x, top + 10, name, weight="bold", size=8.5)
+                sheet.text(x, top + 26, notes.get(name, ""), size=7.5, color="#666666")
 
 
 def _round_limits(
@@ -314,39 +297,3 @@ def _round_limits(
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda tick, _: label(tick))
-
-
-def _colours(name: str, low: float, high: float, power: float = 1.0):
-    """Makes a map from numbers to colours."""
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import PowerNorm
-
-    return ScalarMappable(PowerNorm(power, low, high), name)
-
-
-def _class_names(class_names: Sequence[str], limit: int) -> list[str]:
-    """Makes the names legible; one that the font cannot write becomes the class's number."""
-    names = [legible(name, limit) for name in class_names]
-    return [str(index) if NO_LETTER in name else name for index, name in enumerate(names)]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
-    if image.shape[2] == 3:
-        return image
-    return np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
-
-
-def _limit(values: Shaped[np.ndarray, "..."]) -> float:
-    """The largest finite absolute value; 1 if there is none above 0."""
-    finite = np.abs(values[np.isfinite(values)])
-    return float(finite.max(initial=0)) or 1.0
-
-
-def _grid(count: int, most: int) -> tuple[int, int]:
-    """Rows and columns, at most `most`, with the last row as full as can be."""
-    rows = math.ceil(count / most)
-    return rows, math.ceil(count / rows)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from lenet_jax import figures, torch_bridge
+from lenet_jax import figures, filter_figures, torch_bridge
 from lenet_jax.config import one_line
 from lenet_jax.data import Dataset
 from lenet_jax.errors import DISK_FAULTS
@@ -62,7 +62,7 @@ def draw_figures(
     confusion = confusion_matrix(labels, predictions, dataset.num_classes)
     names = dataset.class_names
     kernel = np.asarray(params["conv1"]["kernel"][...])
-    example = _example(labels, predictions, probabilities)
+    example = example_index(labels, predictions, probabilities)
     image = dataset.test.images[example]
 
     def draw_feature_maps(path: Path) -> None:
@@ -70,7 +70,7 @@ def draw_figures(
         mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
         normalised = jnp.asarray((image[None] - mean) / std, jnp.float32)
         maps = np.asarray(model.feature_maps(normalised)[0])
-        figures.plot_feature_maps(
+        filter_figures.plot_feature_maps(
             image,
             kernel,
             maps,
@@ -82,7 +82,7 @@ def draw_figures(
     plots: dict[str, Callable[[Path], Any]] = {
         "curves.png": lambda path: figures.plot_curves(rows, path, title=dataset.name),
         "confusion_matrix.png": lambda path: figures.plot_confusion_matrix(confusion, names, path),
-        "filters.png": lambda path: figures.plot_filters(kernel, path),
+        "filters.png": lambda path: filter_figures.plot_filters(kernel, path),
         "feature_maps.png": draw_feature_maps,
         "mistakes.png": lambda path: figures.plot_mistakes(
             dataset.test.images, labels, predictions, probabilities, names, path
@@ -108,7 +108,7 @@ def save_weights(path: Path, recipe: Recipe, params: nnx.State, dataset: Dataset
     torch_bridge.save(path, params, notes)
 
 
-def _example(labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> int:
+def example_index(labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> int:
     """The test image to show feature maps of: the first sure and right one of the last class.
 
     Of MNIST that is a 9, which has a loop, a curve and a stroke for the filters to respond to.

@@ -4,13 +4,14 @@ Matplotlib draws text and axes; images are painted as tiles onto a canvas below:
 and faster than an artist for each.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 
 DPI = 110
 NO_LETTER = "\N{REPLACEMENT CHARACTER}"
@@ -130,3 +131,41 @@ def legible(text: str, limit: int) -> str:
 def fit(pixels: int, side: int) -> int:
     """The largest whole multiple of `pixels` up to `side`; `side` itself if there is none."""
     return side // pixels * pixels or side
+
+
+def colour_map(name: str, low: float, high: float, power: float = 1.0):
+    """Makes a map from numbers to colours."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import PowerNorm
+
+    return ScalarMappable(PowerNorm(power, low, high), name)
+
+
+def legible_names(class_names: Sequence[str], limit: int) -> list[str]:
+    """Makes the names legible; one that the font cannot write becomes the class's number."""
+    names = [legible(name, limit) for name in class_names]
+    return [str(index) if NO_LETTER in name else name for index, name in enumerate(names)]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 filter`, `6 filters`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def as_rgb(image: UInt8[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Colours to show; of neither 1 nor 3 channels the mean."""
+    if image.shape[2] == 3:
+        return image
+    return np.repeat(image.mean(2, keepdims=True).astype(np.uint8), 3, 2)
+
+
+def largest(values: Shaped[np.ndarray, "..."]) -> float:
+    """The largest finite absolute value; 1 if there is none above 0."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max(initial=0)) or 1.0
+
+
+def grid(count: int, most: int) -> tuple[int, int]:
+    """Rows and columns, at most `most`, with the last row as full as can be."""
+    rows = math.ceil(count / most)
+    return rows, math.ceil(count / rows)

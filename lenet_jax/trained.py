@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from lenet_jax import config as configs
 from lenet_jax import pictures, state_file, torch_bridge
@@ -63,13 +63,11 @@ class Trained:
 
     def probabilities(self, images: Images) -> Float[np.ndarray, "n k"]:
         """The probability of each class."""
-        logits = self.logits(images)
-        exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+        return softmax(self.logits(images))
 
     def logits(self, images: Images) -> Float[np.ndarray, "n k"]:
         """The network's output."""
-        return self._in_batches(_logits, self.prepare(images))
+        return self.run(_logits, self.prepare(images))
 
     def features(self, images: Images, layer: str = "fc2.relu") -> Float[np.ndarray, "n ..."]:
         """What a layer gives, by default the last one before the logits.
@@ -84,7 +82,7 @@ class Trained:
         """
         if layer not in STEPS:
             raise UserError(f"there is no layer {layer!r}; there are {', '.join(STEPS)}")
-        return self._in_batches(functools.partial(_activation, layer), self.prepare(images))
+        return self.run(functools.partial(_activation, layer), self.prepare(images))
 
     @functools.cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -140,12 +138,17 @@ class Trained:
         self, images: UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
     ) -> Float[Array, "n h w c"]:
         """What the model takes, of images that `prepare` gave."""
-        return _normalise(jnp.asarray(images), self.mean, self.std)
+        return normalised(jnp.asarray(images), self.mean, self.std)
 
     @property
     def image_size(self) -> int:
         """Height and width that the network takes, in pixels."""
         return self._sizes["image_size"]
+
+    @property
+    def model_sizes(self) -> tuple[int, ...]:
+        """Feature maps of the convolutions, then units of the linear layers."""
+        return (*self._sizes["channels"], *self._sizes["features"], self._sizes["num_classes"])
 
     @property
     def channels(self) -> int:
@@ -185,10 +188,17 @@ class Trained:
             return self.config.data.fit
         return "pad" if self.channels == 1 else "resize"
 
-    def _in_batches(
-        self, program: Callable[..., Array], images: UInt8[np.ndarray, "n h w c"]
-    ) -> Float[np.ndarray, "n ..."]:
-        """Runs a compiled program over all images; the last batch is padded, and cut again."""
+    def run(self, program: Callable[..., PyTree], images: UInt8[np.ndarray, "n h w c"]) -> PyTree:
+        """Runs a compiled program over all images, of this network's size, in batches.
+
+        Args:
+          program: takes the network's graph definition, mean and std, which are static, its
+            parameters, and a batch of pixels; gives arrays with a row for each image.
+          images: the pixels.
+
+        Returns:
+          What the program gives, for all images.
+        """
         graphdef, params = nnx.split(self.model)
         size = min(BATCH, 1 << max(len(images) - 1, 0).bit_length())
         outputs = []
@@ -198,7 +208,8 @@ class Trained:
                 batch = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
             # Not waited for: the next batch is on its way meanwhile.
             outputs.append(program(graphdef, self.mean, self.std, params, batch))
-        return np.concatenate([np.asarray(output) for output in outputs])[: len(images)]
+        # What pads the last batch is cut off.
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
 
 
 def load(path: str | Path, member: int | None = None) -> Trained:
@@ -236,7 +247,7 @@ def load(path: str | Path, member: int | None = None) -> Trained:
         notes,
         str(path),
         config,
-        _read_json(path / "summary.json", {}),
+        read_json(path / "summary.json", {}),
         list(_read_history(path / "metrics.jsonl")),
     )
 
@@ -268,8 +279,14 @@ def train(config: configs.Config | str, workdir: str | Path | None = None) -> Tr
     return load(workdir)
 
 
+def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """The probabilities that logits stand for."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
 def _load_member(path: Path, member: int | None) -> Trained:
-    plan = _read_json(path / "sweep.json", {})
+    plan = read_json(path / "sweep.json", {})
     overrides = {
         entry["member"]: entry["overrides"]
         for entry in plan.get("members", ())
@@ -317,7 +334,12 @@ def _make(
     )
 
 
-def _read_json(file: Path, default: dict[str, Any]) -> dict[str, Any]:
+def read_json(file: Path, default: dict[str, Any]) -> dict[str, Any]:
+    """The object in a file, or `default` if there is no such file.
+
+    Raises:
+      UserError: the file holds something else.
+    """
     try:
         value = json.loads(file.read_bytes()) if file.exists() else default
     except (OSError, ValueError) as error:
@@ -335,9 +357,10 @@ def _read_history(file: Path) -> Iterator[dict[str, float | int]]:
             return  # the process died while it wrote this line
 
 
-def _normalise(
+def normalised(
     images: UInt8[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Array, "n h w c"]:
+    """Pixels with the mean taken off, over the deviation."""
     shift, scale = (np.array(numbers, np.float32).reshape(1, 1, 1, -1) for numbers in (mean, std))
     return images.astype(jnp.float32) * (1 / scale) - shift / scale
 
@@ -350,7 +373,7 @@ def _logits(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> Float[Array, "n k"]:
-    return nnx.merge(graphdef, params)(_normalise(images, mean, std))
+    return nnx.merge(graphdef, params)(normalised(images, mean, std))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -362,4 +385,4 @@ def _activation(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> Float[Array, "n ..."]:
-    return nnx.merge(graphdef, params).activations(_normalise(images, mean, std))[layer]
+    return nnx.merge(graphdef, params).activations(normalised(images, mean, std))[layer]

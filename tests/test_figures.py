@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lenet_jax import figures
+from lenet_jax import figures, filter_figures
 from lenet_jax.sheet import Sheet
 
 NAMES = [str(digit) for digit in range(10)]
@@ -71,17 +71,34 @@ def test_all_figures_have_the_same_bytes_twice_and_carry_no_dates(tmp_path, rand
     probabilities = random.dirichlet(np.ones(10), 20).astype(np.float32)
     predictions = probabilities.argmax(1).astype(np.int32)
     maps = np.abs(random.normal(size=(14, 14, 6))).astype(np.float32)
+    random_patches = random.integers(0, 255, (6, 9, 5, 5, 1), np.uint8)
+    sure = np.array([np.nan, 0.4, 0.7, 0.9], np.float64)
     draw = {
         "curves": lambda path: figures.plot_curves(HISTORY, path, title="mnist"),
         "confusion": lambda path: figures.plot_confusion_matrix(
             confusion_of(10, np.random.default_rng(1)), NAMES, path
         ),
-        "filters": lambda path: figures.plot_filters(kernel, path),
-        "maps": lambda path: figures.plot_feature_maps(
+        "filters": lambda path: filter_figures.plot_filters(kernel, path),
+        "maps": lambda path: filter_figures.plot_feature_maps(
             images[0], kernel, maps, path, label="7", prediction="1"
         ),
         "mistakes": lambda path: figures.plot_mistakes(
             images, labels, predictions, probabilities, NAMES, path
+        ),
+        "patches": lambda path: filter_figures.plot_exciting_patches(
+            kernel, random_patches, path, layer="conv1"
+        ),
+        "journey": lambda path: filter_figures.plot_journey(
+            images[0], {"conv1": maps, "fc3": maps[0, 0]}, probabilities[0], NAMES, path, label="a"
+        ),
+        "saliency": lambda path: filter_figures.plot_saliency(
+            images[0], images[1, ..., 0] / np.float32(255), path, prediction="7"
+        ),
+        "calibration": lambda path: figures.plot_calibration(
+            sure, sure**2, np.array([0, 3, 1000, 7]), 0.01, path
+        ),
+        "histograms": lambda path: figures.plot_histograms(
+            {"Weights": {"conv1": kernel, "fc1": maps}}, {"conv1": "a note"}, path
         ),
     }
     for name, plot in draw.items():
@@ -97,9 +114,9 @@ def test_all_figures_have_the_same_bytes_twice_and_carry_no_dates(tmp_path, rand
 
 def test_neither_pyplot_nor_jax_is_needed():
     code = (
-        "import sys, lenet_jax.figures as figures; assert 'matplotlib' not in sys.modules;"
+        "import sys; from lenet_jax import filter_figures; assert 'matplotlib' not in sys.modules;"
         "import numpy, tempfile, pathlib; folder = pathlib.Path(tempfile.mkdtemp());"
-        "figures.plot_filters(numpy.ones((5, 5, 1, 6), numpy.float32), folder / 'a.png');"
+        "filter_figures.plot_filters(numpy.ones((5, 5, 1, 6), numpy.float32), folder / 'a.png');"
         "assert not {'jax', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -192,7 +209,7 @@ class TestFilters:
     def test_opposite_weights_have_the_two_ends_of_one_scale(self, tmp_path):
         kernel = np.zeros((5, 5, 1, 2), np.float32)
         kernel[..., 0], kernel[..., 1] = 0.5, -0.25
-        figures.plot_filters(kernel, tmp_path / "a.png")
+        filter_figures.plot_filters(kernel, tmp_path / "a.png")
         picture = opened(tmp_path / "a.png")
         assert count(picture, (103, 0, 31)) > 100 * 100  # the darkest red of RdBu
         assert count(picture, (5, 48, 97)) < 100  # its darkest blue: in the scale only
@@ -200,14 +217,14 @@ class TestFilters:
     @pytest.mark.parametrize(("c", "o"), [(1, 1), (1, 6), (1, 64), (2, 5), (3, 6), (3, 64)])
     def test_every_filter_has_its_number(self, c, o, tmp_path, random, texts):
         kernel = random.normal(size=(5, 5, c, o)).astype(np.float32)
-        figures.plot_filters(kernel, tmp_path / "a.png")
+        filter_figures.plot_filters(kernel, tmp_path / "a.png")
         opened(tmp_path / "a.png")
         assert {str(index) for index in range(o)} <= set(texts)
         assert any(text.startswith(f"conv1: {o} filter") for text in texts)
 
     def test_weights_without_a_scale(self, tmp_path):
-        figures.plot_filters(np.zeros((5, 5, 1, 6), np.float32), tmp_path / "a.png")
-        figures.plot_filters(np.full((5, 5, 1, 6), np.nan, np.float32), tmp_path / "b.png")
+        filter_figures.plot_filters(np.zeros((5, 5, 1, 6), np.float32), tmp_path / "a.png")
+        filter_figures.plot_filters(np.full((5, 5, 1, 6), np.nan, np.float32), tmp_path / "b.png")
 
 
 class TestFeatureMaps:
@@ -221,7 +238,7 @@ class TestFeatureMaps:
         image = random.integers(0, 255, (side, side, c), np.uint8)
         kernel = random.normal(size=(5, 5, c, o)).astype(np.float32)
         maps = np.maximum(random.normal(size=(size, size, o)), 0).astype(np.float32)
-        figures.plot_feature_maps(
+        filter_figures.plot_feature_maps(
             image, kernel, maps, tmp_path / "a.png", label="seven", prediction="one"
         )
         opened(tmp_path / "a.png")
@@ -232,7 +249,7 @@ class TestFeatureMaps:
         maps[..., 1] = 3.0
         image = np.full((28, 28, 1), 77, np.uint8)
         kernel = np.zeros((5, 5, 1, 2), np.float32)
-        figures.plot_feature_maps(
+        filter_figures.plot_feature_maps(
             image, kernel, maps, tmp_path / "a.png", label="1", prediction="1"
         )
         picture = opened(tmp_path / "a.png")
@@ -280,3 +297,22 @@ class TestMistakes:
         images = np.full((1, 32, 32, 3), (200, 30, 60), np.uint8)
         figures.plot_mistakes(images, labels, predictions, probabilities, NAMES, tmp_path / "a.png")
         assert count(opened(tmp_path / "a.png"), (200, 30, 60)) == 128**2
+
+
+class TestExcitingPatches:
+    @pytest.mark.parametrize(("c", "o", "side"), [(1, 1, 5), (3, 64, 5), (6, 12, 14), (64, 64, 14)])
+    def test_any_number_of_filters_fits(self, c, o, side, tmp_path, random, texts):
+        kernel = random.normal(size=(5, 5, c, o)).astype(np.float32)
+        patches = random.integers(0, 255, (o, 9, side, side, 1), np.uint8)
+        path = tmp_path / "a.png"
+        filter_figures.plot_exciting_patches(kernel, patches, path, layer="conv2")
+        opened(path)
+        assert f"filter {o - 1}" in texts
+
+
+def test_colours_say_on_which_side_of_0_a_number_is():
+    signed = filter_figures.paint(np.array([-1.0, 0.0, 1.0], np.float32)).astype(int)
+    assert signed[0, 2] > signed[0, 0] and signed[2, 0] > signed[2, 2]  # blue below, red above
+    assert (signed[1] > 240).all()
+    after_relu = filter_figures.paint(np.array([0.0, 0.5, 1.0], np.float32)).astype(int)
+    assert (np.diff(after_relu.sum(1)) > 0).all()

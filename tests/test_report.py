@@ -9,7 +9,7 @@ import tiny
 from flax import nnx
 from safetensors import safe_open
 
-from lenet_jax import figures, recipe, report, torch_bridge
+from lenet_jax import figures, filter_figures, recipe, report, torch_bridge
 
 DATASET = tiny.dataset()
 FIGURES = ["curves", "confusion_matrix", "filters", "feature_maps", "mistakes"]
@@ -40,7 +40,8 @@ def plots(monkeypatch):
         return plot
 
     for name in FIGURES:
-        monkeypatch.setattr(figures, f"plot_{name}", make_plot(name))
+        module = filter_figures if name.startswith("f") else figures
+        monkeypatch.setattr(module, f"plot_{name}", make_plot(name))
     return drawn
 
 
@@ -115,7 +116,7 @@ def test_a_figure_that_fails_is_told_and_the_others_drawn(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(figures, "plot_filters", fail)
+    monkeypatch.setattr(filter_figures, "plot_filters", fail)
     warnings = []
     logits = logits_of(DATASET.test.labels)
     drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, warnings.append)

@@ -1,0 +1,195 @@
+"""Shows what a network has learned: `python -m lenet_jax.inspect --workdir=RUN`.
+
+Pictures for slides, TensorBoard images, and `report.html`, one page that opens anywhere. With
+`--compare=RUN,RUN,…`, a page with several runs side by side.
+"""
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lenet_jax import arguments as command
+from lenet_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lenet_jax.data import Dataset
+    from lenet_jax.insight import Example, Findings
+    from lenet_jax.trained import Trained
+
+DESCRIPTION = (
+    "Show what a trained network has learned, in pictures and on one page: what excites its"
+    " filters, one image's way through it, what it gets wrong, and how sure it is."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command: the exit code."""
+    parser = command.make_parser("lenet_jax.inspect", DESCRIPTION, weights=False)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--index", type=int, metavar="N", help="follow test image N, from 0 on")
+    which.add_argument("--image", metavar="FILE", help="follow this PNG or JPEG")
+    parser.add_argument(
+        "--compare", metavar="DIR,DIR", help="put these runs side by side; no --workdir then"
+    )
+    parser.add_argument("--out", metavar="DIR", help="default: the folder `inspect` of DIR")
+    arguments = parser.parse_args(argv)
+    if arguments.compare is not None:
+        return _compare(arguments)
+    path = command.network_path(arguments)
+
+    from lenet_jax.main import use_compilation_cache  # late: a mistake is told at once
+
+    use_compilation_cache()
+    from lenet_jax import data, insight, page
+    from lenet_jax.trained import load, read_json
+
+    network = load(path, arguments.member)
+    if network.config is None:
+        raise UserError(f"{path} is a file of weights; --workdir takes a run, which has a config")
+    dataset = data.load(**network.config.data)
+    example = _example(arguments, network, dataset)
+    findings = insight.find(network, dataset.test, example)
+    name = "inspect" if arguments.member is None else f"inspect/member_{arguments.member}"
+    out = _make_folder(Path(arguments.out or path / name))
+    draw_figures(out, network, dataset, findings)
+    record = read_json(path / "run.json", {})
+    report = out / "report.html"
+    report.write_text(page.report(network, dataset, findings, record), encoding="utf-8")
+    _tell(network, findings)
+    for file in sorted(out.glob("*.png")):
+        print(f"  {file}")
+    print(f"  {report}")
+    return command.DONE
+
+
+def draw_figures(out: Path, network: "Trained", dataset: "Dataset", findings: "Findings") -> None:
+    """Draws the figures as PNG into a folder, and hands them to TensorBoard."""
+    import numpy as np
+
+    from lenet_jax import figures, filter_figures, report
+    from lenet_jax.insight import CONVOLUTIONS, exciting_patches
+
+    labels, names, test = dataset.test.labels, network.class_names, dataset.test
+    calibration, example = findings.calibration, findings.example
+    probabilities = network.probabilities(example.image[None])[0]
+    confusion = report.confusion_matrix(labels, findings.predictions, len(names))
+    dead = findings.survey.dead()
+    notes = {
+        name: f"{100 * float((findings.activations[name] == 0).mean()):.0f} % are 0,"
+        f" {len(units)} units dead"
+        for name, units in dead.items()
+    }
+    weights = {
+        name.removesuffix(".weight"): array
+        for name, array in network.state_dict.items()
+        if name.endswith(".weight")
+    }
+    plots: dict[str, Callable[[Path], Any]] = {
+        "journey": lambda path: filter_figures.plot_journey(
+            example.image, findings.steps, probabilities, names, path, label=example.label
+        ),
+        "saliency": lambda path: filter_figures.plot_saliency(
+            example.image, findings.saliency, path, prediction=names[probabilities.argmax()]
+        ),
+        "confusion_matrix": lambda path: figures.plot_confusion_matrix(confusion, names, path),
+        "mistakes": lambda path: figures.plot_mistakes(
+            test.images, labels, findings.predictions, findings.probabilities, names, path
+        ),
+        "calibration": lambda path: figures.plot_calibration(
+            calibration.confidence, calibration.accuracy, calibration.count, calibration.error, path
+        ),
+        "histograms": lambda path: figures.plot_histograms(
+            {"Weights": weights, "Activations": findings.activations}, notes, path
+        ),
+    }
+    for layer in CONVOLUTIONS:
+        kernel = np.asarray(getattr(network.model, layer).kernel[...])
+        patches = exciting_patches(findings.survey, test.images, layer)
+        plots[f"{layer}_filters"] = functools.partial(
+            filter_figures.plot_exciting_patches, kernel, patches, layer=layer
+        )
+    if network.history:
+        plots["curves"] = lambda path: figures.plot_curves(
+            network.history, path, title=dataset.name
+        )
+    for name, plot in plots.items():
+        plot(out / f"{name}.png")
+    _show_in_tensorboard(out, list(plots))
+
+
+def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
+    import numpy as np
+    from PIL import Image
+    from tensorboardX import SummaryWriter
+
+    folder = out / "tensorboard"
+    for old in folder.glob("events.out.*"):
+        old.unlink()  # what an earlier inspection showed
+    with SummaryWriter(str(folder)) as board:
+        for name in names:
+            with Image.open(out / f"{name}.png") as image:
+                board.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
+
+
+def _example(arguments: argparse.Namespace, network: "Trained", dataset: "Dataset") -> "Example":
+    """The image to follow: the file or the test image asked for, or a clear one."""
+    from lenet_jax import report
+    from lenet_jax.insight import Example
+
+    if arguments.image is not None:
+        return Example(network.prepare(arguments.image)[0], f"The picture {arguments.image}")
+    index, test = arguments.index, dataset.test
+    if index is None:
+        probabilities = network.probabilities(test.images)
+        index = report.example_index(test.labels, probabilities.argmax(1), probabilities)
+    if not 0 <= index < len(test):
+        raise UserError(f"--index={index}: there are the test images 0 to {len(test) - 1}")
+    name = network.class_names[test.labels[index]]
+    return Example(test.images[index], f"Test image {index} of {dataset.name}, class {name}")
+
+
+def _make_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be made: {error.strerror}") from error
+    return path
+
+
+def _tell(network: "Trained", findings: "Findings") -> None:
+    count, wrong = len(findings.test), len(findings.mistakes())
+    accuracy = 100 * (1 - wrong / count)
+    print(f"{network.source}: {accuracy:.2f} % right, {wrong:,} of {count:,} test images wrong")
+    print(f"calibration error {100 * findings.calibration.error:.2f} %")
+    dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
+    told = ", ".join(f"{number} in {name}" for name, number in dead.items())
+    print(f"dead ReLUs: {told or 'none'}")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    if arguments.workdir or arguments.member or arguments.image or arguments.index:
+        raise UserError("--compare=DIR,DIR takes runs; it goes with no flag but --out")
+    paths = [Path(name).expanduser() for name in arguments.compare.split(",") if name]
+    if len(paths) < 2:
+        raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"there is no run {path}")
+
+    from lenet_jax.comparison import compare
+    from lenet_jax.trained import load
+
+    page, lines = compare([load(path) for path in paths])
+    out = _make_folder(Path(arguments.out or paths[0] / "inspect")) / "compare.html"
+    out.write_text(page, encoding="utf-8")
+    for line in lines:
+        print(line)
+    print(f"  {out}")
+    return command.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(command.run(main, sys.argv[1:]))

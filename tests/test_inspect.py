@@ -1,0 +1,262 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from tensorboardX.proto import event_pb2
+from test_pictures import photo
+
+from lenet_jax import arguments, inspect
+from lenet_jax.schema import ROOT
+
+FIGURES = [
+    *("calibration", "confusion_matrix", "conv1_filters", "conv2_filters", "curves"),
+    *("histograms", "journey", "mistakes", "saliency"),
+]
+# Three curves, the confusion matrix and the mistakes, the filters, the input, its twelve steps and
+# the probabilities, the saliency, the calibration, five layers' weights and activations.
+IN_REPORT = 3 + 2 + (6 + 12) + (1 + 12 + 1) + 1 + 1 + (5 + 5)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def inspected(notes_run, tmp_path_factory):
+    """What the command wrote about the notes' network."""
+    out = tmp_path_factory.mktemp("inspected")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
+        assert inspect.main([f"--workdir={notes_run}", "--index=3", f"--out={out}"]) == 0
+    return out
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
+
+    def run(*words):
+        code = arguments.run(inspect.main, [str(word) for word in words])
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return run
+
+
+class Page(HTMLParser):
+    """Counts the tags of a page, and fails where one is not closed."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.stack = [], []
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def browse(page, folder):
+    """The page as Chromium has it once loaded, and what its console says."""
+    assert CHROMIUM
+    switches = [
+        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
+        *("disable-background-networking", "disable-component-update", "dump-dom"),
+        "enable-logging=stderr",
+    ]
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *(f"--{switch}" for switch in switches),
+            f"--user-data-dir={folder / 'profile'}",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, re.findall(r"CONSOLE.*", done.stderr)
+
+
+def need_chromium():
+    if CHROMIUM is None:
+        assert not os.environ.get("LENET_JAX_REQUIRE_CHROMIUM"), "chromium is not installed"
+        pytest.skip("chromium is not installed: apt-get install chromium")
+
+
+def test_chromium_loads_the_report_without_a_complaint(inspected, tmp_path):
+    need_chromium()
+    dom, console = browse(inspected / "report.html", tmp_path)
+    assert console == []
+    assert dom.count("<figure") == dom.count("</figure>") == IN_REPORT
+
+
+def test_the_console_would_be_heard(tmp_path):
+    need_chromium()
+    (tmp_path / "bad.html").write_text("<script>nowhere()</script>")
+    _, console = browse(tmp_path / "bad.html", tmp_path)
+    assert len(console) == 1 and "nowhere is not defined" in console[0]
+
+
+def test_the_report_stands_alone_and_speaks_to_everybody(inspected, notes_run):
+    text = (inspected / "report.html").read_text()
+    page = Page(text)
+    assert len(page.all("figure")) == IN_REPORT
+    images = page.all("img")
+    assert len(images) > 100
+    assert all(
+        image["alt"] and image["src"].startswith("data:image/png;base64,") for image in images
+    )
+    assert all(chart["aria-label"] for chart in page.all("svg"))
+    assert not re.search(r'@import|url\(|(?:src|href)="(?!data:)', text)
+    assert not page.all("script")
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all(
+        "meta"
+    )
+    assert "prefers-color-scheme: dark" in text
+    summary = json.loads((notes_run / "summary.json").read_text())
+    assert f"{100 * summary['test_accuracy']:.2f} %" in text
+    for words in ("learning_rate", "train_examples", "Test image 3 of mnist, class 0", "49,102"):
+        assert words in text
+
+
+def test_every_figure_is_a_png_and_in_tensorboard(inspected):
+    assert sorted(file.stem for file in inspected.glob("*.png")) == FIGURES
+    for file in inspected.glob("*.png"):
+        with Image.open(file) as image:
+            assert image.format == "PNG" and 500 < image.width <= 1400
+    (events,) = (inspected / "tensorboard").iterdir()
+    tags = set()
+    content = events.read_bytes()
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        event = event_pb2.Event.FromString(content[12 : 12 + length])  # pyright: ignore
+        tags |= {value.tag for value in event.summary.value if value.image.height}
+        content = content[16 + length :]
+    assert tags == set(FIGURES)
+
+
+def test_a_picture_of_ones_own_and_a_member_of_a_sweep(run, sweep, tmp_path):
+    Image.fromarray(photo(6)).save(tmp_path / "six.png")
+    code, out, error = run(f"--workdir={sweep}", "--member=7", f"--image={tmp_path / 'six.png'}")
+    assert (code, error) == (0, "")
+    folder = sweep / "inspect" / "member_7"
+    assert str(folder / "report.html") in out and "member 7: 9" in out
+    text = (folder / "report.html").read_text()
+    assert "six.png" in text
+    assert not (folder / "curves.png").exists()  # a sweep keeps no curves of one member
+    assert Page(text).all("figure")
+
+
+def test_a_second_inspection_replaces_the_first(run, notes_run, inspected, tmp_path):
+    out = tmp_path / "again"
+    shutil.copytree(inspected, out)
+    code, _, _ = run(f"--workdir={notes_run}", "--index=3", f"--out={out}")
+    assert code == 0
+    assert len(list((out / "tensorboard").iterdir())) == 1
+    assert (out / "report.html").read_bytes() == (inspected / "report.html").read_bytes()
+
+
+class TestCompare:
+    @pytest.fixture
+    def other(self, notes_run, tmp_path):
+        """A run that differs in two keys, and learned less."""
+        folder = tmp_path / "other"
+        shutil.copytree(notes_run, folder, ignore=shutil.ignore_patterns("checkpoints"))
+        config = json.loads((folder / "config.json").read_text())
+        config["seed"], config["optimizer"]["learning_rate"] = 5, 0.01
+        (folder / "config.json").write_text(json.dumps(config))
+        summary = json.loads((folder / "summary.json").read_text()) | {"test_accuracy": 0.9}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+    def test_what_differs_comes_first(self, run, notes_run, other, tmp_path):
+        code, out, error = run(f"--compare={notes_run},{other}", f"--out={tmp_path}")
+        assert (code, error) == (0, "")
+        header, *lines, file = out.splitlines()
+        assert header.split() == [str(notes_run), str(other)]
+        assert file.strip() == str(tmp_path / "compare.html")
+        cells = {line.split("  ")[0]: line.split()[-2:] for line in lines}
+        assert cells["test accuracy, %"][1] == "90.00"
+        assert cells["optimizer.learning_rate"] == ["0.05", "0.01"]
+        assert cells["seed"] == ["0", "5"]
+        assert "train.batch_size" not in cells
+        text = (tmp_path / "compare.html").read_text()
+        page = Page(text)
+        assert len(page.all("figure")) == 1 and text.count('class="line c') == 2
+        assert 0 < text.index("optimizer.learning_rate") < text.index("train.batch_size")
+
+    def test_equal_configs_are_said_to_be_equal(self, run, notes_run, tmp_path):
+        code, _, _ = run(f"--compare={notes_run},{notes_run}", f"--out={tmp_path}")
+        assert code == 0
+        assert "Their configs are the same" in (tmp_path / "compare.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("words", "told"),
+        [
+            (["--compare=a"], "takes two or more runs"),
+            (["--compare=a,b"], "there is no run a"),
+            (["--compare=.,."], "holds no run"),
+            (["--compare=a,b", "--workdir=c"], "goes with no flag but --out"),
+        ],
+    )
+    def test_mistakes(self, run, words, told, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, out, error = run(*words)
+        assert (code, out) == (2, "")
+        assert told in error and len(error.splitlines()) <= 3
+
+
+def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
+    weights = notes_run / "model.safetensors"
+    (tmp_path / "file").touch()
+    for words, told in (
+        ([], "missing --workdir=DIR, for"),
+        (["--weights=a"], "unrecognized arguments"),
+        ([f"--workdir={weights}"], "takes a run, which has a config"),
+        ([f"--workdir={tmp_path}"], "holds no run"),
+        ([f"--workdir={sweep}"], "is a sweep of 3 networks"),
+        ([f"--workdir={notes_run}", "--index=1", "--image=a.png"], "not allowed with"),
+        ([f"--workdir={notes_run}", "--index=10000"], "test images 0 to 9999"),
+        ([f"--workdir={notes_run}", "--index=-1"], "test images 0 to 9999"),
+        ([f"--workdir={notes_run}", "--image=no.png"], "no.png cannot be read"),
+        ([f"--workdir={notes_run}", f"--out={tmp_path / 'file' / 'a'}"], "cannot be made"),
+    ):
+        code, out, error = run(*words)
+        assert (code, out) == (2, ""), words
+        assert told in error
+        assert len(error.splitlines()) <= 3
+    assert not (notes_run / "inspect").exists()
+
+
+def test_help_and_mistakes_need_no_jax():
+    code = (
+        "import sys; from lenet_jax import arguments, inspect\n"
+        "assert arguments.run(inspect.main, ['--workdir=nowhere']) == 2\n"
+        "assert not {'jax', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)
+
+
+def test_the_reports_style_is_installed_with_the_package():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "page.css" in project["tool"]["setuptools"]["package-data"]["lenet_jax"]
