@@ -8,18 +8,26 @@ import os  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from absl import flags  # noqa: E402
+
 from lenet_jax import command_line  # noqa: E402
 from lenet_jax.errors import UserError, WriteError  # noqa: E402
 from lenet_jax.workdir import cores  # noqa: E402
 
 MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
 
+# Kernels whose sums have one order, and no choice of kernels by the clock.
+DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+
 
 def main(argv: list[str]) -> int:
     """Parses the flags and runs; the exit code."""
     flag_values = command_line.make_flags()
+    flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values)
     try:
         config = command_line.parse(argv, flag_values)
+        if flag_values.deterministic:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
         use_compilation_cache()
         use_cores()
         from lenet_jax.run import run  # late: a mistake on the command line is told at once

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
@@ -112,12 +113,18 @@ class _Job:
         """Trains, and records from the beginning what runs and how it ended: the exit code."""
         directory, console = self.directory, self.console
         arrays, notes = self._restore()  # which may refuse, before anything is written
+        num_devices = self.programs.recipe.num_devices
+        previous = directory.read_json("run.json") or {}
+        before = previous.get("devices_sharing_a_batch", num_devices)
+        if notes.epoch and before != num_devices:
+            console.warn(f"before, {before} devices shared a batch; with {num_devices} bits differ")
         if extension:
             console.note(f"this run is extended: {extension}")
         record = environment(PACKAGES) | {
             "command": shlex.join(command),
             "backend": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
+            "devices_sharing_a_batch": num_devices,
             "seed": self.config.seed,
             "data_fingerprint": self.dataset.fingerprint,
             "status": "running",
@@ -186,9 +193,10 @@ class _Job:
                 if self.interrupt.notice():
                     return self.interrupt.exit_code, "interrupted", self.interrupt.reason
                 arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
-                # The last step of an epoch shows in the validation loss alone.
-                if not (math.isfinite(row["train/loss"]) and math.isfinite(row["valid/loss"])):
-                    reason = f"the loss stopped being finite in epoch {row['epoch']}"
+                if not _is_finite(arrays.state, row):
+                    first = int(row["step"]) - self.recipe.steps_per_epoch + 1
+                    steps = f"steps {first} to {row['step']}"
+                    reason = f"the loss stopped being finite in epoch {row['epoch']}, {steps}"
                     kept = self.checkpoints.latest() or "none"
                     self.console.warn(f"{reason}; latest checkpoint: {kept}")
                     return DIVERGED, "diverged", reason
@@ -318,6 +326,16 @@ def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:
     network = trained.load(name if member is None else path, member)
     like = nnx.state(nnx.eval_shape(lambda: recipe.make_model(jax.random.key(0))), nnx.Param)
     return torch_bridge.from_state_dict(network.state_dict, like, name)
+
+
+def _is_finite(state: train.TrainState, row: Row) -> bool:
+    """Whether the losses and the parameters are numbers still.
+
+    What the last step of an epoch did shows in the validation loss alone; and a bias of -inf in no
+    loss at all, behind a ReLU.
+    """
+    losses = math.isfinite(row["train/loss"]) and math.isfinite(row["valid/loss"])
+    return losses and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
 
 
 def _describe(dataset: data.Dataset) -> str:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import tiny
@@ -47,7 +48,8 @@ def test_one_command_trains_on_mnist_without_network_or_tensorflow(tmp_path):
     assert (tmp_path / "run" / "curves.png").stat().st_size > 0
 
 
-def test_ctrl_c_ends_the_command_with_the_shells_code(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_in_time_with_the_shells_code(tmp_path, number, code):
     values = tiny.CONFIG | {
         "data.name": tiny.write_idx_folder(tmp_path / "bars"),
         "model.lowering": "plain",
@@ -65,12 +67,14 @@ def test_ctrl_c_ends_the_command_with_the_shells_code(tmp_path):
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch"):
-                process.send_signal(signal.SIGINT)
+                sent = time.perf_counter()
+                process.send_signal(number)
                 break
         rest, error = process.communicate()
-    assert process.returncode == 130
+        assert time.perf_counter() - sent < 5
+    assert process.returncode == code
     assert error == ""
-    assert rest.splitlines()[-1].startswith("warning: stopped by SIGINT; go on with: ")
+    assert rest.splitlines()[-1].startswith(f"warning: stopped by {number.name}; go on with: ")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "interrupted"
     epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())

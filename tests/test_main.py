@@ -1,10 +1,12 @@
 import os
+import subprocess
+import sys
 from unittest import mock
 
 import pytest
 
 from lenet_jax import run
-from lenet_jax.main import main, use_compilation_cache
+from lenet_jax.main import DETERMINISTIC_FLAGS, main, use_compilation_cache
 from lenet_jax.schema import ROOT
 
 CONFIG = f"--config={ROOT / 'configs' / 'notes.py'}"
@@ -58,3 +60,24 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(environment, cache
     os.environ.update(environment)
     use_compilation_cache()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == cache
+
+
+@pytest.mark.parametrize(
+    ("arguments", "before", "after"),
+    [
+        ([], "", ""),
+        (["--deterministic"], "", f" {DETERMINISTIC_FLAGS}"),
+        (["--deterministic"], "--xla_mine=1", f"--xla_mine=1 {DETERMINISTIC_FLAGS}"),
+    ],
+)
+def test_what_a_gpu_needs_is_set_before_jax_starts(monkeypatch, arguments, before, after):
+    os.environ["XLA_FLAGS"] = before
+    monkeypatch.setattr(run, "run", lambda *_: 0)
+    assert main(["main", CONFIG, "--workdir=run", *arguments]) == 0
+    assert os.environ["XLA_FLAGS"] == after
+
+
+def test_xla_knows_the_flags_of_determinism():
+    code = "import jax; jax.devices()"  # an unknown flag ends the process
+    environment = os.environ | {"XLA_FLAGS": DETERMINISTIC_FLAGS, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

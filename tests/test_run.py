@@ -2,6 +2,7 @@ import contextlib
 import csv
 import errno
 import functools
+import hashlib
 import io
 import json
 import os
@@ -22,10 +23,11 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from lenet_jax import config as configs
-from lenet_jax import data, recipe, report, torch_bridge, train
+from lenet_jax import data, parallel, recipe, report, torch_bridge, train
 from lenet_jax import run as runs
 from lenet_jax.checkpoint import Checkpoints, manifest
 from lenet_jax.errors import UserError, WriteError
+from lenet_jax.programs import Programs
 from lenet_jax.workdir import Workdir
 
 EPOCHS, STEPS, TRAIN, TEST = 3, 5, 70, 33
@@ -474,7 +476,8 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
 def test_a_diverged_run_says_so_and_saves_nothing(folder, tmp_path, sections):
     run = start(tmp_path, make_config(folder, **sections))
     assert run.code == 3
-    reason = "the loss stopped being finite in epoch 1"
+    steps = 1 if "train" in sections else STEPS
+    reason = f"the loss stopped being finite in epoch 1, steps 1 to {steps}"
     record = run.read("run.json")
     assert (record["status"], record["exit_reason"]) == ("diverged", reason)
     assert f"warning: {reason}; latest checkpoint: none" in run.output.splitlines()
@@ -483,12 +486,71 @@ def test_a_diverged_run_says_so_and_saves_nothing(folder, tmp_path, sections):
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_infinite_weights_that_show_in_no_loss_are_not_saved(
+    folder, tmp_path, monkeypatch, no_figures
+):
+    train_epoch = Programs.train_epoch
+
+    def spoil(self, state, epoch):
+        state, *told = train_epoch(self, state, epoch)
+        if epoch == 1:
+            params = jax.tree.map(lambda leaf: leaf.at[0].set(-jnp.inf), state.params["fc1"])
+            state.params["fc1"]["bias"] = params["bias"]
+        return state, *told
+
+    monkeypatch.setattr(Programs, "train_epoch", spoil)
+    run = start(tmp_path, make_config(folder))
+    assert run.code == 3
+    told = "the loss stopped being finite in epoch 2, steps 6 to 10; latest checkpoint: 1"
+    assert f"warning: {told}" in run.output.splitlines()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_repeated_run_ends_in_the_same_bits(finished, tmp_path, no_figures):
+    again = start(tmp_path, finished.config)
+    files = [run.path / "model.safetensors" for run in (again, finished)]
+    one, other = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    assert one == other
+    assert_same_end(again, finished)
+
+
+def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monkeypatch):
+    dataset = data.load(**finished.config.data)
+    made = recipe.make_recipe(finished.config, dataset)
+    states, orders = [], []
+    for num_devices in (1, 2):
+        monkeypatch.setattr(parallel, "count_sharing", lambda *_, n=num_devices: n)
+        state = Programs(finished.config, made, dataset).init()
+        order = parallel.compile_shared(functools.partial(train.epoch_order, made), num_devices)
+        states.append(jax.tree.map(bits, state))
+        orders.append(np.asarray(order(state.order_key, np.int32(3))))
+        assert len(orders[-1].shape) == 2
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    np.testing.assert_array_equal(*orders)
+
+
+def test_a_run_that_goes_on_with_other_devices_says_so(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        start(tmp_path, make_config(folder))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["devices_sharing_a_batch"] == 1
+    (tmp_path / "run.json").write_text(json.dumps(record | {"devices_sharing_a_batch": 3}))
+    output = start(tmp_path, make_config(folder)).output
+    told = "warning: before, 3 devices shared a batch; with 1 bits differ"
+    assert told in output.splitlines()
+
+
 def test_a_figure_that_cannot_be_drawn_is_a_warning(finished, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError
 
     for name in FIGURES:
-        monkeypatch.setattr(report.figures, f"plot_{name.removesuffix('.png')}", fail)
+        plot = f"plot_{name.removesuffix('.png')}"
+        holder = report.figures if hasattr(report.figures, plot) else report.filter_figures
+        monkeypatch.setattr(holder, plot, fail)
     run = start(tmp_path, finished.config)
     assert run.code == 0
     assert run.read("run.json")["status"] == "done"

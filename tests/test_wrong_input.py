@@ -19,6 +19,7 @@ import pytest
 import tiny
 from safetensors.numpy import load_file, save_file
 
+from experiments import sweep
 from lenet_jax import arguments as command
 from lenet_jax import main, predict, torch_command
 from lenet_jax.checkpoint import MANIFEST, manifest
@@ -290,6 +291,24 @@ TOOLS = [
 ]
 
 
+def run_sweep(arguments):
+    return sweep.main(["sweep", *arguments])
+
+
+SWEEP = "from lenet_jax.sweep_file import *\ndef get_sweep():\n    return {}\n"
+SWEEPS = {
+    "none": (None, "missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py"),
+    "empty": (SWEEP.format("[]"), "sweep_empty.py: the sweep is empty"),
+    "number": (SWEEP.format("3"), "sweep_number.py: its get_sweep returns int, not a list of ov"),
+    "alias": (
+        SWEEP.format("sweep('lr', [0.1])"),
+        "did you mean optimizer.learning_rate (now 0.05)?",
+    ),
+    "value": (SWEEP.format("sweep('seed', [-1])"), "seed=-1: must be an integer of at least 0"),
+    "syntax": ("x = = 2", "sweep_syntax.py:1: SyntaxError: invalid syntax"),
+}
+
+
 def contents(path):
     return {
         file: (file.stat().st_mtime_ns, file.is_file() and file.read_bytes())
@@ -428,6 +447,16 @@ def test_tools(capsys, function, arguments, line):
     check(capsys, function, arguments, line)
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_sweep_files(capsys, name):
+    text, line = SWEEPS[name]
+    arguments = list(NEW)
+    if text is not None:
+        Path(f"sweep_{name}.py").write_text(text)
+        arguments.append(f"--sweep=sweep_{name}.py")
+    check(capsys, run_sweep, arguments, line)
+
+
 def test_there_are_at_least_60_cases():
-    tables = [FLAGS, OVERRIDES, CONFIGS, FOLDERS, RUNS, WEIGHTS, TENSORS, TOOLS]
+    tables = [SWEEPS, FLAGS, OVERRIDES, CONFIGS, FOLDERS, RUNS, WEIGHTS, TENSORS, TOOLS]
     assert sum(map(len, tables)) >= 60
