@@ -121,17 +121,19 @@ def draw_figures(out: Path, network: "Trained", dataset: "Dataset", findings: "F
 
 
 def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
-    import numpy as np
     from PIL import Image
-    from tensorboardX import SummaryWriter
+
+    from lenet_jax.board import Board
 
     folder = out / "tensorboard"
-    for old in folder.glob("events.out.*"):
+    for old in folder.glob("events*"):
         old.unlink()  # what an earlier inspection showed
-    with SummaryWriter(str(folder)) as board:
-        for name in names:
-            with Image.open(out / f"{name}.png") as image:
-                board.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
+    board = Board(folder, first_step=0)
+    for name in names:
+        file = out / f"{name}.png"
+        with Image.open(file) as image:
+            board.add_image(name, file.read_bytes(), *image.size)
+    board.close()
 
 
 def _example(arguments: argparse.Namespace, network: "Trained", dataset: "Dataset") -> "Example":

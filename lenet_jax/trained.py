@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -307,11 +308,33 @@ def _load_member(path: Path, member: int | None) -> Trained:
         if str(member) in members:
             index = members.index(str(member))
             state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
-            return _make(state_dict, notes, f"{path}, member {member}", config)
+            results = _read_chunk(file.parent, member)
+            return _make(state_dict, notes, f"{path}, member {member}", config, *results)
     raise UserError(
         f"{path} has no weights of member {member} yet\n"
         "They are written when its part of the sweep is done."
     )
+
+
+def _read_chunk(
+    folder: Path, member: int
+) -> tuple[dict[str, Any], list[Mapping[str, float | int]]]:
+    """What a finished part of a sweep says of a member: its results, and a row for each epoch."""
+    members = read_json(folder / "results.json", {}).get("rows", [])
+    index = next((i for i, row in enumerate(members) if row.get("member") == member), None)
+    if index is None or not (folder / "history.npz").is_file():
+        return {}, []
+    try:
+        with np.load(folder / "history.npz", allow_pickle=False) as file:
+            # `train_loss` there is `train/loss` in a run.
+            curves = {name.replace("_", "/", 1): file[name][index].tolist() for name in file}
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise UserError(f"{folder} is damaged: {configs.one_line(error)}") from error
+    rows = zip(*curves.values(), strict=True)
+    history = [
+        {"epoch": epoch} | dict(zip(curves, row, strict=True)) for epoch, row in enumerate(rows, 1)
+    ]
+    return members[index], history
 
 
 def _make(

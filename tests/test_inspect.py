@@ -161,7 +161,8 @@ def test_a_picture_of_ones_own_and_a_member_of_a_sweep(run, sweep, tmp_path):
     assert str(folder / "report.html") in out and "member 7: 9" in out
     text = (folder / "report.html").read_text()
     assert "six.png" in text
-    assert not (folder / "curves.png").exists()  # a sweep keeps no curves of one member
+    assert (folder / "curves.png").exists()
+    assert "Learning rate" not in text  # which a sweep does not note
     assert Page(text).all("figure")
 
 
