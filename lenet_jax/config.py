@@ -114,17 +114,35 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
     Raises:
       UserError: the file is missing, fails (its line is told), or gives no ConfigDict.
     """
+    config = call_file(path_with_arg, "get_config", "config")
+    if not isinstance(config, ConfigDict):
+        path, kind = path_with_arg.partition(":")[0], type(config).__name__
+        raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
+    return _flatten(config)
+
+
+def call_file(path_with_arg: str, function: str, kind: str) -> Any:
+    """Runs `FILE.py[:ARG]` and calls a function of it, with the argument if there is one.
+
+    Args:
+      path_with_arg: the file and the argument.
+      function: its name.
+      kind: what the file is called in an error: `config` or `sweep`.
+
+    Raises:
+      UserError: the file is missing, fails (its line is told), or has no such function.
+    """
     name, _, arg = path_with_arg.partition(":")
     path = Path(name)
     base_module()  # makes `from configs import base` work in the file
     try:
         source = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError(f"no config file {show(path)}{_similar_file(path)}") from error
+        raise UserError(f"no {kind} file {show(path)}{_similar_file(path)}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read config file {show(path)}: {one_line(error)}") from error
+        raise UserError(f"cannot read {kind} file {show(path)}: {one_line(error)}") from error
     try:
-        return _flatten(_run_source(source, path, arg))
+        return _call_source(source, path, function, arg)
     except UserError:
         raise
     except Exception as error:
@@ -174,29 +192,25 @@ def build(
     return config.lock()
 
 
-def _run_source(source: bytes, path: Path, arg: str) -> ConfigDict:
+def _call_source(source: bytes, path: Path, name: str, arg: str) -> Any:
     module = ModuleType(path.stem)
     module.__file__ = str(path)
     # Not imported: an import would leave compiled code beside the file.
     exec(compile(source, str(path), "exec"), module.__dict__)
-    get_config = module.__dict__.get("get_config")
-    if not callable(get_config):
-        raise UserError(f"{show(path)} has no function get_config")
+    function = module.__dict__.get(name)
+    if not callable(function):
+        raise UserError(f"{show(path)} has no function {name}")
     arguments = [arg] if arg else []
     try:
-        inspect.signature(get_config).bind(*arguments)
+        inspect.signature(function).bind(*arguments)
     except TypeError as error:
         needs = f"takes no argument, not {show(arg)}" if arg else "needs an argument: FILE.py:ARG"
-        raise UserError(f"{show(path)}: its get_config {needs}") from error
-    config = get_config(*arguments)
-    if not isinstance(config, ConfigDict):
-        kind = type(config).__name__
-        raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
-    return config
+        raise UserError(f"{show(path)}: its {name} {needs}") from error
+    return function(*arguments)
 
 
 def _similar_file(path: Path) -> str:
-    folders = dict.fromkeys((path.parent, Path("configs")))
+    folders = dict.fromkeys((path.parent, Path("configs"), Path("configs/sweeps")))
     files = [str(file) for folder in folders for file in sorted(folder.glob("[!_]*.py"))]
     near = difflib.get_close_matches(str(path), files, n=1)
     return f"; did you mean {near[0]}?" if near else ""

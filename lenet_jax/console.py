@@ -78,6 +78,15 @@ class Console:
         with _make_bar(self._rich, num_epochs, first_epoch) as bar:
             yield Epochs(self, num_epochs, bar)
 
+    @contextmanager
+    def member_epochs(self, total: int) -> "Iterator[MemberEpochs]":
+        """Shows the progress of a sweep over `total` epochs of its members."""
+        if not self._rich.is_interactive:
+            yield MemberEpochs(self, total, None)
+            return
+        with _make_member_bar(self._rich, total) as bar:
+            yield MemberEpochs(self, total, bar)
+
     def result(self, summary: Mapping[str, Any], files: Sequence[Path | str]) -> None:
         """Prints the test result, what it took, and the run's files.
 
@@ -108,6 +117,11 @@ class Console:
         self._pairs(pairs)
         for index, file in enumerate(files):
             self._pairs({"" if index else "files": file})
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Prints lines as they are."""
+        for line in lines:
+            self._print((line, ""))
 
     def note(self, message: str) -> None:
         """Prints a remark as one line."""
@@ -171,6 +185,36 @@ class Epochs:
             self._bar.finish(row)
 
 
+class MemberEpochs:
+    """The progress of a sweep: a bar on a terminal, and one lasting line a chunk."""
+
+    def __init__(self, console: Console, total: int, bar: Any):
+        self._console, self._total, self._bar = console, total, bar
+        self._start = time.perf_counter()
+        self._done = self._images = 0
+
+    def advance(self, member_epochs: int, images: int) -> None:
+        """Counts epochs of members that are done, and the images that they went through."""
+        self._done += member_epochs
+        self._images += images
+        if self._bar is not None:
+            speed, left = self.speed_and_time()
+            fields = {"speed": speed, "left": left}
+            self._bar.update(self._bar.tasks[0].id, completed=self._done, **fields)
+
+    def finish(self, line: str) -> None:
+        """Says of a chunk that it is done, and of the sweep how far and how fast it is."""
+        speed, left = self.speed_and_time()
+        share = f"{self._done:,}/{self._total:,} member-epochs"
+        self._console._print((f"{line}; {share}, {speed}, {left}", ""))
+
+    def speed_and_time(self) -> tuple[str, str]:
+        """Images a second, of all members together, and the time left, in words."""
+        elapsed = time.perf_counter() - self._start
+        left = elapsed / max(self._done, 1) * (self._total - self._done)
+        return f"{self._images / elapsed:,.0f} img/s", f"{clock(left)} left"
+
+
 def epoch_lines(row: Mapping[str, float | int], num_epochs: int) -> list[str]:
     """Writes an epoch's metrics as one line: at length, and in two shorter variants.
 
@@ -201,6 +245,13 @@ def seconds_left(elapsed: float, elapsed_then: float, done: int, remaining: int)
     """
     mean = elapsed_then / done
     return max(mean * remaining - (elapsed - elapsed_then), mean * (remaining - 1), 0.0)
+
+
+def clock(seconds: float) -> str:
+    """Writes a time as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def _significant(loss: float) -> str:
@@ -246,4 +297,21 @@ def _make_bar(console: Any, num_epochs: int, first_epoch: int) -> Any:
     )
     fields = {"epoch": min(first_epoch, num_epochs), "metrics": "", "speed": "", "then": 0.0}
     bar.add_task("", total=num_epochs, completed=first_epoch - 1, **fields)
+    return bar
+
+
+def _make_member_bar(console: Any, total: int) -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    bar = Progress(
+        TextColumn("member-epochs {task.completed:,}/{task.total:,}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[speed]}"),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        refresh_per_second=REFRESH_PER_SECOND,
+        transient=True,
+        expand=True,
+    )
+    bar.add_task("", total=total, speed="", left="")
     return bar

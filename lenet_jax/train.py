@@ -143,22 +143,50 @@ def train_steps(
       last: may be traced.
       hyperparameters: the numbers, see `recipe.hyperparameters`.
     """
-    epoch_begin = state.step - first
 
-    def fetch(step: Int32[Array, ""]) -> Batch:
-        key = jax.random.fold_in(state.augment_key, epoch_begin + step)
-        return make_batch(recipe, images, labels, order[step], key, hyperparameters)
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return train_step(recipe, state, batch, hyperparameters)
 
-    def step(
-        _: Int32[Array, ""], carry: tuple[TrainState, Metrics], batch: Batch
-    ) -> tuple[TrainState, Metrics]:
-        state, metrics = carry
-        state, new = train_step(recipe, state, batch, hyperparameters)
-        return state, jax.tree.map(jnp.add, metrics, new)
-
-    state, new = loop_prefetched(step, (state, no_metrics()), fetch, first, last)
+    rows = order, first, last, state.augment_key, state.step - first
+    state, new = loop_batches(
+        recipe, step, state, no_metrics(), images, labels, *rows, hyperparameters
+    )
     new = parallel.sum_over_devices(new, recipe.num_devices)
     return state, jax.tree.map(jnp.add, metrics, new)
+
+
+def loop_batches(
+    recipe: Recipe,
+    step: Callable[[Carry, Batch], tuple[Carry, Metrics]],
+    carry: Carry,
+    metrics: Metrics,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    order: Int32[Array, "steps b"],
+    first: ScalarLike,
+    last: ScalarLike,
+    augment_key: Key[Array, ""],
+    steps_before: ScalarLike,
+    hyperparameters: Hyperparameters,
+) -> tuple[Carry, Metrics]:
+    """`train_steps` with any `step` that takes a batch, and with the keys and counts of any state.
+
+    Returns:
+      What the last step carries, and `metrics` with those of every step added.
+    """
+
+    def fetch(step: Int32[Array, ""]) -> Batch:
+        key = jax.random.fold_in(augment_key, steps_before + step)
+        return make_batch(recipe, images, labels, order[step], key, hyperparameters)
+
+    def take(
+        _: Int32[Array, ""], carried: tuple[Carry, Metrics], batch: Batch
+    ) -> tuple[Carry, Metrics]:
+        carry, metrics = carried
+        carry, new = step(carry, batch)
+        return carry, jax.tree.map(jnp.add, metrics, new)
+
+    return loop_prefetched(take, (carry, metrics), fetch, first, last)
 
 
 def train_step(

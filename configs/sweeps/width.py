@@ -1,0 +1,19 @@
+r"""How wide need the network be? 4 widths of the convolutions × 3 of the linear layers, 3 seeds.
+
+    python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/width \
+        --sweep=configs/sweeps/width.py --config.train.num_epochs=5
+
+Every width shapes the program: 12 groups, each compiled once. Expect from 3 s a member (the
+narrowest) to 20 s (the widest) on two cores with 5 epochs.
+"""
+
+from lenet_jax.sweep_file import Sweep, product, sweep
+
+
+def get_sweep(seeds: str = "3") -> Sweep:
+    """Returns the sweep; the argument is the number of seeds."""
+    return product(
+        sweep("model.channels", ((3, 8), (6, 16), (12, 32), (24, 64))),
+        sweep("model.features", ((60, 42), (120, 84), (240, 168))),
+        sweep("seed", range(int(seeds))),
+    )

@@ -1,0 +1,92 @@
+"""How long must a network train for 99.0 % of the test images? The mean over five seeds.
+
+    python -m experiments.time_to_accuracy --config=configs/fast.py
+
+For each seed it trains epoch by epoch, looks at all test images behind each, and notes the first
+epoch that reaches the target, with the training time up to there; compiling and looking are not
+training. A seed that never gets there makes the answer None, not a mean over the others. The answer
+is `results/time_to_accuracy.json`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from lenet_jax import main as command
+from lenet_jax.workdir import environment
+
+QUESTION = "How long must a network train until it gets the target right of the test images?"
+
+
+def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
+    """Trains the seeds one after the other; prints a line for each."""
+    command.use_compilation_cache()
+    command.use_cores()
+    import jax  # late: it reads the environment
+
+    from lenet_jax import config as configs
+    from lenet_jax import data
+    from lenet_jax.programs import Programs
+    from lenet_jax.recipe import make_recipe
+    from lenet_jax.run import PACKAGES
+
+    runs = []
+    for seed in seeds:
+        config = configs.load(config_file, [("seed", seed)])
+        dataset = data.load(**config.data)
+        programs = Programs(config, make_recipe(config, dataset), dataset)
+        programs.compile()
+        state = programs.init()
+        seconds, accuracy, run = 0.0, [], {"seed": seed, "epochs": None, "seconds": None}
+        for epoch in range(config.train.num_epochs):
+            begun = time.perf_counter()
+            state, metrics, _ = programs.train_epoch(state, epoch)
+            jax.block_until_ready(metrics)
+            seconds += time.perf_counter() - begun
+            accuracy.append(float(programs.evaluate(state.params, "test")[0].accuracy))
+            if accuracy[-1] >= target and run["epochs"] is None:
+                run |= {"epochs": epoch + 1, "seconds": seconds}
+        runs.append(run | {"test_accuracy": accuracy, "all_seconds": seconds})
+        print(
+            f"seed {seed}: {100 * accuracy[-1]:.2f} % after {seconds:.2f} s of training;"
+            f" {100 * target:.1f} % after {run['seconds'] and round(run['seconds'], 2)} s",
+            flush=True,
+        )
+    reached = [run["seconds"] for run in runs if run["seconds"] is not None]
+    last = [run["test_accuracy"][-1] for run in runs]
+    return {
+        "question": QUESTION,
+        "config": config_file,
+        "target": target,
+        "seeds": len(runs),
+        "seeds_that_reach_it": len(reached),
+        "seconds_mean": statistics.mean(reached) if len(reached) == len(runs) else None,
+        "last_test_accuracy_mean": statistics.mean(last),
+        "last_test_accuracy_sd": statistics.stdev(last) if len(last) > 1 else None,
+        "runs": runs,
+        "environment": environment(PACKAGES),
+    }
+
+
+def main() -> None:
+    """Measures and writes the answer."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--config", default="configs/fast.py", help="FILE.py[:ARG]")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--first_seed", type=int, default=10, help="the others follow")
+    parser.add_argument("--target", type=float, default=0.99, help="share of the test images")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    arguments = parser.parse_args()
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    answer = measure(arguments.config, seeds, arguments.target)
+    arguments.results.mkdir(exist_ok=True)
+    file = arguments.results / "time_to_accuracy.json"
+    file.write_text(json.dumps(answer, indent=2) + "\n")
+    print(f"written: {file}")
+
+
+if __name__ == "__main__":
+    main()
