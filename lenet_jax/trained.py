@@ -318,7 +318,7 @@ def _load_member(path: Path, member: int | None) -> Trained:
 
 def _read_chunk(
     folder: Path, member: int
-) -> tuple[dict[str, Any], list[Mapping[str, float | int]]]:
+) -> tuple[Mapping[str, Any], Sequence[Mapping[str, float | int]]]:
     """What a finished part of a sweep says of a member: its results, and a row for each epoch."""
     members = read_json(folder / "results.json", {}).get("rows", [])
     index = next((i for i, row in enumerate(members) if row.get("member") == member), None)
