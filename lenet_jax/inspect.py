@@ -17,7 +17,7 @@ from lenet_jax.errors import UserError
 if TYPE_CHECKING:
     from lenet_jax.data import Dataset
     from lenet_jax.insight import Example, Findings
-    from lenet_jax.trained import Trained
+    from lenet_jax.network import Trained
 
 DESCRIPTION = (
     "Show what a trained network has learned, in pictures and on one page: what excites its"

@@ -12,8 +12,8 @@ from lenet_jax import html, svg
 from lenet_jax.data import Dataset
 from lenet_jax.filter_figures import paint
 from lenet_jax.insight import CONVOLUTIONS, FIELDS, Findings, exciting_patches
+from lenet_jax.network import Trained
 from lenet_jax.report import confusion_matrix
-from lenet_jax.trained import Trained
 
 MISTAKES = 40  # at most
 MOST_CLASSES = 20  # that a table of confusions has room for

@@ -142,7 +142,7 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
         (notes_run, 3, "is no sweep, so it has no member 3"),
         (sweep, None, "a sweep of 3 networks; choose one, for example --member=3"),
         (sweep, 4, "no member 4; it has 3 to 8"),
-        (sweep, 8, "no weights of member 8 yet"),
+        (sweep, 8, r"no weights of member 8\nIt has those of members: 3, 7"),
         (broken, 3, "sweep.json is no JSON"),
         (damaged, 3, "0000 is damaged: "),
         (tmp_path / "w.safetensors", None, "not a whole safetensors file"),
