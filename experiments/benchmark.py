@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.peers import PEERS, Network
+from experiments.peers import PEERS, POPULATIONS, Network
 from lenet_jax import data
 from lenet_jax.workdir import cores
 
@@ -35,7 +35,7 @@ IMAGES_PER_TURN = 12_800
 TOLERANCE = 2e-4  # of the losses of ten steps, relative
 CASES = ("train", "evaluate", "start")
 # What `lenet_jax.main` sets before JAX starts.
-ENVIRONMENTS = {OURS: {"JAX_NUM_CPU_DEVICES": str(cores())}}
+ENVIRONMENTS = {peer: {"JAX_NUM_CPU_DEVICES": str(cores())} for peer in (OURS, *POPULATIONS)}
 
 
 def flops_per_image(network: Network, *, training: bool) -> int:
@@ -92,7 +92,7 @@ def work(peer: str) -> None:
         match request["do"]:
             case "make":
                 network = Network(*map(tuple, request["network"]))
-                made = PEERS[peer](network, first_weights(network), dataset)
+                made = (PEERS | POPULATIONS)[peer](network, first_weights(network), dataset)
                 answer: Any = None
             case "train":
                 assert made is not None
@@ -132,9 +132,7 @@ def matmul_peak(size: int = 2048, repeats: int = 10) -> float:
     import jax
     import jax.numpy as jnp
 
-    from lenet_jax import ops
-
-    product = jax.jit(jnp.matmul, compiler_options=ops.compiler_options())
+    product = jax.jit(jnp.matmul)  # on all cores, by whichever library XLA prefers
     a = jax.random.normal(jax.random.key(0), (size, size))
     best = np.inf
     for _ in range(repeats + 1):
@@ -178,6 +176,48 @@ def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> l
                     seconds[worker.peer].append(took)
         records.append(describe(name, case, images, seconds, bool(training)))
         print(line(records[-1]), flush=True)
+    return records
+
+
+def compare_populations(name: str, turns: int, peers: list[str]) -> list[dict[str, Any]]:
+    """Populations beside one network after the other: a record for each size.
+
+    What the peers take for n networks is n times what they take for one, which is timed.
+    """
+    network, rng = NETWORKS[name], np.random.default_rng(1)
+    indices = rng.integers(0, 55_000, (IMAGES_PER_TURN // 64, 64)).tolist()
+    workers = [Worker(peer) for peer in (*peers, *POPULATIONS)]
+    seconds: dict[str, list[float]] = {worker.peer: [] for worker in workers}
+    for worker in workers:
+        worker.ask(do="make", network=network)
+    for turn in range(turns + 1):
+        for worker in workers:
+            took = worker.ask(do="train", indices=indices)["seconds"]
+            if turn > 0:  # the first compiles and warms up
+                seconds[worker.peer].append(took)
+    for worker in workers:
+        worker.close()
+    records = []
+    for population in POPULATIONS:
+        size = int(population.rpartition(" ")[2])
+        each = [took / size for took in seconds[population]]
+        median = statistics.median(each)
+        record = {
+            "network": name,
+            "members": size,
+            "microseconds_per_model_image": 1e6 * median / IMAGES_PER_TURN,
+            "model_images_per_second": IMAGES_PER_TURN / median,
+            "ratio_median": {
+                peer: statistics.median(
+                    other / ours for other, ours in zip(seconds[peer], each, strict=True)
+                )
+                for peer in peers
+            },
+        }
+        records.append(record)
+        ratios = ", ".join(f"{v:.2f}× {peer}" for peer, v in record["ratio_median"].items())
+        micro = record["microseconds_per_model_image"]
+        print(f"{name}, {population}: {micro:.1f} µs a model-image; {ratios}", flush=True)
     return records
 
 
@@ -284,7 +324,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
-    parser.add_argument("--worker", choices=list(PEERS), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=list(PEERS | POPULATIONS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.worker)
