@@ -64,7 +64,7 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     from lenet_jax import data
 
     readme = (DOCUMENT.parent.parent / "README.md").read_text()
-    (block,) = [block for block in BLOCK.finditer(readme) if block[1] == "python"]
+    (block,) = [block for block in BLOCK.finditer(readme) if "lenet_jax.load(" in block[2]]
     assert len([line for line in block[2].splitlines() if line]) <= 6
     (tmp_path / "configs").symlink_to(DOCUMENT.parent.parent / "configs")
     monkeypatch.chdir(tmp_path)
