@@ -87,9 +87,8 @@ def main() -> None:
     file = arguments.results / "checkpoint_cost.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
     print(
-        f"an epoch of {answer['epoch_seconds']:.2f} s is {100 * answer['cost']:.1f} % longer with"
-        f" a checkpoint, which alone takes {1000 * answer['checkpoint_seconds_alone']:.0f} ms;"
-        f" written: {file}"
+        f"an epoch of {answer['epoch_seconds']:.2f} s is {100 * answer['cost']:.1f} % longer with a"
+        f" checkpoint, which takes {1000 * answer['checkpoint_seconds_alone']:.0f} ms alone: {file}"
     )
 
 

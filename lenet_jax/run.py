@@ -74,13 +74,16 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
     initial = None if begun else _initial_params(config, recipe)
     try:
         with Interrupt(console.release) as interrupt, Workdir(workdir) as directory:
-            summary = _finished(directory, config, dataset, console)
+            extension, summary = _look_back(directory, config, dataset)
             if summary is not None:
+                console.note("this run is finished")
                 console.result(summary, directory.files())
                 return DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
                 parts = directory, checkpoints, console, interrupt
-                return _Job(config, recipe, dataset, initial, *parts).run(command, started)
+                return _Job(config, recipe, dataset, initial, *parts).run(
+                    command, started, extension
+                )
     except OSError as error:
         raise WriteError(error, workdir) from error
 
@@ -105,10 +108,12 @@ class _Job:
         self.programs = Programs(config, recipe, dataset)
         self.initial = initial  # parameters to begin with; None: drawn
 
-    def run(self, command: Sequence[str], started: float) -> int:
+    def run(self, command: Sequence[str], started: float, extension: str | None) -> int:
         """Trains, and records from the beginning what runs and how it ended: the exit code."""
         directory, console = self.directory, self.console
         arrays, notes = self._restore()  # which may refuse, before anything is written
+        if extension:
+            console.note(f"this run is extended: {extension}")
         record = environment(PACKAGES) | {
             "command": shlex.join(command),
             "backend": jax.default_backend(),
@@ -255,10 +260,18 @@ class _Job:
         self.console.result(summary, self.directory.files())
 
 
-def _finished(
-    directory: Workdir, config: configs.Config, dataset: data.Dataset, console: Console
-) -> dict[str, Any] | None:
-    """The summary, if the run is finished; checks that the directory may be gone on with."""
+def _look_back(
+    directory: Workdir, config: configs.Config, dataset: data.Dataset
+) -> tuple[str | None, dict[str, Any] | None]:
+    """Checks that a run may go on in the directory.
+
+    Returns:
+      By what the config extends the run that is there, if it does; and the summary of that run, if
+      it is finished.
+
+    Raises:
+      UserError: the run is of another config or other data, or damaged.
+    """
     file, previous = directory.path / "config.json", directory.read_json("run.json")
     if previous is None or not file.exists():
         if directory.has_checkpoints():
@@ -267,7 +280,7 @@ def _finished(
                 f"{directory.path} has checkpoints, but no {lost} that tells what they are of\n"
                 "Bring it back, or take another --workdir to start anew."
             )
-        return None
+        return None, None
     if not {"status", "data_fingerprint"} <= previous.keys():
         raise UserError(
             f"{directory.path / 'run.json'} is not what a run wrote\n"
@@ -287,13 +300,8 @@ def _finished(
             "Bring the old data back, or take another --workdir to start anew."
         )
     if extended:
-        console.note(f"this run is extended: {extended[0]}")
-    elif previous["status"] == "done":
-        summary = directory.read_json("summary.json")
-        if summary is not None:
-            console.note("this run is finished")
-        return summary
-    return None
+        return extended[0], None
+    return None, directory.read_json("summary.json") if previous["status"] == "done" else None
 
 
 def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:

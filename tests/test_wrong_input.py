@@ -1,0 +1,433 @@
+"""Every wrong input that we could think of, and the line that it gets.
+
+In each case the command ends with 2, says three lines at most on standard error and nothing on
+standard output, shows no traceback, and neither makes nor touches a file.
+"""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import shutil
+import struct
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import tiny
+from safetensors.numpy import load_file, save_file
+
+from lenet_jax import arguments as command
+from lenet_jax import main, predict, torch_command
+from lenet_jax.checkpoint import MANIFEST, manifest
+from lenet_jax.schema import ROOT
+
+NOTES = f"--config={ROOT / 'configs' / 'notes.py'}"
+NEW = [NOTES, "--workdir=new"]
+LR = "did you mean --config.optimizer.learning_rate (now 0.05)?"
+
+# What is wrong with the command line of a new run, and its first line.
+FLAGS = [
+    ([], "missing --config=FILE.py, for example --config=configs/notes.py"),
+    ([NOTES], "missing --workdir=DIR, for example --workdir=runs/first"),
+    ([NOTES, "--workdir="], "missing --workdir=DIR"),
+    ([*NEW, "--workdir=other"], "flag --workdir=other: already defined as new"),
+    ([*NEW, "--wrokdir=x"], "unknown flag --wrokdir; did you mean --workdir?"),
+    ([*NEW, "--lr=0.1"], f"unknown flag --lr; {LR}"),
+    ([*NEW, "--lr", "0.1"], f"unknown flag --lr; {LR}"),
+    ([*NEW, "--bs=32"], "unknown flag --bs; did you mean --config.train.batch_size (now 64)?"),
+    ([*NEW, "--epochs=3"], "unknown flag --epochs; did you mean --config.train.num_epochs (now 12"),
+    ([*NEW, "--wd=0"], "unknown flag --wd; did you mean --config.optimizer.weight_decay (now 0.0"),
+    ([*NEW, "--xyzzy"], "unknown flag --xyzzy; --help lists all keys"),
+    ([*NEW, "runs/second"], "unexpected argument runs/second; write --flag=value"),
+    ([*NEW, "--help=perhaps"], "flag --help=perhaps: "),
+    ([*NEW, "--\x1b[31m"], "unknown flag --'\\x1b[31m'; --help lists all keys"),
+]
+OVERRIDES = [
+    ("optimizer.lr=1", f"unknown flag --config.optimizer.lr; {LR}"),
+    ("optimizer.learning_rat=1", f"unknown flag --config.optimizer.learning_rat; {LR}"),
+    ("optimizer=adam", "unknown flag --config.optimizer; did you mean --config.optimizer.name (no"),
+    ("seed", "Missing value for flag --config.seed"),
+    ("seed=abc", "seed=abc: must be an integer of at least 0 and below 2**31"),
+    ("seed=", "seed='': must be an integer of at least 0 and below 2**31"),
+    ("seed=None", "seed=None: must be an integer of at least 0 and below 2**31"),
+    ("seed=1e10", "seed=10000000000: must be an integer of at least 0 and below 2**31"),
+    (
+        "train.batch_size=-3",
+        "train.batch_size=-3: must be an integer of at least 1",
+    ),
+    ("train.batch_size=1.5", "train.batch_size=1.5: must be an integer of at least 1"),
+    ("train.batch_size=100", "train.batch_size=100, train.micro_batch_size=32: the batch must be"),
+    ("train.num_epochs=0", "train.num_epochs=0: must be an integer of at least 1"),
+    ("train.num_epochs=many", "train.num_epochs=many: must be an integer of at least 1"),
+    ("optimizer.learning_rate=nan", "optimizer.learning_rate=nan: must be a number above 0 and"),
+    ("optimizer.learning_rate=inf", "optimizer.learning_rate=inf: must be a number above 0 and"),
+    ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1.0: must be a number above 0 and"),
+    ("optimizer.learning_rate=0,1", "optimizer.learning_rate=0,1: must be a number above 0 and"),
+    ("optimizer.momentum=1", "optimizer.momentum=1.0: must be a number in [0, 1)"),
+    ("optimizer.nesterov=maybe", "optimizer.nesterov=maybe: must be true or false"),
+    ("optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw"),
+    ("model.channels=6", "model.channels=(6,): must be a tuple of 2 integers of at least 1"),
+    ("model.channels=6,b", "model.channels=6,b: must be a tuple of 2 integers of at least 1"),
+    ("model.lowering=fast", "model.lowering=fast: must be one of phase, plain"),
+    ("data.image_size=30", "data.image_size=30: must be a multiple of 4, for two 5×5"),
+    ("schedule.warmup_epochs=1", "schedule.warmup_epochs=1.0, schedule.name=one_cycle: one_cycle"),
+    ("augment.shift=40", "augment.shift=40.0, data.image_size=32: the shift must leave some of"),
+    ("checkpoint.keep=0", "checkpoint.keep=0: must be an integer of at least 1"),
+    ("checkpoint.every_epochs=0", "checkpoint.every_epochs=0: must be an integer of at least 1"),
+    ("model.num_classes=7", "config.model.num_classes is 7, but the data 'mnist' has 10"),
+    ("model.in_channels=3", "config.model.in_channels is 3, but the data 'mnist' has 1"),
+    ("data.valid_examples=60000", "data.valid_examples is 60000; of 60000 training images 0 to"),
+    ("data.train_examples=60000", "data.train_examples is 60000; it must be 1 to 55000, what"),
+    ("data.image_size=16", "images of 28×28 cannot be padded to data.image_size=16; try data.fit"),
+    ("data.name=", "data.name='': must be text, and not empty"),
+    ("data.name=./absent", "data.name: there is no folder absent"),
+    ("data.name=~no-such-user/x", "~no-such-user/x: Could not determine home directory."),
+    ("data.name=what is this?", "data.name: 'what is this?' is neither a folder nor the name of a"),
+]
+SOURCE = """from configs import base
+def get_config(arg=""):
+    config = base.get_config(arg)
+    {}
+    return config
+"""
+CONFIGS = {
+    "absent.py": (None, "no config file absent.py"),
+    "fine.py:smok": (SOURCE.format(""), "unknown config argument 'smok'; the one there is: smoke"),
+    "syntax.py": ("x = = 2", "syntax.py:1: SyntaxError: invalid syntax"),
+    "raises.py": ("\n1 / 0", "raises.py:2: ZeroDivisionError: division by zero"),
+    "imports.py": ("import absent_module", "imports.py:1: ModuleNotFoundError: No module named"),
+    "binary.py": ("\0\1\2", "binary.py"),
+    "nothing.py": ("x = 1", "nothing.py has no function get_config"),
+    "dict.py": ("def get_config(): return {}", "dict.py: its get_config returns dict, not a Conf"),
+    "typo.py": (SOURCE.format("config.optimizer.lr = 1"), "unknown key optimizer.lr; did you mean"),
+    "range.py": (SOURCE.format("config.seed = -1"), "seed=-1: must be an integer of at least 0"),
+    "type.py": (SOURCE.format("config.seed = 'x'"), "type.py:4: TypeError: Could not override"),
+    "missing.py": (SOURCE.format("del config.seed"), "missing keys: seed"),
+    "several.py": (
+        SOURCE.format("config.seed = -1; config.train.num_epochs = 0"),
+        "seed=-1: must be an integer of at least 0 and below 2**31\ntrain.num_epochs=0: must be",
+    ),
+}
+
+
+def idx(values, code=8):
+    return struct.pack(f">2xBB{values.ndim}I", code, values.ndim, *values.shape) + values.tobytes()
+
+
+TRAIN, LABELS, TEST = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
+
+# Which file of a folder of idx files is replaced by what.
+FOLDERS = {
+    "empty": (TRAIN, None, "has no file train-images-idx3-ubyte, plain or with .gz"),
+    "no_labels": (LABELS, None, "has no file train-labels-idx1-ubyte, plain or with .gz"),
+    "no_test": (TEST, None, "has no file t10k-images-idx3-ubyte or test-images-idx3-ubyte"),
+    "nothing": (TRAIN, b"", "is not an idx file: it starts with nothing"),
+    "png": (TRAIN, b"\x89PNG\r\n\x1a\n", "is not an idx file: it starts with 89 50 4e 47"),
+    "huge": (
+        TRAIN,
+        struct.pack(">2xBB3I", 8, 3, 2**31, 1, 1)[:10],
+        "is truncated: it ends inside its header",
+    ),
+    "claims": (
+        LABELS,
+        struct.pack(">2xBBI", 8, 1, 2**31) + b"xx",
+        "is truncated: its header claims 2147483648 bytes, more than it can hold",
+    ),
+    "floats": (TRAIN, idx(np.zeros((90, 16, 16), "<f4"), 13), "has values of idx type 0x0d; only"),
+    "flat": (
+        TRAIN,
+        idx(np.zeros((90, 256), np.uint8)),
+        "has shape (90, 256); images are (n, h,",
+    ),
+    "few": (LABELS, idx(np.zeros(89, np.uint8)), "has 89 labels for the 90 images of"),
+    "other": (TEST, idx(np.zeros((33, 8, 8), np.uint8)), "has images of 8×8×1"),
+    "gzip": (TRAIN, gzip.compress(b"x" * 999, mtime=0)[:-9], "is not an idx file: it starts with"),
+    "cut": (TRAIN, gzip.compress(idx(np.zeros((90, 16, 16), np.uint8)), mtime=0)[:-9], "truncated"),
+}
+
+
+def rewrite(file, change):
+    values = json.loads(file.read_text())
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def reseal(path):
+    (path / MANIFEST).write_text(manifest(path))
+
+
+def each_checkpoint(change):
+    return lambda run: [change(step) for step in (run / "checkpoints").iterdir()]
+
+
+# What happened to the directory of a finished run, before someone asks for another epoch.
+RUNS = {
+    "manifest_gone": (
+        each_checkpoint(lambda step: (step / MANIFEST).unlink()),
+        "has no sound checkpoint: checkpoint 2 is damaged (it has no SHA256SUMS), checkpoint 1",
+    ),
+    "all_flipped": (
+        each_checkpoint(lambda step: (step / "notes.json").write_text("{}")),
+        "checkpoint 2 is damaged (notes.json is not as SHA256SUMS has it)",
+    ),
+    "folders_emptied": (
+        each_checkpoint(lambda step: (shutil.rmtree(step), step.mkdir())),
+        "has no sound checkpoint: checkpoint 2 is damaged (it has no SHA256SUMS)",
+    ),
+    "all_gone": (
+        lambda run: shutil.rmtree(run / "checkpoints") or (run / "checkpoints").mkdir(),
+        "logged 2 epochs, but its checkpoints are gone",
+    ),
+    "foreign": (
+        each_checkpoint(
+            lambda step: ((step / "state" / "_METADATA").write_text("[]"), reseal(step))
+        ),
+        "is sound, but cannot be read here",
+    ),
+    "older": (
+        each_checkpoint(lambda step: ((step / "notes.json").write_text("{}"), reseal(step))),
+        "is of another version of lenet-jax",
+    ),
+    "another_network": (
+        lambda run: rewrite(run / "config.json", lambda c: c["model"].update(channels=[2, 4])),
+        "holds a run of another config: model.channels: (2, 4) → (2, 3)",
+    ),
+    "config_gone": (
+        lambda run: (run / "config.json").unlink(),
+        "has checkpoints, but no config.json that tells what they are of",
+    ),
+    "config_no_json": (
+        lambda run: (run / "config.json").write_text("import os"),
+        "config.json is not JSON: Expecting value: line 1 column 1 (char 0)",
+    ),
+    "config_typo": (
+        lambda run: rewrite(run / "config.json", lambda c: c.update(lr=c.pop("seed"))),
+        "config.json: unknown key lr; did you mean optimizer.learning_rate (now 0.05)?",
+    ),
+    "record_gone": (
+        lambda run: (run / "run.json").unlink(),
+        "has checkpoints, but no run.json that tells what they are of",
+    ),
+    "record_no_object": (
+        lambda run: (run / "run.json").write_text("[]"),
+        "run.json holds no JSON object",
+    ),
+    "other_data": (
+        lambda run: rewrite(run / "run.json", lambda r: r.update(data_fingerprint="0")),
+        "the data './bars' changed since",
+    ),
+    "in_use": (None, "another process is running in"),
+}
+
+
+def with_header(text, numbers=b""):
+    return struct.pack("<Q", len(text)) + text + numbers
+
+
+# A file of weights made of a run's, and what is said of it.
+WEIGHTS = {
+    "empty": (lambda _: b"", "is not a whole safetensors file: "),
+    "pickle": (lambda _: b"cbuiltins\nprint\n(S'run'\ntR.", "is not a whole safetensors file: "),
+    "claims": (lambda _: struct.pack("<Q", 2**63) + b"{}", "is not a whole safetensors file: "),
+    "huge": (
+        lambda _: with_header(
+            b'{"conv1.bias":{"dtype":"F32","shape":[1000000000,1000000000],'
+            b'"data_offsets":[0,4000000000000000000]}}'
+        ),
+        "is not a whole safetensors file: ",
+    ),
+    "hollow": (lambda _: with_header(b"{}"), "does not fit the network; missing: conv1.weight"),
+    "cut": (lambda whole: whole[:-1], "is not a whole safetensors file: "),
+    "long": (lambda whole: whole + b"\0", "is not a whole safetensors file: "),
+}
+TENSORS = {
+    "missing": (lambda d: d.pop("fc1.bias"), "does not fit the network; missing: fc1.bias"),
+    "more": (lambda d: d.update(more=d["fc1.bias"]), "does not fit the network; unexpected: more"),
+    "half": (
+        lambda d: d.update({"fc1.bias": d["fc1.bias"].astype(np.float16)}),
+        "wrong dtype: fc1.bias float16, not float32",
+    ),
+    "shape": (
+        lambda d: d.update({"fc3.bias": np.zeros(7, np.float32)}),
+        "misshapen: fc3.bias (7), not (6)",
+    ),
+    "nan": (
+        lambda d: d.update({"fc3.bias": np.full(6, np.nan, np.float32)}),
+        "has NaN or infinite numbers in fc3.bias",
+    ),
+}
+
+
+def run_predict(arguments):
+    return command.run(predict.main, arguments)
+
+
+TOOLS = [
+    (
+        torch_command.main,
+        ["inspect", "absent.safetensors"],
+        "absent.safetensors cannot be read:",
+    ),
+    (
+        torch_command.main,
+        ["inspect", "bars"],
+        "bars/model.safetensors cannot be read: No su",
+    ),
+    (torch_command.main, ["inspect", "fine.py"], "fine.py: the name must end in .safetensors, .pt"),
+    (torch_command.main, ["inspct", "x"], "argument COMMAND: invalid choice: 'inspct'"),
+    (
+        torch_command.main,
+        ["evaluate", "run", "--data=./absent"],
+        "data.name: there is no folder",
+    ),
+    (torch_command.main, ["convert", "run", "no/x.safetensors"], "no/x.safetensors cannot be wr"),
+    (run_predict, ["digit.png"], "missing --workdir=DIR or --weights=FILE, for example"),
+    (run_predict, ["digit.png", "--workdir=absent"], "there is no absent"),
+    (run_predict, ["digit.png", "--workdir=bars"], "bars holds no run: it has no config.json"),
+]
+
+
+def contents(path):
+    return {
+        file: (file.stat().st_mtime_ns, file.is_file() and file.read_bytes())
+        for file in path.rglob("*")
+        if not str(file).startswith(str(path / ".cache"))
+    }
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data, configs, and a finished run of two epochs."""
+    path = tmp_path_factory.mktemp("place")
+    tiny.write_idx_folder(path / "bars")
+    for name, (text, _) in CONFIGS.items():
+        if text is not None:
+            (path / name.partition(":")[0]).write_text(text)
+    with mock.patch.dict(os.environ), contextlib.chdir(path):  # noqa: SIM117
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main.main(["main", *run_arguments("run", 2)]) == 0
+    return path
+
+
+def run_arguments(workdir, num_epochs):
+    values = tiny.CONFIG | {"data.name": "./bars", "model.lowering": "plain"}
+    values |= {"train.num_epochs": num_epochs, "schedule.name": "constant"}
+    return [
+        NOTES,
+        f"--workdir={workdir}",
+        *(f"--config.{path}={value}" for path, value in values.items()),
+    ]
+
+
+@pytest.fixture(autouse=True)
+def in_place(place, monkeypatch):
+    monkeypatch.chdir(place)
+    with mock.patch.dict(os.environ):
+        yield
+
+
+def check(capsys, function, arguments, line):
+    """Runs a command that must refuse, with a first line that has `line` in it."""
+    capsys.readouterr()
+    before = contents(Path())
+    assert function(arguments) == 2
+    out, error = capsys.readouterr()
+    assert line in error
+    assert 1 <= len(error.splitlines()) <= 3
+    assert "Traceback" not in error
+    assert error.isprintable() or set(error) - {"\n"} <= {c for c in error if c.isprintable()}
+    assert max(map(len, error.splitlines())) < 400
+    assert out == ""
+    assert contents(Path()) == before
+
+
+def run_main(arguments):
+    return main.main(["main", *arguments])
+
+
+@pytest.mark.parametrize(("arguments", "line"), FLAGS)
+def test_flags(capsys, arguments, line):
+    check(capsys, run_main, arguments, line)
+
+
+@pytest.mark.parametrize(("override", "line"), OVERRIDES)
+def test_overrides(capsys, override, line):
+    check(capsys, run_main, [*NEW, f"--config.{override}"], line)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_configs(capsys, name):
+    check(capsys, run_main, [f"--config={name}", "--workdir=new"], CONFIGS[name][1])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_data(capsys, name):
+    file, content, line = FOLDERS[name]
+    folder = Path(f"data_{name}")
+    shutil.copytree("bars", folder)
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    check(capsys, run_main, [*NEW, f"--config.data.name=./{folder}"], line)
+
+
+@pytest.mark.parametrize(
+    ("workdir", "line"),
+    [
+        ("fine.py", "--workdir=fine.py cannot be written: File exists ("),
+        ("fine.py/run", "--workdir=fine.py/run cannot be written: Not a directory"),
+        ("~no-such-user/run", "--workdir=~no-such-user/run: Could not determine home directory."),
+    ],
+)
+def test_workdirs(capsys, workdir, line):
+    check(capsys, run_main, run_arguments(workdir, 2), line)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_and_checkpoints(capsys, name):
+    change, line = RUNS[name]
+    run = Path(f"run_{name}")
+    shutil.copytree("run", run)
+    if change is None:
+        from lenet_jax.workdir import Workdir
+
+        with Workdir(run):
+            check(capsys, run_main, run_arguments(run, 3), line)
+    else:
+        change(run)
+        check(capsys, run_main, run_arguments(run, 3), line)
+
+
+@pytest.mark.parametrize("key", ["num_epochs", "batch_size"])
+def test_another_config_than_the_runs(capsys, key):
+    arguments = [a for a in run_arguments("run", 2) if not a.startswith(f"--config.train.{key}")]
+    line = f"holds a run of another config: train.{key}: {2 if key == 'num_epochs' else 16} → "
+    value = {"num_epochs": 1, "batch_size": 32}[key]
+    check(capsys, run_main, [*arguments, f"--config.train.{key}={value}"], f"{line}{value}")
+
+
+@pytest.mark.parametrize("name", [*WEIGHTS, *TENSORS])
+def test_weights(capsys, name):
+    file = Path(f"{name}.safetensors")
+    if name in WEIGHTS:
+        make, line = WEIGHTS[name]
+        file.write_bytes(make(Path("run/model.safetensors").read_bytes()))
+    else:
+        change, line = TENSORS[name]
+        tensors = load_file("run/model.safetensors")
+        change(tensors)
+        save_file(tensors, file)
+    check(capsys, torch_command.main, ["inspect", str(file)], line)
+
+
+@pytest.mark.parametrize(("function", "arguments", "line"), TOOLS)
+def test_tools(capsys, function, arguments, line):
+    check(capsys, function, arguments, line)
+
+
+def test_there_are_at_least_60_cases():
+    tables = [FLAGS, OVERRIDES, CONFIGS, FOLDERS, RUNS, WEIGHTS, TENSORS, TOOLS]
+    assert sum(map(len, tables)) >= 60
