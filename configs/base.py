@@ -42,6 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.micro_batch_size = 32  # images per gradient; a larger batch accumulates
     config.train.eval_batch_size = 50  # images per forward pass in evaluation
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
+    config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: drawn
     config.train.max_grad_norm = placeholder(float)  # clip the gradient's global norm; None: never
 
     config.optimizer = ConfigDict()

@@ -24,18 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.peers import PEERS, Network
-from lenet_jax import data
-from lenet_jax.workdir import cores
+from experiments.peers import PEERS, POPULATIONS, Network
+from experiments.worker import OURS, Worker
 
 QUESTION = "How fast is this project beside PyTorch and Flax on the same machine?"
-OURS = "lenet-jax"
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
 TOLERANCE = 2e-4  # of the losses of ten steps, relative
-CASES = ("train", "evaluate", "start")
-# What `lenet_jax.main` sets before JAX starts.
-ENVIRONMENTS = {OURS: {"JAX_NUM_CPU_DEVICES": str(cores())}}
+CASES = ("train", "evaluate", "populations", "start")
 
 
 def flops_per_image(network: Network, *, training: bool) -> int:
@@ -49,99 +45,6 @@ def flops_per_image(network: Network, *, training: bool) -> int:
     first = 28 * 28 * 25 * c1
     rest = 10 * 10 * 25 * c1 * c2 + 25 * c2 * f1 + f1 * f2 + f2 * 10
     return 2 * (2 * first + 3 * rest if training else first + rest)
-
-
-class Worker:
-    """A peer in a process of its own, which works only while it is asked."""
-
-    def __init__(self, peer: str):
-        self.peer = peer
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "experiments.benchmark", f"--worker={peer}"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | ENVIRONMENTS.get(peer, {}),
-        )
-
-    def ask(self, **request: Any) -> Any:
-        """Sends a request and waits for its answer."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"the worker of {self.peer} ended with {self._process.wait()}")
-        return json.loads(answer)
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def work(peer: str) -> None:
-    """The worker's loop: a JSON request a line on stdin, a JSON answer a line on stdout."""
-    answers, sys.stdout = sys.stdout, sys.stderr
-    dataset = data.load("mnist")
-    made = None
-    for line in sys.stdin:
-        request = json.loads(line)
-        begun = time.perf_counter()
-        match request["do"]:
-            case "make":
-                network = Network(*map(tuple, request["network"]))
-                made = PEERS[peer](network, first_weights(network), dataset)
-                answer: Any = None
-            case "train":
-                assert made is not None
-                answer = made.train(np.asarray(request["indices"]))
-            case "evaluate":
-                assert made is not None
-                answer = made.evaluate()
-            case "matmul":
-                answer = matmul_peak()
-            case other:
-                raise ValueError(f"unknown request {other!r}")
-        seconds = time.perf_counter() - begun
-        print(json.dumps({"answer": answer, "seconds": seconds}), file=answers, flush=True)
-
-
-def first_weights(network: Network) -> dict[str, np.ndarray]:
-    """The initial weights of every peer, uniform in ±1/√fan_in, as a PyTorch state_dict."""
-    rng = np.random.default_rng(0)
-    (c1, c2), (f1, f2) = network
-    shapes = {
-        "conv1": (c1, 1, 5, 5),
-        "conv2": (c2, c1, 5, 5),
-        "fc1": (f1, 25 * c2),
-        "fc2": (f2, f1),
-        "fc3": (10, f2),
-    }
-    weights = {}
-    for name, shape in shapes.items():
-        bound = np.prod(shape[1:]) ** -0.5
-        weights[f"{name}.weight"] = rng.uniform(-bound, bound, shape).astype(np.float32)
-        weights[f"{name}.bias"] = rng.uniform(-bound, bound, shape[0]).astype(np.float32)
-    return weights
-
-
-def matmul_peak(size: int = 2048, repeats: int = 10) -> float:
-    """The best rate of a square float32 product, in FLOP/s."""
-    import jax
-    import jax.numpy as jnp
-
-    from lenet_jax import ops
-
-    product = jax.jit(jnp.matmul, compiler_options=ops.compiler_options())
-    a = jax.random.normal(jax.random.key(0), (size, size))
-    best = np.inf
-    for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        product(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - begun)
-    return 2 * size**3 / best
 
 
 def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> list[dict[str, Any]]:
@@ -178,6 +81,48 @@ def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> l
                     seconds[worker.peer].append(took)
         records.append(describe(name, case, images, seconds, bool(training)))
         print(line(records[-1]), flush=True)
+    return records
+
+
+def compare_populations(name: str, turns: int, peers: list[str]) -> list[dict[str, Any]]:
+    """Populations beside one network after the other: a record for each size.
+
+    What the peers take for n networks is n times what they take for one, which is timed.
+    """
+    network, rng = NETWORKS[name], np.random.default_rng(1)
+    indices = rng.integers(0, 55_000, (IMAGES_PER_TURN // 64, 64)).tolist()
+    workers = [Worker(peer) for peer in (*peers, *POPULATIONS)]
+    seconds: dict[str, list[float]] = {worker.peer: [] for worker in workers}
+    for worker in workers:
+        worker.ask(do="make", network=network)
+    for turn in range(turns + 1):
+        for worker in workers:
+            took = worker.ask(do="train", indices=indices)["seconds"]
+            if turn > 0:  # the first compiles and warms up
+                seconds[worker.peer].append(took)
+    for worker in workers:
+        worker.close()
+    records = []
+    for population in POPULATIONS:
+        size = int(population.rpartition(" ")[2])
+        each = [took / size for took in seconds[population]]
+        median = statistics.median(each)
+        record = {
+            "network": name,
+            "members": size,
+            "microseconds_per_model_image": 1e6 * median / IMAGES_PER_TURN,
+            "model_images_per_second": IMAGES_PER_TURN / median,
+            "ratio_median": {
+                peer: statistics.median(
+                    other / ours for other, ours in zip(seconds[peer], each, strict=True)
+                )
+                for peer in peers
+            },
+        }
+        records.append(record)
+        ratios = ", ".join(f"{v:.2f}× {peer}" for peer, v in record["ratio_median"].items())
+        micro = record["microseconds_per_model_image"]
+        print(f"{name}, {population}: {micro:.1f} µs a model-image; {ratios}", flush=True)
     return records
 
 
@@ -284,12 +229,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
-    parser.add_argument("--worker", choices=list(PEERS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.worker:
-        work(arguments.worker)
-        return
-
     peers = list(PEERS)
     if find_spec("torch") is None:
         print("PyTorch is not installed: `pip install torch` adds it to the comparison")
@@ -304,6 +244,10 @@ def main() -> None:
         worker.close()
     for record in records:
         record["share_of_peak"] = record["flops"] / peak
+    populations = []
+    if "populations" in arguments.cases:
+        sequential = [peer for peer in (OURS, "torch") if peer in peers]
+        populations = compare_populations("lenet5", arguments.turns, sequential)
     start = measure_start() if "start" in arguments.cases else None
 
     import jax
@@ -317,6 +261,7 @@ def main() -> None:
         "turns": arguments.turns,
         "matmul_peak_flops": peak,
         "cases": records,
+        "populations": populations,
         "start": start,
         "environment": environment(versions),
     }

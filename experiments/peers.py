@@ -226,10 +226,69 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     return Peer(take_steps, evaluate)
 
 
+def make_population(network: Network, weights: Weights, dataset: Dataset, *, size: int) -> Peer:
+    """The project's populations: `size` members that differ in their seeds.
+
+    They draw their own weights and orders, and take as many steps as there are rows of indices: an
+    image of `train` is gone through by every member. `evaluate` counts the best member's hits.
+    """
+    import jax
+
+    from lenet_jax import config as configs
+    from lenet_jax import recipe
+    from lenet_jax.data import Split
+    from lenet_jax.population import Population
+
+    overrides = {
+        "model.channels": network.channels,
+        "model.features": network.features,
+        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.momentum": MOMENTUM,
+        "optimizer.weight_decay": 0.0,
+        "schedule.name": "constant",
+    }
+    config = configs.load("configs/notes.py", overrides.items())
+    members = [configs.replace(config, {"seed": seed}) for seed in range(size)]
+    held: dict[str, Any] = {}
+
+    @functools.cache
+    def prepare(steps: int, batch_size: int) -> Any:
+        made = dataclasses.replace(
+            recipe.make_recipe(config, dataset),
+            num_examples=steps * batch_size,
+            batch_size=batch_size,
+            micro_batch_size=min(batch_size, config.train.micro_batch_size),
+        )
+        population = Population(made, size)
+        # One image to validate on: that is not what is timed.
+        splits = dataset.train, Split(dataset.valid.images[:1], dataset.valid.labels[:1])
+        held["members"], numbers = population.start(members)
+        return population, numbers, *map(population.put, splits)
+
+    def take_steps(indices: np.ndarray) -> float:
+        population, numbers, train_split, valid_split = prepare(*indices.shape)
+        held["population"] = population
+        held["members"], metrics = population.train_epoch(
+            held["members"], numbers, train_split, valid_split, 0
+        )
+        return float(np.mean(population.pick(metrics.train_loss, size)))
+
+    def evaluate() -> int:
+        population = held["population"]
+        metrics = population.test(held["members"], population.put(dataset.test))
+        return int(np.max(jax.device_get(metrics.correct)))
+
+    return Peer(take_steps, evaluate)
+
+
 PEERS: dict[str, Callable[[Network, Weights, Dataset], Peer]] = {
     "torch": functools.partial(make_torch, channels_last=False, compiled=False),
     "torch channels_last": functools.partial(make_torch, channels_last=True, compiled=False),
     "torch.compile": functools.partial(make_torch, channels_last=False, compiled=True),
     "flax": make_flax,
     "lenet-jax": make_project,
+}
+
+POPULATIONS = {
+    f"population of {size}": functools.partial(make_population, size=size) for size in (1, 8, 32)
 }

@@ -23,9 +23,10 @@ class Board:
         with _torch_hidden():
             from tensorboardX.event_file_writer import EventsWriter  # late: a third of a second
             from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+            from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
             from tensorboardX.summary import scalar
 
-        self._event, self._scalar = Event, scalar
+        self._event, self._summary, self._scalar = Event, Summary, scalar
         folder.mkdir(exist_ok=True)
         # The name has second and host; without more, two of one second would be one file.
         self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
@@ -35,6 +36,15 @@ class Board:
         """Writes a step's numbers; raises OSError if they cannot be written."""
         for name, value in row.items():
             self._write(step=step, summary=self._scalar(name, value))
+        self._writer.flush()
+
+    def add_image(self, name: str, png: bytes, width: int, height: int) -> None:
+        """Writes an image, a PNG of these pixels; raises OSError if it cannot be written."""
+        image = self._summary.Image(
+            encoded_image_string=png, width=width, height=height, colorspace=3
+        )
+        value = self._summary.Value(tag=name, image=image)
+        self._write(step=0, summary=self._summary(value=[value]))
         self._writer.flush()
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from lenet_jax import config as configs
 from lenet_jax import html
 from lenet_jax.errors import UserError
+from lenet_jax.network import Trained
 from lenet_jax.page import accuracy_chart
-from lenet_jax.trained import Trained
 
 RESULTS = {
     "test_accuracy": "test accuracy, %",

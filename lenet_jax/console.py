@@ -203,10 +203,11 @@ class MemberEpochs:
             self._bar.update(self._bar.tasks[0].id, completed=self._done, **fields)
 
     def finish(self, line: str) -> None:
-        """Says of a chunk that it is done, and of the sweep how far and how fast it is."""
-        speed, left = self.speed_and_time()
-        share = f"{self._done:,}/{self._total:,} member-epochs"
-        self._console._print((f"{line}; {share}, {speed}, {left}", ""))
+        """Says of a chunk that it is done; where no bar says it, how far and how fast it is too."""
+        if self._bar is None:
+            speed, left = self.speed_and_time()
+            line += f"; {self._done:,}/{self._total:,} member-epochs, {speed}, {left}"
+        self._console._print((line, ""))
 
     def speed_and_time(self) -> tuple[str, str]:
         """Images a second, of all members together, and the time left, in words."""

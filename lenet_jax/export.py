@@ -22,7 +22,7 @@ from lenet_jax import arguments as command
 from lenet_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lenet_jax.trained import Trained
+    from lenet_jax.network import Trained
 
 SUFFIXES = {
     "stablehlo": ".stablehlo",

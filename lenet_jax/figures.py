@@ -217,19 +217,21 @@ def plot_calibration(
         error: the expected calibration error.
         path: where the PNG goes.
     """
-    with open_sheet(path, 620, 560) as sheet:
-        sheet.text(70, 22, "Calibration", size=11, weight="bold")
+    with open_sheet(path, 640, 560) as sheet:
+        sheet.text(90, 22, "Calibration", size=11, weight="bold")
         told = (
             f"expected calibration error {100 * error:.2f} %; on the line: as right as it is sure"
         )
-        sheet.text(70, 44, told)
-        axes = sheet.axes(70, 78, 500, 300)
+        sheet.text(90, 44, told)
+        axes = sheet.axes(90, 78, 500, 300)
         axes.plot([0, 100], [0, 100], color=MARK, linestyle=":", linewidth=1)
         some = counts > 0
         sizes = 20 * np.log10(10 * counts[some])
-        axes.scatter(100 * confidence[some], 100 * accuracy[some], sizes, color=VALID, zorder=3)
+        axes.scatter(
+            100 * confidence[some], 100 * accuracy[some], sizes, color=VALID, clip_on=False
+        )
         axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="right, %")
-        axes = sheet.axes(70, 412, 500, 90)
+        axes = sheet.axes(90, 412, 500, 90)
         middles = (np.arange(len(counts)) + 0.5) * 100 / len(counts)
         axes.bar(middles, counts, 80 / len(counts), color=VALID)
         axes.set_yscale("symlog", linthresh=1)
@@ -250,19 +252,19 @@ def plot_histograms(
         path: where the PNG goes.
     """
     columns = max(map(len, groups.values()))
-    width = 70 + 250 * columns
+    width = 80 + 250 * columns
     with open_sheet(path, width, 60 + 250 * len(groups)) as sheet:
         for row, (group, layers) in enumerate(groups.items()):
             top = 40 + 250 * row
             sheet.text(24, top - 16, group, size=11, weight="bold")
             for column, (name, values) in enumerate(layers.items()):
-                axes = sheet.axes(70 + 250 * column, top + 40, 190, 140)
+                axes = sheet.axes(80 + 250 * column, top + 40, 180, 140)
                 heights, edges = np.histogram(values, 40)
                 axes.bar(edges[:-1], heights, np.diff(edges), align="edge", color=VALID)
                 axes.set_yscale("symlog", linthresh=1)
                 axes.yaxis.set_major_formatter("{x:,.0f}")
                 axes.tick_params(labelsize=7)
-                x = 70 + 250 * column
+                x = 80 + 250 * column
                 sheet.text(x, top + 10, name, weight="bold", size=8.5)
                 sheet.text(x, top + 26, notes.get(name, ""), size=7.5, color="#666666")
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from lenet_jax import autograd, ops
 from lenet_jax.data import Split
-from lenet_jax.trained import Trained, normalised, softmax
+from lenet_jax.network import Trained, normalised, softmax
 
 CONVOLUTIONS = ("conv1", "conv2")
 RELUS = ("conv1.relu", "conv2.relu", "fc1.relu", "fc2.relu")

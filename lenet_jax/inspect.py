@@ -17,7 +17,7 @@ from lenet_jax.errors import UserError
 if TYPE_CHECKING:
     from lenet_jax.data import Dataset
     from lenet_jax.insight import Example, Findings
-    from lenet_jax.trained import Trained
+    from lenet_jax.network import Trained
 
 DESCRIPTION = (
     "Show what a trained network has learned, in pictures and on one page: what excites its"
@@ -32,7 +32,9 @@ def main(argv: Sequence[str]) -> int:
     which.add_argument("--index", type=int, metavar="N", help="follow test image N, from 0 on")
     which.add_argument("--image", metavar="FILE", help="follow this PNG or JPEG")
     parser.add_argument(
-        "--compare", metavar="DIR,DIR", help="put these runs side by side; no --workdir then"
+        "--compare",
+        metavar="DIR,DIR",
+        help="put these runs, or members SWEEP@7, side by side; no --workdir then",
     )
     parser.add_argument("--out", metavar="DIR", help="default: the folder `inspect` of DIR")
     arguments = parser.parse_args(argv)
@@ -54,10 +56,13 @@ def main(argv: Sequence[str]) -> int:
     findings = insight.find(network, dataset.test, example)
     name = "inspect" if arguments.member is None else f"inspect/member_{arguments.member}"
     out = _make_folder(Path(arguments.out or path / name))
-    draw_figures(out, network, dataset, findings)
+    try:
+        draw_figures(out, network, dataset, findings)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     record = read_json(path / "run.json", {})
     report = out / "report.html"
-    report.write_text(page.report(network, dataset, findings, record), encoding="utf-8")
+    _write(report, page.report(network, dataset, findings, record))
     _tell(network, findings)
     for file in sorted(out.glob("*.png")):
         print(f"  {file}")
@@ -121,17 +126,19 @@ def draw_figures(out: Path, network: "Trained", dataset: "Dataset", findings: "F
 
 
 def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
-    import numpy as np
     from PIL import Image
-    from tensorboardX import SummaryWriter
+
+    from lenet_jax.board import Board
 
     folder = out / "tensorboard"
-    for old in folder.glob("events.out.*"):
+    for old in folder.glob("events*"):
         old.unlink()  # what an earlier inspection showed
-    with SummaryWriter(str(folder)) as board:
-        for name in names:
-            with Image.open(out / f"{name}.png") as image:
-                board.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
+    board = Board(folder, first_step=0)
+    for name in names:
+        file = out / f"{name}.png"
+        with Image.open(file) as image:
+            board.add_image(name, file.read_bytes(), *image.size)
+    board.close()
 
 
 def _example(arguments: argparse.Namespace, network: "Trained", dataset: "Dataset") -> "Example":
@@ -170,25 +177,42 @@ def _tell(network: "Trained", findings: "Findings") -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    if arguments.workdir or arguments.member or arguments.image or arguments.index:
+    asked = (arguments.workdir, arguments.member, arguments.image, arguments.index)
+    if any(value is not None for value in asked):
         raise UserError("--compare=DIR,DIR takes runs; it goes with no flag but --out")
-    paths = [Path(name).expanduser() for name in arguments.compare.split(",") if name]
-    if len(paths) < 2:
+    names = [name for name in arguments.compare.split(",") if name]
+    if len(names) < 2:
         raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
-    for path in paths:
-        if not path.is_dir():
-            raise UserError(f"there is no run {path}")
+    places = [_place(name) for name in names]
 
-    from lenet_jax.comparison import compare
+    from lenet_jax.comparison import compare  # late: a mistake is told at once
     from lenet_jax.trained import load
 
-    page, lines = compare([load(path) for path in paths])
-    out = _make_folder(Path(arguments.out or paths[0] / "inspect")) / "compare.html"
-    out.write_text(page, encoding="utf-8")
+    page, lines = compare([load(path, member) for path, member in places])
+    out = _make_folder(Path(arguments.out or places[0][0] / "inspect")) / "compare.html"
+    _write(out, page)
     for line in lines:
         print(line)
     print(f"  {out}")
     return command.DONE
+
+
+def _place(name: str) -> tuple[Path, int | None]:
+    """The directory of a run, or, of `SWEEP@7`, a sweep's and the number of its member."""
+    path, member = Path(name).expanduser(), None
+    if not path.is_dir():
+        folder, _, number = name.rpartition("@")
+        if not (folder and number.isdecimal() and Path(folder).expanduser().is_dir()):
+            raise UserError(f"there is no run {path}")
+        path, member = Path(folder).expanduser(), int(number)
+    return path, member
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -62,19 +62,16 @@ def conv_pool_relu(
     return lower(x, kernel, bias)
 
 
-def compiler_options(*, threads: bool = True) -> dict[str, Any]:
+def compiler_options() -> dict[str, Any]:
     """Options for `jax.jit` under which `phase` keeps ties exactly.
 
-    Of XLA's two matrix products on the CPU, Eigen's adds the terms of every row in the same order;
-    YNNPACK's does not, and so tells equal phases apart by their last bit.
-
-    Args:
-      threads: whether a matrix product may use several cores; not where each core is a device.
+    Of XLA's two matrix products on the CPU, Eigen's adds the terms of every row in the same order
+    as long as one thread computes it. YNNPACK's does not, and so tells equal phases apart by their
+    last bit. The other cores get work of their own, see `parallel`.
     """
     if jax.default_backend() != "cpu":
         return {}
-    options: dict[str, Any] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    return options if threads else options | {"xla_cpu_multi_thread_eigen": False}
+    return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
 
 
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:

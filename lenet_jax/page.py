@@ -12,8 +12,8 @@ from lenet_jax import html, svg
 from lenet_jax.data import Dataset
 from lenet_jax.filter_figures import paint
 from lenet_jax.insight import CONVOLUTIONS, FIELDS, Findings, exciting_patches
+from lenet_jax.network import Trained
 from lenet_jax.report import confusion_matrix
-from lenet_jax.trained import Trained
 
 MISTAKES = 40  # at most
 MOST_CLASSES = 20  # that a table of confusions has room for
@@ -73,28 +73,28 @@ def _learning(history: Sequence[Row]) -> list[str]:
     if not history:
         return []
     best = max(history, key=lambda row: row.get("valid/accuracy", -math.inf))
-    rate = [(row["epoch"], row["learning_rate"]) for row in history]
-    return [
-        "<h2>How it learned</h2>",
-        '<p class="faint"><b class="key c1">train</b> and <b class="key c0">validation</b>; the'
-        f" dotted line marks epoch {best['epoch']}, the best on validation, whose weights these"
-        " are.</p>",
-        '<div class="grid charts">',
+    charts = [
         html.figure(
             "<b>Accuracy</b>, %, on the scale of the error",
             accuracy_chart([history], int(best["epoch"])),
         ),
         html.figure("<b>Loss</b>, nats", _loss_chart(history, int(best["epoch"]))),
-        html.figure(
-            "<b>Learning rate</b> at the end of each epoch",
-            svg.line_chart(
-                "Learning rate over the epochs",
-                svg.linear(*_ends(history), "epoch", least=1),
-                svg.linear(0, max(y for _, y in rate), "learning rate"),
-                [svg.Line("c2", [x for x, _ in rate], [y for _, y in rate])],
-            ),
-        ),
-        "</div>",
+    ]
+    if "learning_rate" in history[0]:
+        epochs, rates = zip(*((row["epoch"], row["learning_rate"]) for row in history), strict=True)
+        chart = svg.line_chart(
+            "Learning rate over the epochs",
+            svg.linear(*_ends(history), "epoch", least=1),
+            svg.linear(0, max(rates), "learning rate"),
+            [svg.Line("c2", epochs, rates)],
+        )
+        charts.append(html.figure("<b>Learning rate</b> at the end of each epoch", chart))
+    return [
+        "<h2>How it learned</h2>",
+        '<p class="faint"><b class="key c1">train</b> and <b class="key c0">validation</b>; the'
+        f" dotted line marks epoch {best['epoch']}, the best on validation, whose weights these"
+        " are.</p>",
+        f'<div class="grid charts">{"".join(charts)}</div>',
         "<details><summary>Every epoch</summary>",
         html.table(
             "",

@@ -43,11 +43,8 @@ def compile_shared(
             out_specs=everywhere,
             check_vma=False,  # it cannot know that sums over the axis are the same everywhere
         )
-    return jax.jit(
-        function,
-        donate_argnums=donate_argnums,
-        compiler_options=ops.compiler_options(threads=num_devices == 1),
-    )
+    options = ops.compiler_options()
+    return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
 
 
 def replicate(tree: Tree, num_devices: int) -> Tree:

@@ -172,7 +172,7 @@ class Population:
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        options |= {"compiler_options": ops.compiler_options(threads=False)}
+        options |= {"compiler_options": ops.compiler_options()}
         return jax.jit(sharded, **options)
 
     def _begin(self, numbers: Numbers) -> Members:

@@ -9,7 +9,7 @@ from lenet_jax import arguments as command
 from lenet_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lenet_jax.trained import Trained
+    from lenet_jax.network import Trained
 
 DESCRIPTION = (
     "Say what is on pictures. A drawn or photographed sign may have any size and shade: it is"

@@ -1,10 +1,12 @@
 """One run, from its config to its finished directory: the loop over epochs, and the writing."""
 
 import contextlib
+import dataclasses
 import math
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax import data, report, train
+from lenet_jax import data, report, torch_bridge, train, trained
 from lenet_jax.checkpoint import Checkpoints
 from lenet_jax.console import Console
 from lenet_jax.errors import UserError, WriteError
@@ -69,6 +71,8 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
     console = Console()
     dataset = data.load(**config.data)
     recipe = make_recipe(config, dataset)
+    begun = (Path(workdir) / "checkpoints").exists()
+    initial = None if begun else _initial_params(config, recipe)
     try:
         with Interrupt(console.release) as interrupt, Workdir(workdir) as directory:
             extension, summary = _look_back(directory, config, dataset)
@@ -77,8 +81,10 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
                 console.result(summary, directory.files())
                 return DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
-                job = _Job(config, recipe, dataset, directory, checkpoints, console, interrupt)
-                return job.run(command, started, extension)
+                parts = directory, checkpoints, console, interrupt
+                return _Job(config, recipe, dataset, initial, *parts).run(
+                    command, started, extension
+                )
     except OSError as error:
         raise WriteError(error, workdir) from error
 
@@ -91,6 +97,7 @@ class _Job:
         config: configs.Config,
         recipe: Recipe,
         dataset: data.Dataset,
+        initial: nnx.State | None,
         directory: Workdir,
         checkpoints: Checkpoints,
         console: Console,
@@ -100,6 +107,7 @@ class _Job:
         self.directory, self.checkpoints = directory, checkpoints
         self.console, self.interrupt = console, interrupt
         self.programs = Programs(config, recipe, dataset)
+        self.initial = initial  # parameters to begin with; None: drawn
 
     def run(self, command: Sequence[str], started: float, extension: str | None) -> int:
         """Trains, and records from the beginning what runs and how it ended: the exit code."""
@@ -208,6 +216,9 @@ class _Job:
 
     def _begin(self) -> Arrays:
         state = self.programs.init()
+        if self.initial is not None:
+            params = self.programs.place(self.initial)
+            state = dataclasses.replace(state, params=params)
         return Arrays(state, jax.tree.map(jnp.copy, state.params))
 
     def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, Row, float]:
@@ -299,6 +310,22 @@ def _look_back(
     if extended:
         return extended[0], None
     return None, directory.read_json("summary.json") if previous["status"] == "done" else None
+
+
+def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:
+    """The parameters that `train.initial_weights` names: `PATH` or `SWEEP:MEMBER`.
+
+    Raises:
+      UserError: they are not there, or are of another network.
+    """
+    name = config.train.initial_weights
+    if name is None:
+        return None
+    path, _, number = name.rpartition(":")
+    member = int(number) if path and number.isdecimal() else None
+    network = trained.load(name if member is None else path, member)
+    like = nnx.state(nnx.eval_shape(lambda: recipe.make_model(jax.random.key(0))), nnx.Param)
+    return torch_bridge.from_state_dict(network.state_dict, like, name)
 
 
 def _is_finite(state: train.TrainState, row: Row) -> bool:

@@ -30,6 +30,7 @@ FIXED = {
     "checkpoint.every_epochs": "a sweep keeps whole chunks, no checkpoints",
     "checkpoint.keep": "a sweep keeps whole chunks, no checkpoints",
     "data.data_dir": "it says where data are, not which",
+    "train.initial_weights": "a sweep draws its members' weights",
 }
 
 

@@ -165,7 +165,11 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
 
 
 def memory_needed(group: Group, devices: int, per_device: int, strategy: str) -> int:
-    """Bytes that a chunk takes, estimated; on a CPU those of all devices, else of one."""
+    """Bytes that a chunk takes, estimated: on the host those of all its devices, else of one.
+
+    Side by side it is 0.9 to 2.2 times what XLA reckons (lenet5 and a network of four times its
+    width, 8 and 16 members, on a CPU); one by one it is more, and little anyway.
+    """
     recipe, config = group.recipe, group.members[0].config
     state = jax.eval_shape(lambda: train.init_state(recipe, seeds(config), hyperparameters(config)))
     params, opt_state = map(jax.tree.leaves, (state.params, state.opt_state))
@@ -176,19 +180,20 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
     work = at_work * images * FLOAT * floats_per_image(recipe)
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
-    return data + per_device * member + work
+    device = data + per_device * member + work
+    return device * devices + data if jax.default_backend() == "cpu" else device
 
 
 def floats_per_image(recipe: Recipe) -> int:
-    """Numbers that the forward and the backward pass of one image hold at once, roughly."""
+    """Numbers that the passes over one image hold at once: ten times its windows and phases."""
     model = dict(recipe.model)
     side, c = model["image_size"], model["in_channels"]
-    total = 0
+    total = sum(model["features"])
     for k in model["channels"]:
         side = side // 2 - 2
-        total += 2 * (36 * c + 2 * 4 * k) * side**2
+        total += (36 * c + 2 * 4 * k) * side**2
         c = k
-    return total + 4 * sum(model["features"])
+    return 10 * total
 
 
 def num_params(group: Group) -> int:

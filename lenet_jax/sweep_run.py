@@ -52,6 +52,8 @@ def run(
     Raises:
       UserError: the data, the memory or the directory is not what it should be.
     """
+    if config.train.initial_weights is not None:
+        raise UserError("a sweep draws its members' weights: leave train.initial_weights out")
     console, store = Console(), Store(options.workdir)
     groups = sweep_plan.make_groups(members, _load, options.shared_data_order)
     chunks = _plan_chunks(groups, options)

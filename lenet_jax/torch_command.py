@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Int32, UInt8
 
-from lenet_jax import data, torch_bridge
+from lenet_jax import data, torch_bridge, trained
 from lenet_jax.arguments import Parser
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.models import LeNet
@@ -55,8 +55,16 @@ def count_hits(
     return hits
 
 
+def _load(arguments: argparse.Namespace) -> tuple[LeNet, dict[str, str]]:
+    """The network that the command line names, and the notes beside it."""
+    if arguments.member is None and not (Path(arguments.file) / "sweep.json").is_file():
+        return torch_bridge.load_model(arguments.file)
+    network = trained.load(arguments.file, arguments.member)
+    return network.model, dict(network.notes)
+
+
 def _inspect(arguments: argparse.Namespace) -> None:
-    model, notes = torch_bridge.load_model(arguments.file)
+    model, notes = _load(arguments)
     state_dict = torch_bridge.to_state_dict(nnx.state(model, nnx.Param))
     sizes = torch_bridge.infer_sizes(state_dict)
     size, channels = sizes.pop("image_size"), sizes.pop("in_channels")
@@ -80,7 +88,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         )
     if out.exists():
         raise UserError(f"{out} exists already; remove it, or choose another name")
-    model, notes = torch_bridge.load_model(arguments.file)
+    model, notes = _load(arguments)
     notes |= _given_pixel_notes(arguments)
     if "mean" in notes or "std" in notes:
         torch_bridge.pixel_statistics(notes, model.conv1.in_features, arguments.file)
@@ -89,7 +97,7 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    model, notes = torch_bridge.load_model(arguments.file)
+    model, notes = _load(arguments)
     notes |= _given_pixel_notes(arguments)
     sizes = torch_bridge.infer_sizes(torch_bridge.to_state_dict(nnx.state(model, nnx.Param)))
     mean, std = torch_bridge.pixel_statistics(notes, sizes["in_channels"], arguments.file)
@@ -145,8 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python -m lenet_jax.torch_bridge",
         description="Look at, convert and test LeNets that PyTorch or this package trained.",
-        epilog="FILE is .safetensors, .pt or .pth (these two need torch), or a run directory. Its "
-        "entries are conv1.weight, conv1.bias, conv2, fc1, fc2, fc3; the sizes are read off them.",
+        epilog="FILE is .safetensors, .pt or .pth (these two need torch), a run directory, or, with"
+        " --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2, fc3; the"
+        " sizes are read off them.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -155,7 +164,10 @@ def _parser() -> argparse.ArgumentParser:
         name: str, function: Callable[[argparse.Namespace], None], meaning: str
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)
-        command.add_argument("file", metavar="FILE", help=".safetensors, .pt, .pth, or a run")
+        command.add_argument(
+            "file", metavar="FILE", help=".safetensors, .pt, .pth, a run or a sweep"
+        )
+        command.add_argument("--member", type=int, metavar="N", help="which network of a sweep")
         command.set_defaults(function=function)
         return command
 

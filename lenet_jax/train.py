@@ -258,7 +258,8 @@ def evaluate(
         return logits.at[round_].set(apply(recipe, params, images))
 
     num_classes = dict(recipe.model)["num_classes"]
-    logits = jnp.zeros((num_rounds, batch_size, num_classes), jnp.float32)
+    dtype = jax.tree.leaves(params)[0].dtype
+    logits = jnp.zeros((num_rounds, batch_size, num_classes), dtype)
     logits = loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
     if recipe.num_devices > 1:
         logits = lax.all_gather(logits, parallel.AXIS, axis=1)

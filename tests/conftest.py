@@ -96,4 +96,9 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chunks" / "0000").mkdir(parents=True)
     file = folder / "chunks" / "0000" / "weights.safetensors"
     state_file.write(file, stacked, notes | {"members": "3 7"})
+    rows = [{"member": m, "test_accuracy": 0.1 * m, "best_epoch": 2} for m in (3, 7, 8)]
+    (file.parent / "results.json").write_text(json.dumps({"rows": rows}))
+    curves = np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9], [0.0, 0.0, 0.0]], np.float32)
+    names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+    np.savez(file.parent / "history.npz", **dict.fromkeys(names, curves))  # pyright: ignore
     return folder

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lenet_jax.console import Console, epoch_lines, seconds_left
+from lenet_jax.console import Console, clock, epoch_lines, seconds_left
 
 WORKDIR = "/a folder/[bold]with brackets[/]/:smile:/and a name that no terminal has room for/runs/é"
 LAYERS = [("conv1", (14, 14, 6), 156), ("linear1", (120,), 36_120)]
@@ -229,3 +229,36 @@ def test_no_terminal_gets_nothing_back(plain):
     stream = io.StringIO()
     Console(stream).release()
     assert stream.getvalue() == ""
+
+
+def advance_sweep(stream):
+    console = Console(stream)
+    with console.member_epochs(1200) as progress:
+        for chunk in range(2):
+            progress.advance(600, 33_000_000)
+            progress.finish(f"chunk {chunk}: members 0–7, best valid acc 98.60 % (member 6)")
+
+
+def test_a_sweeps_chunks_are_lines_with_the_time_left(plain):
+    advance_sweep(plain)
+    first, last = plain.getvalue().splitlines()
+    assert re.fullmatch(
+        r"chunk 0: members .* \(member 6\); 600/1,200 member-epochs, [\d,]+ img/s, 0:00 left", first
+    )
+    assert "1,200/1,200 member-epochs" in last
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_sweeps_bar_fits_the_terminal(terminal, columns):
+    stream = terminal(columns)
+    advance_sweep(stream)
+    lines = visible_lines(stream)
+    assert next(line for line in lines if line.startswith("chunk 1: ")).endswith("(member 6)")
+    bars = [line.rstrip() for line in lines if line.startswith("member-epochs ")]
+    assert any("1,200/1,200" in line and line.endswith("0:00 left") for line in bars)
+    assert max(map(len, bars)) <= columns
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03")])
+def test_a_time_is_written_as_on_a_clock(seconds, text):
+    assert clock(seconds) == text

@@ -58,3 +58,19 @@ def test_the_printed_graph_is_what_the_command_prints(monkeypatch, capsys):
     graph.main()
     shown = next(block[2] for block in BLOCK.finditer(TEXT) if block[1] == "text")
     assert capsys.readouterr().out.startswith(shown)
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    from lenet_jax import data
+
+    readme = (DOCUMENT.parent.parent / "README.md").read_text()
+    (block,) = [block for block in BLOCK.finditer(readme) if "lenet_jax.load(" in block[2]]
+    assert len([line for line in block[2].splitlines() if line]) <= 6
+    (tmp_path / "configs").symlink_to(DOCUMENT.parent.parent / "configs")
+    monkeypatch.chdir(tmp_path)
+    test = data.load("mnist", image_size=28).test
+    namespace = {"images": test.images[:200, ..., 0]}
+    exec(block[2], namespace)
+    assert (namespace["classes"] == test.labels[:200]).mean() > 0.8
+    assert namespace["features"].shape == (200, 84)
+    assert (tmp_path / "runs" / "api" / "summary.json").exists()

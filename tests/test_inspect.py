@@ -161,7 +161,8 @@ def test_a_picture_of_ones_own_and_a_member_of_a_sweep(run, sweep, tmp_path):
     assert str(folder / "report.html") in out and "member 7: 9" in out
     text = (folder / "report.html").read_text()
     assert "six.png" in text
-    assert not (folder / "curves.png").exists()  # a sweep keeps no curves of one member
+    assert (folder / "curves.png").exists()
+    assert "Learning rate" not in text  # which a sweep does not note
     assert Page(text).all("figure")
 
 
@@ -203,6 +204,13 @@ class TestCompare:
         assert len(page.all("figure")) == 1 and text.count('class="line c') == 2
         assert 0 < text.index("optimizer.learning_rate") < text.index("train.batch_size")
 
+    def test_members_of_a_sweep(self, run, sweep, tmp_path):
+        code, out, error = run(f"--compare={sweep}@3,{sweep}@7", f"--out={tmp_path}")
+        assert (code, error) == (0, "")
+        cells = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()[1:]}
+        assert cells["test accuracy, %"] == ["30.00", "70.00"]
+        assert cells["seed"] == ["3", "7"]
+
     def test_equal_configs_are_said_to_be_equal(self, run, notes_run, tmp_path):
         code, _, _ = run(f"--compare={notes_run},{notes_run}", f"--out={tmp_path}")
         assert code == 0
@@ -214,6 +222,8 @@ class TestCompare:
             (["--compare=a"], "takes two or more runs"),
             (["--compare=a,b"], "there is no run a"),
             (["--compare=.,."], "holds no run"),
+            (["--compare=.@1,.@2"], "is no sweep, so it has no member 1"),
+            (["--compare=a@1,@2"], "there is no run a@1"),
             (["--compare=a,b", "--workdir=c"], "goes with no flag but --out"),
         ],
     )

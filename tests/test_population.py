@@ -290,7 +290,7 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
             out_specs=members,
             check_vma=False,
         )
-        options = ops.compiler_options(threads=False)
+        options = ops.compiler_options()
         program = jax.jit(each, compiler_options=options)
         return np.stack([program(images, kernel) for _ in range(5)])
 

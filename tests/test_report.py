@@ -130,7 +130,7 @@ def test_a_full_disk_is_more_than_a_missing_figure(made, params, plots, monkeypa
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(figures, "plot_filters", fail)
+    monkeypatch.setattr(filter_figures, "plot_filters", fail)
     logits = logits_of(DATASET.test.labels)
     with pytest.raises(OSError, match="No space left"):
         report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)

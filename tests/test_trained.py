@@ -117,6 +117,9 @@ def test_a_member_of_a_sweep_is_a_network_with_its_own_config(network, sweep, im
     member = lenet_jax.load(sweep, member=7)
     np.testing.assert_array_equal(member.logits(images[:9]), network.logits(images[:9]))
     assert member.config.seed == 7
+    assert member.summary["test_accuracy"] == pytest.approx(0.7)
+    assert [row["epoch"] for row in member.history] == [1, 2, 3]
+    assert [row["valid/accuracy"] for row in member.history] == pytest.approx([0.7, 0.8, 0.9])
     other = lenet_jax.load(sweep, member=3)
     assert np.abs(other.logits(images[:9]) - network.logits(images[:9])).max() > 1
 
@@ -128,6 +131,9 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(sweep, broken)
     (broken / "sweep.json").write_text("{")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(sweep, damaged)
+    (damaged / "chunks" / "0000" / "history.npz").write_bytes(b"PK")
     (tmp_path / "w.safetensors").write_bytes(b"...")
     for path, member, words in (
         (tmp_path / "nowhere", None, "there is no "),
@@ -136,8 +142,9 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
         (notes_run, 3, "is no sweep, so it has no member 3"),
         (sweep, None, "a sweep of 3 networks; choose one, for example --member=3"),
         (sweep, 4, "no member 4; it has 3 to 8"),
-        (sweep, 8, "no weights of member 8 yet"),
+        (sweep, 8, r"no weights of member 8\nIt has those of members: 3, 7"),
         (broken, 3, "sweep.json is no JSON"),
+        (damaged, 3, "0000 is damaged: "),
         (tmp_path / "w.safetensors", None, "not a whole safetensors file"),
     ):
         with pytest.raises(UserError, match=words) as told:

@@ -3,8 +3,8 @@ r"""How wide need the network be? 4 widths of the convolutions × 3 of the linea
     python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/width \
         --sweep=configs/sweeps/width.py --config.train.num_epochs=5
 
-Every width shapes the program: 12 groups, each compiled once. Expect from 3 s a member (the
-narrowest) to 20 s (the widest) on two cores with 5 epochs.
+Every width shapes the program: 12 groups, each compiled once. Add `--dry_run` for the time on your
+machine; the widest members take most of it.
 """
 
 from lenet_jax.sweep_file import Sweep, product, sweep

@@ -1,0 +1,118 @@
+"""A peer of the benchmark in a process of its own, which works only while it is asked.
+
+    python -m experiments.worker PEER
+
+It reads a JSON request a line on its standard input, and answers each with a line of JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from experiments.peers import PEERS, POPULATIONS, Network
+from lenet_jax import data
+from lenet_jax.workdir import cores
+
+OURS = "lenet-jax"
+# What `lenet_jax.main` sets before JAX starts.
+ENVIRONMENTS = {peer: {"JAX_NUM_CPU_DEVICES": str(cores())} for peer in (OURS, *POPULATIONS)}
+
+
+class Worker:
+    """A peer in a process of its own, which works only while it is asked."""
+
+    def __init__(self, peer: str):
+        self.peer = peer
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.worker", peer],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | ENVIRONMENTS.get(peer, {}),
+        )
+
+    def ask(self, **request: Any) -> Any:
+        """Sends a request and waits for its answer."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"the worker of {self.peer} ended with {self._process.wait()}")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def work(peer: str) -> None:
+    """The worker's loop: a JSON request a line on stdin, a JSON answer a line on stdout."""
+    answers, sys.stdout = sys.stdout, sys.stderr
+    dataset = data.load("mnist")
+    made = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        begun = time.perf_counter()
+        match request["do"]:
+            case "make":
+                network = Network(*map(tuple, request["network"]))
+                made = (PEERS | POPULATIONS)[peer](network, first_weights(network), dataset)
+                answer: Any = None
+            case "train":
+                assert made is not None
+                answer = made.train(np.asarray(request["indices"]))
+            case "evaluate":
+                assert made is not None
+                answer = made.evaluate()
+            case "matmul":
+                answer = matmul_peak()
+            case other:
+                raise ValueError(f"unknown request {other!r}")
+        seconds = time.perf_counter() - begun
+        print(json.dumps({"answer": answer, "seconds": seconds}), file=answers, flush=True)
+
+
+def first_weights(network: Network) -> dict[str, np.ndarray]:
+    """The initial weights of every peer, uniform in ±1/√fan_in, as a PyTorch state_dict."""
+    rng = np.random.default_rng(0)
+    (c1, c2), (f1, f2) = network
+    shapes = {
+        "conv1": (c1, 1, 5, 5),
+        "conv2": (c2, c1, 5, 5),
+        "fc1": (f1, 25 * c2),
+        "fc2": (f2, f1),
+        "fc3": (10, f2),
+    }
+    weights = {}
+    for name, shape in shapes.items():
+        bound = np.prod(shape[1:]) ** -0.5
+        weights[f"{name}.weight"] = rng.uniform(-bound, bound, shape).astype(np.float32)
+        weights[f"{name}.bias"] = rng.uniform(-bound, bound, shape[0]).astype(np.float32)
+    return weights
+
+
+def matmul_peak(size: int = 2048, repeats: int = 10) -> float:
+    """The best rate of a square float32 product, in FLOP/s."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(jnp.matmul)  # on all cores, by whichever library XLA prefers
+    a = jax.random.normal(jax.random.key(0), (size, size))
+    best = np.inf
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        product(a, a).block_until_ready()
+        best = min(best, time.perf_counter() - begun)
+    return 2 * size**3 / best
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])
