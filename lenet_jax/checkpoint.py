@@ -8,6 +8,7 @@ number is whole.
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -49,6 +50,8 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp  # late: most of a second
 
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).addFilter(_is_news)
         self._ocp, self._directory, self._keep = ocp, directory, keep
         directory.mkdir(parents=True, exist_ok=True)
         for pattern in DRAFTS:
@@ -258,6 +261,12 @@ def _system_error(error: OSError | ValueError, folder: Path) -> Exception:
     if isinstance(error, OSError) or not code:
         return error
     return OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a log entry is more than the traceback of what Orbax raises besides."""
+    is_orbax = "orbax" in Path(record.pathname).parts
+    return not is_orbax and "exception was never retrieved" not in record.getMessage()
 
 
 def _give_way() -> None:

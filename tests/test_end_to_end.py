@@ -65,6 +65,7 @@ def test_a_signal_ends_the_command_in_time_with_the_shells_code(tmp_path, number
         text=True,
     ) as process:
         assert process.stdout is not None
+        sent = 0.0
         for line in process.stdout:
             if line.startswith("epoch"):
                 sent = time.perf_counter()
