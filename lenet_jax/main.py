@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     """Parses the flags and runs; the exit code."""
     flag_values = command_line.make_flags()
     flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values)
+    flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
     try:
         config = command_line.parse(argv, flag_values)
         if flag_values.deterministic:
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
         from lenet_jax.run import run  # late: a mistake on the command line is told at once
 
         command = ["python", "-m", "lenet_jax.main", *argv[1:]]
-        return run(config, flag_values.workdir, command, STARTED)
+        return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
     except UserError as error:
         print(error, file=sys.stderr)
         return UNWRITABLE if isinstance(error, WriteError) else MISTAKE

@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from lenet_jax.errors import UserError, WriteError
 from lenet_jax.interrupt import Interrupt
 from lenet_jax.programs import Programs
 from lenet_jax.recipe import Recipe, make_recipe
+from lenet_jax.resume import look_back
 from lenet_jax.workdir import Row, Workdir, environment
 
 DONE, DIVERGED = 0, 3
@@ -52,7 +53,14 @@ class Notes(NamedTuple):
         return notes
 
 
-def run(config: configs.Config, workdir: str, command: Sequence[str], started: float) -> int:
+def run(
+    config: configs.Config,
+    workdir: str,
+    command: Sequence[str],
+    started: float,
+    *,
+    profile: bool = False,
+) -> int:
     """Trains, evaluates and writes everything down; resumes what the directory already holds.
 
     Args:
@@ -60,6 +68,7 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
       workdir: the run directory.
       command: what starts this run again, for the person who has to.
       started: when the process began, on `time.perf_counter`'s clock.
+      profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
 
     Returns:
       The exit code: 0 done, 3 diverged, 130 or 143 stopped by a signal.
@@ -75,16 +84,15 @@ def run(config: configs.Config, workdir: str, command: Sequence[str], started: f
     initial = None if begun else _initial_params(config, recipe)
     try:
         with Interrupt(console.release) as interrupt, Workdir(workdir) as directory:
-            extension, summary = _look_back(directory, config, dataset)
+            extension, summary = look_back(directory, config, dataset)
             if summary is not None:
                 console.note("this run is finished")
                 console.result(summary, directory.files())
                 return DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
                 parts = directory, checkpoints, console, interrupt
-                return _Job(config, recipe, dataset, initial, *parts).run(
-                    command, started, extension
-                )
+                job = _Job(config, recipe, dataset, initial, *parts, profile)
+                return job.run(command, started, extension)
     except OSError as error:
         raise WriteError(error, workdir) from error
 
@@ -102,10 +110,11 @@ class _Job:
         checkpoints: Checkpoints,
         console: Console,
         interrupt: Interrupt,
+        profile: bool,
     ):
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.directory, self.checkpoints = directory, checkpoints
-        self.console, self.interrupt = console, interrupt
+        self.console, self.interrupt, self.profile = console, interrupt, profile
         self.programs = Programs(config, recipe, dataset)
         self.initial = initial  # parameters to begin with; None: drawn
 
@@ -224,8 +233,11 @@ class _Job:
     def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, Row, float]:
         """Trains the epoch after `epoch`: the arrays, the metrics, and the seconds it took."""
         begun = time.perf_counter()
-        state, metrics, rate = self.programs.train_epoch(arrays.state, epoch)
-        jax.block_until_ready(metrics)
+        with contextlib.ExitStack() as stack:
+            if self.profile and epoch + 1 == self.recipe.num_epochs:
+                stack.enter_context(jax.profiler.trace(self.directory.path / "profile"))
+            state, metrics, rate = self.programs.train_epoch(arrays.state, epoch)
+            jax.block_until_ready(metrics)
         seconds = time.perf_counter() - begun
         valid, _ = self.programs.evaluate(state.params, "valid")
         row = {
@@ -266,50 +278,6 @@ class _Job:
         logits = jax.device_get(logits)
         report.draw_figures(folder, self.recipe, params, self.dataset, logits, rows, warn)
         self.console.result(summary, self.directory.files())
-
-
-def _look_back(
-    directory: Workdir, config: configs.Config, dataset: data.Dataset
-) -> tuple[str | None, dict[str, Any] | None]:
-    """Checks that a run may go on in the directory.
-
-    Returns:
-      By what the config extends the run that is there, if it does; and the summary of that run, if
-      it is finished.
-
-    Raises:
-      UserError: the run is of another config or other data, or damaged.
-    """
-    file, previous = directory.path / "config.json", directory.read_json("run.json")
-    if previous is None or not file.exists():
-        if directory.has_checkpoints():
-            lost = "run.json" if previous is None else file.name
-            raise UserError(
-                f"{directory.path} has checkpoints, but no {lost} that tells what they are of\n"
-                "Bring it back, or take another --workdir to start anew."
-            )
-        return None, None
-    if not {"status", "data_fingerprint"} <= previous.keys():
-        raise UserError(
-            f"{directory.path / 'run.json'} is not what a run wrote\n"
-            "Bring it back, or take another --workdir to start anew."
-        )
-    old = configs.load_json(file)
-    different = configs.differing_keys(old, config)
-    extended = [key for key in different if key.startswith("train.num_epochs:")]
-    if different != extended or config.train.num_epochs < old.train.num_epochs:
-        raise UserError(
-            f"{directory.path} holds a run of another config: {'; '.join(different)}\n"
-            "Take the same config to go on with it, or another --workdir to start anew."
-        )
-    if previous["data_fingerprint"] != dataset.fingerprint:
-        raise UserError(
-            f"the data {dataset.name!r} changed since {directory.path} was begun\n"
-            "Bring the old data back, or take another --workdir to start anew."
-        )
-    if extended:
-        return extended[0], None
-    return None, directory.read_json("summary.json") if previous["status"] == "done" else None
 
 
 def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:

@@ -1,3 +1,5 @@
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -81,3 +83,10 @@ def test_xla_knows_the_flags_of_determinism():
     code = "import jax; jax.devices()"  # an unknown flag ends the process
     environment = os.environ | {"XLA_FLAGS": DETERMINISTIC_FLAGS, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+def test_a_profile_of_the_last_epoch_can_be_opened(arguments, tmp_path):
+    assert main(["main", *arguments, "--workdir=run", "--profile"]) == 0
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
+    with gzip.open(trace) as file:
+        assert any("while" in event.get("name", "") for event in json.load(file)["traceEvents"])
