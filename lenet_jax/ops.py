@@ -65,9 +65,10 @@ def conv_pool_relu(
 def compiler_options() -> dict[str, Any]:
     """Options for `jax.jit` under which `phase` keeps ties exactly.
 
-    Of XLA's two matrix products on the CPU, Eigen's adds the terms of every row in the same order
-    as long as one thread computes it. YNNPACK's does not, and so tells equal phases apart by their
-    last bit. The other cores get work of their own, see `parallel`.
+    Of XLA's two matrix products on the CPU, Eigen's adds the terms of every row in the same order;
+    YNNPACK's does not, and so tells equal phases apart by their last bit. Eigen does so on one and
+    two threads; on four or more it may cut a product of few columns within a phase (seen with 6→6
+    maps and batches of 17 and 32, not with the sizes of the configs).
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-os.environ["JAX_NUM_CPU_DEVICES"] = "4"  # for populations
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"  # as on a machine of two cores
 
 from jaxtyping import install_import_hook  # noqa: E402
 

@@ -1,5 +1,3 @@
-import gzip
-import json
 import os
 import subprocess
 import sys
@@ -26,7 +24,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_run_decides_the_exit_code(monkeypatch, code):
     calls = []
 
-    def record(*args):
+    def record(*args, profile):
         calls.append(args)
         return code
 
@@ -41,7 +39,7 @@ def test_the_run_decides_the_exit_code(monkeypatch, code):
 
 
 def test_ctrl_c_before_training_is_no_traceback(monkeypatch, capsys):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupt)
@@ -74,7 +72,7 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(environment, cache
 )
 def test_what_a_gpu_needs_is_set_before_jax_starts(monkeypatch, arguments, before, after):
     os.environ["XLA_FLAGS"] = before
-    monkeypatch.setattr(run, "run", lambda *_: 0)
+    monkeypatch.setattr(run, "run", lambda *_, **__: 0)
     assert main(["main", CONFIG, "--workdir=run", *arguments]) == 0
     assert os.environ["XLA_FLAGS"] == after
 
@@ -83,10 +81,3 @@ def test_xla_knows_the_flags_of_determinism():
     code = "import jax; jax.devices()"  # an unknown flag ends the process
     environment = os.environ | {"XLA_FLAGS": DETERMINISTIC_FLAGS, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-
-
-def test_a_profile_of_the_last_epoch_can_be_opened(arguments, tmp_path):
-    assert main(["main", *arguments, "--workdir=run", "--profile"]) == 0
-    (trace,) = (tmp_path / "run" / "profile").rglob("*.trace.json.gz")
-    with gzip.open(trace) as file:
-        assert any("while" in event.get("name", "") for event in json.load(file)["traceEvents"])

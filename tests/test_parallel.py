@@ -29,9 +29,8 @@ def trained_on(num_devices):
     return jax.device_get((state.params, metrics, evaluate(state.params, *test)))
 
 
-@pytest.mark.parametrize("num_devices", [2, 4])
-def test_devices_that_share_a_batch_train_as_one_does(num_devices):
-    params, metrics, (test, logits) = trained_on(num_devices)
+def test_devices_that_share_a_batch_train_as_one_does():
+    params, metrics, (test, logits) = trained_on(2)
     alone, alone_metrics, (alone_test, alone_logits) = trained_on(1)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
     jax.tree.map(close, params, alone)
@@ -43,19 +42,19 @@ def test_devices_that_share_a_batch_train_as_one_does(num_devices):
 
 @pytest.mark.parametrize(
     ("batch_size", "micro_batch_size", "num_devices"),
-    [(64, 64, 1), (64, 32, 2), (96, 32, 3), (512, 32, 4), (20, 32, 1), (160, 32, 1)],
+    [(64, 64, 1), (64, 32, 2), (96, 32, 1), (512, 32, 2), (20, 32, 1)],
 )
 def test_every_device_has_whole_micro_batches(batch_size, micro_batch_size, num_devices):
-    assert len(jax.devices()) == 4
+    assert len(jax.devices()) == 2
     assert parallel.count_sharing(batch_size, micro_batch_size) == num_devices
 
 
 def test_programs_choose_the_devices_and_evaluate_each_split_whole():
     programs = Programs(CONFIG, recipe.make_recipe(CONFIG, DATASET), DATASET)
-    assert programs.recipe.num_devices == 4
+    assert programs.recipe.num_devices == 2
     programs.compile()
     state, metrics, rate = programs.train_epoch(programs.init(), 0)
-    assert len(state.params["fc1"]["kernel"][...].sharding.device_set) == 4
+    assert len(state.params["fc1"]["kernel"][...].sharding.device_set) == 2
     assert metrics.count == 70 and rate > 0
     for name, count in (("valid", 20), ("test", 33)):
         found, logits = programs.evaluate(state.params, name)

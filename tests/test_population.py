@@ -1,5 +1,9 @@
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -174,9 +178,9 @@ def test_the_order_of_the_members_changes_no_bit_of_any(four):
     assert_same(permuted.all(), take(four.all(), np.asarray(order)))
 
 
-def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices(four):
+def check_devices():
     """Two a device, on 1, 2 and 4 devices."""
-    on_one, on_two = four, Trained(MEMBERS, count=2)
+    on_one, on_two = Trained(MEMBERS), Trained(MEMBERS, count=2)
     on_four = Trained([*MEMBERS, *MEMBERS], count=4)
     assert_same(take(on_four.all(), slice(4)), on_two.all())
     assert_same(take(on_four.all(), slice(4, 8)), on_two.all())
@@ -186,6 +190,17 @@ def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices(fou
     # Four on one device differ by rounding alone, if at all; so do three on four.
     assert_close(on_one.all(), on_two.all())
     assert_close(Trained(MEMBERS[:3], count=4).all(), take(on_one.all(), slice(3)))
+
+
+def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices():
+    """In a process of its own, which has four."""
+    folders = Path(__file__).parent, Path(__file__).parents[1]
+    environment = {
+        "JAX_NUM_CPU_DEVICES": "4",
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+    }
+    code = "import test_population; test_population.check_devices()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
 
 
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
@@ -272,10 +287,10 @@ def test_a_shared_order_gives_what_equal_orders_give(strategy, augment):
 def test_ties_stay_ties_on_several_devices(size, c, k):
     """All devices at once: of a plain background, the gradient goes to the first of four."""
     rng = np.random.default_rng(0)
-    images = np.full((len(DEVICES), 32, size, size, c), 0.7, np.float32)
-    images[:, :, 4:8, 4:8] = rng.normal(size=(len(DEVICES), 32, 4, 4, c))
+    images = np.full((len(DEVICES), 17, size, size, c), 0.7, np.float32)
+    images[:, :, 4:8, 4:8] = rng.normal(size=(len(DEVICES), 17, 4, 4, c))
     kernel = rng.normal(size=(5, 5, c, k)).astype(np.float32)
-    cotangent = rng.normal(size=(32, size // 2 - 2, size // 2 - 2, k)).astype(np.float32)
+    cotangent = rng.normal(size=(17, size // 2 - 2, size // 2 - 2, k)).astype(np.float32)
     mesh, members = jax.sharding.Mesh(np.asarray(DEVICES), ("members",)), jax.P("members")
 
     def gradient(lowering):

@@ -2,6 +2,7 @@ import contextlib
 import csv
 import errno
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -557,3 +558,12 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(finished, tmp_path, monkeypa
     assert {file.name for file in tmp_path.iterdir()} == (FILES - FIGURES) | {".lock"}
     for name in FIGURES:
         assert f"warning: {name} was not drawn: ValueError" in run.output
+
+
+def test_a_profile_of_the_last_epoch_can_be_opened(tmp_path, folder, no_figures):
+    with contextlib.redirect_stdout(io.StringIO()):
+        config, command = make_config(folder), COMMAND
+        assert runs.run(config, str(tmp_path), command, time.perf_counter(), profile=True) == 0
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    with gzip.open(trace) as file:
+        assert any("while" in event.get("name", "") for event in json.load(file)["traceEvents"])
