@@ -24,8 +24,8 @@ class _Train(ModuleType):
     """`lenet_jax.train`: the module of that name which, called, trains a run."""
 
     def __call__(self, config: Any, workdir: Any = None) -> Any:
-        """Trains a run and gives its network, see `lenet_jax.trained.train`."""
-        return importlib.import_module("lenet_jax.trained").train(config, workdir)
+        """Trains a run and gives its network, see `lenet_jax.api.train`."""
+        return importlib.import_module("lenet_jax.api").train(config, workdir)
 
 
 class _Package(ModuleType):

@@ -1,10 +1,9 @@
-"""Where trained networks lie: loads one out of a run, a file of weights, or a sweep, or trains it.
+"""Where trained networks lie: loads one out of a run, a file of weights, or a sweep.
 
 A run is read from its `config.json`, never from the Python file that made it.
 """
 
 import json
-import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,33 +55,6 @@ def load(path: str | Path, member: int | None = None) -> Trained:
         read_json(path / "summary.json", {}),
         list(_read_history(path / "metrics.jsonl")),
     )
-
-
-def train(config: configs.Config | str, workdir: str | Path | None = None) -> Trained:
-    """Trains a run, as the command does, and gives its network; a finished run is only loaded.
-
-    Args:
-      config: from `lenet_jax.config`, or the name of a config file, `FILE.py[:ARG]`, which runs as
-        code.
-      workdir: the run directory; None: a new one in `runs`, called by the time.
-
-    Raises:
-      UserError: the config, the data or the directory is not what it should be, or the run
-        diverged.
-      KeyboardInterrupt: it was stopped; the same call goes on with it.
-    """
-    from lenet_jax.run import DIVERGED, DONE, run  # late: what is only loaded needs no optimiser
-
-    started = time.perf_counter()
-    workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
-    checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
-    command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r})"]
-    code = run(checked, workdir, command, started)
-    if code == DIVERGED:
-        raise UserError(f"the run in {workdir} diverged: its loss stopped being finite")
-    if code != DONE:
-        raise KeyboardInterrupt
-    return load(workdir)
 
 
 def _load_member(path: Path, member: int | None) -> Trained:

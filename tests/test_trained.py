@@ -11,8 +11,8 @@ import tiny
 from PIL import Image
 
 import lenet_jax
+from lenet_jax import api, data, state_file
 from lenet_jax import config as configs
-from lenet_jax import data, state_file, trained
 from lenet_jax.errors import UserError
 
 
@@ -220,7 +220,7 @@ class TestTrain:
 
         assert train.train_step.__module__ == "lenet_jax.train"
         assert callable(train)
-        assert trained.train.__doc__
+        assert api.train.__doc__
 
 
 def test_the_history_ends_where_a_process_died(notes_run, tmp_path):
