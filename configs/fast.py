@@ -2,8 +2,9 @@
 
     python -m lenet_jax.main --config=configs/fast.py --workdir=runs/fast
 
-Expect: see results/time_to_accuracy.json. The numbers here were chosen by validation accuracy, on
-other seeds than those that are reported.
+Expect: 99.21 ± 0.08 % of the test images right (5 seeds), after 4 s of training on two cores of an
+AMD EPYC (Zen 4), and 99.0 % after 2.7 s: see results/time_to_accuracy.json. The numbers here were
+chosen by validation accuracy, on other seeds than those.
 """
 
 from ml_collections import ConfigDict

@@ -218,7 +218,7 @@ def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
     axes.margins(x=0.18)
     axes.set(xlabel="images per second; in brackets the share of lenet-jax", title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=120)
 
 
