@@ -42,8 +42,8 @@ def measure() -> dict[str, Any]:
     state = train.init_state(made, recipe.seeds(config), numbers)
     arrays = jax.device_put((dataset.train.images, dataset.train.labels))
 
-    def epoch(state: train.TrainState, *arrays: Any) -> Any:
-        return train.train_epoch(made, state, *arrays, jax.numpy.int32(0), numbers)
+    def epoch(state: train.TrainState, images: jax.Array, labels: jax.Array) -> Any:
+        return train.train_epoch(made, state, images, labels, jax.numpy.int32(0), numbers)
 
     program = parallel.compile_shared(epoch, 1).lower(state, *arrays).compile()
     jax.block_until_ready(program(state, *arrays))
@@ -53,7 +53,7 @@ def measure() -> dict[str, Any]:
         (file,) = Path(folder).rglob("*.trace.json.gz")
         with gzip.open(file) as stream:
             events = json.load(stream)["traceEvents"]
-    micro = collections.Counter[str]()
+    micro: dict[str, float] = collections.defaultdict(float)
     for event in events:
         if event.get("ph") == "X":
             micro[event["name"]] += event["dur"] / (STEPS * BATCH_SIZE)
