@@ -31,8 +31,8 @@ from jaxtyping import Float, Int32, UInt8
 from torch import nn
 from torch.nn import functional
 
+from lenet_jax import batches, data, ops, torch_bridge, train
 from lenet_jax import config as configs
-from lenet_jax import data, ops, torch_bridge, train
 from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
 from lenet_jax.sheet import open_sheet
 from lenet_jax.state_file import StateDict
@@ -113,7 +113,7 @@ def prepare(num_steps: int, seed: int = 0, learning_rate: float = 0.01) -> Setup
     recipe = dataclasses.replace(make_recipe(config, dataset), mean=(32.0,), std=(64.0,))
     numbers = hyperparameters(config)
     state = train.init_state(recipe, seeds(config), numbers)
-    order = train.epoch_order(recipe, state.order_key, jnp.int32(0))
+    order = batches.epoch_order(recipe, state.order_key, jnp.int32(0))
     return Setup(recipe, numbers, dataset, state, np.asarray(order)[:num_steps])
 
 
@@ -124,7 +124,7 @@ def train_here(setup: Setup, precision: str) -> Trajectory:
 
     @compiled
     def step(state, images, labels, indices):
-        batch = train.make_batch(recipe, images, labels, indices, state.augment_key, numbers)
+        batch = batches.make_batch(recipe, images, labels, indices, state.augment_key, numbers)
         return train.train_step(recipe, state, batch, numbers)
 
     # Parameters in float64 make all that follows the first product float64.

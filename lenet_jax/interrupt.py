@@ -27,16 +27,16 @@ class Interrupt:
       last_words: what to write and say before a signal that nobody noticed ends the process.
     """
 
-    def __init__(self, release: Callable[[], None] = _nothing, grace: float = GRACE):
+    def __init__(self, release: Callable[[], None] = _nothing, grace: float | None = None):
         """Sets the rules.
 
         Args:
           release: puts the terminal in order before the process ends.
-          grace: seconds until a signal must be noticed.
+          grace: seconds until a signal must be noticed; None: `GRACE`.
         """
         self.signal: signal.Signals | None = None
         self.last_words: Callable[[], None] = _nothing
-        self._release, self._grace = release, grace
+        self._release, self._grace = release, GRACE if grace is None else grace
         self._noticed, self._ending = False, threading.Lock()
 
     def __enter__(self) -> "Interrupt":

@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32, PyTree
 
 from lenet_jax import ops, train
+from lenet_jax.batches import Batch, epoch_order, loop_batches
 from lenet_jax.config import Config
 from lenet_jax.data import Split
 from lenet_jax.recipe import Hyperparameters, Recipe, hyperparameters, seeds
@@ -191,11 +192,8 @@ class Population:
             member, numbers = args
             hyper = numbers.hyperparameters
 
-            def step(state: train.TrainState, batch: train.Batch) -> Any:
-                return guarded_step(self.recipe, state, batch, hyper)
-
             def run(state: train.TrainState) -> tuple[train.TrainState, train.Metrics]:
-                return self._run(step, state, train.no_metrics(), state, train_split, epoch, hyper)
+                return train.train_epoch(self.recipe, state, *train_split, epoch, hyper)
 
             return self._validate(member, *_unless_frozen(run, member.state), valid, epoch)
 
@@ -206,14 +204,16 @@ class Population:
     ) -> tuple[Members, EpochMetrics]:
         """All members take a step with one batch, and then with the next."""
 
-        def step(states: train.TrainState, batch: train.Batch) -> Any:
+        def step(carry: tuple[train.TrainState, train.Metrics], batch: Batch) -> Any:
             def take(args: tuple[train.TrainState, Hyperparameters]) -> Any:
                 state, hyper = args
                 return _unless_frozen(
-                    lambda state: guarded_step(self.recipe, state, batch, hyper), state
+                    lambda state: train.guarded_step(self.recipe, state, batch, hyper), state
                 )
 
-            return self._over(take)((states, numbers.hyperparameters))
+            states, sums = carry
+            states, new = self._over(take)((states, numbers.hyperparameters))
+            return states, jax.tree.map(jnp.add, sums, new)
 
         def validate(args: tuple[Members, train.TrainState, train.Metrics]) -> Any:
             return self._validate(*args, valid, epoch)
@@ -222,24 +222,13 @@ class Population:
         sums = jax.tree.map(
             lambda zero: jnp.full(len(members.best_epoch), zero), train.no_metrics()
         )
-        states, metrics = self._run(step, members.state, sums, first, train_split, epoch, hyper)
-        return self._over(validate)((members, states, metrics))
-
-    def _run(
-        self,
-        step: Callable[..., Any],
-        carry: Any,
-        sums: train.Metrics,
-        like: train.TrainState,
-        split: Arrays,
-        epoch: Array,
-        hyper: Hyperparameters,
-    ) -> tuple[Any, train.Metrics]:
-        """An epoch over the batches of the member `like`."""
         last = self.recipe.steps_per_epoch
-        order = train.epoch_order(self.recipe, like.order_key, epoch)
-        rows = order, 0, last, like.augment_key, epoch * last
-        return train.loop_batches(self.recipe, step, carry, sums, *split, *rows, hyper)
+        order = epoch_order(self.recipe, first.order_key, epoch)
+        rows = order, 0, last, first.augment_key, epoch * last
+        states, metrics = loop_batches(
+            self.recipe, step, (members.state, sums), *train_split, *rows, hyper
+        )
+        return self._over(validate)((members, states, metrics))
 
     def _validate(
         self,
@@ -273,24 +262,6 @@ class Population:
 
     def _evaluate(self, params: nnx.State, split: Arrays) -> train.Metrics:
         return self._over(lambda params: train.evaluate(self.recipe, params, *split)[0])(params)
-
-
-def guarded_step(
-    recipe: Recipe, state: train.TrainState, batch: train.Batch, hyperparameters: Hyperparameters
-) -> tuple[train.TrainState, train.Metrics]:
-    """`train.train_step`, unless the member is frozen or this step would leave it not finite."""
-    new, metrics = train.train_step(recipe, state, batch, hyperparameters)
-    leaves = jax.tree.leaves(new.params)
-    finite = jnp.isfinite(metrics.loss) & jnp.all(
-        jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
-    )
-    going = state.step >= 0
-    frozen = dataclasses.replace(state, step=jnp.where(going, -1 - state.step, state.step))
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(going & finite, new, old)
-
-    return jax.tree.map(choose, new, frozen), metrics
 
 
 def _unless_frozen(

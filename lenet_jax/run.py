@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
@@ -202,10 +201,10 @@ class _Job:
                 if self.interrupt.notice():
                     return self.interrupt.exit_code, "interrupted", self.interrupt.reason
                 arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
-                if not _is_finite(arrays.state, row):
-                    first = int(row["step"]) - self.recipe.steps_per_epoch + 1
-                    steps = f"steps {first} to {row['step']}"
-                    reason = f"the loss stopped being finite in epoch {row['epoch']}, {steps}"
+                failed = _failed_step(arrays.state, row)
+                if failed is not None:
+                    at = f"step {failed}, in epoch {row['epoch']}"
+                    reason = f"the loss or the weights stopped being finite at {at}"
                     kept = self.checkpoints.latest() or "none"
                     self.console.warn(f"{reason}; latest checkpoint: {kept}")
                     return DIVERGED, "diverged", reason
@@ -296,14 +295,13 @@ def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:
     return torch_bridge.from_state_dict(network.state_dict, like, name)
 
 
-def _is_finite(state: train.TrainState, row: Row) -> bool:
-    """Whether the losses and the parameters are numbers still.
-
-    What the last step of an epoch did shows in the validation loss alone; and a bias of -inf in no
-    loss at all, behind a ReLU.
-    """
-    losses = math.isfinite(row["train/loss"]) and math.isfinite(row["valid/loss"])
-    return losses and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+def _failed_step(state: train.TrainState, row: Row) -> int | None:
+    """The step after which the run is no longer finite, counted from 1; None if it still is."""
+    step = int(state.step)
+    if step < 0:
+        return -step
+    # Of the last step the validation may tell: finite parameters can give infinite losses.
+    return None if math.isfinite(row["valid/loss"]) else step
 
 
 def _describe(dataset: data.Dataset) -> str:

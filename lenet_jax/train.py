@@ -6,20 +6,18 @@ to look up in between.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Float, Int32, Key, ScalarLike, Shaped, UInt8
+from jaxtyping import Array, Float, Int32, Key, ScalarLike, UInt8
 
-from lenet_jax import augment, autograd, ops, optim, parallel
+from lenet_jax import autograd, batches, ops, optim, parallel
+from lenet_jax.batches import Batch
 from lenet_jax.recipe import Hyperparameters, Recipe
-
-Carry = TypeVar("Carry")
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +30,7 @@ class TrainState:
     Attributes:
       params: the network's parameters.
       opt_state: the optimiser's buffers.
-      step: optimiser steps taken.
+      step: optimiser steps taken; negative in a state that is frozen, see `guarded_step`.
       order_key: decides, with the epoch, the order of the examples.
       augment_key: decides, with the step, the random transformations.
     """
@@ -42,19 +40,6 @@ class TrainState:
     step: Int32[Array, "..."]
     order_key: Key[Array, "..."]
     augment_key: Key[Array, "..."]
-
-
-class Batch(NamedTuple):
-    """Pixels in 0..255, labels, and a weight of 0 for padding.
-
-    The leading axis m counts the parts whose gradients are accumulated. The batch axis b is last,
-    where the fast lowering wants it. `total` is of the whole batch, which devices may share.
-    """
-
-    images: UInt8[Array, "m h w c b"] | Float[Array, "m h w c b"]
-    labels: Int32[Array, "m b"]
-    weights: Float[Array, "m b"]
-    total: Float[Array, ""]
 
 
 @jax.tree_util.register_dataclass
@@ -112,7 +97,7 @@ def train_epoch(
     Returns:
       The new state, and the sums of the losses and hits met on the way.
     """
-    order = epoch_order(recipe, state.order_key, epoch)
+    order = batches.epoch_order(recipe, state.order_key, epoch)
     last = recipe.steps_per_epoch
     return train_steps(recipe, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
 
@@ -144,49 +129,31 @@ def train_steps(
       hyperparameters: the numbers, see `recipe.hyperparameters`.
     """
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return train_step(recipe, state, batch, hyperparameters)
+    def step(carry: tuple[TrainState, Metrics], batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, new = guarded_step(recipe, state, batch, hyperparameters)
+        return state, jax.tree.map(jnp.add, metrics, new)
 
     rows = order, first, last, state.augment_key, state.step - first
-    state, new = loop_batches(
-        recipe, step, state, no_metrics(), images, labels, *rows, hyperparameters
+    return batches.loop_batches(
+        recipe, step, (state, metrics), images, labels, *rows, hyperparameters
     )
-    new = parallel.sum_over_devices(new, recipe.num_devices)
-    return state, jax.tree.map(jnp.add, metrics, new)
 
 
-def loop_batches(
-    recipe: Recipe,
-    step: Callable[[Carry, Batch], tuple[Carry, Metrics]],
-    carry: Carry,
-    metrics: Metrics,
-    images: UInt8[Array, "n h w c"],
-    labels: Int32[Array, " n"],
-    order: Int32[Array, "steps b"],
-    first: ScalarLike,
-    last: ScalarLike,
-    augment_key: Key[Array, ""],
-    steps_before: ScalarLike,
-    hyperparameters: Hyperparameters,
-) -> tuple[Carry, Metrics]:
-    """`train_steps` with any `step` that takes a batch, and with the keys and counts of any state.
+def guarded_step(
+    recipe: Recipe, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+) -> tuple[TrainState, Metrics]:
+    """`train_step`, unless the state is frozen or this step would leave it not finite.
 
-    Returns:
-      What the last step carries, and `metrics` with those of every step added.
+    A state that diverges is frozen as it was before that step, and its `step` becomes negative:
+    -17 says that the 17th step failed.
     """
-
-    def fetch(step: Int32[Array, ""]) -> Batch:
-        key = jax.random.fold_in(augment_key, steps_before + step)
-        return make_batch(recipe, images, labels, order[step], key, hyperparameters)
-
-    def take(
-        _: Int32[Array, ""], carried: tuple[Carry, Metrics], batch: Batch
-    ) -> tuple[Carry, Metrics]:
-        carry, metrics = carried
-        carry, new = step(carry, batch)
-        return carry, jax.tree.map(jnp.add, metrics, new)
-
-    return loop_prefetched(take, (carry, metrics), fetch, first, last)
+    new, metrics = train_step(recipe, state, batch, hyperparameters)
+    leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(new.params)]
+    going = state.step >= 0
+    taken = going & jnp.isfinite(metrics.loss) & jnp.all(jnp.stack(leaves))
+    frozen = dataclasses.replace(state, step=jnp.where(going, -1 - state.step, state.step))
+    return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, frozen), metrics
 
 
 def train_step(
@@ -196,9 +163,6 @@ def train_step(
 
     The gradient is that of the mean loss over the whole batch. It is accumulated over the batch's
     parts, which fit the cache better than the whole, and summed over the devices that share it.
-
-    Returns:
-      The new state, and the sums over this device's share of the batch.
     """
 
     def mean_loss(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Metrics]:
@@ -217,7 +181,8 @@ def train_step(
 
     parts = batch.images, batch.labels, batch.weights
     grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), parts)
-    grads = parallel.sum_over_devices(grads, recipe.num_devices)
+    metrics = jax.tree.map(jnp.sum, metrics)
+    grads, metrics = parallel.sum_over_devices((grads, metrics), recipe.num_devices)
     updates, opt_state = _optimizer(recipe, hyperparameters).update(
         grads, state.opt_state, state.params
     )
@@ -227,7 +192,7 @@ def train_step(
         opt_state=opt_state,
         step=state.step + 1,
     )
-    return state, jax.tree.map(jnp.sum, metrics)
+    return state, metrics
 
 
 def evaluate(
@@ -250,7 +215,7 @@ def evaluate(
 
     def fetch(round_: Int32[Array, ""]) -> UInt8[Array, "h w c b"]:
         indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
-        return batch_last(images[parallel.own_share(indices, recipe.num_devices)])
+        return batches.batch_last(images[parallel.own_share(indices, recipe.num_devices)])
 
     def step(
         round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: UInt8[Array, "h w c b"]
@@ -260,7 +225,7 @@ def evaluate(
     num_classes = dict(recipe.model)["num_classes"]
     dtype = jax.tree.leaves(params)[0].dtype
     logits = jnp.zeros((num_rounds, batch_size, num_classes), dtype)
-    logits = loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
+    logits = batches.loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
     if recipe.num_devices > 1:
         logits = lax.all_gather(logits, parallel.AXIS, axis=1)
     logits = logits.reshape(-1, num_classes)[:capacity]
@@ -281,67 +246,6 @@ def apply(
     mean = jnp.asarray(recipe.mean, jnp.float32).reshape(1, 1, -1, 1)
     normalised = images.astype(jnp.float32) * (1 / std) - mean / std
     return nnx.merge(recipe.graphdef, params)(normalised.transpose(3, 0, 1, 2))
-
-
-def batch_last(images: Shaped[Array, "b h w c"]) -> Shaped[Array, "h w c b"]:
-    """Moves the batch to the end, as a transposition of a matrix, which XLA does fast."""
-    return images.reshape(images.shape[0], -1).T.reshape(*images.shape[1:], -1)
-
-
-def epoch_order(
-    recipe: Recipe, key: Key[Array, ""], epoch: Int32[Array, ""]
-) -> Int32[Array, "steps b"]:
-    """Indices of the examples, a row a step; -1 is padding."""
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), recipe.num_examples)
-    padding = recipe.steps_per_epoch * recipe.batch_size - recipe.num_examples
-    order = jnp.pad(order.astype(jnp.int32), (0, padding), constant_values=-1)
-    return order.reshape(recipe.steps_per_epoch, recipe.batch_size)
-
-
-def make_batch(
-    recipe: Recipe,
-    images: UInt8[Array, "n h w c"],
-    labels: Int32[Array, " n"],
-    indices: Int32[Array, " b"],
-    key: Key[Array, ""],
-    hyperparameters: Hyperparameters,
-) -> Batch:
-    """Gathers and augments this device's share of a batch, cut into the parts of its gradient."""
-    own = parallel.own_share(indices, recipe.num_devices)
-    chosen = jnp.maximum(own, 0)
-    batch = images[chosen]
-    if recipe.augments:
-        maps = augment.draw_affine(key, len(indices), **hyperparameters["augment"])
-        own_maps = (parallel.own_share(x, recipe.num_devices) for x in maps)
-        batch = augment.apply_affine(batch.astype(jnp.float32), *own_maps)
-    parts = (-1, recipe.micro_batch_size)
-    return Batch(
-        images=jax.vmap(batch_last)(batch.reshape(*parts, *batch.shape[1:])),
-        labels=labels[chosen].reshape(parts),
-        weights=(own >= 0).astype(jnp.float32).reshape(parts),
-        total=jnp.sum((indices >= 0).astype(jnp.float32)),
-    )
-
-
-def loop_prefetched(
-    step: Callable[[Array, Carry, Any], Carry],
-    carry: Carry,
-    fetch: Callable[[Array], Any],
-    first: ScalarLike,
-    last: ScalarLike,
-) -> Carry:
-    """`step(i, carry, fetch(i))` for i from `first` to `last` - 1, each fetching for the next one.
-
-    What is carried between iterations is a real array. Fetched inside the step, the gather would be
-    fused into each of the 36 slices that the first convolution takes of it, and run 36 times.
-    """
-
-    def body(i: Array, carried: tuple[Carry, Any]) -> tuple[Carry, Any]:
-        carry, fetched = carried
-        return step(i, carry, fetched), fetch(i + 1)
-
-    first = jnp.asarray(first, jnp.int32)
-    return lax.fori_loop(first, jnp.asarray(last, jnp.int32), body, (carry, fetch(first)))[0]
 
 
 def learning_rate(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
-from lenet_jax import ops, population, recipe, train
+from lenet_jax import batches, ops, population, recipe, train
 from lenet_jax.config import replace
 from lenet_jax.population import Population
 
@@ -124,7 +124,10 @@ def test_a_member_is_the_single_run_of_its_config(strategy, lowering):
         begun = take(started.state, index)
         assert_same(begun.params, first.params)
         assert_same(
-            *(train.epoch_order(programs.recipe, s.order_key, jnp.int32(1)) for s in (begun, first))
+            *(
+                batches.epoch_order(programs.recipe, s.order_key, jnp.int32(1))
+                for s in (begun, first)
+            )
         )
         np.testing.assert_allclose(trained.curves.train_loss[index], losses[:, 0], rtol=1e-4)
         np.testing.assert_allclose(trained.curves.valid_loss[index], losses[:, 1], rtol=1e-4)
@@ -232,8 +235,8 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(strategy, wild):
     step = jax.jit(functools.partial(train.train_step, made))
     failed = 0
     for epoch in range(EPOCHS):
-        for indices in train.epoch_order(made, state.order_key, jnp.int32(epoch)):
-            batch = train.make_batch(made, images, labels, indices, state.augment_key, numbers)
+        for indices in batches.epoch_order(made, state.order_key, jnp.int32(epoch)):
+            batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
             after, metrics = step(state, batch, numbers)
             failed += 1
             finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)]

@@ -23,8 +23,8 @@ import tiny
 from PIL import Image
 from safetensors.numpy import load_file
 
+from lenet_jax import batches, data, interrupt, parallel, recipe, report, torch_bridge, train
 from lenet_jax import config as configs
-from lenet_jax import data, parallel, recipe, report, torch_bridge, train
 from lenet_jax import run as runs
 from lenet_jax.checkpoint import Checkpoints, manifest
 from lenet_jax.errors import UserError, WriteError
@@ -70,6 +70,12 @@ class Run(NamedTuple):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """A machine that is busy may take its time: what is tested here is no promise on time."""
+    monkeypatch.setattr(interrupt, "GRACE", 600.0)
 
 
 @pytest.fixture
@@ -463,11 +469,26 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     assert_same_end(resumed, finished)
 
 
+def first_step_that_is_not_finite(config):
+    """Of the first epoch, counted from 1; by plain steps one after the other."""
+    dataset = data.load(**config.data)
+    made, numbers = recipe.make_recipe(config, dataset), recipe.hyperparameters(config)
+    state = train.init_state(made, recipe.seeds(config), numbers)
+    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    for step, indices in enumerate(batches.epoch_order(made, state.order_key, jnp.int32(0)), 1):
+        batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
+        state, metrics = jax.jit(functools.partial(train.train_step, made))(state, batch, numbers)
+        if not all(map(np.isfinite, (metrics.loss, *map(np.sum, jax.tree.leaves(state.params))))):
+            return step
+    return None
+
+
 @pytest.mark.parametrize(
     "sections",
     [
         {"optimizer": {"learning_rate": 1e6}},
-        # All in one step: the loss it meets is still finite, and the weights it leaves are not.
+        # All in one step: the loss it meets is finite, and so are the weights that it leaves; but
+        # no loss of theirs is.
         {
             "train": {"batch_size": 128, "micro_batch_size": 128},
             "optimizer": {"learning_rate": 1e30},
@@ -477,34 +498,14 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
 def test_a_diverged_run_says_so_and_saves_nothing(folder, tmp_path, sections):
     run = start(tmp_path, make_config(folder, **sections))
     assert run.code == 3
-    steps = 1 if "train" in sections else STEPS
-    reason = f"the loss stopped being finite in epoch 1, steps 1 to {steps}"
+    step = 1 if "train" in sections else first_step_that_is_not_finite(run.config)
+    reason = f"the loss or the weights stopped being finite at step {step}, in epoch 1"
     record = run.read("run.json")
     assert (record["status"], record["exit_reason"]) == ("diverged", reason)
     assert f"warning: {reason}; latest checkpoint: none" in run.output.splitlines()
     assert run.rows() == []
     assert list((tmp_path / "checkpoints").iterdir()) == []
     assert not (tmp_path / "summary.json").exists()
-
-
-def test_infinite_weights_that_show_in_no_loss_are_not_saved(
-    folder, tmp_path, monkeypatch, no_figures
-):
-    train_epoch = Programs.train_epoch
-
-    def spoil(self, state, epoch):
-        state, *told = train_epoch(self, state, epoch)
-        if epoch == 1:
-            params = jax.tree.map(lambda leaf: leaf.at[0].set(-jnp.inf), state.params["fc1"])
-            state.params["fc1"]["bias"] = params["bias"]
-        return state, *told
-
-    monkeypatch.setattr(Programs, "train_epoch", spoil)
-    run = start(tmp_path, make_config(folder))
-    assert run.code == 3
-    told = "the loss stopped being finite in epoch 2, steps 6 to 10; latest checkpoint: 1"
-    assert f"warning: {told}" in run.output.splitlines()
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
 
 
 def test_a_repeated_run_ends_in_the_same_bits(finished, tmp_path, no_figures):
@@ -522,7 +523,7 @@ def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monk
     for num_devices in (1, 2):
         monkeypatch.setattr(parallel, "count_sharing", lambda *_, n=num_devices: n)
         state = Programs(finished.config, made, dataset).init()
-        order = parallel.compile_shared(functools.partial(train.epoch_order, made), num_devices)
+        order = parallel.compile_shared(functools.partial(batches.epoch_order, made), num_devices)
         states.append(jax.tree.map(bits, state))
         orders.append(np.asarray(order(state.order_key, np.int32(3))))
         assert len(orders[-1].shape) == 2

@@ -8,7 +8,7 @@ import pytest
 import tiny
 from flax import nnx
 
-from lenet_jax import ops, recipe, train
+from lenet_jax import batches, ops, recipe, train
 
 DATASET = tiny.dataset()
 
@@ -37,14 +37,14 @@ def assert_close(one, other, tolerance):
 
 def test_the_order_is_a_permutation_that_the_key_and_the_epoch_decide():
     made, state, _ = start(tiny.config())
-    order = train.epoch_order(made, state.order_key, jnp.int32(0))
+    order = batches.epoch_order(made, state.order_key, jnp.int32(0))
     assert order.shape == (5, 16)
     assert sorted(np.asarray(order).ravel()) == [-1] * 10 + list(range(70))
     assert np.all(np.asarray(order)[-1, -10:] == -1)
-    again = train.epoch_order(made, state.order_key, jnp.int32(0))
+    again = batches.epoch_order(made, state.order_key, jnp.int32(0))
     np.testing.assert_array_equal(order, again)
-    assert np.any(order != train.epoch_order(made, state.order_key, jnp.int32(1)))
-    assert np.any(order != train.epoch_order(made, jax.random.key(5), jnp.int32(0)))
+    assert np.any(order != batches.epoch_order(made, state.order_key, jnp.int32(1)))
+    assert np.any(order != batches.epoch_order(made, jax.random.key(5), jnp.int32(0)))
 
 
 def test_an_epoch_is_plain_gradient_descent_over_every_example(arrays):
@@ -58,7 +58,7 @@ def test_an_epoch_is_plain_gradient_descent_over_every_example(arrays):
 
     images, labels = arrays
     params, total = state.params, 0.0
-    for indices in np.asarray(train.epoch_order(made, state.order_key, jnp.int32(0))):
+    for indices in np.asarray(batches.epoch_order(made, state.order_key, jnp.int32(0))):
         real = indices[indices >= 0]
 
         def mean_loss(params, real=real):
@@ -142,7 +142,7 @@ def test_an_epoch_in_parts_is_the_same_to_the_bit(arrays):
     made, state, numbers = start(tiny.config(augment={"shift": 2.0}))
     options = ops.compiler_options()
     program = jax.jit(functools.partial(train.train_steps, made), compiler_options=options)
-    order = train.epoch_order(made, state.order_key, jnp.int32(0))
+    order = batches.epoch_order(made, state.order_key, jnp.int32(0))
     ends = []
     for parts in ([(0, 5)], [(0, 1), (1, 4), (4, 5)]):
         at, metrics = state, train.no_metrics()
@@ -154,6 +154,31 @@ def test_an_epoch_in_parts_is_the_same_to_the_bit(arrays):
     assert ends[0][2] == 5
     whole, _ = run_epoch(made, state, numbers, arrays)
     assert_close(whole.params, ends[0][0], 1e-5)
+
+
+def test_a_weight_that_is_infinite_but_shows_in_no_loss_freezes_the_state(arrays, monkeypatch):
+    """A bias of -inf is 0 behind its ReLU."""
+    made, state, numbers = start(tiny.config())
+    train_step = train.train_step
+
+    def spoil(*args):
+        new, metrics = train_step(*args)
+        bias = new.params["fc1"]["bias"][...].shape
+        params = jax.tree.map(
+            lambda leaf: leaf.at[0].set(-jnp.inf) if leaf.shape == bias else leaf, new.params
+        )
+        return dataclasses.replace(new, params=params), metrics
+
+    monkeypatch.setattr(train, "train_step", spoil)
+    images, labels = arrays
+    indices = jnp.arange(16, dtype=jnp.int32)
+    batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
+    after, metrics = train.guarded_step(made, state, batch, numbers)
+    assert jnp.isfinite(metrics.loss)
+    assert after.step == -1
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    again, _ = train.guarded_step(made, after, batch, numbers)
+    assert again.step == -1
 
 
 def test_label_smoothing_and_clipping_reach_the_gradient(arrays):
