@@ -43,7 +43,7 @@ def plot_sweep(
     ranked = len(axes) > 2 or (len(axes) == 0 and len(settings) > 1)
     rows = len({_value(s, axes[0]) for s in settings}) if len(axes) == 2 else 0
     heights = {2: 154 + 44 * rows}
-    height = 130 + 26 * min(len(settings), MOST_RANKED) if ranked else heights.get(len(axes), 460)
+    height = 130 + 26 * min(len(settings), MOST_RANKED) if ranked else heights.get(len(axes), 530)
     with open_sheet(path, 1000, max(height, 300)) as sheet:
         sheet.text(70, 22, legible(title, 90), size=11, weight="bold")
         sheet.text(70, 44, words, color="#444444")
@@ -99,7 +99,8 @@ def _plot_curves(
     axes.set_yscale("log")
     _plain_ticks(axes)
     if len(shown) > 1:
-        axes.legend(frameon=False, fontsize=7.5, loc="upper right", ncols=1 + (len(shown) > 6))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 3}
+        axes.legend(frameon=False, fontsize=7.5, **below)
 
 
 def _plot_points(sheet: Sheet, settings: Sequence[Setting], keys: Sequence[str]) -> None:
