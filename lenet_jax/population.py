@@ -102,9 +102,8 @@ class Population:
         """
         self._mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
         self.recipe, self.size = recipe, -(-size // self._mesh.size) * self._mesh.size
-        if strategy == "auto":
-            strategy = "map" if self._mesh.devices.flat[0].platform == "cpu" else "vmap"
-        self._over = _map if strategy == "map" else jax.vmap
+        mapped = choose_strategy(strategy, self._mesh.devices.flat[0]) == "map"
+        self._over = _map if mapped else jax.vmap
         advance = self._advance_together if shared_data_order else self._advance_apart
         members, everywhere = PartitionSpec(AXIS), PartitionSpec()
         self._init = self._compile(self._over(self._begin), (members,))
@@ -262,6 +261,13 @@ class Population:
 
     def _evaluate(self, params: nnx.State, split: Arrays) -> train.Metrics:
         return self._over(lambda params: train.evaluate(self.recipe, params, *split)[0])(params)
+
+
+def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
+    """What is asked for, or, of `auto`, what suits the device."""
+    if strategy == "auto":
+        return "map" if device.platform == "cpu" else "vmap"
+    return strategy
 
 
 def _unless_frozen(

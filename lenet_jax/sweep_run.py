@@ -1,6 +1,5 @@
 """The work of a sweep: trains the chunks that are missing, and joins those that are there."""
 
-import dataclasses
 import json
 import shlex
 import time
@@ -12,11 +11,19 @@ import jax
 import numpy as np
 
 from lenet_jax import config as configs
-from lenet_jax import data, state_file, sweep_figure, sweep_plan, sweep_results, torch_bridge
+from lenet_jax import (
+    data,
+    state_file,
+    sweep_figure,
+    sweep_plan,
+    sweep_preview,
+    sweep_results,
+    torch_bridge,
+)
 from lenet_jax.console import Console, MemberEpochs, clock
 from lenet_jax.errors import UserError
 from lenet_jax.interrupt import Interrupt
-from lenet_jax.population import Members, Population
+from lenet_jax.population import Members, Population, Strategy, choose_strategy
 from lenet_jax.report import DRAWING_ERRORS
 from lenet_jax.sweep_file import Member
 from lenet_jax.sweep_plan import Chunk, Group
@@ -25,7 +32,6 @@ from lenet_jax.workdir import environment, write_atomically
 
 DONE = 0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-TRIAL_STEPS = 20  # of a chunk, to estimate the time
 
 
 class Options(NamedTuple):
@@ -34,7 +40,7 @@ class Options(NamedTuple):
     workdir: str
     save: str = "best"
     shared_data_order: bool = False
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
     chunk_size: int | None = None
     worker: tuple[int, int] = (1, 1)
     collect: bool = False
@@ -63,7 +69,9 @@ def run(
     if written is not None:
         chunks = sweep_plan.from_json(written, asked, groups, str(store.path))
     if options.dry_run:
-        _describe(console, groups, chunks, store, options)
+        missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
+        how = options.strategy, options.shared_data_order
+        console.lines(sweep_preview.describe(groups, chunks, missing, *how))
         return DONE
     if options.collect:
         if written is None:
@@ -92,9 +100,7 @@ def _load(config: configs.Config) -> data.Dataset:
 
 def _plan_chunks(groups: Sequence[Group], options: Options) -> list[Chunk]:
     devices = jax.devices()
-    strategy = options.strategy
-    if strategy == "auto":
-        strategy = "map" if devices[0].platform == "cpu" else "vmap"
+    strategy = choose_strategy(options.strategy, devices[0])
     memory = sweep_plan.available_memory(devices[0])
     sizes = [sweep_plan.chunk_size(group, devices, strategy, memory) for group in groups]
     if options.chunk_size is not None:
@@ -165,7 +171,7 @@ class Trainer:
         self._population = Population(
             chunk.group.recipe,
             chunk.size,
-            strategy=self._options.strategy,  # pyright: ignore[reportArgumentType]
+            strategy=self._options.strategy,
             shared_data_order=self._options.shared_data_order,
         )
         dataset = chunk.group.dataset
@@ -295,74 +301,3 @@ def _result_lines(
     seconds = sum(row["seconds"] for row in rows)
     lines.append(f"{len(rows)} members, {clock(seconds)} of training")
     return lines
-
-
-def _describe(
-    console: Console,
-    groups: Sequence[Group],
-    chunks: Sequence[Chunk],
-    store: Store,
-    options: Options,
-) -> None:
-    """Prints the plan: groups, chunks, memory and, after a short trial, the time."""
-    devices = jax.devices()
-    strategy = "vmap" if options.strategy == "vmap" or devices[0].platform != "cpu" else "map"
-    memory = sweep_plan.available_memory(devices[0])
-    lines = [
-        f"{sum(len(g.members) for g in groups)} members in {len(groups)} groups and {len(chunks)}"
-        f" chunks, on {len(devices)} × {devices[0].device_kind}; memory at hand"
-        f" {memory / 1e9:.1f} GB",
-        "",
-        "group  members  chunks  a chunk  epochs  parameters  memory",
-    ]
-    for number, group in enumerate(groups):
-        own = [chunk for chunk in chunks if chunk.group is group]
-        need = sweep_plan.memory_needed(group, len(devices), own[0].size // len(devices), strategy)
-        lines.append(
-            f"{number:>5}  {len(group.members):>7}  {len(own):>6}  {own[0].size:>7}"
-            f"  {group.recipe.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"
-            f"  {need / 1e9:>4.1f} GB"
-        )
-    missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
-    if missing:
-        speed = _trial(missing[0], options)
-        work = sum(
-            len(c.members)
-            / len(c.group.members)
-            * c.group.images
-            * sweep_plan.work_per_image(c.group.recipe)
-            for c in missing
-        )
-        unit = sweep_plan.work_per_image(missing[0].group.recipe)
-        lines += [
-            "",
-            f"about {clock(work / unit / speed)} for {len(missing)} chunks (at {speed:,.0f}"
-            " img/s in a trial of the first)",
-        ]
-    console.lines([*lines, "nothing was written"])
-
-
-def _trial(chunk: Chunk, options: Options) -> float:
-    """Images a second of a chunk, all members together, in a few steps."""
-    recipe, dataset = chunk.group.recipe, chunk.group.dataset
-    count = min(recipe.num_examples, TRIAL_STEPS * recipe.batch_size)
-    short = dataclasses.replace(recipe, num_examples=count)
-    population = Population(
-        short,
-        chunk.size,
-        strategy=options.strategy,  # pyright: ignore[reportArgumentType]
-        shared_data_order=options.shared_data_order,
-    )
-    part = data.Split(dataset.train.images[:count], dataset.train.labels[:count])
-    train_split, valid = (
-        population.put(part),
-        population.put(data.Split(part.images[:1], part.labels[:1])),
-    )
-    members, numbers = population.start([member.config for member in chunk.members])
-    best = float("inf")
-    for epoch in range(3):  # the first one compiles
-        started = time.perf_counter()
-        members, metrics = population.train_epoch(members, numbers, train_split, valid, epoch)
-        jax.block_until_ready(metrics)
-        best = min(best, time.perf_counter() - started)
-    return len(chunk.members) * count / best
