@@ -8,7 +8,6 @@ number is whole.
 
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -32,6 +31,7 @@ State = TypeVar("State", bound=PyTree)
 MANIFEST = "SHA256SUMS"
 DRAFTS = (".*.draft", "*.orbax-checkpoint-tmp*")  # what a process that died may leave
 ORBAX_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # over foreign files
+SLACK = 2**18  # bytes beside the arrays, which Orbax for a moment has twice
 MOST_TOLD = 3  # damaged checkpoints in one message
 
 
@@ -50,8 +50,6 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp  # late: most of a second
 
-        for name in ("absl", "asyncio"):
-            logging.getLogger(name).addFilter(_is_news)
         self._ocp, self._directory, self._keep = ocp, directory, keep
         directory.mkdir(parents=True, exist_ok=True)
         for pattern in DRAFTS:
@@ -156,6 +154,7 @@ class Checkpoints:
         draft = self._directory / f".{number}.draft"
         try:
             draft.mkdir()
+            _claim_space(draft, 2 * sum(array.nbytes for array in arrays.values()) + SLACK)
             self._orbax.save(draft / "state", args=self._ocp.args.StandardSave(arrays))
             (draft / "notes.json").write_text(json.dumps(notes, indent=2) + "\n")
             sums = manifest(draft)
@@ -263,16 +262,22 @@ def _system_error(error: OSError | ValueError, folder: Path) -> Exception:
     return OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a log entry is more than the traceback of what Orbax raises besides."""
-    is_orbax = "orbax" in Path(record.pathname).parts
-    return not is_orbax and "exception was never retrieved" not in record.getMessage()
-
-
 def _give_way() -> None:
     """Has the calling thread, and those that it starts, run in what time training leaves idle."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+def _claim_space(folder: Path, size: int) -> None:
+    """Raises OSError where the disk has not `size` bytes left.
+
+    Asked first: where the disk runs full under Orbax, its threads print tracebacks besides.
+    """
+    probe = folder / "probe"
+    try:
+        probe.write_bytes(bytes(size))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

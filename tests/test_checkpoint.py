@@ -2,6 +2,7 @@ import errno
 import os
 import pickle
 import re
+import resource
 import shutil
 import subprocess
 import threading
@@ -338,3 +339,25 @@ def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
         assert list(tmp_path.glob("1")) == []
         lock.release()
         assert checkpoints.latest() == 1
+
+
+def test_where_files_may_not_grow_a_save_fails_in_one_word(tmp_path, state, capfd):
+    """The system itself refuses: a process may be forbidden files beyond a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, state, NOTES)
+    assert checkpoints.latest() == 1
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        checkpoints.save(2, state, NOTES)
+        with pytest.raises(OSError, match="File too large"):
+            checkpoints.latest()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert checkpoints.latest() == 1
+    checkpoints.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+    assert capfd.readouterr().err == ""
+    found, _, warnings = restore(tmp_path, zeroed(state))
+    assert_same(found, state)
+    assert warnings == []
