@@ -6,7 +6,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Compiling is most of what the tests do: what one process has compiled, the next reads.
@@ -57,6 +57,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         importlib.import_module("torch")
 
 
+@pytest.fixture
+def run_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a tool's main with words: its exit code, and what it printed and complained of."""
+    from lenet_jax import arguments
+
+    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
+
+    def run(main: Callable[[list[str]], int], *words: object) -> tuple[int, str, str]:
+        code = arguments.run(main, [str(word) for word in words])
+        out, error = capsys.readouterr()
+        return code, out, error
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a short run of the notes' network on MNIST, 97 % right; not to be changed.
@@ -102,3 +119,25 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
     np.savez(file.parent / "history.npz", **dict.fromkeys(names, curves))  # pyright: ignore
     return folder
+
+
+@pytest.fixture
+def state_dict() -> dict[str, np.ndarray]:
+    """A state_dict of a small network, of random bits."""
+    from lenet_jax import torch_bridge
+    from tests.weights import SIZES, random_params
+
+    return torch_bridge.to_state_dict(random_params(**SIZES))
+
+
+@pytest.fixture
+def saved(tmp_path: Path, state_dict: dict[str, np.ndarray]) -> Callable[..., Path]:
+    """A function that writes a changed `state_dict`; None takes an entry out."""
+    from lenet_jax import state_file
+
+    def save(changes: dict[str, np.ndarray | None], name: str = "network.safetensors") -> Path:
+        changed = {k: v for k, v in (state_dict | changes).items() if v is not None}
+        state_file.write(tmp_path / name, changed, {})
+        return tmp_path / name
+
+    return save

@@ -1,3 +1,4 @@
+import functools
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 import lenet_jax
-from lenet_jax import arguments, data, export, state_file
+from lenet_jax import data, export, state_file
 from lenet_jax.schema import ROOT
 
 
@@ -24,15 +25,8 @@ def images():
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
-
-    def run(*words):
-        code = arguments.run(export.main, [str(word) for word in words])
-        out, error = capsys.readouterr()
-        return code, out, error
-
-    return run
+def run(run_command):
+    return functools.partial(run_command, export.main)
 
 
 def difference(out):

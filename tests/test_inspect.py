@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from test_pictures import photo
 
-from lenet_jax import arguments, inspect
+from lenet_jax import inspect
 from lenet_jax.schema import ROOT
 
 FIGURES = [
@@ -35,15 +36,8 @@ def inspected(notes_run, tmp_path_factory):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
-
-    def run(*words):
-        code = arguments.run(inspect.main, [str(word) for word in words])
-        out, error = capsys.readouterr()
-        return code, out, error
-
-    return run
+def run(run_command):
+    return functools.partial(run_command, inspect.main)
 
 
 class Page(HTMLParser):

@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 from test_pictures import photo
 
-from lenet_jax import arguments, data, predict
+from lenet_jax import data, predict
 
 
 @pytest.fixture
@@ -24,15 +25,8 @@ def digits(tmp_path):
 
 
 @pytest.fixture
-def run(capsys, monkeypatch):
-    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
-
-    def run(*words):
-        code = arguments.run(predict.main, [str(word) for word in words])
-        out, error = capsys.readouterr()
-        return code, out, error
-
-    return run
+def run(run_command):
+    return functools.partial(run_command, predict.main)
 
 
 def test_a_folder_is_classified_and_what_is_broken_is_named(run, notes_run, digits):
