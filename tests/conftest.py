@@ -6,8 +6,9 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Compiling is most of what the tests do: what one process has compiled, the next reads.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax" / "tests"
@@ -27,6 +28,9 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from lenet_jax import train  # noqa: E402
+
+if TYPE_CHECKING:
+    from tests import runs
 
 # JAX builds these also of leaves that are no arrays, such as what `lower` notes of an argument.
 for pytree in (train.TrainState, train.Metrics):
@@ -66,7 +70,7 @@ def run_command(
 
     monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
 
-    def run(main: Callable[[list[str]], int], *words: object) -> tuple[int, str, str]:
+    def run(main: Callable[[Sequence[str]], int], *words: object) -> tuple[int, str, str]:
         code = arguments.run(main, [str(word) for word in words])
         out, error = capsys.readouterr()
         return code, out, error
@@ -141,3 +145,35 @@ def saved(tmp_path: Path, state_dict: dict[str, np.ndarray]) -> Callable[..., Pa
         return tmp_path / name
 
     return save
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of idx files with `tiny`'s data."""
+    from tests import tiny
+
+    return tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Run":
+    """A run that has ended; not to be changed."""
+    from tests.runs import make_config, start
+
+    return start(tmp_path_factory.mktemp("runs") / "finished", make_config(folder))
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a run the drawing."""
+    from lenet_jax import report
+
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives a run the time that a busy machine takes to notice a signal."""
+    from lenet_jax import interrupt
+
+    monkeypatch.setattr(interrupt, "GRACE", 600.0)
