@@ -34,14 +34,14 @@ def measure(turns: int) -> dict[str, Any]:
     from lenet_jax.programs import Programs
     from lenet_jax.recipe import make_recipe
     from lenet_jax.run import Arrays
+    from lenet_jax.train import no_metrics
 
-    notes = configs.load("configs/notes.py")
-    num_examples = len(data.load(**notes.data).train)
-    config = configs.replace(notes, {"data.train_examples": num_examples // PARTS})
+    config = configs.load("configs/notes.py")
     dataset = data.load(**config.data)
     programs = Programs(config, make_recipe(config, dataset), dataset)
     programs.compile()
-    state = programs.init()
+    state, sums = programs.init(), programs.place(no_metrics())
+    order, num_steps = programs.order(state, 0), programs.recipe.steps_per_epoch // PARTS
 
     seconds: dict[bool, list[float]] = {False: [], True: []}
     alone = []
@@ -50,13 +50,13 @@ def measure(turns: int) -> dict[str, Any]:
             for saves in (False, True) if turn % 2 else (True, False):
                 begun = time.perf_counter()
                 if saves:
-                    checkpoints.save(2 * turn, Arrays(state, state.params), {"epoch": turn})
-                state, metrics, _ = programs.train_epoch(state, 0)
-                jax.block_until_ready(metrics)
+                    checkpoints.save(2 * turn, Arrays(state, sums, state.params), {"epoch": turn})
+                state, _, rate = programs.train_steps(state, sums, order, 0, num_steps)
+                jax.block_until_ready(rate)
                 seconds[saves].append(time.perf_counter() - begun)
                 checkpoints.latest()
             begun = time.perf_counter()
-            checkpoints.save(2 * turn + 1, Arrays(state, state.params), {"epoch": turn})
+            checkpoints.save(2 * turn + 1, Arrays(state, sums, state.params), {"epoch": turn})
             checkpoints.latest()
             alone.append(time.perf_counter() - begun)
 

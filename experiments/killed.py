@@ -5,7 +5,7 @@
 The moment is KIND:NTH:MILLISECONDS, that long after the nth event of a kind in this process:
 
 - `compile`: a program is compiled, or read from the cache;
-- `step`: a part of an epoch is given to the device;
+- `step`: the device is given something to compute;
 - `write`: Orbax begins to write a checkpoint;
 - `save`, `delete`, `log`, `finish`: a file is opened, made, moved or removed that belongs to a new
   checkpoint, to one that has had its time, to the metrics, or to the results.

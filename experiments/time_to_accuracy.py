@@ -11,7 +11,6 @@ is `results/time_to_accuracy.json`.
 import argparse
 import json
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,13 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     """Trains the seeds one after the other; prints a line for each."""
     command.use_compilation_cache()
     command.use_cores()
-    import jax  # late: it reads the environment
-
-    from lenet_jax import config as configs
+    from lenet_jax import config as configs  # late: JAX reads the environment
     from lenet_jax import data
+    from lenet_jax.parts import train_in_parts
     from lenet_jax.programs import Programs
     from lenet_jax.recipe import make_recipe
     from lenet_jax.run import PACKAGES
+    from lenet_jax.train import no_metrics
 
     runs = []
     for seed in seeds:
@@ -39,16 +38,14 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
         dataset = data.load(**config.data)
         programs = Programs(config, make_recipe(config, dataset), dataset)
         programs.compile()
-        state = programs.init()
         seconds, accuracy, run = 0.0, [], {"seed": seed, "epochs": None, "seconds": None}
-        for epoch in range(config.train.num_epochs):
-            begun = time.perf_counter()
-            state, metrics, _ = programs.train_epoch(state, epoch)
-            jax.block_until_ready(metrics)
-            seconds += time.perf_counter() - begun
-            accuracy.append(float(programs.evaluate(state.params, "test")[0].accuracy))
+        for part in train_in_parts(programs, programs.init(), programs.place(no_metrics())):
+            seconds += part.seconds
+            if part.valid is None:
+                continue
+            accuracy.append(float(programs.evaluate(part.state.params, "test")[0].accuracy))
             if accuracy[-1] >= target and run["epochs"] is None:
-                run |= {"epochs": epoch + 1, "seconds": seconds}
+                run |= {"epochs": len(accuracy), "seconds": seconds}
         runs.append(run | {"test_accuracy": accuracy, "all_seconds": seconds})
         print(
             f"seed {seed}: {100 * accuracy[-1]:.2f} % after {seconds:.2f} s of training;"

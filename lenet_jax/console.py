@@ -173,6 +173,11 @@ class Epochs:
     def __init__(self, console: Console, num_epochs: int, bar: Any):
         self._console, self._num_epochs, self._bar = console, num_epochs, bar
 
+    def advance(self, epochs: float) -> None:
+        """Shows how many epochs are done, the one under way by its share."""
+        if self._bar is not None:
+            self._bar.update(self._bar.tasks[0].id, completed=epochs)
+
     def finish(self, row: Mapping[str, float | int], *, best: bool = False) -> None:
         """Reports a finished epoch.
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, PyTree, UInt8
 
-from lenet_jax import parallel, train
+from lenet_jax import batches, parallel, train
 from lenet_jax.config import Config
 from lenet_jax.data import Dataset, Split
 from lenet_jax.recipe import Recipe, hyperparameters, seeds
@@ -54,33 +54,48 @@ class Programs:
         self._splits = {name: self.place(_pad(split, longest)) for name, split in evaluated.items()}
 
         # Numbers are arguments: a program that knew them would be compiled anew for others.
-        def train_epoch(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
-            state, metrics = train.train_epoch(recipe, state, *args)
-            return state, metrics, train.learning_rate(recipe, args[-1], state.step - 1)
+        def train_steps(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
+            state, sums = train.train_steps(recipe, state, *args)
+            return state, sums, train.learning_rate(recipe, args[-1], state.step - 1)
 
-        state = _like(self.shapes(), self._train_split[0])
-        args = (*self._train_split, np.int32(0), self._numbers)
-        program = parallel.compile_shared(train_epoch, recipe.num_devices, donate_argnums=(0,))
-        self._train_epoch = program.lower(state, *args).compile()
-        program = parallel.compile_shared(
-            functools.partial(train.evaluate, recipe), recipe.num_devices
+        compile_shared = functools.partial(parallel.compile_shared, num_devices=recipe.num_devices)
+        state, sums = (
+            _like(shapes, self._train_split[0])
+            for shapes in (self.shapes(), jax.eval_shape(train.no_metrics))
         )
+        order = compile_shared(functools.partial(batches.epoch_order, recipe))
+        lowered = order.lower(state.order_key, np.int32(0))
+        self._order = lowered.compile()
+        order = _like(lowered.out_info, self._train_split[0])
+        # Nothing is donated: while the next steps are taken, a checkpoint is made of the last ones.
+        args = (*self._train_split, order, np.int32(0), np.int32(0), self._numbers)
+        self._train_steps = compile_shared(train_steps).lower(state, sums, *args).compile()
+        program = compile_shared(functools.partial(train.evaluate, recipe))
         self._evaluate = program.lower(state.params, *self._splits["test"]).compile()
 
-    def train_epoch(
-        self, state: train.TrainState, epoch: int
+    def order(self, state: train.TrainState, epoch: int) -> Int32[Array, "steps b"]:
+        """The examples of each step of an epoch, which is counted from 0."""
+        return self._order(state.order_key, np.int32(epoch))
+
+    def train_steps(
+        self,
+        state: train.TrainState,
+        sums: train.Metrics,
+        order: Int32[Array, "steps b"],
+        first: int,
+        last: int,
     ) -> tuple[train.TrainState, train.Metrics, Float[Array, ""]]:
-        """Trains an epoch, counted from 0; takes the state away.
+        """Takes the steps `first` to `last` - 1 of the epoch that has this order.
 
         Returns:
-          The new state, the metrics met on the way, and the last step's learning rate.
+          The new state, the sums with what was met on the way, and the last step's learning rate.
         """
-        return self._train_epoch(state, *self._train_split, np.int32(epoch), self._numbers)
+        args = (*self._train_split, order, np.int32(first), np.int32(last), self._numbers)
+        return self._train_steps(state, sums, *args)
 
     def evaluate(self, params: nnx.State, split: str) -> tuple[train.Metrics, Float[Array, "n k"]]:
-        """The metrics and the logits of every image of a split, `valid` or `test`."""
-        metrics, logits = self._evaluate(params, *self._splits[split])
-        return metrics, logits[: len(getattr(self._dataset, split))]
+        """The metrics of a split, `valid` or `test`, and its logits, with rows of 0 behind them."""
+        return self._evaluate(params, *self._splits[split])
 
 
 def _pad(split: Split, size: int) -> tuple[UInt8[np.ndarray, "n h w c"], np.ndarray, np.int32]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from lenet_jax import config as configs
@@ -19,6 +18,7 @@ from lenet_jax.checkpoint import Checkpoints
 from lenet_jax.console import Console
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.interrupt import Interrupt
+from lenet_jax.parts import Part, train_in_parts
 from lenet_jax.programs import Programs
 from lenet_jax.recipe import Recipe, make_recipe
 from lenet_jax.resume import look_back
@@ -32,21 +32,24 @@ class Arrays(NamedTuple):
     """The arrays that change during a run: what a checkpoint holds."""
 
     state: train.TrainState
+    sums: train.Metrics  # over the epoch that the state is in
     best_params: nnx.State
 
 
 class Notes(NamedTuple):
     """The numbers beside them: how far the run is, and what was best on validation."""
 
-    epoch: int = 0
+    epoch: int = 0  # the last one that is whole
     best_epoch: int = 0
     best_accuracy: float = -1.0
-    train_seconds: float = 0.0
+    train_seconds: float = 0.0  # of the whole epochs
+    epoch_seconds: float = 0.0  # of the one that is not
 
-    def with_epoch(self, row: Row, seconds: float) -> "Notes":
+    def with_epoch(self, row: Row) -> "Notes":
         """The notes after one more epoch; of equally many hits on validation the first is best."""
         epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
-        notes = self._replace(epoch=epoch, train_seconds=self.train_seconds + seconds)
+        seconds = self.train_seconds + self.epoch_seconds
+        notes = self._replace(epoch=epoch, train_seconds=seconds, epoch_seconds=0.0)
         if accuracy > self.best_accuracy:
             notes = notes._replace(best_epoch=epoch, best_accuracy=accuracy)
         return notes
@@ -168,7 +171,8 @@ class _Job:
     def _restore(self) -> tuple[Arrays | None, Notes]:
         """What the directory holds of this run; the arrays are None if it has yet to begin."""
         state = self.programs.shapes()
-        restored = self.checkpoints.restore(Arrays(state, state.params), self.console.warn)
+        like = Arrays(state, jax.eval_shape(train.no_metrics), state.params)
+        restored = self.checkpoints.restore(like, self.console.warn)
         if restored is None:
             logged = self.directory.num_logged()
             if logged >= 2 * self.config.checkpoint.every_epochs:  # then one was on the disk
@@ -193,32 +197,51 @@ class _Job:
             self.programs.compile()
             arrays = self._begin() if arrays is None else self.programs.place(arrays)
             assert arrays is not None
-        if notes.epoch:
-            self.console.note(f"resumed after epoch {notes.epoch}")
+        step = int(arrays.state.step)
+        if step:
+            part_way = step % self.recipe.steps_per_epoch
+            after = (
+                f"step {step}, in epoch {notes.epoch + 1}" if part_way else f"epoch {notes.epoch}"
+            )
+            self.console.note(f"resumed after {after}")
         seconds_to_first_step = time.perf_counter() - started
-        with self.console.epochs(self.recipe.num_epochs, notes.epoch + 1) as progress:
-            while notes.epoch < self.recipe.num_epochs:
-                if self.interrupt.notice():
-                    return self.interrupt.exit_code, "interrupted", self.interrupt.reason
-                arrays, row, seconds = self._run_epoch(arrays, notes.epoch)
-                failed = _failed_step(arrays.state, row)
+        if self.interrupt.notice():
+            return self.interrupt.exit_code, "interrupted", self.interrupt.reason
+        trace = self.directory.path / "profile" if self.profile else None
+        parts = train_in_parts(self.programs, arrays.state, arrays.sums, trace=trace)
+        shown = self.console.epochs(self.recipe.num_epochs, notes.epoch + 1)
+        with shown as progress, contextlib.closing(parts):
+            for part in parts:
+                notes = notes._replace(epoch_seconds=notes.epoch_seconds + part.seconds)
+                arrays = arrays._replace(state=part.state, sums=part.sums)
+                failed = _failed_step(part)
                 if failed is not None:
-                    at = f"step {failed}, in epoch {row['epoch']}"
+                    at = f"step {failed}, in epoch {notes.epoch + 1}"
                     reason = f"the loss or the weights stopped being finite at {at}"
-                    kept = self.checkpoints.latest() or "none"
-                    self.console.warn(f"{reason}; latest checkpoint: {kept}")
+                    kept = self.checkpoints.latest()
+                    told = "none" if kept is None else f"that of step {kept}"
+                    self.console.warn(f"{reason}; latest checkpoint: {told}")
                     return DIVERGED, "diverged", reason
-                notes = notes.with_epoch(row, seconds)
-                if notes.best_epoch == notes.epoch:
-                    best = jax.tree.map(jnp.copy, arrays.state.params)
-                    arrays = arrays._replace(best_params=best)
-                self.directory.log(row)
-                progress.finish(row, best=notes.best_epoch == notes.epoch)
+                if part.valid is not None:
+                    row = self._row(part, part.valid, notes)
+                    notes = notes.with_epoch(row)
+                    best = notes.best_epoch == notes.epoch
+                    if best:
+                        arrays = arrays._replace(best_params=part.state.params)
+                    self.directory.log(row)
+                    progress.finish(row, best=best)
+                else:
+                    progress.advance(part.step / self.recipe.steps_per_epoch)
                 last = notes.epoch == self.recipe.num_epochs
                 stop = not last and self.interrupt.notice()
-                if stop or last or notes.epoch % self.config.checkpoint.every_epochs == 0:
+                due = (
+                    part.valid is not None and not notes.epoch % self.config.checkpoint.every_epochs
+                )
+                if stop or last or due:
                     words = {"run": notes._asdict(), "rows": list(self.directory.rows)}
-                    self.checkpoints.save(notes.epoch, arrays, words)
+                    self.checkpoints.save(part.step, arrays, words)
+                if stop:
+                    return self.interrupt.exit_code, "interrupted", self.interrupt.reason
         self._finish(arrays.best_params, notes, seconds_to_first_step)
         return DONE, "done", "all epochs are trained"
 
@@ -227,29 +250,21 @@ class _Job:
         if self.initial is not None:
             params = self.programs.place(self.initial)
             state = dataclasses.replace(state, params=params)
-        return Arrays(state, jax.tree.map(jnp.copy, state.params))
+        return Arrays(state, self.programs.place(train.no_metrics()), state.params)
 
-    def _run_epoch(self, arrays: Arrays, epoch: int) -> tuple[Arrays, Row, float]:
-        """Trains the epoch after `epoch`: the arrays, the metrics, and the seconds it took."""
-        begun = time.perf_counter()
-        with contextlib.ExitStack() as stack:
-            if self.profile and epoch + 1 == self.recipe.num_epochs:
-                stack.enter_context(jax.profiler.trace(self.directory.path / "profile"))
-            state, metrics, rate = self.programs.train_epoch(arrays.state, epoch)
-            jax.block_until_ready(metrics)
-        seconds = time.perf_counter() - begun
-        valid, _ = self.programs.evaluate(state.params, "valid")
-        row = {
-            "epoch": epoch + 1,
-            "step": (epoch + 1) * self.recipe.steps_per_epoch,
-            "train/loss": float(metrics.mean_loss),
-            "train/accuracy": float(metrics.accuracy),
-            "valid/loss": float(valid.mean_loss),
-            "valid/accuracy": float(valid.accuracy),
+    def _row(self, part: Part, valid: train.Metrics, notes: Notes) -> Row:
+        """The metrics of the epoch that ends with a part."""
+        sums, valid, rate = jax.device_get((part.sums, valid, part.learning_rate))
+        return {
+            "epoch": notes.epoch + 1,
+            "step": part.step,
+            "train/loss": float(sums.loss / sums.count),
+            "train/accuracy": float(sums.correct / sums.count),
+            "valid/loss": float(valid.loss / valid.count),
+            "valid/accuracy": float(valid.correct / valid.count),
             "learning_rate": float(rate),
-            "images_per_second": self.recipe.num_examples / seconds,
+            "images_per_second": self.recipe.num_examples / notes.epoch_seconds,
         }
-        return arrays._replace(state=state), row, seconds
 
     def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image, and writes what people look at."""
@@ -274,7 +289,7 @@ class _Job:
         report.save_weights(folder / "model.safetensors", self.recipe, params, self.dataset)
         self.directory.write_json("summary.json", summary)
         rows, warn = self.directory.rows, self.console.warn
-        logits = jax.device_get(logits)
+        logits = jax.device_get(logits)[: len(self.dataset.test)]
         report.draw_figures(folder, self.recipe, params, self.dataset, logits, rows, warn)
         self.console.result(summary, self.directory.files())
 
@@ -295,13 +310,14 @@ def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:
     return torch_bridge.from_state_dict(network.state_dict, like, name)
 
 
-def _failed_step(state: train.TrainState, row: Row) -> int | None:
+def _failed_step(part: Part) -> int | None:
     """The step after which the run is no longer finite, counted from 1; None if it still is."""
-    step = int(state.step)
+    step = int(part.state.step)
     if step < 0:
         return -step
-    # Of the last step the validation may tell: finite parameters can give infinite losses.
-    return None if math.isfinite(row["valid/loss"]) else step
+    # Of an epoch's last step the validation may tell: finite parameters can give infinite losses.
+    finite = part.valid is None or math.isfinite(float(part.valid.loss))
+    return None if finite else step
 
 
 def _describe(dataset: data.Dataset) -> str:

@@ -82,7 +82,9 @@ def restore(run):
     seeds, numbers = recipe.seeds(run.config), recipe.hyperparameters(run.config)
     state = jax.jit(functools.partial(train.init_state, made))(seeds, numbers)
     with Checkpoints(run.path / "checkpoints", keep=2) as checkpoints:
-        restored = checkpoints.restore(runs.Arrays(state, state.params), pytest.fail)
+        restored = checkpoints.restore(
+            runs.Arrays(state, train.no_metrics(), state.params), pytest.fail
+        )
         assert restored is not None
         return restored[0]
 

@@ -78,8 +78,8 @@ def test_a_signal_ends_the_command_in_time_with_the_shells_code(tmp_path, number
     assert rest.splitlines()[-1].startswith(f"warning: stopped by {number.name}; go on with: ")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "interrupted"
-    epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
-    assert (tmp_path / "run" / "checkpoints" / str(epochs)).is_dir()
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (tmp_path / "run" / "checkpoints" / str(last["step"])).is_dir()
 
 
 @pytest.mark.parametrize(

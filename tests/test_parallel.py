@@ -2,7 +2,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -53,10 +52,12 @@ def test_programs_choose_the_devices_and_evaluate_each_split_whole():
     programs = Programs(CONFIG, recipe.make_recipe(CONFIG, DATASET), DATASET)
     assert programs.recipe.num_devices == 2
     programs.compile()
-    state, metrics, rate = programs.train_epoch(programs.init(), 0)
+    state, none = programs.init(), programs.place(train.no_metrics())
+    state, metrics, rate = programs.train_steps(state, none, programs.order(state, 0), 0, 5)
     assert len(state.params["fc1"]["kernel"][...].sharding.device_set) == 2
     assert metrics.count == 70 and rate > 0
     for name, count in (("valid", 20), ("test", 33)):
         found, logits = programs.evaluate(state.params, name)
-        assert found.count == count and logits.shape == (count, 6)
-        assert jnp.all(jnp.any(logits != 0, axis=1))
+        assert found.count == count
+        counted = np.any(np.asarray(logits) != 0, axis=1)
+        assert np.all(counted[:count]) and not np.any(counted[count:])

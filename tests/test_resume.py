@@ -1,15 +1,17 @@
 import json
+import os
 import shutil
 import signal
 
 import pytest
 
-from lenet_jax import report
+from lenet_jax import console, parts, report
 from lenet_jax.checkpoint import Checkpoints, manifest
 from lenet_jax.errors import UserError
 from lenet_jax.workdir import Workdir
 from tests.runs import (
     EPOCHS,
+    STEPS,
     TRAIN,
     assert_same_end,
     contents,
@@ -93,6 +95,29 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monke
     assert_same_end(resumed, finished)
 
 
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    def send(progress, epochs):
+        if round(epochs * STEPS) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(parts, "FIRST_IMAGES", 1)
+    monkeypatch.setattr(parts, "SECONDS", 0.0)  # a step is a part
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Epochs, "advance", send)
+        stopped = start(tmp_path, make_config(folder, checkpoint={"every_epochs": 100}))
+    assert stopped.code == 143
+    assert [row["epoch"] for row in stopped.rows()] == [1]
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["7"]
+    resumed = start(tmp_path, stopped.config)
+    assert "resumed after step 7, in epoch 2" in resumed.output.splitlines()
+    summary = resumed.read("summary.json")
+    seconds = sum(TRAIN / row["images_per_second"] for row in resumed.rows())
+    assert summary["train_seconds"] == pytest.approx(seconds)
+    assert_same_end(resumed, finished)
+
+
 def test_a_signal_in_the_last_epoch_stops_nothing(finished, tmp_path, monkeypatch, no_figures):
     send_in_epoch(monkeypatch, EPOCHS, signal.SIGTERM)
     assert start(tmp_path, finished.config).code == 0
@@ -101,8 +126,8 @@ def test_a_signal_in_the_last_epoch_stops_nothing(finished, tmp_path, monkeypatc
 def test_what_was_trained_behind_the_last_checkpoint_is_trained_again(
     finished, folder, tmp_path, monkeypatch, no_figures
 ):
-    def die(self, epoch, *_):
-        assert epoch == 2
+    def die(self, step, *_):
+        assert step == 2 * STEPS
         raise KeyboardInterrupt
 
     config = make_config(folder, checkpoint={"every_epochs": 2})
@@ -153,8 +178,8 @@ def remove(path):
     [
         ("checkpoints", remove, "logged 3 epochs, but its checkpoints are gone"),
         ("checkpoints/*", remove, "logged 3 epochs, but its checkpoints are gone"),
-        ("checkpoints/*/state", remove, "has no sound checkpoint: checkpoint 3 is damaged"),
-        ("checkpoints/*/SHA256SUMS", remove, "checkpoint 3 is damaged (it has no SHA256SUMS)"),
+        ("checkpoints/*/state", remove, "has no sound checkpoint: checkpoint 15 is damaged"),
+        ("checkpoints/*/SHA256SUMS", remove, "checkpoint 15 is damaged (it has no SHA256SUMS)"),
         ("config.json", remove, "has checkpoints, but no config.json that tells what they are of"),
         ("run.json", remove, "has checkpoints, but no run.json that tells what they are of"),
         ("config.json", lambda file: file.write_text("{}"), "config.json: missing keys: "),
@@ -197,17 +222,19 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(
     assert start(tmp_path, config).code == 143
     monkeypatch.undo()
     monkeypatch.setattr(report, "draw_figures", lambda *_: [])
-    file = next(file for file in (tmp_path / "checkpoints" / "2" / "state").glob("ocdbt*/d/*"))
+    file = next(
+        file for file in (tmp_path / "checkpoints" / str(2 * STEPS) / "state").glob("ocdbt*/d/*")
+    )
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     (tmp_path / "metrics.jsonl").unlink()  # the checkpoint remembers the rows before it
     resumed = start(tmp_path, config)
     warnings = [x for x in resumed.output.splitlines() if x.startswith("warning")]
-    name = file.relative_to(tmp_path / "checkpoints" / "2")
+    name = file.relative_to(tmp_path / "checkpoints" / str(2 * STEPS))
     assert warnings == [
-        f"warning: checkpoint 2 is damaged ({name} is not as SHA256SUMS has it);"
-        " going back to checkpoint 1"
+        f"warning: checkpoint 10 is damaged ({name} is not as SHA256SUMS has it);"
+        " going back to checkpoint 5"
     ]
     assert "resumed after epoch 1" in resumed.output.splitlines()
     assert_same_end(resumed, finished)

@@ -168,15 +168,15 @@ def each_checkpoint(change):
 RUNS = {
     "manifest_gone": (
         each_checkpoint(lambda step: (step / MANIFEST).unlink()),
-        "has no sound checkpoint: checkpoint 2 is damaged (it has no SHA256SUMS), checkpoint 1",
+        "has no sound checkpoint: checkpoint 10 is damaged (it has no SHA256SUMS), checkpoint 5",
     ),
     "all_flipped": (
         each_checkpoint(lambda step: (step / "notes.json").write_text("{}")),
-        "checkpoint 2 is damaged (notes.json is not as SHA256SUMS has it)",
+        "checkpoint 10 is damaged (notes.json is not as SHA256SUMS has it)",
     ),
     "folders_emptied": (
         each_checkpoint(lambda step: (shutil.rmtree(step), step.mkdir())),
-        "has no sound checkpoint: checkpoint 2 is damaged (it has no SHA256SUMS)",
+        "has no sound checkpoint: checkpoint 10 is damaged (it has no SHA256SUMS)",
     ),
     "all_gone": (
         lambda run: shutil.rmtree(run / "checkpoints") or (run / "checkpoints").mkdir(),
