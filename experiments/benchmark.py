@@ -7,7 +7,8 @@ Each peer lives in a worker process of its own. The workers take turns: while on
 others wait on their standard input, so that none takes another's cores. Before anything is timed,
 all peers take ten steps from the same weights, and their losses must agree. A ratio compares the
 turns of one round, the median of the rounds is quoted. PyTorch needs `pip install torch`; without
-it the other peers still run. The answer is `results/benchmark_DEVICE.json` and `.png`.
+it the other peers still run. The answer is `results/benchmark_DEVICE.json` and `.png`; the cases
+`accuracy` and `checkpoint` are scripts of their own, which write their own.
 """
 
 import argparse
@@ -31,7 +32,11 @@ QUESTION = "How fast is this project beside PyTorch and Flax on the same machine
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
 TOLERANCE = 2e-4  # of the losses of ten steps, relative
-CASES = ("train", "evaluate", "populations", "start")
+CASES = ("train", "evaluate", "populations", "start", "accuracy", "checkpoint")
+SCRIPTS = {
+    "accuracy": ("experiments.time_to_accuracy", "--config=configs/fast.py"),
+    "checkpoint": ("experiments.checkpoint_cost",),
+}
 
 
 def flops_per_image(network: Network, *, training: bool) -> int:
@@ -249,6 +254,10 @@ def main() -> None:
         sequential = [peer for peer in (OURS, "torch") if peer in peers]
         populations = compare_populations("lenet5", arguments.turns, sequential)
     start = measure_start() if "start" in arguments.cases else None
+    for case, script in SCRIPTS.items():
+        if case in arguments.cases:
+            words = [sys.executable, "-m", *script, f"--results={arguments.results}"]
+            subprocess.run(words, check=True)
 
     import jax
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lenet_jax import config as configs
 from lenet_jax.data import Dataset
 
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
@@ -163,11 +164,8 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     return Peer(train, evaluate)
 
 
-def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
-    """The project itself: one program for all the steps that are asked for."""
-    from lenet_jax import config as configs
-    from lenet_jax import parallel, recipe, torch_bridge, train
-
+def load_config(network: Network) -> configs.Config:
+    """The project's config for what all peers do."""
     overrides = {
         "model.channels": network.channels,
         "model.features": network.features,
@@ -176,7 +174,14 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
         "optimizer.weight_decay": 0.0,
         "schedule.name": "constant",
     }
-    config = configs.load("configs/notes.py", overrides.items())
+    return configs.load("configs/notes.py", overrides.items())
+
+
+def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
+    """The project itself: one program for all the steps that are asked for."""
+    from lenet_jax import parallel, recipe, torch_bridge, train
+
+    config = load_config(network)
     made = recipe.make_recipe(config, dataset)
     numbers = recipe.hyperparameters(config)
 
@@ -234,20 +239,11 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
     """
     import jax
 
-    from lenet_jax import config as configs
     from lenet_jax import recipe
     from lenet_jax.data import Split
     from lenet_jax.population import Population
 
-    overrides = {
-        "model.channels": network.channels,
-        "model.features": network.features,
-        "optimizer.learning_rate": LEARNING_RATE,
-        "optimizer.momentum": MOMENTUM,
-        "optimizer.weight_decay": 0.0,
-        "schedule.name": "constant",
-    }
-    config = configs.load("configs/notes.py", overrides.items())
+    config = load_config(network)
     members = [configs.replace(config, {"seed": seed}) for seed in range(size)]
     held: dict[str, Any] = {}
 
