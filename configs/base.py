@@ -34,13 +34,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.num_classes = placeholder(int)  # logits; None: as many as the data has
     config.model.in_channels = placeholder(int)  # image channels; None: as many as the data has
     config.model.init = "torch"  # `torch` (uniform ±1/√fan_in) or `flax` (LeCun normal, zero bias)
-    config.model.lowering = "phase"  # `phase` (fast) or `plain` (lax.conv and reduce_window)
+    config.model.lowering = "auto"  # `native` (C++, CPU), `phase`, `plain`, or the fastest there is
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training images
     config.train.batch_size = 64  # images per optimiser step
     config.train.micro_batch_size = 32  # images per gradient; a larger batch accumulates
-    config.train.eval_batch_size = 50  # images per forward pass in evaluation
+    config.train.eval_batch_size = 80  # images per forward pass in evaluation
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: drawn
     config.train.max_grad_norm = placeholder(float)  # clip the gradient's global norm; None: never

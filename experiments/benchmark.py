@@ -261,8 +261,8 @@ def main() -> None:
 
     import jax
 
+    from lenet_jax.machine import environment
     from lenet_jax.run import PACKAGES
-    from lenet_jax.workdir import environment
 
     versions = (*PACKAGES, "torch") if "torch" in peers else PACKAGES
     answer = {

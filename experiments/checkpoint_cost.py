@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax import main as command
-from lenet_jax.workdir import environment
+from lenet_jax.machine import environment
 
 QUESTION = "How much longer is an epoch of the main job while a checkpoint is written?"
 PARTS = 5  # of an epoch: what is timed should not be much longer than a checkpoint takes

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax.checkpoint import find_damage
+from lenet_jax.machine import environment
 from lenet_jax.run import PACKAGES
-from lenet_jax.workdir import environment
 
 QUESTION = "Does a run that is killed again and again end in the same bits? Is all damage found?"
 EPOCHS = 16  # more than a chain's kills can wear out

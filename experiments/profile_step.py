@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.workdir import environment
+from lenet_jax.machine import environment
 
 QUESTION = "Where does the time of a training step go, on one core?"
 STEPS, BATCH_SIZE = 40, 64

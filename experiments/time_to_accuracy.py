@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax import main as command
-from lenet_jax.workdir import environment
+from lenet_jax.machine import environment
 
 QUESTION = "How long must a network train until it gets the target right of the test images?"
 

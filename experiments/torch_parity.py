@@ -33,10 +33,11 @@ from torch.nn import functional
 
 from lenet_jax import batches, data, ops, torch_bridge, train
 from lenet_jax import config as configs
+from lenet_jax.machine import environment
 from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
 from lenet_jax.sheet import open_sheet
 from lenet_jax.state_file import StateDict
-from lenet_jax.workdir import environment, write_atomically
+from lenet_jax.workdir import write_atomically
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 TOLERANCE = 1e-3  # nats

@@ -16,7 +16,7 @@ import numpy as np
 
 from experiments.peers import PEERS, POPULATIONS, Network
 from lenet_jax import data
-from lenet_jax.workdir import cores
+from lenet_jax.machine import cores
 
 OURS = "lenet-jax"
 # What `lenet_jax.main` sets before JAX starts.

@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument(
         "--lowering",
         choices=get_args(ops.Lowering),
-        default="phase",
+        default="auto",
         help="how conv → pool is computed: as it runs, or plainly (default: %(default)s)",
     )
     lowering = parser.parse_args().lowering

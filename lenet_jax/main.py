@@ -6,13 +6,11 @@ STARTED = time.perf_counter()  # before the imports, which are part of the way t
 
 import os  # noqa: E402
 import sys  # noqa: E402
-from pathlib import Path  # noqa: E402
 
 from absl import flags  # noqa: E402
 
-from lenet_jax import command_line  # noqa: E402
+from lenet_jax import command_line, machine  # noqa: E402
 from lenet_jax.errors import UserError, WriteError  # noqa: E402
-from lenet_jax.workdir import cores  # noqa: E402
 
 MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
 
@@ -44,15 +42,14 @@ def main(argv: list[str]) -> int:
 
 def use_compilation_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX is told of another."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(machine.cache_folder()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def use_cores() -> None:
     """Makes each core a device that takes its share of a batch, unless JAX is told otherwise."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(machine.cores()))
 
 
 if __name__ == "__main__":

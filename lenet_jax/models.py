@@ -41,7 +41,7 @@ class LeNet(nnx.Module):
         in_channels: int = 1,
         image_size: int = 32,
         init: Init = "torch",
-        lowering: ops.Lowering = "phase",
+        lowering: ops.Lowering = "auto",
         rngs: nnx.Rngs,
     ):
         """Creates the layers.

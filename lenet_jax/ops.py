@@ -1,7 +1,8 @@
-"""Convolution, max-pool, ReLU and flatten as functions on arrays, in a plain and in a fast form.
+"""Convolution, max-pool, ReLU and flatten as functions on arrays, in a plain and in fast forms.
 
-The two lowerings of `conv_pool_relu` compute the same numbers and the same gradients, ties
-included. `plain` says what is meant; `phase` is what runs:
+The lowerings of `conv_pool_relu` compute the same numbers and the same gradients, ties included.
+`plain` says what is meant. `native` is what runs on a CPU: C++ that never leaves the registers.
+Where there is no compiler for it, and on accelerators, `phase` runs:
 
     A 5×5 convolution followed by a 2×2 max-pool reads, for each pooled pixel, one 6×6 window at
     stride 2. Four copies of the kernel, zero-padded to 6×6 at the four offsets, turn that window
@@ -20,7 +21,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Int8
 
-Lowering = Literal["phase", "plain"]
+from lenet_jax import native
+from lenet_jax.errors import UserError
+
+Lowering = Literal["auto", "native", "phase", "plain"]
 
 
 def conv_pool_relu(
@@ -28,7 +32,7 @@ def conv_pool_relu(
     kernel: Float[Array, "s s c k"],
     bias: Float[Array, " k"],
     *,
-    lowering: Lowering = "phase",
+    lowering: Lowering = "auto",
 ) -> Float[Array, "b h2 w2 k"]:
     """Convolves (valid, stride 1), takes the maximum of each 2×2 block, adds the bias, cuts at 0.
 
@@ -40,13 +44,16 @@ def conv_pool_relu(
       x: images or feature maps.
       kernel: square, of odd size s, in the layout (height, width, in, out).
       bias: one number per output channel.
-      lowering: `plain` or `phase`.
+      lowering: `plain`, `phase`, `native`, or `auto`: what `choose_lowering` says, but `phase`
+        for what `native` is not written for.
 
     Returns:
       Feature maps of height (h - s + 1) / 2 and width (w - s + 1) / 2.
 
     Raises:
-      ValueError: s is even, or the convolved height or width is odd or not positive.
+      ValueError: s is even, or the convolved height or width is odd or not positive; or `native` is
+        asked for, and s is not 5 or the numbers are not float32.
+      UserError: `native` is asked for, and cannot be had.
     """
     _, height, width, _ = x.shape
     size = kernel.shape[0]
@@ -58,8 +65,38 @@ def conv_pool_relu(
                 f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
                 " convolution; 2×2 pooling needs a positive even number"
             )
-    lower = _conv_pool_relu_plain if lowering == "plain" else _conv_pool_relu_phase
-    return lower(x, kernel, bias)
+    is_written = size == native.SIZE and x.dtype == kernel.dtype == jnp.float32
+    chosen = choose_lowering(lowering)
+    if chosen == "native" and not is_written:
+        if lowering == "native":
+            raise ValueError(
+                f"`native` takes 5×5 kernels of float32, not {size}×{size} of {kernel.dtype}"
+            )
+        chosen = "phase"
+    lower = {
+        "plain": _conv_pool_relu_plain,
+        "phase": _conv_pool_relu_phase,
+        "native": _conv_pool_relu_native,
+    }
+    return lower[chosen](x, kernel, bias)
+
+
+def choose_lowering(lowering: Lowering) -> Lowering:
+    """What `auto` stands for here: `native` on a CPU with a C++ compiler, else `phase`.
+
+    Raises:
+      UserError: `native` is asked for, and cannot be had.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    if lowering == "auto":
+        return "native" if on_cpu and native.missing() is None else "phase"
+    if lowering == "native":
+        if not on_cpu:
+            raise UserError(
+                "config.model.lowering=native is for CPUs\nLeave it out: the fastest is taken."
+            )
+        native.load()
+    return lowering
 
 
 def compiler_options() -> dict[str, Any]:
@@ -97,6 +134,12 @@ def _conv_pool_relu_plain(
     convolved = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
     pooled = lax.reduce_window(convolved, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     return relu(pooled + bias.reshape(1, 1, 1, -1))
+
+
+def _conv_pool_relu_native(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
+) -> Float[Array, "b h2 w2 k"]:
+    return native.conv_pool_relu(x.transpose(3, 1, 2, 0), kernel, bias).transpose(3, 1, 2, 0)
 
 
 def _conv_pool_relu_phase(

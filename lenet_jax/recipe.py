@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
+from lenet_jax import ops
 from lenet_jax.config import Config
 from lenet_jax.data import Dataset
 from lenet_jax.errors import UserError
@@ -68,8 +69,9 @@ def make_recipe(config: Config, dataset: Dataset) -> Recipe:
     """The recipe of a config for a dataset.
 
     Raises:
-      UserError: the model's sizes are not the data's.
+      UserError: the model's sizes are not the data's, or its lowering cannot be had.
     """
+    ops.choose_lowering(config.model.lowering)  # which may refuse
     _, _, channels = dataset.image_shape
     model = {
         **config.model,

@@ -1,11 +1,15 @@
 """What a run directory holds of an earlier process, and whether a run may go on with it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
 from lenet_jax.workdir import Workdir
+
+# What the bits of a run depend on beside its config and data, by its name in `run.json`.
+ENVELOPE = ("versions", "processor", "xla_flags", "backend", "devices_sharing_a_batch", "lowering")
 
 
 def look_back(
@@ -50,3 +54,15 @@ def look_back(
     if extended:
         return extended[0], None
     return None, directory.read_json("summary.json") if previous["status"] == "done" else None
+
+
+def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
+    """What bits depend on and is not as it was, of two `run.json`, in a line; None: all is."""
+    changed = []
+    for key in ENVELOPE:
+        was, now = previous.get(key), record[key]
+        if isinstance(was, Mapping):  # of the versions, those that differ
+            changed += [f"{k} {was[k]} → {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
+        elif key in previous and was != now:
+            changed.append(f"{key} {was} → {now}")
+    return "; ".join(changed) or None

@@ -13,16 +13,17 @@ import jax
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax import data, report, torch_bridge, train, trained
+from lenet_jax import data, native, ops, report, torch_bridge, train, trained
 from lenet_jax.checkpoint import Checkpoints
 from lenet_jax.console import Console
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.interrupt import Interrupt
+from lenet_jax.machine import environment
 from lenet_jax.parts import Part, train_in_parts
 from lenet_jax.programs import Programs
 from lenet_jax.recipe import Recipe, make_recipe
-from lenet_jax.resume import look_back
-from lenet_jax.workdir import Row, Workdir, environment
+from lenet_jax.resume import look_back, what_changed
+from lenet_jax.workdir import Row, Workdir
 
 DONE, DIVERGED = 0, 3
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -124,23 +125,23 @@ class _Job:
         """Trains, and records from the beginning what runs and how it ended: the exit code."""
         directory, console = self.directory, self.console
         arrays, notes = self._restore()  # which may refuse, before anything is written
-        num_devices = self.programs.recipe.num_devices
-        previous = directory.read_json("run.json") or {}
-        before = previous.get("devices_sharing_a_batch", num_devices)
-        if notes.epoch and before != num_devices:
-            console.warn(f"before, {before} devices shared a batch; with {num_devices} bits differ")
-        if extension:
-            console.note(f"this run is extended: {extension}")
+        lowering = ops.choose_lowering(self.config.model.lowering)
         record = environment(PACKAGES) | {
             "command": shlex.join(command),
             "backend": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
-            "devices_sharing_a_batch": num_devices,
+            "devices_sharing_a_batch": self.programs.recipe.num_devices,
+            "lowering": lowering,
             "seed": self.config.seed,
             "data_fingerprint": self.dataset.fingerprint,
             "status": "running",
             "exit_reason": None,
         }
+        changed = what_changed(directory.read_json("run.json") or {}, record)
+        if changed and arrays is not None:
+            console.warn(f"the bits will not be those of a run without a break: {changed}")
+        if extension:
+            console.note(f"this run is extended: {extension}")
 
         def close_record(status: str, reason: str) -> None:
             directory.write_json("run.json", record | {"status": status, "exit_reason": reason})
@@ -152,12 +153,15 @@ class _Job:
         directory.write_json("config.json", configs.to_dict(self.config))
         layers = report.layers(self.recipe)
         console.header(
-            device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores",
+            device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores;"
+            f" {lowering} convolution",
             dataset=_describe(self.dataset),
             workdir=directory.path,
             layers=layers,
             num_params=sum(size for *_, size in layers),
         )
+        if self.config.model.lowering == "auto" and record["backend"] == "cpu" and native.missing():
+            console.note(f"training is slower than it could be: {native.missing()}")
         try:
             code, status, reason = self._execute(arrays, notes, started)
             self.checkpoints.close()

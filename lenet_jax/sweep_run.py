@@ -23,12 +23,13 @@ from lenet_jax import (
 from lenet_jax.console import Console, MemberEpochs, clock
 from lenet_jax.errors import UserError
 from lenet_jax.interrupt import Interrupt
+from lenet_jax.machine import environment
 from lenet_jax.population import Members, Population, Strategy, choose_strategy
 from lenet_jax.report import DRAWING_ERRORS
 from lenet_jax.sweep_file import Member
 from lenet_jax.sweep_plan import Chunk, Group
 from lenet_jax.sweep_store import Row, Store
-from lenet_jax.workdir import environment, write_atomically
+from lenet_jax.workdir import write_atomically
 
 DONE = 0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -5,10 +5,7 @@ import fcntl
 import io
 import json
 import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -155,51 +152,3 @@ def write_atomically(file: Path, text: str) -> None:
     except OSError:
         draft.unlink(missing_ok=True)
         raise
-
-
-def environment(packages: Sequence[str]) -> dict[str, Any]:
-    """What a result may depend on: revision, versions, processor, XLA's flags.
-
-    `git_revision` and `git_dirty` are None where there is no git or no repository.
-    """
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "git_revision": _git("rev-parse", "HEAD"),
-        "git_dirty": None if changes is None else changes != "",
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "processor": processor(),
-        "cores": cores(),
-        "platform": platform.platform(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-    }
-
-
-def cores() -> int:
-    """The cores that this process may use; where the system does not tell, all there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def processor() -> str:
-    """The name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -27,7 +27,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from lenet_jax import train  # noqa: E402
+from lenet_jax import native, train  # noqa: E402
 
 if TYPE_CHECKING:
     from tests import runs
@@ -56,9 +56,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Fails, where LENET_JAX_REQUIRE_TORCH is set, what is else skipped for want of PyTorch."""
+    """Skips what needs a compiler that is not there, and fails what may not be skipped."""
     if item.get_closest_marker("torch") and os.environ.get("LENET_JAX_REQUIRE_TORCH"):
         importlib.import_module("torch")
+    if item.get_closest_marker("compiler") and (missing := native.missing()):
+        assert not os.environ.get("LENET_JAX_REQUIRE_COMPILER"), missing
+        pytest.skip(missing)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from flax import nnx
 
 from lenet_jax import graph
 from lenet_jax.models import LeNet
+from tests.lowerings import NATIVE
 
 
 def lenet_operations(lowering):
@@ -16,7 +17,7 @@ def lenet_operations(lowering):
     return graph.operations(forward, params, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32"))
 
 
-@pytest.mark.parametrize("lowering", ["plain", "phase"])
+@pytest.mark.parametrize("lowering", ["plain", "phase", NATIVE])
 def test_every_operation_of_the_network_has_its_layer(lowering):
     operations = lenet_operations(lowering)
     layers = list(dict.fromkeys(operation.layer for operation in operations))
@@ -81,6 +82,6 @@ def test_the_command_prints_the_lowering_that_was_asked_for(monkeypatch, capsys)
     graph.main()
     text = capsys.readouterr().out
     assert "conv_general_dilated" in text and "pooling_windows" not in text
-    monkeypatch.setattr("sys.argv", ["graph"])
+    monkeypatch.setattr("sys.argv", ["graph", "--lowering", "phase"])
     graph.main()
     assert "max_over_phases (custom_vjp)" in capsys.readouterr().out

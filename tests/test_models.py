@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 from lenet_jax.models import STEPS, LeNet
+from tests.lowerings import NATIVE
 
 
 def num_params(model: nnx.Module) -> int:
@@ -31,7 +32,7 @@ def test_shape_of_every_layer():
         assert x.shape == (3, units)
 
 
-@pytest.mark.parametrize("lowering", ["phase", "plain"])
+@pytest.mark.parametrize("lowering", [NATIVE, "phase", "plain"])
 @pytest.mark.parametrize(
     ("sizes", "image"),
     [

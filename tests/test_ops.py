@@ -8,6 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lenet_jax import ops
+from tests.lowerings import NATIVE, at_hand
 
 KINDS = ("random", "constant", "quantised", "mostly background")
 
@@ -42,7 +43,9 @@ def value_and_gradients(lowering, x, kernel, bias, cotangent):
     features=st.integers(1, 9),
     seed=st.integers(0, 2**16),
 )
-def test_phase_equals_plain_in_value_and_gradient(batch, size, blocks, channels, features, seed):
+def test_fast_forms_equal_plain_in_value_and_gradient(
+    batch, size, blocks, channels, features, seed
+):
     rng = np.random.default_rng(seed)
     height, width = (2 * n + size - 1 for n in blocks)
     kernel = rng.normal(size=(size, size, channels, features)).astype(np.float32)
@@ -52,16 +55,21 @@ def test_phase_equals_plain_in_value_and_gradient(batch, size, blocks, channels,
     for kind in KINDS:
         x = draw_images(kind, (batch, height, width, channels), seed)
         plain = value_and_gradients("plain", x, kernel, bias, cotangent)
-        phase = value_and_gradients("phase", x, kernel, bias, cotangent)
         # Gradients of kernel and bias are sums over the whole batch, which may cancel to nothing.
         sizes = (0, 0, np.max(np.abs(x)) * sum_size, sum_size)
-        for expected, found, summed in zip(plain, phase, sizes, strict=True):
-            scale = max(float(np.max(np.abs(expected))), float(summed)) + 1e-6
-            np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5, err_msg=kind)
+        for lowering in at_hand(size)[1:]:
+            fast = value_and_gradients(lowering, x, kernel, bias, cotangent)
+            told = f"{lowering}, {kind}"
+            for expected, found, summed in zip(plain, fast, sizes, strict=True):
+                scale = max(float(np.max(np.abs(expected))), float(summed)) + 1e-6
+                np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5, err_msg=told)
 
 
+@pytest.mark.parametrize("lowering", ["phase", NATIVE])
 @pytest.mark.parametrize(("batch", "channels", "features"), [(64, 1, 6), (64, 6, 16), (512, 6, 12)])
-def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(batch, channels, features):
+def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(
+    batch, channels, features, lowering
+):
     rng = np.random.default_rng(0)
     size = {1: 32, 6: 14}[channels]
     x = draw_images("mostly background", (batch, size, size, channels), 1)
@@ -70,12 +78,12 @@ def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(batch, chann
     cotangent = rng.normal(size=(batch, size // 2 - 2, size // 2 - 2, features))
     cotangent = cotangent.astype(np.float32)
     plain = value_and_gradients("plain", x, kernel, bias, cotangent)[1]
-    phase = value_and_gradients("phase", x, kernel, bias, cotangent)[1]
+    fast = value_and_gradients(lowering, x, kernel, bias, cotangent)[1]
     scale = float(jnp.max(jnp.abs(plain)))
-    np.testing.assert_allclose(phase / scale, plain / scale, atol=1e-5)
+    np.testing.assert_allclose(fast / scale, plain / scale, atol=1e-5)
 
 
-@pytest.mark.parametrize("lowering", ["plain", "phase"])
+@pytest.mark.parametrize("lowering", ["plain", "phase", NATIVE])
 def test_the_first_of_equal_maxima_receives_the_gradient(lowering):
     x = np.ones((1, 6, 6, 1), np.float32)
     kernel = np.zeros((5, 5, 1, 1), np.float32)

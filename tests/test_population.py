@@ -14,6 +14,7 @@ import tiny
 from lenet_jax import batches, ops, population, recipe, train
 from lenet_jax.config import replace
 from lenet_jax.population import Population
+from tests.lowerings import at_hand
 
 DATASET = tiny.dataset()
 EPOCHS, STEPS = 3, 5
@@ -104,7 +105,10 @@ def assert_close(one, other, tolerance=1e-5):
     )
 
 
-LOWERINGS = [("map", "phase"), ("map", "plain"), ("vmap", "phase")]
+LOWERINGS = [
+    *(("map", "phase"), ("map", "plain"), ("vmap", "phase")),
+    *(pytest.param(strategy, "native", marks=pytest.mark.compiler) for strategy in ("map", "vmap")),
+]
 MEMBERS = [member(seed, rate) for seed, rate in ((0, 0.05), (1, 0.05), (0, 0.01), (2, 0.2))]
 
 
@@ -312,5 +316,7 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
         program = jax.jit(each, compiler_options=options)
         return np.stack([program(images, kernel) for _ in range(5)])
 
-    plain, phase = gradient("plain"), gradient("phase")
-    np.testing.assert_allclose(phase, plain, atol=1e-5 * np.abs(plain).max())
+    plain = gradient("plain")
+    for lowering in at_hand(5):
+        found = gradient(lowering)
+        np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max(), err_msg=lowering)

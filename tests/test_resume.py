@@ -250,5 +250,5 @@ def test_a_run_that_goes_on_with_other_devices_says_so(
     assert record["devices_sharing_a_batch"] == 1
     (tmp_path / "run.json").write_text(json.dumps(record | {"devices_sharing_a_batch": 3}))
     output = start(tmp_path, make_config(folder)).output
-    told = "warning: before, 3 devices shared a batch; with 1 bits differ"
-    assert told in output.splitlines()
+    told = "will not be those of a run without a break: devices_sharing_a_batch 3 → 1"
+    assert f"warning: the bits {told}" in output.splitlines()

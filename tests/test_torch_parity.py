@@ -15,11 +15,12 @@ from lenet_jax.autograd import backward
 from lenet_jax.models import LeNet
 from tests.golden import make_network
 from tests.golden import make_parity as golden
+from tests.lowerings import NATIVE, at_hand
 
 WITHOUT_TORCH = "torch is not installed: only the recorded numbers are compared"
 # Each shape is compiled, so a failure is shown as found: to shrink it would take minutes.
 few_examples = settings(max_examples=4, phases=[Phase.generate])
-LOWERINGS = ("plain", "phase")
+LOWERINGS = ("plain", "phase", NATIVE)
 REDUCE = {"none": lambda losses: losses, "mean": jnp.mean, "sum": jnp.sum}
 
 
@@ -127,7 +128,7 @@ def test_conv_pool_relu_matches_live_pytorch(shape, seed):
     for kind in golden.KINDS:
         inputs = golden.convolution_inputs(kind, seed, **shape)
         theirs = golden.torch_conv_pool_relu(**inputs)
-        for lowering in LOWERINGS:
+        for lowering in at_hand(shape["size"]):
             assert_same(our_conv_pool_relu(**inputs, lowering=lowering), theirs)
 
 

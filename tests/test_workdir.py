@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
@@ -227,31 +226,6 @@ def test_two_starts_of_one_second_write_two_event_files(tmp_path, monkeypatch):
         with Workdir(tmp_path) as directory:
             directory.log(row(1))
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
-
-
-def test_the_environment_names_revision_versions_and_processor(monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "--xla_example=1")
-    found = workdir.environment(["jax", "numpy"])
-    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    assert found["git_revision"] == (head.stdout.strip() if head.returncode == 0 else None)
-    assert found["versions"].keys() == {"jax", "numpy"}
-    assert found["versions"]["numpy"] == np.__version__
-    assert found["processor"]
-    assert found["cores"] >= 1
-    assert found["xla_flags"] == "--xla_example=1"
-    json.dumps(found)
-
-
-def test_without_git_the_revision_is_unknown(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    found = workdir.environment([])
-    assert found["git_revision"] is None
-    assert found["git_dirty"] is None
-
-
-def test_where_the_system_does_not_tell_cores_all_are_counted(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert workdir.cores() == os.cpu_count()
 
 
 def test_tensorboard_s_files_need_no_pytorch(tmp_path):

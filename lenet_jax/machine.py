@@ -1,0 +1,64 @@
+"""The machine that this runs on: what it is, and where it keeps what it has compiled."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def environment(packages: Sequence[str]) -> dict[str, Any]:
+    """What a result may depend on: revision, versions, processor, XLA's flags.
+
+    `git_dirty` tells whether anything but results differs from the revision; both are None where
+    there is no git or no repository.
+    """
+    but_results = ":/", ":(exclude,top)results"
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *but_results)
+    return {
+        "git_revision": _git("rev-parse", "HEAD"),
+        "git_dirty": None if changes is None else changes != "",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "processor": processor(),
+        "cores": cores(),
+        "platform": platform.platform(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def cache_folder() -> Path:
+    """Where what is compiled on this machine is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax"
+
+
+def cores() -> int:
+    """The cores that this process may use; where the system does not tell, all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The name of the CPU."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

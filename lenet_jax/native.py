@@ -1,0 +1,180 @@
+"""Convolution, max-pool, bias and ReLU in one pass over a CPU's registers, from `conv_pool.cc`.
+
+The C++ is compiled for this machine's processor when it is first needed, which takes seconds, and
+kept in the user's cache folder. XLA calls it as a custom call, in whatever program it stands.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int8
+
+from lenet_jax import machine
+from lenet_jax.errors import UserError
+
+SIZE = 5  # of the kernels it is written for
+LANES = 16  # a multiple of every vector's length
+SOURCE = Path(__file__).with_name("conv_pool.cc")
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+CALLS = ("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient")
+
+OTHERWISE = (
+    "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.lowering"
+    " out, which needs none."
+)
+
+Residuals = tuple[Float[Array, "c h w b"], Float[Array, "5 5 c k"], Int8[Array, "k h2 w2 b"]]
+
+
+def conv_pool_relu(
+    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+) -> Float[Array, "k h2 w2 b"]:
+    """`ops.conv_pool_relu` of float32 arrays that have the batch last.
+
+    Raises:
+      UserError: it cannot be compiled here, see `missing`.
+    """
+    load()
+    batch = x.shape[-1]
+    padded = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -batch % LANES)))
+    return fused_conv_pool_relu(padded, kernel, bias)[..., :batch]
+
+
+@functools.cache
+def missing() -> str | None:
+    """Why there is no native code here, in a line; None: there is."""
+    try:
+        load()
+    except UserError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+@functools.cache
+def load() -> None:
+    """Compiles the C++, if that has not been done before, and tells XLA of it.
+
+    Raises:
+      UserError: there is no compiler, or it refuses.
+    """
+    command, include = _compiler(), Path(jax.ffi.include_dir())
+    # What the compiler defines tells its version and the processor; XLA's header, the interface.
+    defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    interface = (include / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
+    parts = SOURCE.read_bytes(), shlex.join([*command, *FLAGS]).encode(), defined, interface
+    key = _hash(b"\0".join(parts))
+    library = _load(key, [*command, *FLAGS, "-isystem", str(include), str(SOURCE), "-o"])
+    for name in CALLS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
+    """Loads the library that is kept under a key; makes it first, if it is not there or damaged.
+
+    Its own hash is in its name, since one that is cut short ends the process that loads it.
+    """
+    folder = machine.cache_folder()
+    for kept in folder.glob(f"conv_pool-{key}-*.so"):
+        with contextlib.suppress(OSError):
+            if kept.stem.endswith(_hash(kept.read_bytes())):
+                return ctypes.CDLL(str(kept))
+            kept.unlink()
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "conv_pool.so"
+        _run([*build, str(made)])
+        try:
+            library = ctypes.CDLL(str(made))
+        except OSError as error:
+            told = f"what {build[0]} made of lenet_jax/{SOURCE.name} does not load: {error}"
+            raise UserError(f"{told}\n{OTHERWISE}") from error
+        draft = folder / f"conv_pool-{os.getpid()}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(made, draft)
+            draft.replace(folder / f"conv_pool-{key}-{_hash(made.read_bytes())}.so")
+        except OSError:  # it serves this process alone
+            with contextlib.suppress(OSError):
+                draft.unlink()
+        return library
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _compiler() -> list[str]:
+    """The command of the C++ compiler: that of the environment's `CXX`, or the first there is."""
+    chosen = shlex.split(os.environ.get("CXX", ""))
+    names = chosen[:1] or COMPILERS
+    for name in names:
+        if shutil.which(name):
+            return chosen or [name]
+    raise UserError(f"there is no C++ compiler here, no {' or '.join(names)}\n{OTHERWISE}")
+
+
+def _run(command: Sequence[str]) -> bytes:
+    try:
+        return subprocess.run(command, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        stderr = getattr(error, "stderr", None) or str(error).encode()
+        lines = stderr.decode(errors="replace").splitlines()
+        told = next((line for line in lines if "error" in line), lines[0] if lines else "")
+        raise UserError(
+            f"{command[0]} does not compile lenet_jax/{SOURCE.name}: {told}\n{OTHERWISE}"
+        ) from error
+
+
+@jax.custom_vjp
+def fused_conv_pool_relu(
+    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+) -> Float[Array, "k h2 w2 b"]:
+    """`conv_pool_relu` of a batch that is a multiple of `LANES`, with its gradient."""
+    return _forward(x, kernel, bias)[0]
+
+
+def _forward(
+    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+) -> tuple[Float[Array, "k h2 w2 b"], Residuals]:
+    _, height, width, batch = x.shape
+    shape = len(bias), (height - SIZE + 1) // 2, (width - SIZE + 1) // 2, batch
+    maps, winners = jax.ffi.ffi_call(
+        "conv_pool_forward",
+        (_like(bias, shape), jax.ShapeDtypeStruct(shape, jnp.int8)),
+        vmap_method="sequential",
+    )(x, kernel, bias)
+    return maps, (x, kernel, winners)
+
+
+def _backward(
+    residuals: Residuals, cotangent: Float[Array, "k h2 w2 b"]
+) -> tuple[Float[Array, "c h w b"], Float[Array, "5 5 c k"], Float[Array, " k"]]:
+    # Two calls, so that XLA leaves out what nobody asks for: the gradient of the images.
+    x, kernel, winners = residuals
+    of_kernel, of_bias = jax.ffi.ffi_call(
+        "conv_pool_kernel_gradient",
+        (_like(kernel, kernel.shape), _like(kernel, kernel.shape[-1:])),
+        vmap_method="sequential",
+    )(x, cotangent, winners)
+    of_x = jax.ffi.ffi_call(
+        "conv_pool_input_gradient", _like(x, x.shape), vmap_method="sequential"
+    )(kernel, cotangent, winners)
+    return of_x, of_kernel, of_bias
+
+
+def _like(array: Array, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+fused_conv_pool_relu.defvjp(_forward, _backward)

@@ -1,0 +1,32 @@
+import json
+import os
+import subprocess
+
+import numpy as np
+
+from lenet_jax import machine
+
+
+def test_the_environment_names_revision_versions_and_processor(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_example=1")
+    found = machine.environment(["jax", "numpy"])
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert found["git_revision"] == (head.stdout.strip() if head.returncode == 0 else None)
+    assert found["versions"].keys() == {"jax", "numpy"}
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["processor"]
+    assert found["cores"] >= 1
+    assert found["xla_flags"] == "--xla_example=1"
+    json.dumps(found)
+
+
+def test_without_git_the_revision_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    found = machine.environment([])
+    assert found["git_revision"] is None
+    assert found["git_dirty"] is None
+
+
+def test_where_the_system_does_not_tell_cores_all_are_counted(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert machine.cores() == os.cpu_count()
