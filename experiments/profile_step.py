@@ -1,19 +1,21 @@
-"""Where does the time of a training step go, on one core? Each matrix product, and the rest.
+"""Where does the time of a training step go, on one core? Convolutions, matrix products, the rest.
 
     python -m experiments.profile_step
 
 It traces forty steps of lenet5 at batch 64 on a single core, and adds up the time of each
-operation of the compiled program: matrix products by their shapes, and the rest. The answer is
-`results/profile_step.json`.
+operation of the compiled program: the calls of the native convolution by layer, matrix products by
+their shapes, and the rest. The answer is `results/profile_step.json`.
 """
 
 import argparse
 import collections
 import gzip
 import json
+import math
 import os
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,13 @@ QUESTION = "Where does the time of a training step go, on one core?"
 STEPS, BATCH_SIZE = 40, 64
 PRODUCT = re.compile(r"%(\S+) = f32\[([\d,]*)\]\S* dot\((.*?)\), .*lhs_contracting_dims=\{(\d)\}")
 SHAPE = re.compile(r"%(\S+) = f32\[([\d,]*)\]")
+# Each call has the kernel, (5, 5, c, k), and the winners, int8 of (k, h2, w2, b), in its line.
+CALL = re.compile(r'%(\S+) = .*custom_call_target="conv_pool_(\w+)".*op_name=".*\((conv\d)\)')
+KERNEL, WINNERS = re.compile(r"f32\[(5,5,\d+,\d+)\]"), re.compile(r"s8\[(\d+,\d+,\d+,\d+)\]")
 
 
 def measure() -> dict[str, Any]:
-    """Traces the steps; microseconds per image of each matrix product, and of all else."""
+    """Traces the steps; microseconds per image of each operation that is counted, and of all."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import jax  # late: its threads are counted by the cores
 
@@ -65,28 +70,41 @@ def measure() -> dict[str, Any]:
         "micro_batch_size": made.micro_batch_size,
         "microseconds_per_image": total,
         "matmul_peak_flops": matmul_peak(),
-        "products": _products(program.as_text(), micro, made.micro_batch_size),
+        "operations": sorted(
+            (
+                {
+                    "operation": name,
+                    "microseconds_per_image": micro[event],
+                    "flops_per_second": 1e6 * flops / micro[event],
+                }
+                for event, name, flops in _operations(program.as_text(), made.micro_batch_size)
+                if event in micro
+            ),
+            key=lambda operation: -operation["microseconds_per_image"],
+        ),
         "environment": environment(PACKAGES),
     }
 
 
-def _products(text: str, micro: dict[str, float], images: int) -> list[dict[str, Any]]:
-    """Each matrix product that was traced: its shape m×k @ k×n, its time, and its rate."""
-    shapes = {name: [int(n) for n in dims.split(",") if n] for name, dims in SHAPE.findall(text)}
-    found = []
-    for name, dims, operands, contracted in PRODUCT.findall(text):
+def _operations(text: str, images: int) -> Iterator[tuple[str, str, float]]:
+    """Of each operation that is counted: its name in the trace and in words, and FLOPs an image."""
+    shapes = {name: _numbers(dims) for name, dims in SHAPE.findall(text)}
+    for event, dims, operands, contracted in PRODUCT.findall(text):
         left = operands.split(",")[0].strip().lstrip("%")
-        if name in micro and left in shapes:
-            rows, columns = (int(n) for n in dims.split(","))
-            inner = shapes[left][int(contracted)]
-            found.append(
-                {
-                    "shape": f"{rows}×{inner} @ {inner}×{columns}",
-                    "microseconds_per_image": micro[name],
-                    "flops_per_second": 2e6 * rows * inner * columns / images / micro[name],
-                }
-            )
-    return sorted(found, key=lambda product: -product["microseconds_per_image"])
+        if left in shapes:
+            (rows, columns), inner = _numbers(dims), shapes[left][int(contracted)]
+            words = f"{rows}×{inner} @ {inner}×{columns}"
+            yield event, words, 2 * rows * inner * columns / images
+    for line in text.splitlines():
+        call, kernel, winners = CALL.search(line), KERNEL.search(line), WINNERS.search(line)
+        if call and kernel and winners:
+            _, h2, w2, _ = _numbers(winners[1])
+            words = f"{call[3]}, {call[2].replace('_', ' ')}"
+            yield call[1], words, 2 * math.prod(_numbers(kernel[1])) * 4 * h2 * w2
+
+
+def _numbers(dims: str) -> list[int]:
+    return [int(n) for n in dims.split(",") if n]
 
 
 def main() -> None:
@@ -95,14 +113,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     answer = measure()
-    for product in answer["products"]:
+    for operation in answer["operations"]:
         print(
-            f"{product['shape']:>24}: {product['microseconds_per_image']:5.2f} µs an image,"
-            f" {product['flops_per_second'] / 1e9:4.0f} GFLOP/s"
+            f"{operation['operation']:>24}: {operation['microseconds_per_image']:5.2f} µs an image,"
+            f" {operation['flops_per_second'] / 1e9:4.0f} GFLOP/s"
         )
-    products = sum(product["microseconds_per_image"] for product in answer["products"])
+    counted = sum(operation["microseconds_per_image"] for operation in answer["operations"])
     whole = answer["microseconds_per_image"]
-    print(f"products {products:.1f} of {whole:.1f} µs an image", flush=True)
+    print(f"counted {counted:.1f} of {whole:.1f} µs an image", flush=True)
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "profile_step.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
