@@ -33,7 +33,7 @@ constexpr int kLanes = 4;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kForwardFilters = 6, kKernelFilters = 4, kInputChannels = 3, kInputPixels = 5;
 #else
-constexpr int kForwardFilters = 2, kKernelFilters = 2, kInputChannels = 1, kInputPixels = 4;
+constexpr int kForwardFilters = 3, kKernelFilters = 2, kInputChannels = 1, kInputPixels = 5;
 #endif
 
 constexpr int kSize = 5;            // of the kernel
@@ -48,10 +48,18 @@ typedef int8_t Bytes __attribute__((vector_size(kLanes), aligned(1), may_alias))
 Floats load(const float* from) { return *reinterpret_cast<const Floats*>(from); }
 void store(float* to, Floats values) { *reinterpret_cast<Floats*>(to) = values; }
 
-float sum_lanes(Floats values) {
-  float sums[kLanes];
-  store(sums, values);
-  for (long half = kLanes / 2; half > 0; half /= 2) {
+// Room for `size` numbers that begins with a cache line, so that no vector lies across two.
+float* reserve(std::vector<float>& room, long size) {
+  constexpr std::uintptr_t kLine = 64;
+  room.resize(size + kLine / sizeof(float));
+  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(room.data()) + kLine - 1) /
+                                  kLine * kLine);
+}
+
+float sum_lanes(const float* lanes) {
+  float sums[kLanes / 2];
+  for (int lane = 0; lane < kLanes / 2; ++lane) sums[lane] = lanes[lane] + lanes[lane + kLanes / 2];
+  for (long half = kLanes / 4; half > 0; half /= 2) {
     for (long lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
   }
   return sums[0];
@@ -113,13 +121,14 @@ void forward_pixel(const Layer& layer, const float* x, const float* kernel, cons
       }
     }
   }
+#pragma GCC unroll 8
   for (long filter = 0; filter < kFilters; ++filter) {
     Floats best = sums[0][filter];
     Ints winner = {};
     for (int phase = 1; phase < kPhases; ++phase) {
-      const Ints keep = (best >= sums[phase][filter]) | (best != best);  // the first NaN wins
-      best = keep ? best : sums[phase][filter];
-      winner = keep ? winner : Ints{} + phase;
+      const Floats other = best != best ? best : sums[phase][filter];  // NaN stays
+      winner = other <= best ? winner : Ints{} + phase;
+      best = other <= best ? best : other;
     }
     best += bias[filter];
     winner = best > 0.0f ? winner : Ints{} + kCut;
@@ -200,15 +209,16 @@ void add_kernel_gradients(const Layer& layer, const float* x, const float* sprea
 
 void kernel_gradient(const Layer& layer, const float* x, const float* cotangent,
                      const int8_t* winners, float* kernel_out, float* bias_out) {
-  thread_local std::vector<float> spread, sums;
+  thread_local std::vector<float> spread_room, sums_room;
   for_tiles<kKernelFilters>(layer.filters, [&](auto filters, long first) {
     constexpr int kFilters = filters();
     const long pair = 4 * layer.pooled_width() * kLanes;  // two rows of a filter's band
     const long fitting = kBandBytes / (pair * kFilters * long(sizeof(float)));
     const long band = std::clamp<long>(fitting, 1, layer.pooled_height());
     const long row_sums = kFilters * kSize * kLanes;
-    spread.resize(band * pair * kFilters);
-    sums.assign(layer.channels * kSize * row_sums, 0.0f);
+    float* const spread = reserve(spread_room, band * pair * kFilters);
+    float* const sums = reserve(sums_room, layer.channels * kSize * row_sums);
+    std::fill_n(sums, layer.channels * kSize * row_sums, 0.0f);
     Floats totals[kFilters] = {};
     for (long image = 0; image < layer.batch; image += kLanes) {
       for (long top = 0; top < layer.pooled_height(); top += band) {
@@ -218,33 +228,32 @@ void kernel_gradient(const Layer& layer, const float* x, const float* cotangent,
             const long from = (first + filter) * layer.pooled_plane() +
                               (top + i) * layer.pooled_row() + image;
             spread_row(layer, cotangent + from, winners + from,
-                       &spread[(filter * pairs + i) * pair], totals[filter]);
+                       spread + (filter * pairs + i) * pair, totals[filter]);
           }
         }
         for (long n = 0; n < layer.channels * kSize; ++n) {
           const float* seen =
               x + n / kSize * layer.plane() + (2 * top + n % kSize) * layer.row() + image;
-          add_kernel_gradients<kFilters>(layer, seen, spread.data(), 2 * pairs,
-                                         &sums[n * row_sums]);
+          add_kernel_gradients<kFilters>(layer, seen, spread, 2 * pairs, sums + n * row_sums);
         }
       }
     }
     for (long n = 0; n < layer.channels * kSize; ++n) {
       for (long m = 0; m < kFilters * kSize; ++m) {
         kernel_out[layer.weight(n % kSize, m % kSize, n / kSize, first + m / kSize)] =
-            sum_lanes(load(&sums[n * row_sums + m * kLanes]));
+            sum_lanes(sums + n * row_sums + m * kLanes);
       }
     }
     for (long filter = 0; filter < kFilters; ++filter) {
-      bias_out[first + filter] = sum_lanes(totals[filter]);
+      bias_out[first + filter] = sum_lanes(reinterpret_cast<const float*>(&totals[filter]));
     }
   });
 }
 
 // Adds to one row of kChannels inputs what kPixels pixels of each of the rows that saw it give.
 template <int kChannels, int kPixels>
-void add_input_gradients(const Layer& layer, const float* kernel, const float* spread, long first_dy,
-                         long last_dy, float* out) {
+void add_input_gradients(const Layer& layer, const float* kernel, const float* spread,
+                         long first_dy, long last_dy, float* out) {
   constexpr int kSeen = kPixels + kSize - 1;
   const long row = 2 * layer.pooled_width() * kLanes, plane = 2 * layer.pooled_height() * row;
   Floats kept[kChannels][kSeen];
@@ -279,15 +288,15 @@ void add_input_gradients(const Layer& layer, const float* kernel, const float* s
 
 void input_gradient(const Layer& layer, const float* kernel, const float* cotangent,
                     const int8_t* winners, float* out) {
-  thread_local std::vector<float> spread;
+  thread_local std::vector<float> room;
   const long width = 2 * layer.pooled_width(), height = 2 * layer.pooled_height();
-  spread.resize(layer.filters * height * width * kLanes);
+  float* const spread = reserve(room, layer.filters * height * width * kLanes);
   std::fill_n(out, layer.channels * layer.plane(), 0.0f);
   for (long image = 0; image < layer.batch; image += kLanes) {
     Floats total = {};
     for (long n = 0; n < layer.filters * layer.pooled_height(); ++n) {
       const long from = n * layer.pooled_row() + image;
-      spread_row(layer, cotangent + from, winners + from, &spread[2 * n * width * kLanes], total);
+      spread_row(layer, cotangent + from, winners + from, spread + 2 * n * width * kLanes, total);
     }
     for (long y = 0; y < layer.height; ++y) {
       const long first_dy = std::max(0L, y - height + 1), last_dy = std::min(kSize - 1L, y);
@@ -295,7 +304,7 @@ void input_gradient(const Layer& layer, const float* kernel, const float* cotang
         for_tiles<kInputChannels>(layer.channels, [&](auto channels, long channel) {
           add_input_gradients<channels(), pixels()>(
               layer, kernel + layer.weight(0, 0, channel, 0),
-              spread.data() + (y * width + column) * kLanes, first_dy, last_dy,
+              spread + (y * width + column) * kLanes, first_dy, last_dy,
               out + channel * layer.plane() + y * layer.row() + column * layer.batch + image);
         });
       });
