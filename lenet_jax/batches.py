@@ -1,12 +1,13 @@
 """What each step of training is fed: the order of the examples, and the batches made of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int32, Key, ScalarLike, Shaped, UInt8
+from jaxtyping import Array, Float, Int32, Key, ScalarLike, UInt8
 
 from lenet_jax import augment, parallel
 from lenet_jax.recipe import Hyperparameters, Recipe
@@ -15,13 +16,14 @@ Carry = TypeVar("Carry")
 
 
 class Batch(NamedTuple):
-    """Pixels in 0..255, labels, and a weight of 0 for padding.
+    """Normalised images, labels, and a weight of 0 for padding.
 
-    The leading axis m counts the parts whose gradients are accumulated. The batch axis b is last,
-    where the fast lowering wants it. `total` is of the whole batch, which devices may share.
+    The leading axis m counts the parts whose gradients are accumulated. Channels are first and the
+    batch is last, as the fast lowerings want it. `total` is of the whole batch, which devices may
+    share.
     """
 
-    images: UInt8[Array, "m h w c b"] | Float[Array, "m h w c b"]
+    images: Float[Array, "m c h w b"]
     labels: Int32[Array, "m b"]
     weights: Float[Array, "m b"]
     total: Float[Array, ""]
@@ -54,17 +56,24 @@ def make_batch(
         own_maps = (parallel.own_share(x, recipe.num_devices) for x in maps)
         batch = augment.apply_affine(batch.astype(jnp.float32), *own_maps)
     parts = (-1, recipe.micro_batch_size)
+    feed = functools.partial(normalised, recipe)
     return Batch(
-        images=jax.vmap(batch_last)(batch.reshape(*parts, *batch.shape[1:])),
+        images=jax.vmap(feed)(batch.reshape(*parts, *batch.shape[1:])),
         labels=labels[chosen].reshape(parts),
         weights=(own >= 0).astype(jnp.float32).reshape(parts),
         total=jnp.sum((indices >= 0).astype(jnp.float32)),
     )
 
 
-def batch_last(images: Shaped[Array, "b h w c"]) -> Shaped[Array, "h w c b"]:
-    """Moves the batch to the end, as a transposition of a matrix, which XLA does fast."""
-    return images.reshape(images.shape[0], -1).T.reshape(*images.shape[1:], -1)
+def normalised(
+    recipe: Recipe, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
+) -> Float[Array, "c h w b"]:
+    """Pixels in 0..255 as the network is fed with them: normalised, and with the batch last."""
+    std = jnp.asarray(recipe.std, jnp.float32).reshape(-1, 1, 1, 1)
+    mean = jnp.asarray(recipe.mean, jnp.float32).reshape(-1, 1, 1, 1)
+    # The transposition of a matrix is what XLA does fast.
+    batch_last = images.reshape(images.shape[0], -1).T.reshape(*images.shape[1:], -1)
+    return batch_last.transpose(2, 0, 1, 3).astype(jnp.float32) * (1 / std) - mean / std
 
 
 def loop_batches(

@@ -220,12 +220,13 @@ def evaluate(
     round_size = batch_size * recipe.num_devices
     num_rounds = -(-capacity // round_size)
 
-    def fetch(round_: Int32[Array, ""]) -> UInt8[Array, "h w c b"]:
+    def fetch(round_: Int32[Array, ""]) -> Float[Array, "c h w b"]:
         indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
-        return batches.batch_last(images[parallel.own_share(indices, recipe.num_devices)])
+        own = parallel.own_share(indices, recipe.num_devices)
+        return batches.normalised(recipe, images[own])
 
     def step(
-        round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: UInt8[Array, "h w c b"]
+        round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: Float[Array, "c h w b"]
     ) -> Float[Array, "m b k"]:
         return logits.at[round_].set(apply(recipe, params, images))
 
@@ -244,15 +245,10 @@ def evaluate(
 
 
 def apply(
-    recipe: Recipe,
-    params: nnx.State,
-    images: UInt8[Array, "h w c b"] | Float[Array, "h w c b"],
+    recipe: Recipe, params: nnx.State, images: Float[Array, "c h w b"]
 ) -> Float[Array, "b k"]:
-    """Logits of images that have the batch last, given as pixels in 0..255."""
-    std = jnp.asarray(recipe.std, jnp.float32).reshape(1, 1, -1, 1)
-    mean = jnp.asarray(recipe.mean, jnp.float32).reshape(1, 1, -1, 1)
-    normalised = images.astype(jnp.float32) * (1 / std) - mean / std
-    return nnx.merge(recipe.graphdef, params)(normalised.transpose(3, 0, 1, 2))
+    """Logits of images as `batches.normalised` gives them."""
+    return nnx.merge(recipe.graphdef, params)(images.transpose(3, 1, 2, 0))
 
 
 def learning_rate(
