@@ -1,21 +1,20 @@
-"""Where does the time of a training step go, on one core? Convolutions, matrix products, the rest.
+"""Where does the time of a training step go, on one core? Layers, matrix products, and the rest.
 
     python -m experiments.profile_step
 
 It traces forty steps of lenet5 at batch 64 on a single core, and adds up the time of each
-operation of the compiled program: the calls of the native convolution by layer, matrix products by
-their shapes, and the rest. The answer is `results/profile_step.json`.
+operation of the compiled program: the native calls by layer, matrix products by their shapes, and
+the rest. The answer is `results/profile_step.json`.
 """
 
 import argparse
 import collections
 import gzip
 import json
-import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,7 @@ QUESTION = "Where does the time of a training step go, on one core?"
 STEPS, BATCH_SIZE = 40, 64
 PRODUCT = re.compile(r"%(\S+) = f32\[([\d,]*)\]\S* dot\((.*?)\), .*lhs_contracting_dims=\{(\d)\}")
 SHAPE = re.compile(r"%(\S+) = f32\[([\d,]*)\]")
-# Each call has the kernel, (5, 5, c, k), and the winners, int8 of (k, h2, w2, b), in its line.
-CALL = re.compile(r'%(\S+) = .*custom_call_target="conv_pool_(\w+)".*op_name=".*\((conv\d)\)')
-KERNEL, WINNERS = re.compile(r"f32\[(5,5,\d+,\d+)\]"), re.compile(r"s8\[(\d+,\d+,\d+,\d+)\]")
+CALL = re.compile(r'%(\S+) = .*custom_call_target="[a-z]+_(?:pool_)?(\w+)".*\((conv\d|fc\d)\)+/')
 
 
 def measure() -> dict[str, Any]:
@@ -45,6 +42,7 @@ def measure() -> dict[str, Any]:
     dataset = data.load(**config.data)
     made, numbers = recipe.make_recipe(config, dataset), recipe.hyperparameters(config)
     state = train.init_state(made, recipe.seeds(config), numbers)
+    flops = flops_of_calls(state)
     arrays = jax.device_put((dataset.train.images, dataset.train.labels))
 
     def epoch(state: train.TrainState, images: jax.Array, labels: jax.Array) -> Any:
@@ -62,6 +60,7 @@ def measure() -> dict[str, Any]:
     for event in events:
         if event.get("ph") == "X":
             micro[event["name"]] += event["dur"] / (STEPS * BATCH_SIZE)
+    text = program.as_text()
     total = sum(time for name, time in micro.items() if name.startswith("while"))
     return {
         "question": QUESTION,
@@ -75,9 +74,9 @@ def measure() -> dict[str, Any]:
                 {
                     "operation": name,
                     "microseconds_per_image": micro[event],
-                    "flops_per_second": 1e6 * flops / micro[event],
+                    "flops_per_second": 1e6 * done / micro[event],
                 }
-                for event, name, flops in _operations(program.as_text(), made.micro_batch_size)
+                for event, name, done in _operations(text, made.micro_batch_size, flops)
                 if event in micro
             ),
             key=lambda operation: -operation["microseconds_per_image"],
@@ -86,21 +85,29 @@ def measure() -> dict[str, Any]:
     }
 
 
-def _operations(text: str, images: int) -> Iterator[tuple[str, str, float]]:
+def flops_of_calls(state: Any) -> dict[str, int]:
+    """Of each layer the FLOPs an image in its forward pass, and in either of its gradients."""
+    places = {"conv1": 28 * 28, "conv2": 10 * 10}
+    return {
+        name: 2 * places.get(name, 1) * layer["kernel"][...].size
+        for name, layer in state.params.items()
+    }
+
+
+def _operations(
+    text: str, images: int, flops_of_calls: Mapping[str, int]
+) -> Iterator[tuple[str, str, float]]:
     """Of each operation that is counted: its name in the trace and in words, and FLOPs an image."""
     shapes = {name: _numbers(dims) for name, dims in SHAPE.findall(text)}
+    for event, call, layer in CALL.findall(text):
+        yield event, f"{layer}, {call.replace('_', ' ')}", flops_of_calls[layer]
     for event, dims, operands, contracted in PRODUCT.findall(text):
         left = operands.split(",")[0].strip().lstrip("%")
         if left in shapes:
             (rows, columns), inner = _numbers(dims), shapes[left][int(contracted)]
-            words = f"{rows}×{inner} @ {inner}×{columns}"
-            yield event, words, 2 * rows * inner * columns / images
-    for line in text.splitlines():
-        call, kernel, winners = CALL.search(line), KERNEL.search(line), WINNERS.search(line)
-        if call and kernel and winners:
-            _, h2, w2, _ = _numbers(winners[1])
-            words = f"{call[3]}, {call[2].replace('_', ' ')}"
-            yield call[1], words, 2 * math.prod(_numbers(kernel[1])) * 4 * h2 * w2
+            if columns > 1:  # else it tells whether the weights are finite
+                words = f"{rows}×{inner} @ {inner}×{columns}"
+                yield event, words, 2 * rows * inner * columns / images
 
 
 def _numbers(dims: str) -> list[int]:

@@ -54,7 +54,7 @@ class LeNet(nnx.Module):
           image_size: height and width of an image, in pixels: 16, 20, 24, …
           init: `torch` draws weights and biases uniformly in ±1/√fan_in, as PyTorch's layers do;
             `flax` draws weights from LeCun's normal distribution and sets biases to 0.
-          lowering: how conv → pool is computed, see `ops.conv_pool_relu`.
+          lowering: how layers are computed, see `ops.conv_pool_relu`.
           rngs: the stream `params` is drawn from.
 
         Raises:
@@ -86,11 +86,11 @@ class LeNet(nnx.Module):
         with jax.named_scope("flatten"):
             x = ops.flatten(x)
         with jax.named_scope("fc1"):
-            x = ops.relu(self.fc1(x))
+            x = ops.relu(self._linear(self.fc1, x))
         with jax.named_scope("fc2"):
-            x = ops.relu(self.fc2(x))
+            x = ops.relu(self._linear(self.fc2, x))
         with jax.named_scope("fc3"):
-            return self.fc3(x)
+            return self._linear(self.fc3, x)
 
     def feature_maps(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         """What conv1's filters respond to: its output after ReLU, before pooling."""
@@ -121,6 +121,10 @@ class LeNet(nnx.Module):
     ) -> Float[Array, "b h2 w2 k"]:
         assert layer.bias is not None
         return ops.conv_pool_relu(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
+
+    def _linear(self, layer: nnx.Linear, x: Float[Array, "b n"]) -> Float[Array, "b k"]:
+        assert layer.bias is not None
+        return ops.linear(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
 
 
 def _initializers(init: Init, fan_in: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Convolution, max-pool, bias and ReLU in one pass over a CPU's registers, from `conv_pool.cc`.
+"""The network's layers in the registers of a CPU, from `native.cc`.
 
 The C++ is compiled for this machine's processor when it is first needed, which takes seconds, and
 kept in the user's cache folder. XLA calls it as a custom call, in whatever program it stands.
@@ -25,10 +25,13 @@ from lenet_jax.errors import UserError
 
 SIZE = 5  # of the kernels it is written for
 LANES = 16  # a multiple of every vector's length
-SOURCE = Path(__file__).with_name("conv_pool.cc")
+SOURCE = Path(__file__).with_name("native.cc")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
-CALLS = ("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient")
+CALLS = (
+    *("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient"),
+    *("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
+)
 
 OTHERWISE = (
     "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.lowering"
@@ -47,9 +50,19 @@ def conv_pool_relu(
       UserError: it cannot be compiled here, see `missing`.
     """
     load()
-    batch = x.shape[-1]
-    padded = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, -batch % LANES)))
-    return fused_conv_pool_relu(padded, kernel, bias)[..., :batch]
+    return fused_conv_pool_relu(_pad_batch(x), kernel, bias)[..., : x.shape[-1]]
+
+
+def linear(
+    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
+) -> Float[Array, "k b"]:
+    """`ops.linear` of float32 arrays that have the batch last.
+
+    Raises:
+      UserError: it cannot be compiled here, see `missing`.
+    """
+    load()
+    return native_linear(_pad_batch(x), kernel, bias)[:, : x.shape[-1]]
 
 
 @functools.cache
@@ -86,24 +99,24 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
     Its own hash is in its name, since one that is cut short ends the process that loads it.
     """
     folder = machine.cache_folder()
-    for kept in folder.glob(f"conv_pool-{key}-*.so"):
+    for kept in folder.glob(f"native-{key}-*.so"):
         with contextlib.suppress(OSError):
             if kept.stem.endswith(_hash(kept.read_bytes())):
                 return ctypes.CDLL(str(kept))
             kept.unlink()
     with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch) / "conv_pool.so"
+        made = Path(scratch) / "native.so"
         _run([*build, str(made)])
         try:
             library = ctypes.CDLL(str(made))
         except OSError as error:
             told = f"what {build[0]} made of lenet_jax/{SOURCE.name} does not load: {error}"
             raise UserError(f"{told}\n{OTHERWISE}") from error
-        draft = folder / f"conv_pool-{os.getpid()}"
+        draft = folder / f"native-{os.getpid()}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(made, draft)
-            draft.replace(folder / f"conv_pool-{key}-{_hash(made.read_bytes())}.so")
+            draft.replace(folder / f"native-{key}-{_hash(made.read_bytes())}.so")
         except OSError:  # it serves this process alone
             with contextlib.suppress(OSError):
                 draft.unlink()
@@ -173,8 +186,45 @@ def _backward(
     return of_x, of_kernel, of_bias
 
 
+fused_conv_pool_relu.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def native_linear(
+    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
+) -> Float[Array, "k b"]:
+    """`linear` of a batch that is a multiple of `LANES`, with its gradient."""
+    out = _like(x, (kernel.shape[1], x.shape[1]))
+    return jax.ffi.ffi_call("linear_forward", out, vmap_method="sequential")(x, kernel, bias)
+
+
+def _linear_forward(
+    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
+) -> tuple[Float[Array, "k b"], tuple[Float[Array, "n b"], Float[Array, "n k"]]]:
+    return native_linear(x, kernel, bias), (x, kernel)
+
+
+def _linear_backward(
+    residuals: tuple[Float[Array, "n b"], Float[Array, "n k"]], cotangent: Float[Array, "k b"]
+) -> tuple[Float[Array, "n b"], Float[Array, "n k"], Float[Array, " k"]]:
+    x, kernel = residuals
+    of_kernel, of_bias = jax.ffi.ffi_call(
+        "linear_kernel_gradient",
+        (_like(kernel, kernel.shape), _like(kernel, kernel.shape[1:])),
+        vmap_method="sequential",
+    )(x, cotangent)
+    of_x = jax.ffi.ffi_call("linear_input_gradient", _like(x, x.shape), vmap_method="sequential")(
+        kernel, cotangent
+    )
+    return of_x, of_kernel, of_bias
+
+
+native_linear.defvjp(_linear_forward, _linear_backward)
+
+
+def _pad_batch(x: Float[Array, "*shape b"]) -> Float[Array, "*shape padded"]:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)])
+
+
 def _like(array: Array, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, array.dtype)
-
-
-fused_conv_pool_relu.defvjp(_forward, _backward)

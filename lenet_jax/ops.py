@@ -65,20 +65,36 @@ def conv_pool_relu(
                 f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
                 " convolution; 2×2 pooling needs a positive even number"
             )
-    is_written = size == native.SIZE and x.dtype == kernel.dtype == jnp.float32
-    chosen = choose_lowering(lowering)
-    if chosen == "native" and not is_written:
-        if lowering == "native":
-            raise ValueError(
-                f"`native` takes 5×5 kernels of float32, not {size}×{size} of {kernel.dtype}"
-            )
-        chosen = "phase"
     lower = {
         "plain": _conv_pool_relu_plain,
         "phase": _conv_pool_relu_phase,
         "native": _conv_pool_relu_native,
     }
-    return lower[chosen](x, kernel, bias)
+    return lower[_choose(lowering, x, kernel, size == native.SIZE)](x, kernel, bias)
+
+
+def linear(
+    x: Float[Array, "b n"],
+    kernel: Float[Array, "n k"],
+    bias: Float[Array, " k"],
+    *,
+    lowering: Lowering = "auto",
+) -> Float[Array, "b k"]:
+    """X @ kernel + bias.
+
+    Args:
+      x: rows of features.
+      kernel: one column per unit.
+      bias: one number per unit.
+      lowering: as for `conv_pool_relu`; `phase` and `plain` are the same.
+
+    Raises:
+      ValueError: `native` is asked for, and the numbers are not float32.
+      UserError: `native` is asked for, and cannot be had.
+    """
+    if _choose(lowering, x, kernel) == "native":
+        return native.linear(x.T, kernel, bias).T
+    return x @ kernel + bias.reshape(1, -1)
 
 
 def choose_lowering(lowering: Lowering) -> Lowering:
@@ -97,6 +113,17 @@ def choose_lowering(lowering: Lowering) -> Lowering:
             )
         native.load()
     return lowering
+
+
+def _choose(lowering: Lowering, x: Array, kernel: Array, is_written: bool = True) -> Lowering:
+    """`choose_lowering`, where `native` may not be written for what is given."""
+    chosen = choose_lowering(lowering)
+    if chosen != "native" or (is_written and x.dtype == kernel.dtype == jnp.float32):
+        return chosen
+    if lowering == "auto":
+        return "phase"
+    size = "×".join(map(str, kernel.shape[:2]))
+    raise ValueError(f"`native` takes float32, and 5×5 kernels, not {size} of {kernel.dtype}")
 
 
 def compiler_options() -> dict[str, Any]:

@@ -85,7 +85,7 @@ def test_without_a_compiler_phase_is_taken(fresh):
 def test_what_the_compiler_says_is_told_in_a_line(fresh, tmp_path):
     refuses = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
     fresh.setenv("CXX", compiler(tmp_path / "ancient", refuses) + " -v")
-    told = f"{tmp_path}/ancient does not compile lenet_jax/conv_pool.cc: fatal error: no C++17"
+    told = f"{tmp_path}/ancient does not compile lenet_jax/native.cc: fatal error: no C++17"
     assert native.missing() == told
     fresh.setenv("CXX", compiler(tmp_path / "mute", "exit 1"))
     with pytest.raises(UserError, match="mute does not compile"):
@@ -139,6 +139,32 @@ def test_no_sum_depends_on_the_images_beside_it(channels, filters):
             jnp.asarray(bias[filter_ : filter_ + 1]),
         )
         np.testing.assert_array_equal(alone[0, ..., 0], out[filter_, ..., image])
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("batch", "inputs", "units"), [(32, 400, 120), (17, 84, 10), (1, 7, 33)])
+def test_linear_is_a_product_and_its_gradients(batch, inputs, units):
+    rng = np.random.default_rng(0)
+    shapes = (batch, inputs), (inputs, units), (units,)
+    x, kernel, bias = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
+    cotangent = jnp.asarray(rng.normal(size=(batch, units)), jnp.float32)
+    out, vjp = jax.vjp(lambda *a: ops.linear(*a, lowering="native"), x, kernel, bias)
+    exact = [np.asarray(a, np.float64) for a in (x, kernel, bias, cotangent)]
+    expected = (
+        exact[0] @ exact[1] + exact[2],
+        *(exact[3] @ exact[1].T, exact[0].T @ exact[3], exact[3].sum(axis=0)),
+    )
+    for found, right in zip((out, *vjp(cotangent)), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.compiler
+def test_linear_leaves_other_numbers_to_xla():
+    shapes = (2, 3), (3, 4), (4,)
+    x, kernel, bias = (jnp.ones(shape, "float16") for shape in shapes)
+    np.testing.assert_array_equal(ops.linear(x, kernel, bias), 4)
+    with pytest.raises(ValueError, match="float16"):
+        ops.linear(x, kernel, bias, lowering="native")
 
 
 @pytest.mark.compiler

@@ -1,4 +1,5 @@
-// Convolution, 2×2 max-pool, bias and ReLU in one pass, and its gradients, for XLA on a CPU.
+// The layers of LeNet and their gradients, for XLA on a CPU: convolution, 2×2 max-pool, bias and
+// ReLU in one pass, and the linear layer.
 //
 // Arrays have the batch last, a multiple of kLanes: x (c, h, w, b), kernel (5, 5, c, k), output
 // (k, h2, w2, b). A vector holds one pixel of kLanes images, so that nothing is ever shuffled, and
@@ -10,6 +11,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -32,8 +34,10 @@ constexpr int kLanes = 4;
 // Sizes of the tiles, by how many registers there are to hold their sums.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kForwardFilters = 6, kKernelFilters = 4, kInputChannels = 3, kInputPixels = 5;
+constexpr int kLinearRows = 12;
 #else
 constexpr int kForwardFilters = 3, kKernelFilters = 2, kInputChannels = 1, kInputPixels = 5;
+constexpr int kLinearRows = 6;
 #endif
 
 constexpr int kSize = 5;            // of the kernel
@@ -312,6 +316,59 @@ void input_gradient(const Layer& layer, const float* kernel, const float* cotang
   }
 }
 
+// A matrix, whichever way its rows lie.
+struct Matrix {
+  const float* numbers;
+  long rows, columns, row_stride, column_stride;
+};
+
+// kRows rows of the product of a matrix with x (columns, width), plus the bias, if there is one;
+// kVectors vectors of the width, of the last of which `last` lanes are written.
+template <int kRows, int kVectors>
+void multiply_tile(const Matrix& matrix, const float* x, long x_stride, const float* bias,
+                   float* out, long out_stride, long last) {
+  Floats sums[kRows][kVectors];
+#pragma GCC unroll 12
+  for (long row = 0; row < kRows; ++row) {
+    for (int v = 0; v < kVectors; ++v) sums[row][v] = Floats{} + (bias ? bias[row] : 0.0f);
+  }
+  for (long column = 0; column < matrix.columns; ++column) {
+    Floats values[kVectors];
+    for (int v = 0; v < kVectors; ++v) values[v] = load(x + column * x_stride + v * kLanes);
+    const float* weights = matrix.numbers + column * matrix.column_stride;
+#pragma GCC unroll 12
+    for (long row = 0; row < kRows; ++row) {
+      const float weight = weights[row * matrix.row_stride];
+      for (int v = 0; v < kVectors; ++v) sums[row][v] += values[v] * weight;
+    }
+  }
+#pragma GCC unroll 12
+  for (long row = 0; row < kRows; ++row) {
+    float* to = out + row * out_stride;
+    for (int v = 0; v + 1 < kVectors; ++v) store(to + v * kLanes, sums[row][v]);
+    std::memcpy(to + (kVectors - 1) * kLanes, &sums[row][kVectors - 1], last * sizeof(float));
+  }
+}
+
+void multiply(const Matrix& matrix, const float* x, long x_stride, const float* bias, long width,
+              float* out) {
+  for_tiles<kLinearRows>(matrix.rows, [&](auto rows, long row) {
+    Matrix part = matrix;
+    part.numbers += row * matrix.row_stride;
+    const float* part_bias = bias ? bias + row : nullptr;
+    for (long column = 0; column < width; column += 2 * kLanes) {
+      const long left = width - column;
+      float* to = out + row * width + column;
+      if (left > kLanes) {
+        multiply_tile<rows(), 2>(part, x + column, x_stride, part_bias, to, width,
+                                 std::min<long>(left - kLanes, kLanes));
+      } else {
+        multiply_tile<rows(), 1>(part, x + column, x_stride, part_bias, to, width, left);
+      }
+    }
+  });
+}
+
 template <class Images, class Maps>
 Layer layer_of(Images& x, Maps& maps) {
   const auto x_shape = x.dimensions(), maps_shape = maps.dimensions();
@@ -339,6 +396,45 @@ ffi::Error call_input_gradient(Floats32 kernel, Floats32 cotangent, Bytes8 winne
   return ffi::Error::Success();
 }
 
+// The kernel is (n, k): the output takes its columns, the gradient of the input its rows.
+ffi::Error call_linear(Floats32 x, Floats32 kernel, Floats32 bias, ffi::Result<Floats32> out) {
+  const long inputs = kernel.dimensions()[0], units = kernel.dimensions()[1];
+  const long batch = x.dimensions()[1];
+  multiply({kernel.typed_data(), units, inputs, 1, units}, x.typed_data(), batch,
+           bias.typed_data(), batch, out->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error call_linear_input_gradient(Floats32 kernel, Floats32 cotangent,
+                                      ffi::Result<Floats32> x) {
+  const long inputs = kernel.dimensions()[0], units = kernel.dimensions()[1];
+  const long batch = cotangent.dimensions()[1];
+  multiply({kernel.typed_data(), inputs, units, units, 1}, cotangent.typed_data(), batch, nullptr,
+           batch, x->typed_data());
+  return ffi::Error::Success();
+}
+
+// Here the vectors go along the units: the cotangent is transposed, with room behind each row.
+ffi::Error call_linear_kernel_gradient(Floats32 x, Floats32 cotangent,
+                                       ffi::Result<Floats32> kernel, ffi::Result<Floats32> bias) {
+  thread_local std::vector<float> room;
+  const long inputs = x.dimensions()[0], batch = x.dimensions()[1];
+  const long units = cotangent.dimensions()[0], row = (units + kLanes - 1) / kLanes * kLanes;
+  float* const transposed = reserve(room, batch * row);
+  std::fill_n(transposed, batch * row, 0.0f);
+  std::fill_n(bias->typed_data(), units, 0.0f);
+  for (long image = 0; image < batch; ++image) {
+    for (long unit = 0; unit < units; ++unit) {
+      const float value = cotangent.typed_data()[unit * batch + image];
+      transposed[image * row + unit] = value;
+      bias->typed_data()[unit] += value;
+    }
+  }
+  multiply({x.typed_data(), inputs, batch, batch, 1}, transposed, row, nullptr, units,
+           kernel->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -350,3 +446,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     conv_pool_input_gradient, call_input_gradient,
     ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Arg<Bytes8>().Ret<Floats32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    linear_forward, call_linear,
+    ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    linear_kernel_gradient, call_linear_kernel_gradient,
+    ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>().Ret<Floats32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(linear_input_gradient, call_linear_input_gradient,
+                              ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>());
