@@ -221,7 +221,7 @@ def plot(
         gap.yaxis.set_major_locator(LogLocator(numticks=8))
         gap.yaxis.set_major_formatter("{x:.0e}")
         gap.set_xlabel("step")
-        gap.legend(frameon=False, loc="center right")
+        gap.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.32))
         for axes in (curves, gap):
             axes.set_xlim(0, len(steps) - 1)
 

@@ -76,19 +76,29 @@ def missing() -> str | None:
 
 
 @functools.cache
+def key() -> str:
+    """A hash of what its bits depend on: source, compiler and flags, processor, XLA's interface.
+
+    Raises:
+      UserError: there is no compiler, or it refuses.
+    """
+    command = _compiler()
+    # What the compiler defines tells its version and the processor; XLA's header, the interface.
+    defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
+    flags = shlex.join([*command, *FLAGS]).encode()
+    return _hash(b"\0".join((SOURCE.read_bytes(), flags, defined, interface)))
+
+
+@functools.cache
 def load() -> None:
     """Compiles the C++, if that has not been done before, and tells XLA of it.
 
     Raises:
       UserError: there is no compiler, or it refuses.
     """
-    command, include = _compiler(), Path(jax.ffi.include_dir())
-    # What the compiler defines tells its version and the processor; XLA's header, the interface.
-    defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
-    interface = (include / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
-    parts = SOURCE.read_bytes(), shlex.join([*command, *FLAGS]).encode(), defined, interface
-    key = _hash(b"\0".join(parts))
-    library = _load(key, [*command, *FLAGS, "-isystem", str(include), str(SOURCE), "-o"])
+    build = [*_compiler(), *FLAGS, "-isystem", str(_include()), str(SOURCE), "-o"]
+    library = _load(key(), build)
     for name in CALLS:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
 
@@ -125,6 +135,10 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _include() -> Path:
+    return Path(jax.ffi.include_dir())
 
 
 def _compiler() -> list[str]:

@@ -9,7 +9,10 @@ from lenet_jax.errors import UserError
 from lenet_jax.workdir import Workdir
 
 # What the bits of a run depend on beside its config and data, by its name in `run.json`.
-ENVELOPE = ("versions", "processor", "xla_flags", "backend", "devices_sharing_a_batch", "lowering")
+ENVELOPE = (
+    *("versions", "processor", "xla_flags", "backend", "devices_sharing_a_batch"),
+    *("lowering", "native_code"),
+)
 
 
 def look_back(

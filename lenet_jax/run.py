@@ -132,6 +132,7 @@ class _Job:
             "devices": [device.device_kind for device in jax.devices()],
             "devices_sharing_a_batch": self.programs.recipe.num_devices,
             "lowering": lowering,
+            "native_code": native.key() if lowering == "native" else None,
             "seed": self.config.seed,
             "data_fingerprint": self.dataset.fingerprint,
             "status": "running",

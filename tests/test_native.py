@@ -34,11 +34,12 @@ def fresh(monkeypatch, tmp_path):
     """As in a process that has not looked for native code yet, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    native.load.cache_clear()
-    native.missing.cache_clear()
+    cached = native.load, native.missing, native.key
+    for function in cached:
+        function.cache_clear()
     yield monkeypatch
-    native.load.cache_clear()
-    native.missing.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 def use_it(cache: Path, *words: str) -> None:
