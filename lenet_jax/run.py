@@ -155,7 +155,7 @@ class _Job:
         layers = report.layers(self.recipe)
         console.header(
             device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores;"
-            f" {lowering} convolution",
+            f" lowering {lowering}",
             dataset=_describe(self.dataset),
             workdir=directory.path,
             layers=layers,

@@ -252,3 +252,14 @@ def test_a_run_that_goes_on_with_other_devices_says_so(
     output = start(tmp_path, make_config(folder)).output
     told = "will not be those of a run without a break: devices_sharing_a_batch 3 → 1"
     assert f"warning: the bits {told}" in output.splitlines()
+
+
+def test_what_the_bits_depend_on_is_named_where_it_changed(finished):
+    from lenet_jax.resume import what_changed
+
+    record = json.loads((finished.path / "run.json").read_text())
+    assert what_changed(record, record) is None
+    newer = record["versions"] | {"jax": "9.9"}
+    changed = what_changed(record, record | {"versions": newer, "lowering": "phase"})
+    assert changed == f"jax {record['versions']['jax']} → 9.9; lowering plain → phase"
+    assert what_changed({}, record) is None
