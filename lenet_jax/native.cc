@@ -3,8 +3,8 @@
 //
 // Arrays have the batch last, a multiple of kLanes: x (c, h, w, b), kernel (5, 5, c, k), output
 // (k, h2, w2, b). A vector holds one pixel of kLanes images, so that nothing is ever shuffled, and
-// every loop is a tile of sums that stay in registers. Nothing but a small band of the
-// convolution's gradient is written in between.
+// every loop is a tile of sums that stay in registers. All that is written in between is the pooled
+// cotangent at the pixels that won: a band of rows at a time, or all rows of kLanes images.
 //
 // The four pixels that a block of the pool compares meet the same terms in the same order, in the
 // same instructions: equal windows give equal sums, and ties stay ties.

@@ -143,7 +143,11 @@ def _include() -> Path:
 
 def _compiler() -> list[str]:
     """The command of the C++ compiler: that of the environment's `CXX`, or the first there is."""
-    chosen = shlex.split(os.environ.get("CXX", ""))
+    asked = os.environ.get("CXX", "")
+    try:
+        chosen = shlex.split(asked)
+    except ValueError:  # a quotation without an end
+        chosen = [asked]
     names = chosen[:1] or COMPILERS
     for name in names:
         if shutil.which(name):

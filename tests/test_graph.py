@@ -41,6 +41,14 @@ def test_the_plain_network_is_convolution_pool_bias_relu():
     assert operations[3].inputs == ("%2", "%3")
 
 
+@pytest.mark.compiler
+def test_the_native_network_is_two_convolutions_and_three_products():
+    names = [op.name for op in lenet_operations("native") if op.depth == 0]
+    assert names.count("fused_conv_pool_relu (custom_vjp)") == 2
+    assert names.count("native_linear (custom_vjp)") == 3
+    assert not {"conv_general_dilated", "dot_general"} & set(names)
+
+
 def test_a_function_with_its_own_derivative_stands_above_its_parts():
     operations = lenet_operations("phase")
     at = next(i for i, op in enumerate(operations) if op.name == "max_over_phases (custom_vjp)")

@@ -30,3 +30,17 @@ def test_without_git_the_revision_is_unknown(monkeypatch):
 def test_where_the_system_does_not_tell_cores_all_are_counted(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert machine.cores() == os.cpu_count()
+
+
+def test_results_that_were_written_do_not_make_a_revision_dirty(monkeypatch, tmp_path):
+    for name in ("results", "lenet_jax"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("old")
+    identity = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "all")):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "lenet_jax" / "machine.py"))
+    (tmp_path / "results" / "file").write_text("new")
+    assert machine.environment([])["git_dirty"] is False
+    (tmp_path / "lenet_jax" / "file").write_text("new")
+    assert machine.environment([])["git_dirty"] is True

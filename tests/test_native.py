@@ -83,6 +83,12 @@ def test_without_a_compiler_phase_is_taken(fresh):
     assert len(str(error.value).splitlines()) <= 3
 
 
+@pytest.mark.parametrize("name", ["no-such-compiler", "'half a quotation"])
+def test_a_compiler_that_is_not_there_is_named(fresh, name):
+    fresh.setenv("CXX", name)
+    assert native.missing() == f"there is no C++ compiler here, no {name}"
+
+
 def test_what_the_compiler_says_is_told_in_a_line(fresh, tmp_path):
     refuses = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
     fresh.setenv("CXX", compiler(tmp_path / "ancient", refuses) + " -v")

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from lenet_jax import batches, data, parallel, recipe, report, torch_bridge, train
+from lenet_jax import batches, data, native, ops, parallel, recipe, report, torch_bridge, train
 from lenet_jax import config as configs
 from lenet_jax import run as runs
 from lenet_jax.errors import UserError, WriteError
@@ -266,3 +266,12 @@ def test_a_profile_of_the_last_epoch_can_be_opened(tmp_path, folder, no_figures)
     (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
     with gzip.open(trace) as file:
         assert any("while" in event.get("name", "") for event in json.load(file)["traceEvents"])
+
+
+def test_a_run_that_could_be_faster_says_what_it_lacks(folder, tmp_path, monkeypatch, no_figures):
+    monkeypatch.setattr(native, "missing", lambda: "there is no C++ compiler here")
+    monkeypatch.setattr(ops, "choose_lowering", lambda _: "plain")
+    run = start(tmp_path, make_config(folder, model={"lowering": "auto"}))
+    told = "training is slower than it could be: there is no C++ compiler here"
+    assert told in run.output.splitlines()
+    assert run.read("run.json")["lowering"] == "plain"
