@@ -2,17 +2,21 @@
 // ReLU in one pass, and the linear layer.
 //
 // Arrays have the batch last, a multiple of kLanes: x (c, h, w, b), kernel (5, 5, c, k), output
-// (k, h2, w2, b). A vector holds one pixel of kLanes images, so that nothing is ever shuffled, and
-// every loop is a tile of sums that stay in registers. All that is written in between is the pooled
-// cotangent at the pixels that won: a band of rows at a time, or all rows of kLanes images.
+// (k, h2, w2, b). In the forward pass a vector holds one pixel of kLanes images, so that nothing is
+// shuffled. The four pixels that a block of the pool compares meet the same terms in the same
+// order, in the same instructions: equal windows give equal sums, and ties stay ties.
 //
-// The four pixels that a block of the pool compares meet the same terms in the same order, in the
-// same instructions: equal windows give equal sums, and ties stay ties.
+// A convolution's gradients are sparse: the pool sends back one cotangent of four, and ReLU cuts
+// many of those. What is left are the winners. They differ from image to image, so that vectors go
+// along the rows of one image here, over columns and channels.
+//
+// Every loop is a tile of sums that stay in registers.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -33,24 +37,38 @@ constexpr int kLanes = 4;
 
 // Sizes of the tiles, by how many registers there are to hold their sums.
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kForwardFilters = 6, kKernelFilters = 4, kInputChannels = 3, kInputPixels = 5;
+constexpr int kForwardFilters = 6, kGradientVectors = 5;
 constexpr int kLinearRows = 12;
 #else
-constexpr int kForwardFilters = 3, kKernelFilters = 2, kInputChannels = 1, kInputPixels = 5;
+constexpr int kForwardFilters = 3, kGradientVectors = 2;
 constexpr int kLinearRows = 6;
 #endif
 
-constexpr int kSize = 5;            // of the kernel
-constexpr int kPhases = 4;          // of a block of the pool: pixels, in reading order
-constexpr int kCut = kPhases;       // in place of the winner's phase, where ReLU cuts
-constexpr long kBandBytes = 24000;  // of a band of gradients, which is to stay in the first cache
+constexpr int kHalf = kLanes == 4 ? 4 : 8;  // lanes of a vector for rows of few numbers
+constexpr int kSize = 5;                    // of the kernel
+constexpr int kPhases = 4;                  // of a block of the pool: pixels, in reading order
+constexpr int kCut = kPhases;               // in place of the winner's phase, where ReLU cuts
 
 typedef float Floats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef float Halves __attribute__((vector_size(4 * kHalf), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int16_t Shorts __attribute__((vector_size(2 * kLanes)));
 typedef int8_t Bytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
 
 Floats load(const float* from) { return *reinterpret_cast<const Floats*>(from); }
 void store(float* to, Floats values) { *reinterpret_cast<Floats*>(to) = values; }
+Halves load_half(const float* from) { return *reinterpret_cast<const Halves*>(from); }
+void store_half(float* to, Halves values) { *reinterpret_cast<Halves*>(to) = values; }
+
+// By way of 16 bits: at once, g++ 12 would convert one lane after the other.
+Ints load_bytes(const int8_t* from) {
+  const Bytes bytes = *reinterpret_cast<const Bytes*>(from);
+  return __builtin_convertvector(__builtin_convertvector(bytes, Shorts), Ints);
+}
+void store_bytes(int8_t* to, Ints values) {
+  *reinterpret_cast<Bytes*>(to) =
+      __builtin_convertvector(__builtin_convertvector(values, Shorts), Bytes);
+}
 
 // Room for `size` numbers that begins with a cache line, so that no vector lies across two.
 float* reserve(std::vector<float>& room, long size) {
@@ -78,6 +96,18 @@ struct Layer {
   long plane() const { return height * row(); }
   long pooled_row() const { return pooled_width() * batch; }
   long pooled_plane() const { return pooled_height() * pooled_row(); }
+
+  long pixels() const { return height * width; }
+  long pooled_pixels() const { return pooled_height() * pooled_width(); }
+
+  // Where the windows of the blocks begin, in an image that lies (height, width, channels).
+  std::vector<int32_t> corners() const {
+    std::vector<int32_t> found;
+    for (long y = 0; y < pooled_height(); ++y) {
+      for (long x = 0; x < pooled_width(); ++x) found.push_back(2 * (y * width + x) * channels);
+    }
+    return found;
+  }
 
   // Of the weight for a filter: (row, column, channel, filter) in the kernel.
   long weight(long dy, long dx, long channel, long filter) const {
@@ -137,8 +167,7 @@ void forward_pixel(const Layer& layer, const float* x, const float* kernel, cons
     best += bias[filter];
     winner = best > 0.0f ? winner : Ints{} + kCut;
     store(out + filter * layer.pooled_plane(), best <= 0.0f ? Floats{} : best);
-    *reinterpret_cast<Bytes*>(winners + filter * layer.pooled_plane()) =
-        __builtin_convertvector(winner, Bytes);
+    store_bytes(winners + filter * layer.pooled_plane(), winner);
   }
 }
 
@@ -158,161 +187,258 @@ void forward(const Layer& layer, const float* x, const float* kernel, const floa
   });
 }
 
-// Gives a row of pooled cotangents to the pixels that won: two rows of kLanes images, with zeros.
-void spread_row(const Layer& layer, const float* cotangent, const int8_t* winners, float* spread,
-                Floats& total) {
-  for (long j = 0; j < layer.pooled_width(); ++j) {
-    const Floats values = load(cotangent + j * layer.batch);
-    const Bytes bytes = *reinterpret_cast<const Bytes*>(winners + j * layer.batch);
-    const Ints winner = __builtin_convertvector(bytes, Ints);
-    total += winner == kCut ? Floats{} : values;
-    for (int phase = 0; phase < kPhases; ++phase) {
-      float* to = spread + ((phase / 2 * layer.pooled_width() + j) * 2 + phase % 2) * kLanes;
-      store(to, winner == phase ? values : Floats{});
-    }
-  }
+// Exchanges bit kBit of the lane with the one that tells a from b.
+template <int kBit, int... kLane>
+__attribute__((always_inline)) inline void exchange(Floats& a, Floats& b,
+                                                    std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+  const Floats low =
+      __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane - kBit : kLane)...);
+  b = __builtin_shufflevector(a, b, (kLane & kBit ? kLanes + kLane : kLane + kBit)...);
+#else
+  const Floats low =
+      __builtin_shuffle(a, b, Ints{(kLane & kBit ? kLanes + kLane - kBit : kLane)...});
+  b = __builtin_shuffle(a, b, Ints{(kLane & kBit ? kLanes + kLane : kLane + kBit)...});
+#endif
+  a = low;
 }
 
-// Adds to the gradients of one kernel row of kFilters filters, for one channel, what the pixels of
-// a band give. Two pixels share the six inputs that they see.
-template <int kFilters>
-void add_kernel_gradients(const Layer& layer, const float* x, const float* spread, long rows,
-                          float* sums) {
-  const long width = 2 * layer.pooled_width();
-  const long plane = rows * width * kLanes;
-  Floats kept[kFilters][kSize];
-  for (long filter = 0; filter < kFilters; ++filter) {
-    for (long dx = 0; dx < kSize; ++dx) {
-      kept[filter][dx] = load(sums + (filter * kSize + dx) * kLanes);
+template <int kBit>
+__attribute__((always_inline)) inline void exchange(Floats& a, Floats& b) {
+  exchange<kBit>(a, b, std::make_integer_sequence<int, kLanes>());
+}
+
+template <int kBit = kLanes / 2>
+__attribute__((always_inline)) inline void transpose(Floats (&rows)[kLanes]) {
+#pragma GCC unroll 16
+  for (int row = 0; row < kLanes; ++row) {
+    if ((row & kBit) == 0) exchange<kBit>(rows[row], rows[row + kBit]);
+  }
+  if constexpr (kBit > 1) transpose<kBit / 2>(rows);
+}
+
+// kLanes images one after the other, each (height, width, channels), with room behind it. A thread
+// has room for one such object at a time.
+class Images {
+ public:
+  explicit Images(const Layer& layer)
+      : size_(layer.pixels() * layer.channels),
+        stride_((size_ / kLanes + 2) * kLanes),
+        places_(size_) {
+    thread_local std::vector<float> room;
+    numbers_ = reserve(room, kLanes * stride_);
+    for (long n = 0, pixel = 0; n < size_; ++pixel) {
+      for (long channel = 0; channel < layer.channels; ++channel, ++n) {
+        places_[n] = channel * layer.plane() + pixel * layer.batch;
+      }
     }
   }
-  for (long row = 0; row < rows; ++row) {
-    for (long column = 0; column < width; column += 2) {
-      Floats seen[kSize + 1];
+
+  float* operator[](long image) const { return numbers_ + image * stride_; }
+
+  void clear() { std::fill_n(numbers_, kLanes * stride_, 0.0f); }
+
+  // From an array that has the batch last.
+  void read(const float* x) {
+    for (long n = 0; n < size_; n += kLanes) {
+      Floats rows[kLanes];
+#pragma GCC unroll 16
+      for (long row = 0; row < kLanes; ++row) {
+        rows[row] = load(x + places_[std::min(n + row, size_ - 1)]);
+      }
+      transpose(rows);
+#pragma GCC unroll 16
+      for (long image = 0; image < kLanes; ++image) store((*this)[image] + n, rows[image]);
+    }
+  }
+
+  void write(float* x) const {
+    for (long n = 0; n < size_; n += kLanes) {
+      Floats rows[kLanes];
+#pragma GCC unroll 16
+      for (long image = 0; image < kLanes; ++image) rows[image] = load((*this)[image] + n);
+      transpose(rows);
+#pragma GCC unroll 16
+      for (long row = 0; row < kLanes; ++row) {
+        if (n + row < size_) store(x + places_[n + row], rows[row]);
+      }
+    }
+  }
+
+ private:
+  long size_, stride_;
+  std::vector<long> places_;  // of an image's numbers in the array
+  float* numbers_;
+};
+
+// The cotangent of a pixel that won, and the place of the numbers that it multiplies.
+struct Winner {
+  float cotangent;
+  int32_t place;  // kNowhere: it is cut
+};
+constexpr int kNowhere = -1;
+typedef int64_t Bits __attribute__((may_alias));  // of a winner, of which the place has the sign
+
+// The winners of kLanes images, each image's in groups of so many items at most. A thread has room
+// for one such object at a time.
+class Winners {
+ public:
+  Winners(long groups, long items) : groups_(groups), items_(items), counts_(kLanes * groups) {
+    thread_local std::vector<Winner> room;
+    room.resize(std::max<size_t>(room.size(), (counts_.size() + kLanes) * items + 1));
+    spread_ = room.data();
+    lists_ = spread_ + kLanes * items;
+  }
+
+  // Lists the winners of the first kLanes images. The strides are those of the cotangent. `places`
+  // are those of the items if the first pixel of a block won; for the second column, or row, it is
+  // so far to the `right`, or `down`.
+  void list(const float* cotangent, const int8_t* winners, long group_stride, long item_stride,
+            const std::vector<int32_t>& places, int32_t right, int32_t down) {
+    for (long group = 0; group < groups_; ++group) {
+      for (long item = 0; item < items_; ++item) {
+        const long from = group * group_stride + item * item_stride;
+        const Ints winner = load_bytes(winners + from);
+        const Ints place = places[item] + (winner & 1) * right + (winner >> 1) * down;
+        // Two vectors become the pairs of the even images, and those of the odd ones.
+        Floats even = load(cotangent + from);
+        Floats odd = reinterpret_cast<Floats>(winner == kCut ? Ints{} + kNowhere : place);
+        exchange<1>(even, odd);
+        float* to = reinterpret_cast<float*>(spread_ + item * kLanes);
+        store(to, even);
+        store(to + kLanes, odd);
+      }
+      for (long image = 0; image < kLanes; ++image) {
+        const Winner* from = spread_ + image % 2 * (kLanes / 2) + image / 2;
+        Winner* const first = lists_ + (image * groups_ + group) * items_;
+        Winner* to = first;
+        for (long item = 0; item < items_; ++item, from += kLanes) {
+          const Bits winner = *reinterpret_cast<const Bits*>(from);
+          *reinterpret_cast<Bits*>(to) = winner;
+          to += winner >= 0;
+        }
+        counts_[image * groups_ + group] = to - first;
+      }
+    }
+  }
+
+  template <class Run>
+  void for_each(long image, long group, Run run) const {
+    const Winner* const first = lists_ + (image * groups_ + group) * items_;
+    const Winner* const last = first + counts_[image * groups_ + group];
+    for (const Winner* winner = first; winner != last; ++winner) run(*winner);
+  }
+
+ private:
+  long groups_, items_;
+  std::vector<long> counts_;
+  Winner *spread_, *lists_;
+};
+
+// Adds to kRows rows of sums what the winners give: as many rows of numbers as begin at their
+// places, times their cotangents. The rows are kVectors halves long.
+template <int kRows, int kVectors>
+void add_winners(const Winners& winners, long image, long group, const float* numbers, long row,
+                 float* sums, long sums_row) {
+  Halves kept[kRows][kVectors] = {};
+  winners.for_each(image, group, [&](const Winner& winner) {
+    const float* from = numbers + winner.place;
 #pragma GCC unroll 6
-      for (long dx = 0; dx <= kSize; ++dx) {
-        seen[dx] = load(x + row * layer.row() + (column + dx) * layer.batch);
-      }
-      for (long filter = 0; filter < kFilters; ++filter) {
-        const float* from = spread + filter * plane + (row * width + column) * kLanes;
-#pragma GCC unroll 2
-        for (long pixel = 0; pixel < 2; ++pixel) {
-          const Floats cotangent = load(from + pixel * kLanes);
+    for (long y = 0; y < kRows; ++y) {
 #pragma GCC unroll 5
-          for (long dx = 0; dx < kSize; ++dx) kept[filter][dx] += cotangent * seen[dx + pixel];
-        }
+      for (long v = 0; v < kVectors; ++v) {
+        kept[y][v] += load_half(from + v * kHalf) * winner.cotangent;
       }
-    }
-  }
-  for (long filter = 0; filter < kFilters; ++filter) {
-    for (long dx = 0; dx < kSize; ++dx) {
-      store(sums + (filter * kSize + dx) * kLanes, kept[filter][dx]);
-    }
-  }
-}
-
-void kernel_gradient(const Layer& layer, const float* x, const float* cotangent,
-                     const int8_t* winners, float* kernel_out, float* bias_out) {
-  thread_local std::vector<float> spread_room, sums_room;
-  for_tiles<kKernelFilters>(layer.filters, [&](auto filters, long first) {
-    constexpr int kFilters = filters();
-    const long pair = 4 * layer.pooled_width() * kLanes;  // two rows of a filter's band
-    const long fitting = kBandBytes / (pair * kFilters * long(sizeof(float)));
-    const long band = std::clamp<long>(fitting, 1, layer.pooled_height());
-    const long row_sums = kFilters * kSize * kLanes;
-    float* const spread = reserve(spread_room, band * pair * kFilters);
-    float* const sums = reserve(sums_room, layer.channels * kSize * row_sums);
-    std::fill_n(sums, layer.channels * kSize * row_sums, 0.0f);
-    Floats totals[kFilters] = {};
-    for (long image = 0; image < layer.batch; image += kLanes) {
-      for (long top = 0; top < layer.pooled_height(); top += band) {
-        const long pairs = std::min(band, layer.pooled_height() - top);
-        for (long filter = 0; filter < kFilters; ++filter) {
-          for (long i = 0; i < pairs; ++i) {
-            const long from = (first + filter) * layer.pooled_plane() +
-                              (top + i) * layer.pooled_row() + image;
-            spread_row(layer, cotangent + from, winners + from,
-                       spread + (filter * pairs + i) * pair, totals[filter]);
-          }
-        }
-        for (long n = 0; n < layer.channels * kSize; ++n) {
-          const float* seen =
-              x + n / kSize * layer.plane() + (2 * top + n % kSize) * layer.row() + image;
-          add_kernel_gradients<kFilters>(layer, seen, spread, 2 * pairs, sums + n * row_sums);
-        }
-      }
-    }
-    for (long n = 0; n < layer.channels * kSize; ++n) {
-      for (long m = 0; m < kFilters * kSize; ++m) {
-        kernel_out[layer.weight(n % kSize, m % kSize, n / kSize, first + m / kSize)] =
-            sum_lanes(sums + n * row_sums + m * kLanes);
-      }
-    }
-    for (long filter = 0; filter < kFilters; ++filter) {
-      bias_out[first + filter] = sum_lanes(reinterpret_cast<const float*>(&totals[filter]));
+      from += row;
+      asm("" : "+r"(from));  // or else every address gets a register of its own
     }
   });
-}
-
-// Adds to one row of kChannels inputs what kPixels pixels of each of the rows that saw it give.
-template <int kChannels, int kPixels>
-void add_input_gradients(const Layer& layer, const float* kernel, const float* spread,
-                         long first_dy, long last_dy, float* out) {
-  constexpr int kSeen = kPixels + kSize - 1;
-  const long row = 2 * layer.pooled_width() * kLanes, plane = 2 * layer.pooled_height() * row;
-  Floats kept[kChannels][kSeen];
-  for (long channel = 0; channel < kChannels; ++channel) {
-    for (long n = 0; n < kSeen; ++n) {
-      kept[channel][n] = load(out + channel * layer.plane() + n * layer.batch);
-    }
-  }
-  for (long dy = first_dy; dy <= last_dy; ++dy) {
-    for (long filter = 0; filter < layer.filters; ++filter) {
-      Floats cotangents[kPixels];
-      for (long pixel = 0; pixel < kPixels; ++pixel) {
-        cotangents[pixel] = load(spread + filter * plane - dy * row + pixel * kLanes);
-      }
-#pragma GCC unroll 5
-      for (long dx = 0; dx < kSize; ++dx) {
-        for (long channel = 0; channel < kChannels; ++channel) {
-          const float weight = kernel[layer.weight(dy, dx, channel, filter)];
-          for (long pixel = 0; pixel < kPixels; ++pixel) {
-            kept[channel][pixel + dx] += cotangents[pixel] * weight;
-          }
-        }
-      }
-    }
-  }
-  for (long channel = 0; channel < kChannels; ++channel) {
-    for (long n = 0; n < kSeen; ++n) {
-      store(out + channel * layer.plane() + n * layer.batch, kept[channel][n]);
+  for (long y = 0; y < kRows; ++y) {
+    for (long v = 0; v < kVectors; ++v) {
+      float* to = sums + y * sums_row + v * kHalf;
+      store_half(to, load_half(to) + kept[y][v]);
     }
   }
 }
 
+// Every winner adds the window that it saw to the gradient of its filter.
+void kernel_gradient(const Layer& layer, const float* x, const float* cotangent,
+                     const int8_t* winners, float* kernel_out, float* bias_out) {
+  thread_local std::vector<float> room;
+  const long row = layer.width * layer.channels, used = kSize * layer.channels;
+  const long vectors = (used + kHalf - 1) / kHalf, sums_row = vectors * kHalf;
+  const long sums_size = kSize * sums_row;
+  float* const sums = reserve(room, layer.filters * sums_size);
+  std::fill_n(sums, layer.filters * sums_size, 0.0f);
+  const std::vector<int32_t> corners = layer.corners();
+  Images images(layer);
+  Winners lists(layer.filters, layer.pooled_pixels());
+  for (long first = 0; first < layer.batch; first += kLanes) {
+    images.read(x + first);
+    lists.list(cotangent + first, winners + first, layer.pooled_plane(), layer.batch, corners,
+               layer.channels, row);
+    for (long image = 0; image < kLanes; ++image) {
+      for (long filter = 0; filter < layer.filters; ++filter) {
+        for_tiles<kGradientVectors>(vectors, [&](auto tile, long v) {
+          add_winners<kSize, tile()>(lists, image, filter, images[image] + v * kHalf, row,
+                                     sums + filter * sums_size + v * kHalf, sums_row);
+        });
+      }
+    }
+  }
+  for (long filter = 0; filter < layer.filters; ++filter) {
+    for (long dy = 0; dy < kSize; ++dy) {
+      for (long n = 0; n < used; ++n) {
+        kernel_out[(dy * used + n) * layer.filters + filter] =
+            sums[filter * sums_size + dy * sums_row + n];
+      }
+    }
+    Floats total = {};
+    const long begin = filter * layer.pooled_plane(), end = begin + layer.pooled_plane();
+    for (long n = begin; n < end; n += kLanes) {
+      total += load_bytes(winners + n) == kCut ? Floats{} : load(cotangent + n);
+    }
+    bias_out[filter] = sum_lanes(reinterpret_cast<const float*>(&total));
+  }
+}
+
+// Every winner adds its filter's kernel to the gradient of what its block saw: six rows of as many
+// columns, of which the first or the last of both meet zeros that lie around the kernel.
 void input_gradient(const Layer& layer, const float* kernel, const float* cotangent,
                     const int8_t* winners, float* out) {
   thread_local std::vector<float> room;
-  const long width = 2 * layer.pooled_width(), height = 2 * layer.pooled_height();
-  float* const spread = reserve(room, layer.filters * height * width * kLanes);
-  std::fill_n(out, layer.channels * layer.plane(), 0.0f);
-  for (long image = 0; image < layer.batch; image += kLanes) {
-    Floats total = {};
-    for (long n = 0; n < layer.filters * layer.pooled_height(); ++n) {
-      const long from = n * layer.pooled_row() + image;
-      spread_row(layer, cotangent + from, winners + from, spread + 2 * n * width * kLanes, total);
+  const long row = layer.width * layer.channels, used = kSize * layer.channels;
+  const long vectors = (used + layer.channels + kHalf - 1) / kHalf, kernel_row = vectors * kHalf;
+  const long kernel_size = (kSize + 1) * kernel_row;
+  const long size = layer.filters * kernel_size + kernel_row + layer.channels;
+  float* const kernels = reserve(room, size);
+  std::fill_n(kernels, size, 0.0f);
+  std::vector<int32_t> places(layer.filters);
+  for (long filter = 0; filter < layer.filters; ++filter) {
+    places[filter] = filter * kernel_size + kernel_row + layer.channels;
+    for (long dy = 0; dy < kSize; ++dy) {
+      for (long n = 0; n < used; ++n) {
+        kernels[places[filter] + dy * kernel_row + n] =
+            kernel[(dy * used + n) * layer.filters + filter];
+      }
     }
-    for (long y = 0; y < layer.height; ++y) {
-      const long first_dy = std::max(0L, y - height + 1), last_dy = std::min(kSize - 1L, y);
-      for_tiles<kInputPixels>(width, [&](auto pixels, long column) {
-        for_tiles<kInputChannels>(layer.channels, [&](auto channels, long channel) {
-          add_input_gradients<channels(), pixels()>(
-              layer, kernel + layer.weight(0, 0, channel, 0),
-              spread + (y * width + column) * kLanes, first_dy, last_dy,
-              out + channel * layer.plane() + y * layer.row() + column * layer.batch + image);
+  }
+  const std::vector<int32_t> corners = layer.corners();
+  Images images(layer);
+  Winners lists(layer.pooled_pixels(), layer.filters);
+  for (long first = 0; first < layer.batch; first += kLanes) {
+    images.clear();
+    lists.list(cotangent + first, winners + first, layer.batch, layer.pooled_plane(), places,
+               -layer.channels, -kernel_row);
+    for (long image = 0; image < kLanes; ++image) {
+      for (long pixel = 0; pixel < layer.pooled_pixels(); ++pixel) {
+        for_tiles<kGradientVectors>(vectors, [&](auto tile, long v) {
+          add_winners<kSize + 1, tile()>(lists, image, pixel, kernels + v * kHalf, kernel_row,
+                                         images[image] + corners[pixel] + v * kHalf, row);
         });
-      });
+      }
     }
+    images.write(out + first);
   }
 }
 
