@@ -43,8 +43,8 @@ def flops_per_image(network: Network, *, training: bool) -> int:
     """Floating-point operations that one image needs, a multiplication and an addition being two.
 
     Training takes each layer's product thrice: forward, for the weights' gradient, and for the
-    gradient of what came in, which the first layer need not compute. Bias, pooling and ReLU are
-    left out.
+    gradient of what came in, which the first layer need not compute. All count as dense, although
+    the pool sends back one cotangent of four. Bias, pooling and ReLU are left out.
     """
     (c1, c2), (f1, f2) = network
     first = 28 * 28 * 25 * c1

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -133,19 +134,45 @@ def test_what_is_not_finite_is_passed_on(lowering):
 @pytest.mark.compiler
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 7), (5, 13), (16, 32)])
 def test_no_sum_depends_on_the_images_beside_it(channels, filters):
-    """Nor on how filters and channels are cut into tiles: one alone gives the same bits."""
+    """Nor on how filters are cut into tiles: one alone gives the same bits."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(channels, 12, 16, 33)).astype(np.float32)
     kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
     bias = rng.normal(size=filters).astype(np.float32)
-    out = native.conv_pool_relu(*map(jnp.asarray, (x, kernel, bias)))
+    cotangent = rng.normal(size=(filters, 4, 6, 33)).astype(np.float32)
+    out, vjp = jax.vjp(native.conv_pool_relu, *map(jnp.asarray, (x, kernel, bias)))
+    of_x = vjp(jnp.asarray(cotangent))[0]
     for image, filter_ in ((0, 0), (32, filters - 1), (17, filters // 2)):
-        alone = native.conv_pool_relu(
-            jnp.asarray(x[..., image : image + 1]),
-            jnp.asarray(kernel[..., filter_ : filter_ + 1]),
-            jnp.asarray(bias[filter_ : filter_ + 1]),
-        )
+        image_alone, bias_alone = jnp.asarray(x[..., image : image + 1]), jnp.asarray(bias)
+        alone, vjp = jax.vjp(native.conv_pool_relu, image_alone, jnp.asarray(kernel), bias_alone)
+        np.testing.assert_array_equal(alone[..., 0], out[..., image])
+        of_x_alone = vjp(jnp.asarray(cotangent[..., image : image + 1]))[0]
+        np.testing.assert_array_equal(of_x_alone[..., 0], of_x[..., image])
+        filter_alone = jnp.asarray(kernel[..., filter_ : filter_ + 1])
+        alone = native.conv_pool_relu(image_alone, filter_alone, bias_alone[filter_ : filter_ + 1])
         np.testing.assert_array_equal(alone[0, ..., 0], out[filter_, ..., image])
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("active", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 6), (16, 32), (33, 5)])
+def test_gradients_of_wide_layers_however_much_is_cut(channels, filters, active):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 10, 12, channels)).astype(np.float32)
+    kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
+    size = np.sqrt(25 * channels)  # of what the bias is added to: it decides on what is cut
+    bias = np.where(rng.random(filters) < active, 9 * size, -9 * size).astype(np.float32)
+    cotangent = rng.normal(size=(20, 3, 4, filters)).astype(np.float32)
+
+    def gradients(lowering: ops.Lowering):
+        arrays = map(jnp.asarray, (x, kernel, bias))
+        out, vjp = jax.vjp(partial(ops.conv_pool_relu, lowering=lowering), *arrays)
+        return np.mean(np.asarray(out) > 0), vjp(jnp.asarray(cotangent))
+
+    (alive, found), (_, expected) = gradients("native"), gradients("plain")
+    assert alive == np.mean(bias > 0)
+    for fast, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5 * float(abs(plain).max()))
 
 
 @pytest.mark.compiler
