@@ -19,10 +19,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.checkpoint import find_damage
+from safetensors.numpy import load_file
+
+from lenet_jax.checkpoint import ARRAYS, find_damage
 from lenet_jax.machine import environment
 from lenet_jax.run import PACKAGES
 
@@ -34,8 +37,8 @@ LATEST = {
     "compile": (4, 300),
     "step": (2, 40),
     "write": (2, 30),
-    "save": (90, 0),
-    "delete": (40, 0),
+    "save": (30, 0),
+    "delete": (15, 0),
     "log": (9, 0),
     "finish": (4, 0),
 }
@@ -72,31 +75,33 @@ def run_until(moment: str, arguments: Sequence[str], workdir: Path) -> bool:
 
 def fingerprint(workdir: Path) -> dict[str, Any]:
     """What two equal runs have in common; times and speeds are left out."""
-    import orbax.checkpoint as ocp
-
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((workdir / "summary.json").read_text())
     (last,) = (workdir / "checkpoints").iterdir()
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        arrays = checkpointer.restore(last / "state")
+    arrays = load_file(last / ARRAYS)
     return {
         "weights": hashlib.sha256((workdir / "model.safetensors").read_bytes()).hexdigest(),
-        "arrays": {name: hashlib.sha256(array).hexdigest() for name, array in arrays.items()},
+        "arrays": {
+            name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()
+        },
         "epochs": [row["epoch"] for row in rows],
         "rows": [row | {"images_per_second": None} for row in rows],
         "best": [summary["best_epoch"], summary["valid_accuracy"], summary["test_loss"]],
     }
 
 
-def flip(file: Path) -> None:
-    """Flips one bit in the middle."""
+FLIPS = 16  # of single bits in each file, evenly from its first byte to its last
+
+
+def flip(nth: int, file: Path) -> None:
+    """Flips one bit."""
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[nth * (len(content) - 1) // (FLIPS - 1)] ^= 1
     file.write_bytes(content)
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "a flipped bit": flip,
+    **{f"bit flip {nth + 1} of {FLIPS}": partial(flip, nth) for nth in range(FLIPS)},
     "its last byte cut off": lambda file: os.truncate(file, file.stat().st_size - 1),
     "emptied": lambda file: os.truncate(file, 0),
     "a byte more": lambda file: file.write_bytes(file.read_bytes() + b"\n"),

@@ -6,7 +6,7 @@ The moment is KIND:NTH:MILLISECONDS, that long after the nth event of a kind in 
 
 - `compile`: a program is compiled, or read from the cache;
 - `step`: the device is given something to compute;
-- `write`: Orbax begins to write a checkpoint;
+- `write`: the arrays of a checkpoint are encoded;
 - `save`, `delete`, `log`, `finish`: a file is opened, made, moved or removed that belongs to a new
   checkpoint, to one that has had its time, to the metrics, or to the results.
 
@@ -54,7 +54,8 @@ class Moment:
     def watch(self) -> None:
         """Has every kind of event tell itself."""
         import jax  # late: it reads the environment, which names the cache
-        import orbax.checkpoint as ocp
+
+        from lenet_jax import checkpoint
 
         def tell(holder: Any, name: str, kind: str) -> None:
             original = getattr(holder, name)
@@ -86,7 +87,7 @@ class Moment:
 
         jax.monitoring.register_event_listener(hear)
         tell(jax.stages.Compiled, "__call__", "step")
-        tell(ocp.Checkpointer, "save", "write")
+        tell(checkpoint, "encode", "write")
         shutil.rmtree = delete
         sys.addaudithook(audit)
 

@@ -1,9 +1,9 @@
-"""Checkpoints: Orbax behind one thin wrapper that verifies what it reads.
+"""Checkpoints: arrays in a safetensors file, and sums by which they are verified.
 
-A checkpoint is a folder named by a number. It holds `state/`, which Orbax writes, `notes.json`, and
-`SHA256SUMS`, the manifest of all its files, which `sha256sum --check` reads too. It is made under
-another name, and renamed once it is whole and on the disk: whenever the process dies, what has a
-number is whole.
+A checkpoint is a folder named by a number. It holds `state.safetensors`, `notes.json`, and
+`SHA256SUMS`, the manifest of both, which `sha256sum --check` reads too. It is made under another
+name, and renamed once it is whole and on the disk: whenever the process dies, what has a number is
+whole.
 """
 
 import hashlib
@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jaxtyping import PyTree
+from safetensors import SafetensorError
+from safetensors.numpy import load as decode
+from safetensors.numpy import save as encode
 
 from lenet_jax.errors import UserError
 from lenet_jax.state_file import printable
@@ -29,9 +32,7 @@ from lenet_jax.state_file import printable
 State = TypeVar("State", bound=PyTree)
 
 MANIFEST = "SHA256SUMS"
-DRAFTS = (".*.draft", "*.orbax-checkpoint-tmp*")  # what a process that died may leave
-ORBAX_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)  # over foreign files
-SLACK = 2**18  # bytes beside the arrays, which Orbax for a moment has twice
+ARRAYS, NOTES, DRAFTS = "state.safetensors", "notes.json", ".*.draft"
 MOST_TOLD = 3  # damaged checkpoints in one message
 
 
@@ -48,14 +49,10 @@ class Checkpoints:
           directory: made if need be; one process at a time may have it open.
           keep: how many of the latest checkpoints stay.
         """
-        import orbax.checkpoint as ocp  # late: most of a second
-
-        self._ocp, self._directory, self._keep = ocp, directory, keep
+        self._directory, self._keep = directory, keep
         directory.mkdir(parents=True, exist_ok=True)
-        for pattern in DRAFTS:
-            for draft in directory.glob(pattern):
-                shutil.rmtree(draft)
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        for draft in directory.glob(DRAFTS):
+            shutil.rmtree(draft)
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
         self._saving: Future[None] | None = None
 
@@ -80,7 +77,6 @@ class Checkpoints:
             self._wait()
         finally:
             self._writer.shutdown()
-            self._orbax.close()
 
     def latest(self) -> int | None:
         """The number of the newest checkpoint that is on the disk, or None if there is none.
@@ -154,12 +150,10 @@ class Checkpoints:
         draft = self._directory / f".{number}.draft"
         try:
             draft.mkdir()
-            _claim_space(draft, 2 * sum(array.nbytes for array in arrays.values()) + SLACK)
-            self._orbax.save(draft / "state", args=self._ocp.args.StandardSave(arrays))
-            (draft / "notes.json").write_text(json.dumps(notes, indent=2) + "\n")
-            sums = manifest(draft)
-            (draft / MANIFEST).write_text(sums)
-            for path in (*draft.rglob("*"), draft):
+            (draft / ARRAYS).write_bytes(encode(arrays))
+            (draft / NOTES).write_text(json.dumps(notes, indent=2) + "\n")
+            (draft / MANIFEST).write_text(manifest(draft))
+            for path in (*draft.iterdir(), draft):
                 _sync(path)
             if self._folder(number).exists():
                 self._remove(number)
@@ -169,9 +163,9 @@ class Checkpoints:
             kept = [n for n in numbers if n <= number][-self._keep :]
             for other in set(numbers).difference(kept):
                 self._remove(other)
-        except (OSError, ValueError) as error:
+        except OSError:
             shutil.rmtree(draft, ignore_errors=True)
-            raise _system_error(error, self._folder(number)) from error
+            raise
 
     def _remove(self, number: int) -> None:
         # Renamed first: a folder that is half deleted is no checkpoint.
@@ -180,19 +174,18 @@ class Checkpoints:
         shutil.rmtree(doomed)
 
     def _read(self, number: int, like: State) -> tuple[State, dict[str, Any]]:
-        folder, orbax = self._folder(number), self._orbax
-        leaves = _leaves(like)
-        bits = {name: jax.eval_shape(_bits, leaf) for name, leaf in leaves.items()}
-        wanted = {name: (entry.shape, entry.dtype) for name, entry in bits.items()}
+        folder, leaves = self._folder(number), _leaves(like)
         try:
-            entries: Any = orbax.metadata(folder / "state").item_metadata
-            stored = {name: (entry.shape, entry.dtype) for name, entry in entries.items()}
-            notes = json.loads((folder / "notes.json").read_bytes())
-        except ORBAX_ERRORS as error:
+            found = decode((folder / ARRAYS).read_bytes())
+            notes = json.loads((folder / NOTES).read_bytes())
+        except (OSError, SafetensorError, ValueError, LookupError) as error:
             raise UserError(
                 f"{folder} is sound, but cannot be read here: {printable(error)}\n"
                 "Install the versions that run.json names, or take another --workdir."
             ) from error
+        bits = {name: jax.eval_shape(_bits, leaf) for name, leaf in leaves.items()}
+        wanted = {name: (entry.shape, entry.dtype) for name, entry in bits.items()}
+        stored = {name: (entry.shape, entry.dtype) for name, entry in found.items()}
         for name in wanted | stored:
             if stored.get(name) != wanted.get(name):
                 raise UserError(
@@ -200,12 +193,10 @@ class Checkpoints:
                     f" not {_told(wanted.get(name))}\n"
                     "Take another --workdir to start anew."
                 )
-        empty = {name: np.empty(shape, dtype) for name, (shape, dtype) in wanted.items()}
-        found = orbax.restore(folder / "state", args=self._ocp.args.StandardRestore(empty))
         arrays = [
-            jax.random.wrap_key_data(found[name])
+            jax.random.wrap_key_data(jax.numpy.array(found[name]))
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else jax.numpy.asarray(found[name])
+            else jax.numpy.array(found[name])
             for name, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), arrays), notes
@@ -254,30 +245,10 @@ def _told(array: tuple[tuple[int, ...], Any] | None) -> str:
     return "absent" if array is None else f"{array[1]}{array[0]}"
 
 
-def _system_error(error: OSError | ValueError, folder: Path) -> Exception:
-    """The system's error, which TensorStore, below Orbax, hides in the words of a ValueError."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if isinstance(error, OSError) or not code:
-        return error
-    return OSError(int(code[1]), os.strerror(int(code[1])), str(folder))
-
-
 def _give_way() -> None:
     """Has the calling thread, and those that it starts, run in what time training leaves idle."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-
-
-def _claim_space(folder: Path, size: int) -> None:
-    """Raises OSError where the disk has not `size` bytes left.
-
-    Asked first: where the disk runs full under Orbax, its threads print tracebacks besides.
-    """
-    probe = folder / "probe"
-    try:
-        probe.write_bytes(bytes(size))
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

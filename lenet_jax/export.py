@@ -193,8 +193,8 @@ def _write_onnx(network: "Trained", draft: Path) -> tuple[Callable[[str], dict[s
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            "--format=onnx needs jax2onnx: pip install '.[onnx]'\n"
-            "It takes orbax-checkpoint back to 0.11: best in an environment of its own."
+            "--format=onnx needs jax2onnx, which is not here\n"
+            "Install it, and what it needs: pip install '.[onnx]'"
         ) from error
     import jax
 

@@ -26,7 +26,7 @@ from lenet_jax.resume import look_back, what_changed
 from lenet_jax.workdir import Row, Workdir
 
 DONE, DIVERGED = 0, 3
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 
 
 class Arrays(NamedTuple):

@@ -14,8 +14,8 @@ import optax
 import pytest
 from flax import nnx
 
-from lenet_jax import train
-from lenet_jax.checkpoint import MANIFEST, Checkpoints, find_damage, manifest
+from lenet_jax import checkpoint, train
+from lenet_jax.checkpoint import ARRAYS, MANIFEST, Checkpoints, find_damage, manifest
 from lenet_jax.errors import UserError
 
 NOTES = {"epoch": 3, "best_accuracy": 0.1 + 0.2, "train_seconds": 1e-17}
@@ -157,7 +157,7 @@ def test_every_flipped_bit_is_found(two_saves, tmp_path):
     for file in sorted(path for path in tmp_path.rglob("*") if path.is_file()):
         content = file.read_bytes()
         assert content, file
-        for position in {0, len(content) - 1, *rng.integers(0, len(content), 20)}:
+        for position in {0, len(content) - 1, *rng.integers(0, len(content), 99)}:
             flip(file, position, int(rng.integers(8)))
             assert find_damage(tmp_path) is not None, (file, position)
             file.write_bytes(content)
@@ -178,7 +178,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_to_any_file_goes_back_to_the_checkpoint_before(two_saves, state, tmp_path, damage):
     files = sorted(p.relative_to(two_saves) for p in (two_saves / "2").rglob("*") if p.is_file())
-    assert len(files) >= 10
+    assert len(files) == 3
     for file in files:
         shutil.rmtree(tmp_path)
         shutil.copytree(two_saves, tmp_path)
@@ -194,7 +194,7 @@ def test_damage_to_any_file_goes_back_to_the_checkpoint_before(two_saves, state,
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda step: shutil.rmtree(step / "state"), "state/_CHECKPOINT_METADATA is missing"),
+        (lambda step: (step / ARRAYS).unlink(), f"{ARRAYS} is missing"),
         (lambda step: (step / "stray").write_text("?"), f"stray is not as {MANIFEST} has it"),
         (lambda step: (shutil.rmtree(step), step.mkdir()), f"it has no {MANIFEST}"),
         (lambda step: (shutil.rmtree(step), step.write_text("")), f"it has no {MANIFEST}"),
@@ -272,9 +272,7 @@ def test_other_shapes_and_dtypes_are_refused(tmp_path, change, told):
 
 def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_path):
     shutil.copytree(two_saves, tmp_path, dirs_exist_ok=True)
-    for file in (tmp_path / "2" / "state").iterdir():
-        if file.is_file():
-            file.write_bytes(pickle.dumps(print))
+    (tmp_path / "2" / ARRAYS).write_bytes(pickle.dumps(print))
     (tmp_path / "2" / MANIFEST).write_text(manifest(tmp_path / "2"))
     with pytest.raises(UserError) as caught:
         restore(tmp_path, state)
@@ -284,7 +282,7 @@ def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_pat
 
 
 def test_what_a_process_that_died_was_writing_is_cleared_away(tmp_path):
-    stale = [".2.draft/state.orbax-checkpoint-tmp", ".1.old.draft", "3.orbax-checkpoint-tmp-17"]
+    stale = [".2.draft", ".1.old.draft"]
     for name in (*stale, "mine"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / ".2.draft" / "notes.json").touch()
@@ -293,29 +291,20 @@ def test_what_a_process_that_died_was_writing_is_cleared_away(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize(
-    ("error", "number"),
-    [
-        (OSError(errno.EROFS, "Read-only file system"), errno.EROFS),
-        (ValueError("RESOURCE_EXHAUSTED: Error … [os_error_code='28']"), errno.ENOSPC),
-    ],
-)
-def test_a_save_that_fails_is_told_at_the_next_and_leaves_the_one_before(
-    tmp_path, monkeypatch, error, number
-):
+def test_a_save_that_fails_is_told_at_the_next_and_leaves_the_one_before(tmp_path, monkeypatch):
     x = {"x": jnp.zeros(3)}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, x, {"epoch": 1})
 
         def fail(*_, **__):
-            raise error
+            raise OSError(errno.EROFS, "Read-only file system")
 
         assert checkpoints.latest() == 1
-        monkeypatch.setattr(checkpoints._orbax, "save", fail)
+        monkeypatch.setattr("lenet_jax.checkpoint.encode", fail)
         checkpoints.save(2, x, {"epoch": 2})
         with pytest.raises(OSError) as caught:
             checkpoints.save(3, x, {"epoch": 3})
-        assert caught.value.errno == number
+        assert caught.value.errno == errno.EROFS
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     _, notes, warnings = restore(tmp_path, x)
     assert (notes, warnings) == ({"epoch": 1}, [])
@@ -331,10 +320,13 @@ def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     lock = threading.Lock()
     lock.acquire()
     with Checkpoints(tmp_path, keep=1) as checkpoints:
-        save = checkpoints._orbax.save
-        monkeypatch.setattr(
-            checkpoints._orbax, "save", lambda *a, **k: (lock.acquire(), save(*a, **k))
-        )
+        encode = checkpoint.encode
+
+        def wait_and_encode(arrays):
+            with lock:
+                return encode(arrays)
+
+        monkeypatch.setattr(checkpoint, "encode", wait_and_encode)
         checkpoints.save(1, {"x": jnp.zeros(3)}, {})  # returns, though the disk does not
         assert list(tmp_path.glob("1")) == []
         lock.release()
@@ -348,7 +340,7 @@ def test_where_files_may_not_grow_a_save_fails_in_one_word(tmp_path, state, capf
     checkpoints.save(1, state, NOTES)
     assert checkpoints.latest() == 1
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
         checkpoints.save(2, state, NOTES)
         with pytest.raises(OSError, match="File too large"):
             checkpoints.latest()

@@ -100,7 +100,7 @@ def test_the_torch_form_is_a_module_of_its_own(run, notes_run, network, images, 
 
 
 def test_onnx_gives_the_same_logits(network, tmp_path):
-    pytest.importorskip("jax2onnx", reason="jax2onnx wants an older orbax-checkpoint")
+    pytest.importorskip("jax2onnx", reason="jax2onnx is an extra, and brings much")
     (file, compared) = export.export(network, "onnx", tmp_path / "model.onnx")
     assert file.startswith(str(tmp_path / "model.onnx"))
     assert difference(compared) <= 1e-5

@@ -178,7 +178,11 @@ def remove(path):
     [
         ("checkpoints", remove, "logged 3 epochs, but its checkpoints are gone"),
         ("checkpoints/*", remove, "logged 3 epochs, but its checkpoints are gone"),
-        ("checkpoints/*/state", remove, "has no sound checkpoint: checkpoint 15 is damaged"),
+        (
+            "checkpoints/*/state.safetensors",
+            remove,
+            "has no sound checkpoint: checkpoint 15 is damaged",
+        ),
         ("checkpoints/*/SHA256SUMS", remove, "checkpoint 15 is damaged (it has no SHA256SUMS)"),
         ("config.json", remove, "has checkpoints, but no config.json that tells what they are of"),
         ("run.json", remove, "has checkpoints, but no run.json that tells what they are of"),
@@ -222,18 +226,15 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(
     assert start(tmp_path, config).code == 143
     monkeypatch.undo()
     monkeypatch.setattr(report, "draw_figures", lambda *_: [])
-    file = next(
-        file for file in (tmp_path / "checkpoints" / str(2 * STEPS) / "state").glob("ocdbt*/d/*")
-    )
+    file = tmp_path / "checkpoints" / str(2 * STEPS) / "state.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
     (tmp_path / "metrics.jsonl").unlink()  # the checkpoint remembers the rows before it
     resumed = start(tmp_path, config)
     warnings = [x for x in resumed.output.splitlines() if x.startswith("warning")]
-    name = file.relative_to(tmp_path / "checkpoints" / str(2 * STEPS))
     assert warnings == [
-        f"warning: checkpoint 10 is damaged ({name} is not as SHA256SUMS has it);"
+        f"warning: checkpoint 10 is damaged ({file.name} is not as SHA256SUMS has it);"
         " going back to checkpoint 5"
     ]
     assert "resumed after epoch 1" in resumed.output.splitlines()

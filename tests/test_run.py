@@ -14,12 +14,22 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from lenet_jax import batches, data, native, ops, parallel, recipe, report, torch_bridge, train
+from lenet_jax import (
+    batches,
+    checkpoint,
+    data,
+    native,
+    ops,
+    parallel,
+    recipe,
+    report,
+    torch_bridge,
+    train,
+)
 from lenet_jax import config as configs
 from lenet_jax import run as runs
 from lenet_jax.errors import UserError, WriteError
@@ -156,7 +166,7 @@ def test_data_that_is_not_there_leaves_no_directory(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("target", ["log", "save", "save_weights"])
+@pytest.mark.parametrize("target", ["log", "encode", "save_weights"])
 def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     finished, folder, tmp_path, monkeypatch, target
 ):
@@ -166,7 +176,7 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch:
         send_in_epoch(patch, 1, signal.SIGTERM)
         assert start(tmp_path, make_config(folder)).code == 143
-    holders = {"log": Workdir, "save": ocp.Checkpointer, "save_weights": report}
+    holders = {"log": Workdir, "encode": checkpoint, "save_weights": report}
     with monkeypatch.context() as patch, pytest.raises(WriteError) as caught:
         patch.setattr(holders[target], target, fail)
         start(tmp_path, make_config(folder))
