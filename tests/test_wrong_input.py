@@ -22,7 +22,7 @@ from safetensors.numpy import load_file, save_file
 from experiments import sweep
 from lenet_jax import arguments as command
 from lenet_jax import main, predict, torch_command
-from lenet_jax.checkpoint import MANIFEST, manifest
+from lenet_jax.checkpoint import ARRAYS, MANIFEST, manifest
 from lenet_jax.schema import ROOT
 
 NOTES = f"--config={ROOT / 'configs' / 'notes.py'}"
@@ -183,9 +183,7 @@ RUNS = {
         "logged 2 epochs, but its checkpoints are gone",
     ),
     "foreign": (
-        each_checkpoint(
-            lambda step: ((step / "state" / "_METADATA").write_text("[]"), reseal(step))
-        ),
+        each_checkpoint(lambda step: ((step / ARRAYS).write_text("[]"), reseal(step))),
         "is sound, but cannot be read here",
     ),
     "older": (
