@@ -2,7 +2,7 @@
 
     python -m lenet_jax.main --config=configs/notes.py --workdir=runs/notes
 
-Expect: 99.25 ± 0.09 % of the test images right (5 seeds), after 10 s of training on two cores of an
+Expect: 99.25 ± 0.07 % of the test images right (5 seeds), after 7 s of training on two cores of an
 AMD EPYC (Zen 4): see results/accuracy_notes.json.
 In seconds, to see that all works: `--config=configs/notes.py:smoke`.
 """
