@@ -10,6 +10,7 @@ PyTorch's names; `torch` has a Python file beside them which defines the network
 
 import contextlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -200,6 +201,7 @@ def _write_onnx(network: "Trained", draft: Path) -> tuple[Callable[[str], dict[s
 
     shape = "batch", network.image_size, network.image_size, network.channels
     pixels = jax.ShapeDtypeStruct(shape, np.uint8)
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of shapes it does without
     model = jax2onnx.to_onnx(
         _logits_of(network),
         [pixels],

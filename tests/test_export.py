@@ -99,9 +99,11 @@ def test_the_torch_form_is_a_module_of_its_own(run, notes_run, network, images, 
     assert torch.__version__
 
 
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # of jax2onnx's own doing
 def test_onnx_gives_the_same_logits(network, tmp_path):
     pytest.importorskip("jax2onnx", reason="jax2onnx is an extra, and brings much")
-    (file, compared) = export.export(network, "onnx", tmp_path / "model.onnx")
+    with jax.numpy_rank_promotion("allow"):  # which jax2onnx does within
+        (file, compared) = export.export(network, "onnx", tmp_path / "model.onnx")
     assert file.startswith(str(tmp_path / "model.onnx"))
     assert difference(compared) <= 1e-5
 
