@@ -10,6 +10,7 @@ from lenet_jax import sweep_plan
 from lenet_jax.console import clock
 from lenet_jax.data import Split
 from lenet_jax.population import Population, Strategy, choose_strategy
+from lenet_jax.sheet import counted
 from lenet_jax.sweep_plan import Chunk, Group
 
 TRIAL_STEPS = 20  # of a chunk, to estimate the time
@@ -35,9 +36,9 @@ def describe(
     strategy = choose_strategy(strategy, devices[0])
     memory = sweep_plan.available_memory(devices[0])
     lines = [
-        f"{sum(len(g.members) for g in groups)} members in {len(groups)} groups and {len(chunks)}"
-        f" chunks, on {len(devices)} × {devices[0].device_kind}; memory at hand"
-        f" {memory / 1e9:.1f} GB",
+        f"{counted(sum(len(g.members) for g in groups), 'member')} in"
+        f" {counted(len(groups), 'group')} and {counted(len(chunks), 'chunk')},"
+        f" on {len(devices)} × {devices[0].device_kind}; memory at hand {memory / 1e9:.1f} GB",
         "",
         "group  members  chunks  a chunk  epochs  parameters  memory",
     ]
@@ -61,7 +62,7 @@ def describe(
         unit = sweep_plan.work_per_image(missing[0].group.recipe)
         lines += [
             "",
-            f"about {clock(work / unit / speed)} for {len(missing)} chunks (at {speed:,.0f}"
+            f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')} (at {speed:,.0f}"
             " img/s in a trial of the first)",
         ]
     return [*lines, "nothing was written"]
