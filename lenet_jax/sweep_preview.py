@@ -62,8 +62,8 @@ def describe(
         unit = sweep_plan.work_per_image(missing[0].group.recipe)
         lines += [
             "",
-            f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')} (at {speed:,.0f}"
-            " img/s in a trial of the first)",
+            f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')}"
+            f" (at {speed:,.0f} img/s in a trial of the first)",
         ]
     return [*lines, "nothing was written"]
 
