@@ -1,4 +1,4 @@
-"""The network's layers in the registers of a CPU, from `native.cc`.
+"""The network's layers in the registers of a CPU, from the C++ in `cpp/`.
 
 The C++ is compiled for this machine's processor when it is first needed, which takes seconds, and
 kept in the user's cache folder. XLA calls it as a custom call, in whatever program it stands.
@@ -25,7 +25,8 @@ from lenet_jax.errors import UserError
 
 SIZE = 5  # of the kernels it is written for
 LANES = 16  # a multiple of every vector's length
-SOURCE = Path(__file__).with_name("native.cc")
+FOLDER = Path(__file__).with_name("cpp")
+SOURCE = FOLDER / "native.cc"  # which includes the others
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
 CALLS = (
@@ -87,7 +88,8 @@ def key() -> str:
     defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
     flags = shlex.join([*command, *FLAGS]).encode()
-    return _hash(b"\0".join((SOURCE.read_bytes(), flags, defined, interface)))
+    sources = [path.read_bytes() for path in sorted(FOLDER.iterdir())]
+    return _hash(b"\0".join((*sources, flags, defined, interface)))
 
 
 @functools.cache
@@ -120,17 +122,19 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
         try:
             library = ctypes.CDLL(str(made))
         except OSError as error:
-            told = f"what {build[0]} made of lenet_jax/{SOURCE.name} does not load: {error}"
+            told = f"what {build[0]} made of lenet_jax/cpp/{SOURCE.name} does not load: {error}"
             raise UserError(f"{told}\n{OTHERWISE}") from error
         draft = folder / f"native-{os.getpid()}"
+        kept = folder / f"native-{key}-{_hash(made.read_bytes())}.so"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(made, draft)
-            draft.replace(folder / f"native-{key}-{_hash(made.read_bytes())}.so")
+            draft.replace(kept)
+            return ctypes.CDLL(str(kept))  # as whoever asks next: XLA takes no function twice
         except OSError:  # it serves this process alone
             with contextlib.suppress(OSError):
                 draft.unlink()
-        return library
+            return library
 
 
 def _hash(content: bytes) -> str:
@@ -163,7 +167,7 @@ def _run(command: Sequence[str]) -> bytes:
         lines = stderr.decode(errors="replace").splitlines()
         told = next((line for line in lines if "error" in line), lines[0] if lines else "")
         raise UserError(
-            f"{command[0]} does not compile lenet_jax/{SOURCE.name}: {told}\n{OTHERWISE}"
+            f"{command[0]} does not compile lenet_jax/cpp/{SOURCE.name}: {told}\n{OTHERWISE}"
         ) from error
 
 

@@ -93,7 +93,7 @@ def test_a_compiler_that_is_not_there_is_named(fresh, name):
 def test_what_the_compiler_says_is_told_in_a_line(fresh, tmp_path):
     refuses = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
     fresh.setenv("CXX", compiler(tmp_path / "ancient", refuses) + " -v")
-    told = f"{tmp_path}/ancient does not compile lenet_jax/native.cc: fatal error: no C++17"
+    told = f"{tmp_path}/ancient does not compile lenet_jax/cpp/native.cc: fatal error: no C++17"
     assert native.missing() == told
     fresh.setenv("CXX", compiler(tmp_path / "mute", "exit 1"))
     with pytest.raises(UserError, match="mute does not compile"):

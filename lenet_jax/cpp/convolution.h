@@ -1,0 +1,102 @@
+// Convolution, 2×2 max-pool, bias and ReLU in one pass.
+//
+// A vector holds one pixel of kLanes images, so that nothing is shuffled. The four pixels that a
+// block of the pool compares meet the same terms in the same order, in the same instructions: equal
+// windows give equal sums, and ties stay ties.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "vectors.h"
+
+namespace {
+
+constexpr int kSize = 5;       // of the kernel
+constexpr int kPhases = 4;     // of a block of the pool: pixels, in reading order
+constexpr int kCut = kPhases;  // in place of the winner's phase, where ReLU cuts
+
+struct Layer {
+  long channels, height, width, batch, filters;
+
+  long pooled_height() const { return (height - kSize + 1) / 2; }
+  long pooled_width() const { return (width - kSize + 1) / 2; }
+  long row() const { return width * batch; }
+  long plane() const { return height * row(); }
+  long pooled_row() const { return pooled_width() * batch; }
+  long pooled_plane() const { return pooled_height() * pooled_row(); }
+
+  long pixels() const { return height * width; }
+  long pooled_pixels() const { return pooled_height() * pooled_width(); }
+
+  // Where the windows of the blocks begin, in an image that lies (height, width, channels).
+  std::vector<int32_t> corners() const {
+    std::vector<int32_t> found;
+    for (long y = 0; y < pooled_height(); ++y) {
+      for (long x = 0; x < pooled_width(); ++x) found.push_back(2 * (y * width + x) * channels);
+    }
+    return found;
+  }
+
+  // Of the weight for a filter: (row, column, channel, filter) in the kernel.
+  long weight(long dy, long dx, long channel, long filter) const {
+    return ((dy * kSize + dx) * channels + channel) * filters + filter;
+  }
+};
+
+// One pooled pixel of kFilters filters.
+template <int kFilters>
+void forward_pixel(const Layer& layer, const float* x, const float* kernel, const float* bias,
+                   float* out, int8_t* winners) {
+  Floats sums[kPhases][kFilters] = {};
+  for (long channel = 0; channel < layer.channels; ++channel) {
+    for (long dy = 0; dy < kSize; ++dy) {
+#pragma GCC unroll 5
+      for (long dx = 0; dx < kSize; ++dx) {
+        const float* pixel = x + channel * layer.plane() + dy * layer.row() + dx * layer.batch;
+        const Floats phases[kPhases] = {load(pixel), load(pixel + layer.batch),
+                                        load(pixel + layer.row()),
+                                        load(pixel + layer.row() + layer.batch)};
+        const float* weights = kernel + layer.weight(dy, dx, channel, 0);
+        for (long filter = 0; filter < kFilters; ++filter) {
+          for (int phase = 0; phase < kPhases; ++phase) {
+            sums[phase][filter] += phases[phase] * weights[filter];
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (long filter = 0; filter < kFilters; ++filter) {
+    Floats best = sums[0][filter];
+    Ints winner = {};
+    for (int phase = 1; phase < kPhases; ++phase) {
+      const Floats other = best != best ? best : sums[phase][filter];  // NaN stays
+      winner = other <= best ? winner : Ints{} + phase;
+      best = other <= best ? best : other;
+    }
+    best += bias[filter];
+    winner = best > 0.0f ? winner : Ints{} + kCut;
+    store(out + filter * layer.pooled_plane(), best <= 0.0f ? Floats{} : best);
+    store_bytes(winners + filter * layer.pooled_plane(), winner);
+  }
+}
+
+void forward(const Layer& layer, const float* x, const float* kernel, const float* bias,
+             float* out, int8_t* winners) {
+  for_tiles<kForwardFilters>(layer.filters, [&](auto filters, long filter) {
+    for (long i = 0; i < layer.pooled_height(); ++i) {
+      for (long j = 0; j < layer.pooled_width(); ++j) {
+        for (long image = 0; image < layer.batch; image += kLanes) {
+          const long to = filter * layer.pooled_plane() + i * layer.pooled_row() +
+                          j * layer.batch + image;
+          forward_pixel<filters()>(layer, x + 2 * i * layer.row() + 2 * j * layer.batch + image,
+                                   kernel + filter, bias + filter, out + to, winners + to);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace

@@ -1,0 +1,65 @@
+// Products of a matrix and a batch, and nothing else: a linear layer and its gradients.
+
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "vectors.h"
+
+namespace {
+
+// A matrix, whichever way its rows lie.
+struct Matrix {
+  const float* numbers;
+  long rows, columns, row_stride, column_stride;
+};
+
+// kRows rows of the product of a matrix with x (columns, width), plus the bias, if there is one;
+// kVectors vectors of the width, of the last of which `last` lanes are written.
+template <int kRows, int kVectors>
+void multiply_tile(const Matrix& matrix, const float* x, long x_stride, const float* bias,
+                   float* out, long out_stride, long last) {
+  Floats sums[kRows][kVectors];
+#pragma GCC unroll 12
+  for (long row = 0; row < kRows; ++row) {
+    for (int v = 0; v < kVectors; ++v) sums[row][v] = Floats{} + (bias ? bias[row] : 0.0f);
+  }
+  for (long column = 0; column < matrix.columns; ++column) {
+    Floats values[kVectors];
+    for (int v = 0; v < kVectors; ++v) values[v] = load(x + column * x_stride + v * kLanes);
+    const float* weights = matrix.numbers + column * matrix.column_stride;
+#pragma GCC unroll 12
+    for (long row = 0; row < kRows; ++row) {
+      const float weight = weights[row * matrix.row_stride];
+      for (int v = 0; v < kVectors; ++v) sums[row][v] += values[v] * weight;
+    }
+  }
+#pragma GCC unroll 12
+  for (long row = 0; row < kRows; ++row) {
+    float* to = out + row * out_stride;
+    for (int v = 0; v + 1 < kVectors; ++v) store(to + v * kLanes, sums[row][v]);
+    std::memcpy(to + (kVectors - 1) * kLanes, &sums[row][kVectors - 1], last * sizeof(float));
+  }
+}
+
+void multiply(const Matrix& matrix, const float* x, long x_stride, const float* bias, long width,
+              float* out) {
+  for_tiles<kLinearRows>(matrix.rows, [&](auto rows, long row) {
+    Matrix part = matrix;
+    part.numbers += row * matrix.row_stride;
+    const float* part_bias = bias ? bias + row : nullptr;
+    for (long column = 0; column < width; column += 2 * kLanes) {
+      const long left = width - column;
+      float* to = out + row * width + column;
+      if (left > kLanes) {
+        multiply_tile<rows(), 2>(part, x + column, x_stride, part_bias, to, width,
+                                 std::min<long>(left - kLanes, kLanes));
+      } else {
+        multiply_tile<rows(), 1>(part, x + column, x_stride, part_bias, to, width, left);
+      }
+    }
+  });
+}
+
+}  // namespace
