@@ -97,7 +97,8 @@ class Checkpoints:
         Raises:
           OSError: the save before this one failed.
         """
-        arrays = {name: np.array(_bits(leaf)) for name, leaf in _leaves(state).items()}
+        # In C's order, which safetensors takes for granted.
+        arrays = {name: np.array(_bits(x), order="C") for name, x in _leaves(state).items()}
         self._wait()
         self._saving = self._writer.submit(self._write, number, arrays, dict(notes))
 
@@ -155,30 +156,30 @@ class Checkpoints:
             (draft / MANIFEST).write_text(manifest(draft))
             for path in (*draft.iterdir(), draft):
                 _sync(path)
-            if self._folder(number).exists():
-                self._remove(number)
+            replaced = self._folder(number).exists() and self._set_aside(number)
             draft.rename(self._folder(number))
             _sync(self._directory)
+            if replaced:
+                shutil.rmtree(replaced)
             numbers = sorted(self._numbers())
             kept = [n for n in numbers if n <= number][-self._keep :]
             for other in set(numbers).difference(kept):
-                self._remove(other)
-        except OSError:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
+                shutil.rmtree(self._set_aside(other))
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)  # where it did not become the checkpoint
 
-    def _remove(self, number: int) -> None:
-        # Renamed first: a folder that is half deleted is no checkpoint.
-        doomed = self._directory / f".{number}.old.draft"
-        self._folder(number).rename(doomed)
-        shutil.rmtree(doomed)
+    def _set_aside(self, number: int) -> Path:
+        """Renames a checkpoint that is to go, since a folder that is half deleted is none."""
+        return self._folder(number).rename(self._directory / f".{number}.old.draft")
 
     def _read(self, number: int, like: State) -> tuple[State, dict[str, Any]]:
         folder, leaves = self._folder(number), _leaves(like)
         try:
             found = decode((folder / ARRAYS).read_bytes())
             notes = json.loads((folder / NOTES).read_bytes())
-        except (OSError, SafetensorError, ValueError, LookupError) as error:
+            if not isinstance(notes, dict):
+                raise ValueError(f"{NOTES} holds a {type(notes).__name__}")
+        except (OSError, SafetensorError, ValueError, LookupError, RecursionError) as error:
             raise UserError(
                 f"{folder} is sound, but cannot be read here: {printable(error)}\n"
                 "Install the versions that run.json names, or take another --workdir."
@@ -189,8 +190,8 @@ class Checkpoints:
         for name in wanted | stored:
             if stored.get(name) != wanted.get(name):
                 raise UserError(
-                    f"{folder} is of another network: {name} is {_told(stored.get(name))},"
-                    f" not {_told(wanted.get(name))}\n"
+                    f"{folder} is of another network: {printable(name, 60)} is"
+                    f" {_told(stored.get(name))}, not {_told(wanted.get(name))}\n"
                     "Take another --workdir to start anew."
                 )
         arrays = [
@@ -242,11 +243,11 @@ def _list(texts: list[str]) -> str:
 
 
 def _told(array: tuple[tuple[int, ...], Any] | None) -> str:
-    return "absent" if array is None else f"{array[1]}{array[0]}"
+    return "absent" if array is None else printable(f"{array[1]}{array[0]}", 60)
 
 
 def _give_way() -> None:
-    """Has the calling thread, and those that it starts, run in what time training leaves idle."""
+    """Has the calling thread run in what time training leaves idle."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 

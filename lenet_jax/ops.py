@@ -1,8 +1,8 @@
 """Convolution, max-pool, ReLU and flatten as functions on arrays, in a plain and in fast forms.
 
-The lowerings of `conv_pool_relu` compute the same numbers and the same gradients, ties included.
-`plain` says what is meant. `native` is what runs on a CPU: C++ that never leaves the registers.
-Where there is no compiler for it, and on accelerators, `phase` runs:
+The lowerings of `conv_pool_relu` compute the same numbers and the same gradients, ties included, as
+long as all are finite. `plain` says what is meant. `native` is what runs on a CPU: C++ that keeps
+its sums in registers. Where there is no compiler for it, and on accelerators, `phase` runs:
 
     A 5×5 convolution followed by a 2×2 max-pool reads, for each pooled pixel, one 6×6 window at
     stride 2. Four copies of the kernel, zero-padded to 6×6 at the four offsets, turn that window

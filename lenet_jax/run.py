@@ -188,13 +188,14 @@ class _Job:
             self.directory.restart_rows([])
             return None, Notes()
         arrays, words = restored
-        if words.keys() != {"run", "rows"} or words["run"].keys() != set(Notes._fields):
+        noted = words.get("run") if words.keys() == {"run", "rows"} else None
+        if not isinstance(noted, dict) or noted.keys() != set(Notes._fields):
             raise UserError(
                 f"{self.directory.checkpoints} is of another version of lenet-jax\n"
                 "Take another --workdir to start anew."
             )
         self.directory.restart_rows(words["rows"])
-        return arrays, Notes(**words["run"])
+        return arrays, Notes(**noted)
 
     def _execute(self, arrays: Arrays | None, notes: Notes, started: float) -> tuple[int, str, str]:
         """Trains and reports: the exit code, the status, and the reason in words."""

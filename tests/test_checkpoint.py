@@ -13,6 +13,8 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.experimental.layout import Format, Layout
+from jax.sharding import SingleDeviceSharding
 
 from lenet_jax import checkpoint, train
 from lenet_jax.checkpoint import ARRAYS, MANIFEST, Checkpoints, find_damage, manifest
@@ -104,6 +106,16 @@ def test_numbers_that_are_hard_to_write_come_back(tmp_path):
     restored, _, _ = restore(tmp_path, zeroed(values))
     assert np.asarray(restored["hard"]).tobytes() == np.asarray(values["hard"]).tobytes()
     assert restored["last"] == 2**31 - 1
+
+
+def test_an_array_comes_back_however_it_lies_in_memory(tmp_path):
+    columns_first = Format(Layout((1, 0)), SingleDeviceSharding(jax.devices()[0]))
+    x = jax.device_put(jnp.arange(12.0).reshape(3, 4), columns_first)
+    assert not np.asarray(x).flags.c_contiguous
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {"x": x}, {})
+    restored, _, _ = restore(tmp_path, {"x": x})
+    np.testing.assert_array_equal(restored["x"], x)
 
 
 def test_the_latest_are_kept(tmp_path):
@@ -270,15 +282,34 @@ def test_other_shapes_and_dtypes_are_refused(tmp_path, change, told):
     assert str(caught.value).splitlines()[0] == f"{tmp_path / '1'} is of another network: {told}"
 
 
-def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (ARRAYS, pickle.dumps(print)),
+        ("notes.json", b"[]"),
+        ("notes.json", b"{"),
+        ("notes.json", b"[" * 200_000),
+    ],
+)
+def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_path, name, content):
     shutil.copytree(two_saves, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "2" / ARRAYS).write_bytes(pickle.dumps(print))
+    (tmp_path / "2" / name).write_bytes(content)
     (tmp_path / "2" / MANIFEST).write_text(manifest(tmp_path / "2"))
     with pytest.raises(UserError) as caught:
         restore(tmp_path, state)
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path / '2'} is sound, but cannot be read here: ")
     assert second == "Install the versions that run.json names, or take another --workdir."
+
+
+def test_a_foreign_name_is_told_in_one_line(tmp_path):
+    foreign = "z\n" * 50 + "\x1b[31m"
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, {foreign: jnp.zeros(3)}, {})
+    with pytest.raises(UserError) as caught:
+        restore(tmp_path, {})
+    first, _ = str(caught.value).splitlines()
+    assert first.isprintable() and first.startswith(f"{tmp_path / '1'} is of another network: z z")
 
 
 def test_what_a_process_that_died_was_writing_is_cleared_away(tmp_path):

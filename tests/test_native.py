@@ -132,6 +132,19 @@ def test_what_is_not_finite_is_passed_on(lowering):
 
 
 @pytest.mark.compiler
+def test_a_cotangent_that_is_not_finite_spoils_its_own_image_alone():
+    x, kernel = jnp.ones((3, 8, 8, 20)), jnp.ones((5, 5, 3, 2))
+    _, vjp = jax.vjp(native.conv_pool_relu, x, kernel, jnp.ones(2))
+    cotangent = np.ones((2, 2, 2, 20), np.float32)
+    cotangent[0, 0, 0, 17] = np.nan
+    of_x, of_kernel, of_bias = vjp(jnp.asarray(cotangent))
+    np.testing.assert_array_equal(np.isnan(of_x).any(axis=(0, 1, 2)), np.arange(20) == 17)
+    assert np.isnan(of_x[:, :5, :5, 17]).all()
+    np.testing.assert_array_equal(np.isnan(of_kernel).all(axis=(0, 1, 2)), [True, False])
+    np.testing.assert_array_equal(np.isnan(of_bias), [True, False])
+
+
+@pytest.mark.compiler
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 7), (5, 13), (16, 32)])
 def test_no_sum_depends_on_the_images_beside_it(channels, filters):
     """Nor on how filters are cut into tiles: one alone gives the same bits."""

@@ -186,6 +186,19 @@ RUNS = {
         each_checkpoint(lambda step: ((step / ARRAYS).write_text("[]"), reseal(step))),
         "is sound, but cannot be read here",
     ),
+    "foreign_notes": (
+        each_checkpoint(lambda step: ((step / "notes.json").write_text("[]"), reseal(step))),
+        "is sound, but cannot be read here",
+    ),
+    "foreign_words": (
+        each_checkpoint(
+            lambda step: (
+                (step / "notes.json").write_text('{"run": null, "rows": []}'),
+                reseal(step),
+            )
+        ),
+        "is of another version of lenet-jax",
+    ),
     "older": (
         each_checkpoint(lambda step: ((step / "notes.json").write_text("{}"), reseal(step))),
         "is of another version of lenet-jax",

@@ -3,6 +3,9 @@
 // They are sparse: the pool sends back one cotangent of four, and ReLU cuts many of those. What is
 // left are the winners. They differ from image to image, so that vectors go along the rows of one
 // image here, over columns and channels.
+//
+// What is cut adds nothing, even beside a NaN, where a dense product would add NaN. A cotangent that
+// is not finite may spoil the gradient of a few pixels around the window, of its image alone.
 
 #pragma once
 
