@@ -88,7 +88,7 @@ def key() -> str:
     defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
     flags = shlex.join([*command, *FLAGS]).encode()
-    sources = [path.read_bytes() for path in sorted(FOLDER.iterdir())]
+    sources = [path.read_bytes() for path in (SOURCE, *sorted(FOLDER.glob("*.h")))]
     return _hash(b"\0".join((*sources, flags, defined, interface)))
 
 

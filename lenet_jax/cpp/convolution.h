@@ -17,7 +17,7 @@ constexpr int kSize = 5;       // of the kernel
 constexpr int kPhases = 4;     // of a block of the pool: pixels, in reading order
 constexpr int kCut = kPhases;  // in place of the winner's phase, where ReLU cuts
 
-struct Layer {
+struct Convolution {
   long channels, height, width, batch, filters;
 
   long pooled_height() const { return (height - kSize + 1) / 2; }
@@ -47,7 +47,7 @@ struct Layer {
 
 // One pooled pixel of kFilters filters.
 template <int kFilters>
-void forward_pixel(const Layer& layer, const float* x, const float* kernel, const float* bias,
+void forward_pixel(const Convolution& layer, const float* x, const float* kernel, const float* bias,
                    float* out, int8_t* winners) {
   Floats sums[kPhases][kFilters] = {};
   for (long channel = 0; channel < layer.channels; ++channel) {
@@ -83,7 +83,7 @@ void forward_pixel(const Layer& layer, const float* x, const float* kernel, cons
   }
 }
 
-void forward(const Layer& layer, const float* x, const float* kernel, const float* bias,
+void forward(const Convolution& layer, const float* x, const float* kernel, const float* bias,
              float* out, int8_t* winners) {
   for_tiles<kForwardFilters>(layer.filters, [&](auto filters, long filter) {
     for (long i = 0; i < layer.pooled_height(); ++i) {

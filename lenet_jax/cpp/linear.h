@@ -1,9 +1,10 @@
-// Products of a matrix and a batch, and nothing else: a linear layer and its gradients.
+// A linear layer and its gradients: products of a matrix and a batch.
 
 #pragma once
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "vectors.h"
 
@@ -60,6 +61,41 @@ void multiply(const Matrix& matrix, const float* x, long x_stride, const float* 
       }
     }
   });
+}
+
+// Its kernel is (inputs, units): the output takes the columns, the gradient of the input the rows.
+struct Linear {
+  long inputs, units, batch;
+};
+
+void forward(const Linear& layer, const float* x, const float* kernel, const float* bias,
+             float* out) {
+  multiply({kernel, layer.units, layer.inputs, 1, layer.units}, x, layer.batch, bias, layer.batch,
+           out);
+}
+
+void input_gradient(const Linear& layer, const float* kernel, const float* cotangent, float* out) {
+  multiply({kernel, layer.inputs, layer.units, layer.units, 1}, cotangent, layer.batch, nullptr,
+           layer.batch, out);
+}
+
+// Here the vectors go along the units: the cotangent is transposed, with room behind each row.
+void kernel_gradient(const Linear& layer, const float* x, const float* cotangent,
+                     float* kernel_out, float* bias_out) {
+  thread_local std::vector<float> room;
+  const long row = (layer.units + kLanes - 1) / kLanes * kLanes;
+  float* const transposed = reserve(room, layer.batch * row);
+  std::fill_n(transposed, layer.batch * row, 0.0f);
+  std::fill_n(bias_out, layer.units, 0.0f);
+  for (long image = 0; image < layer.batch; ++image) {
+    for (long unit = 0; unit < layer.units; ++unit) {
+      const float value = cotangent[unit * layer.batch + image];
+      transposed[image * row + unit] = value;
+      bias_out[unit] += value;
+    }
+  }
+  multiply({x, layer.inputs, layer.batch, layer.batch, 1}, transposed, row, nullptr, layer.units,
+           kernel_out);
 }
 
 }  // namespace

@@ -3,9 +3,6 @@
 // Arrays have the batch last, a multiple of kLanes: x (c, h, w, b), kernel (5, 5, c, k), output
 // (k, h2, w2, b). Every loop is a tile of sums that stay in registers.
 
-#include <algorithm>
-#include <vector>
-
 #include "convolution.h"
 #include "linear.h"
 #include "winners.h"
@@ -18,68 +15,54 @@ using Floats32 = ffi::Buffer<ffi::F32>;
 using Bytes8 = ffi::Buffer<ffi::S8>;
 
 template <class Input, class Maps>
-Layer layer_of(Input& x, Maps& maps) {
+Convolution convolution_of(Input& x, Maps& maps) {
   const auto x_shape = x.dimensions(), maps_shape = maps.dimensions();
   return {x_shape[0], x_shape[1], x_shape[2], x_shape[3], maps_shape[0]};
 }
 
 ffi::Error call_forward(Floats32 x, Floats32 kernel, Floats32 bias, ffi::Result<Floats32> out,
                         ffi::Result<Bytes8> winners) {
-  forward(layer_of(x, *out), x.typed_data(), kernel.typed_data(), bias.typed_data(),
+  forward(convolution_of(x, *out), x.typed_data(), kernel.typed_data(), bias.typed_data(),
           out->typed_data(), winners->typed_data());
   return ffi::Error::Success();
 }
 
 ffi::Error call_kernel_gradient(Floats32 x, Floats32 cotangent, Bytes8 winners,
                                 ffi::Result<Floats32> kernel, ffi::Result<Floats32> bias) {
-  kernel_gradient(layer_of(x, cotangent), x.typed_data(), cotangent.typed_data(),
+  kernel_gradient(convolution_of(x, cotangent), x.typed_data(), cotangent.typed_data(),
                   winners.typed_data(), kernel->typed_data(), bias->typed_data());
   return ffi::Error::Success();
 }
 
 ffi::Error call_input_gradient(Floats32 kernel, Floats32 cotangent, Bytes8 winners,
                                ffi::Result<Floats32> x) {
-  input_gradient(layer_of(*x, cotangent), kernel.typed_data(), cotangent.typed_data(),
+  input_gradient(convolution_of(*x, cotangent), kernel.typed_data(), cotangent.typed_data(),
                  winners.typed_data(), x->typed_data());
   return ffi::Error::Success();
 }
 
-// The kernel is (n, k): the output takes its columns, the gradient of the input its rows.
+// From its kernel and an array that has the batch last.
+Linear linear_of(Floats32& kernel, Floats32& array) {
+  return {kernel.dimensions()[0], kernel.dimensions()[1], array.dimensions()[1]};
+}
+
 ffi::Error call_linear(Floats32 x, Floats32 kernel, Floats32 bias, ffi::Result<Floats32> out) {
-  const long inputs = kernel.dimensions()[0], units = kernel.dimensions()[1];
-  const long batch = x.dimensions()[1];
-  multiply({kernel.typed_data(), units, inputs, 1, units}, x.typed_data(), batch,
-           bias.typed_data(), batch, out->typed_data());
+  forward(linear_of(kernel, x), x.typed_data(), kernel.typed_data(), bias.typed_data(),
+          out->typed_data());
   return ffi::Error::Success();
 }
 
 ffi::Error call_linear_input_gradient(Floats32 kernel, Floats32 cotangent,
                                       ffi::Result<Floats32> x) {
-  const long inputs = kernel.dimensions()[0], units = kernel.dimensions()[1];
-  const long batch = cotangent.dimensions()[1];
-  multiply({kernel.typed_data(), inputs, units, units, 1}, cotangent.typed_data(), batch, nullptr,
-           batch, x->typed_data());
+  input_gradient(linear_of(kernel, cotangent), kernel.typed_data(), cotangent.typed_data(),
+                 x->typed_data());
   return ffi::Error::Success();
 }
 
-// Here the vectors go along the units: the cotangent is transposed, with room behind each row.
 ffi::Error call_linear_kernel_gradient(Floats32 x, Floats32 cotangent,
                                        ffi::Result<Floats32> kernel, ffi::Result<Floats32> bias) {
-  thread_local std::vector<float> room;
-  const long inputs = x.dimensions()[0], batch = x.dimensions()[1];
-  const long units = cotangent.dimensions()[0], row = (units + kLanes - 1) / kLanes * kLanes;
-  float* const transposed = reserve(room, batch * row);
-  std::fill_n(transposed, batch * row, 0.0f);
-  std::fill_n(bias->typed_data(), units, 0.0f);
-  for (long image = 0; image < batch; ++image) {
-    for (long unit = 0; unit < units; ++unit) {
-      const float value = cotangent.typed_data()[unit * batch + image];
-      transposed[image * row + unit] = value;
-      bias->typed_data()[unit] += value;
-    }
-  }
-  multiply({x.typed_data(), inputs, batch, batch, 1}, transposed, row, nullptr, units,
-           kernel->typed_data());
+  kernel_gradient(linear_of(*kernel, x), x.typed_data(), cotangent.typed_data(),
+                  kernel->typed_data(), bias->typed_data());
   return ffi::Error::Success();
 }
 

@@ -4,8 +4,8 @@
 // left are the winners. They differ from image to image, so that vectors go along the rows of one
 // image here, over columns and channels.
 //
-// What is cut adds nothing, even beside a NaN, where a dense product would add NaN. A cotangent that
-// is not finite may spoil the gradient of a few pixels around the window, of its image alone.
+// What is cut adds nothing, even beside a NaN, where a dense product would add NaN. A cotangent
+// that is not finite may spoil the gradient of a few pixels around the window, of its image alone.
 
 #pragma once
 
@@ -22,7 +22,7 @@ namespace {
 // has room for one such object at a time.
 class Images {
  public:
-  explicit Images(const Layer& layer)
+  explicit Images(const Convolution& layer)
       : size_(layer.pixels() * layer.channels),
         stride_((size_ / kLanes + 2) * kLanes),
         places_(size_) {
@@ -163,7 +163,7 @@ void add_winners(const Winners& winners, long image, long group, const float* nu
 }
 
 // Every winner adds the window that it saw to the gradient of its filter.
-void kernel_gradient(const Layer& layer, const float* x, const float* cotangent,
+void kernel_gradient(const Convolution& layer, const float* x, const float* cotangent,
                      const int8_t* winners, float* kernel_out, float* bias_out) {
   thread_local std::vector<float> room;
   const long row = layer.width * layer.channels, used = kSize * layer.channels;
@@ -205,7 +205,7 @@ void kernel_gradient(const Layer& layer, const float* x, const float* cotangent,
 
 // Every winner adds its filter's kernel to the gradient of what its block saw: six rows of as many
 // columns, of which the first or the last of both meet zeros that lie around the kernel.
-void input_gradient(const Layer& layer, const float* kernel, const float* cotangent,
+void input_gradient(const Convolution& layer, const float* kernel, const float* cotangent,
                     const int8_t* winners, float* out) {
   thread_local std::vector<float> room;
   const long row = layer.width * layer.channels, used = kSize * layer.channels;
