@@ -7,7 +7,7 @@ Expect: not measured yet, for want of the data.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lenet_jax.config import base
 
 
 def get_config(arg: str = "") -> ConfigDict:

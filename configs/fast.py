@@ -10,7 +10,7 @@ a look at the test accuracy of those.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lenet_jax.config import base
 
 
 def get_config(arg: str = "") -> ConfigDict:

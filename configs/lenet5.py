@@ -8,7 +8,7 @@ AMD EPYC (Zen 4): see results/accuracy_lenet5.json.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lenet_jax.config import base
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -9,7 +9,7 @@ In seconds, to see that all works: `--config=configs/notes.py:smoke`.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from lenet_jax.config import base
 
 
 def get_config(arg: str = "") -> ConfigDict:

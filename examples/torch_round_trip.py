@@ -18,8 +18,8 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
-from lenet_jax import torch_bridge
-from lenet_jax.models import LeNet
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.nn.lenet import LeNet
 
 
 class TorchLeNet(torch.nn.Module):

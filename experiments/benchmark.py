@@ -262,7 +262,7 @@ def main() -> None:
     import jax
 
     from lenet_jax.machine import environment
-    from lenet_jax.run import PACKAGES
+    from lenet_jax.runs.run import PACKAGES
 
     versions = (*PACKAGES, "torch") if "torch" in peers else PACKAGES
     answer = {

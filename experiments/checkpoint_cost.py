@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lenet_jax import main as command
+from lenet_jax import machine
 from lenet_jax.machine import environment
 
 QUESTION = "How much longer is an epoch of the main job while a checkpoint is written?"
@@ -24,17 +24,17 @@ PARTS = 5  # of an epoch: what is timed should not be much longer than a checkpo
 
 def measure(turns: int) -> dict[str, Any]:
     """Times `turns` parts of an epoch with a checkpoint, and as many without."""
-    command.use_compilation_cache()
-    command.use_cores()
+    machine.use_compilation_cache()
+    machine.use_cores()
     import jax  # late: it reads the environment
 
     from lenet_jax import config as configs
     from lenet_jax import data
-    from lenet_jax.checkpoint import Checkpoints
-    from lenet_jax.programs import Programs
-    from lenet_jax.recipe import make_recipe
-    from lenet_jax.run import Arrays
-    from lenet_jax.train import no_metrics
+    from lenet_jax.runs.run import Arrays
+    from lenet_jax.storage.checkpoint import Checkpoints
+    from lenet_jax.training.loop import Programs
+    from lenet_jax.training.spec import make_recipe
+    from lenet_jax.training.step import no_metrics
 
     config = configs.load("configs/notes.py")
     dataset = data.load(**config.data)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     answer = {"question": QUESTION, **measure(arguments.turns)}
-    from lenet_jax.run import PACKAGES  # late, as above
+    from lenet_jax.runs.run import PACKAGES  # late, as above
 
     answer["environment"] = environment(PACKAGES)
     arguments.results.mkdir(exist_ok=True)

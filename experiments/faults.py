@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.checkpoint import ARRAYS, find_damage
 from lenet_jax.machine import environment
-from lenet_jax.run import PACKAGES
+from lenet_jax.runs.run import PACKAGES
+from lenet_jax.storage.checkpoint import ARRAYS, find_damage
 
 QUESTION = "Does a run that is killed again and again end in the same bits? Is all damage found?"
 EPOCHS = 16  # more than a chain's kills can wear out

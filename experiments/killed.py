@@ -21,7 +21,7 @@ import sys
 import threading
 from typing import Any
 
-from lenet_jax import main
+from lenet_jax import machine, main
 
 FILES = {
     "save": re.compile(r"/checkpoints/\.\d+\.draft"),
@@ -55,7 +55,7 @@ class Moment:
         """Has every kind of event tell itself."""
         import jax  # late: it reads the environment, which names the cache
 
-        from lenet_jax import checkpoint
+        from lenet_jax.storage import checkpoint
 
         def tell(holder: Any, name: str, kind: str) -> None:
             original = getattr(holder, name)
@@ -93,9 +93,9 @@ class Moment:
 
 
 if __name__ == "__main__":
-    main.use_compilation_cache()
+    machine.use_compilation_cache()
     Moment(sys.argv[1]).watch()
-    from lenet_jax import report
+    from lenet_jax.runs import figures as report
 
     report.draw_figures = lambda *_: []
     sys.exit(main.main(["lenet_jax.main", *sys.argv[2:]]))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lenet_jax import config as configs
-from lenet_jax.data import Dataset
+from lenet_jax.data.dataset import Dataset
 
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 Weights = Mapping[str, np.ndarray]
@@ -37,7 +37,7 @@ class Peer(NamedTuple):
 
 def normalised(dataset: Dataset, name: str) -> np.ndarray:
     """A split's images as float32 of mean 0 and deviation 1, for the peers that preload them."""
-    from lenet_jax.recipe import pixel_statistics
+    from lenet_jax.training.spec import pixel_statistics
 
     (mean,), (std,) = pixel_statistics(dataset)
     images = getattr(dataset, name).images
@@ -111,7 +111,7 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     import optax
     from flax import nnx
 
-    from lenet_jax import torch_bridge
+    from lenet_jax.inference import state_dict as torch_bridge
 
     c1, c2 = network.channels
     f1, f2 = network.features
@@ -179,7 +179,10 @@ def load_config(network: Network) -> configs.Config:
 
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     """The project itself: one program for all the steps that are asked for."""
-    from lenet_jax import parallel, recipe, torch_bridge, train
+    from lenet_jax.inference import state_dict as torch_bridge
+    from lenet_jax.training import parallel
+    from lenet_jax.training import spec as recipe
+    from lenet_jax.training import step as train
 
     config = load_config(network)
     made = recipe.make_recipe(config, dataset)
@@ -239,9 +242,9 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
     """
     import jax
 
-    from lenet_jax import recipe
-    from lenet_jax.data import Split
-    from lenet_jax.population import Population
+    from lenet_jax.data.dataset import Split
+    from lenet_jax.training import spec as recipe
+    from lenet_jax.training.population import Population
 
     config = load_config(network)
     members = [configs.replace(config, {"seed": seed}) for seed in range(size)]

@@ -35,8 +35,11 @@ def measure() -> dict[str, Any]:
 
     from experiments.worker import matmul_peak
     from lenet_jax import config as configs
-    from lenet_jax import data, parallel, recipe, train
-    from lenet_jax.run import PACKAGES
+    from lenet_jax import data
+    from lenet_jax.runs.run import PACKAGES
+    from lenet_jax.training import parallel
+    from lenet_jax.training import spec as recipe
+    from lenet_jax.training import step as train
 
     changes = {"data.train_examples": STEPS * BATCH_SIZE, "train.batch_size": BATCH_SIZE}
     config = configs.load("configs/lenet5.py", changes.items())

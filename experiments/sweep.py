@@ -5,7 +5,7 @@ r"""Which of many networks is best, and how sure is that? A sweep file, one comm
 
 The same command again goes on with the chunks that are missing. `--dry_run` shows the plan.
 `--worker=1/4` to `--worker=4/4` are the parts of a sweep that several machines share, by a folder;
-`--collect` joins what is there. How a sweep file is written: `lenet_jax.sweep_file`.
+`--collect` joins what is there. How a sweep file is written: `lenet_jax.sweeps.file`.
 """
 
 import re
@@ -13,10 +13,12 @@ import sys
 
 from absl import flags
 
-from lenet_jax import command_line, sweep_file
+from lenet_jax.config import flags as command_line
+from lenet_jax.config.schema import keys
 from lenet_jax.errors import UserError, WriteError
-from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE, use_compilation_cache, use_cores
-from lenet_jax.schema import keys
+from lenet_jax.machine import use_compilation_cache, use_cores
+from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE
+from lenet_jax.sweeps import file as sweep_file
 
 COMMAND = "python -m experiments.sweep"
 
@@ -35,7 +37,9 @@ def main(argv: list[str]) -> int:
         members = sweep_file.load(flag_values.sweep, config, given)
         use_compilation_cache()
         use_cores()
-        from lenet_jax import sweep_run  # late: JAX counts its devices when it is imported
+        from lenet_jax.sweeps import (
+            run as sweep_run,  # late: JAX counts its devices when it is imported
+        )
 
         options = sweep_run.Options(
             workdir=flag_values.workdir,

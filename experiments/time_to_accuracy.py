@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from lenet_jax import main as command
+from lenet_jax import machine
 from lenet_jax.machine import environment
 
 QUESTION = "How long must a network train until it gets the target right of the test images?"
@@ -22,15 +22,15 @@ QUESTION = "How long must a network train until it gets the target right of the 
 
 def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     """Trains the seeds one after the other; prints a line for each."""
-    command.use_compilation_cache()
-    command.use_cores()
+    machine.use_compilation_cache()
+    machine.use_cores()
     from lenet_jax import config as configs  # late: JAX reads the environment
     from lenet_jax import data
-    from lenet_jax.parts import train_in_parts
-    from lenet_jax.programs import Programs
-    from lenet_jax.recipe import make_recipe
-    from lenet_jax.run import PACKAGES
-    from lenet_jax.train import no_metrics
+    from lenet_jax.runs.run import PACKAGES
+    from lenet_jax.training.loop import Programs
+    from lenet_jax.training.segments import train_in_parts
+    from lenet_jax.training.spec import make_recipe
+    from lenet_jax.training.step import no_metrics
 
     runs = []
     for seed in seeds:

@@ -31,13 +31,17 @@ from jaxtyping import Float, Int32, UInt8
 from torch import nn
 from torch.nn import functional
 
-from lenet_jax import batches, data, ops, torch_bridge, train
 from lenet_jax import config as configs
+from lenet_jax import data
+from lenet_jax.inference import state_dict as torch_bridge
 from lenet_jax.machine import environment
-from lenet_jax.recipe import Recipe, hyperparameters, make_recipe, seeds
-from lenet_jax.sheet import open_sheet
-from lenet_jax.state_file import StateDict
-from lenet_jax.workdir import write_atomically
+from lenet_jax.nn import ops
+from lenet_jax.plots.style import open_sheet
+from lenet_jax.storage.run_dir import write_atomically
+from lenet_jax.storage.weights import StateDict
+from lenet_jax.training import batches
+from lenet_jax.training import step as train
+from lenet_jax.training.spec import Recipe, hyperparameters, make_recipe, seeds
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 TOLERANCE = 1e-3  # nats

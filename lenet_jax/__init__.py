@@ -1,40 +1,70 @@
 """LeNet-class networks in JAX: trained, swept and understood.
 
-    network = lenet_jax.load("runs/first")  # or train("configs/notes.py", workdir="runs/first")
+    network = lenet_jax.train("configs/notes.py", workdir="runs/first")
+    network = lenet_jax.load("runs/first")
     network.predict(images), network.features(images)
 
-Importing the package costs nothing: JAX comes with the first call.
+Importing the package costs nothing: JAX is imported with the first call.
 """
 
-import importlib
-import sys
-from types import ModuleType
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lenet_jax.config import Config
+    from lenet_jax.inference.network import Trained
+
+__all__ = ["load", "train"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "load":
-        return importlib.import_module("lenet_jax.trained").load
-    if name == "train":
-        return importlib.import_module("lenet_jax.train")
-    raise AttributeError(f"module 'lenet_jax' has no attribute {name!r}")
+def train(config: Config | str, workdir: str | Path | None = None) -> Trained:
+    """Trains a run, as the command does, and returns its network; a finished run is only loaded.
+
+    Args:
+      config: from `lenet_jax.config`, or the name of a config file, `FILE.py[:ARG]`, which runs as
+        code.
+      workdir: the run directory; None: a new one in `runs`, named after the time.
+
+    Raises:
+      UserError: the config, the data or the directory is not valid, or the run diverged.
+      KeyboardInterrupt: the run was stopped; the same call resumes it.
+    """
+    import time
+
+    started = time.perf_counter()
+    from lenet_jax import config as configs
+    from lenet_jax import machine
+    from lenet_jax.errors import UserError
+
+    machine.use_compilation_cache()
+    machine.use_cores()
+    from lenet_jax.runs.run import DIVERGED, DONE, run  # JAX reads the environment
+
+    workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
+    checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
+    command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r})"]
+    code = run(checked, workdir, command, started)
+    if code == DIVERGED:
+        raise UserError(f"the run in {workdir} diverged: its loss stopped being finite")
+    if code != DONE:
+        raise KeyboardInterrupt
+    return load(workdir)
 
 
-class _Train(ModuleType):
-    """`lenet_jax.train`: the module of that name which, called, trains a run."""
+def load(path: str | Path, member: int | None = None) -> Trained:
+    """Loads a trained network.
 
-    def __call__(self, config: Any, workdir: Any = None) -> Any:
-        """Trains a run and gives its network, see `lenet_jax.api.train`."""
-        return importlib.import_module("lenet_jax.api").train(config, workdir)
+    Args:
+      path: a run directory; a file of weights, `.safetensors` or `.pt`; or, with `member`, a sweep
+        directory.
+      member: the number of a sweep's member.
 
+    Raises:
+      UserError: the path does not exist, or what it holds is damaged or unfinished.
+    """
+    from lenet_jax.inference.load import load
 
-class _Package(ModuleType):
-    """The package itself, which sees its modules come: they are set as its attributes."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "train":
-            value.__class__ = _Train
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+    return load(path, member)

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lenet_jax import arguments as command
 from lenet_jax.errors import UserError
+from lenet_jax.terminal import arguments as command
 
 if TYPE_CHECKING:
-    from lenet_jax.network import Trained
+    from lenet_jax.inference.network import Trained
 
 SUFFIXES = {
     "stablehlo": ".stablehlo",
@@ -49,10 +49,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.out and not arguments.out.endswith(suffix):
         raise UserError(f"--out={arguments.out}: the name must end in {suffix}")
 
-    from lenet_jax.main import use_compilation_cache  # late: a mistake is told at once
+    from lenet_jax.machine import use_compilation_cache  # late: a mistake is told at once
 
     use_compilation_cache()
-    from lenet_jax.trained import load
+    from lenet_jax.inference.load import load
 
     network = load(path, arguments.member)
     stem = path.stem if path.is_file() else "model"
@@ -147,8 +147,8 @@ def _write_stablehlo(
 def _write_safetensors(
     network: "Trained", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
-    from lenet_jax import state_file
-    from lenet_jax.trained import load
+    from lenet_jax.inference.load import load
+    from lenet_jax.storage import weights as state_file
 
     state_file.write(draft, network.state_dict, network.notes)
     return _nothing_beside, load(draft).logits
@@ -164,7 +164,9 @@ def _write_torch(
             "--format=torch reads what it wrote with PyTorch itself: pip install torch\n"
             "Without it, --format=safetensors writes the same weights."
         ) from error
-    from lenet_jax import state_file, torch_bridge, torch_module
+    from lenet_jax.inference import state_dict as torch_bridge
+    from lenet_jax.inference import torch_source as torch_module
+    from lenet_jax.storage import weights as state_file
 
     sizes = torch_bridge.infer_sizes(network.state_dict)
 

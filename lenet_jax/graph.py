@@ -14,8 +14,8 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array, PyTree
 
-from lenet_jax import ops
-from lenet_jax.models import LeNet
+from lenet_jax.nn import ops
+from lenet_jax.nn.lenet import LeNet
 
 UNKNOWN = "…"  # an input of a loop's or a branch's body
 

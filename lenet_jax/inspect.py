@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lenet_jax import arguments as command
 from lenet_jax.errors import UserError
+from lenet_jax.terminal import arguments as command
 
 if TYPE_CHECKING:
-    from lenet_jax.data import Dataset
-    from lenet_jax.insight import Example, Findings
-    from lenet_jax.network import Trained
+    from lenet_jax.data.dataset import Dataset
+    from lenet_jax.inference.network import Trained
+    from lenet_jax.report.findings import Example, Findings
 
 DESCRIPTION = (
     "Show what a trained network has learned, in pictures and on one page: what excites its"
@@ -42,11 +42,13 @@ def main(argv: Sequence[str]) -> int:
         return _compare(arguments)
     path = command.network_path(arguments)
 
-    from lenet_jax.main import use_compilation_cache  # late: a mistake is told at once
+    from lenet_jax.machine import use_compilation_cache  # late: a mistake is told at once
 
     use_compilation_cache()
-    from lenet_jax import data, insight, page
-    from lenet_jax.trained import load, read_json
+    from lenet_jax import data
+    from lenet_jax.inference.load import load, read_json
+    from lenet_jax.report import findings as insight
+    from lenet_jax.report import page
 
     network = load(path, arguments.member)
     if network.config is None:
@@ -74,8 +76,10 @@ def draw_figures(out: Path, network: "Trained", dataset: "Dataset", findings: "F
     """Draws the figures as PNG into a folder, and hands them to TensorBoard."""
     import numpy as np
 
-    from lenet_jax import figures, filter_figures, report
-    from lenet_jax.insight import CONVOLUTIONS, exciting_patches
+    from lenet_jax.plots import filters as filter_figures
+    from lenet_jax.plots import results as figures
+    from lenet_jax.report.findings import CONVOLUTIONS, exciting_patches
+    from lenet_jax.runs import figures as report
 
     labels, names, test = dataset.test.labels, network.class_names, dataset.test
     calibration, example = findings.calibration, findings.example
@@ -128,7 +132,7 @@ def draw_figures(out: Path, network: "Trained", dataset: "Dataset", findings: "F
 def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
     from PIL import Image
 
-    from lenet_jax.board import Board
+    from lenet_jax.storage.tensorboard import Board
 
     folder = out / "tensorboard"
     for old in folder.glob("events*"):
@@ -143,8 +147,8 @@ def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
 
 def _example(arguments: argparse.Namespace, network: "Trained", dataset: "Dataset") -> "Example":
     """The image to follow: the file or the test image asked for, or a clear one."""
-    from lenet_jax import report
-    from lenet_jax.insight import Example
+    from lenet_jax.report.findings import Example
+    from lenet_jax.runs import figures as report
 
     if arguments.image is not None:
         return Example(network.prepare(arguments.image)[0], f"The picture {arguments.image}")
@@ -185,8 +189,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
     places = [_place(name) for name in names]
 
-    from lenet_jax.comparison import compare  # late: a mistake is told at once
-    from lenet_jax.trained import load
+    from lenet_jax.inference.load import load
+    from lenet_jax.report.compare import compare  # late: a mistake is told at once
 
     page, lines = compare([load(path, member) for path, member in places])
     out = _make_folder(Path(arguments.out or places[0][0] / "inspect")) / "compare.html"

@@ -49,6 +49,18 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def use_compilation_cache() -> None:
+    """Keeps compiled programs in the user's cache folder, unless JAX is told of another."""
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+
+
+def use_cores() -> None:
+    """Makes each core a device that takes its share of a batch, unless JAX is told otherwise."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+
+
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(

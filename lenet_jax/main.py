@@ -9,7 +9,8 @@ import sys  # noqa: E402
 
 from absl import flags  # noqa: E402
 
-from lenet_jax import command_line, machine  # noqa: E402
+from lenet_jax import machine  # noqa: E402
+from lenet_jax.config import flags as command_line  # noqa: E402
 from lenet_jax.errors import UserError, WriteError  # noqa: E402
 
 MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
@@ -27,9 +28,9 @@ def main(argv: list[str]) -> int:
         config = command_line.parse(argv, flag_values)
         if flag_values.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
-        use_compilation_cache()
-        use_cores()
-        from lenet_jax.run import run  # late: a mistake on the command line is told at once
+        machine.use_compilation_cache()
+        machine.use_cores()
+        from lenet_jax.runs.run import run  # late: a mistake on the command line is told at once
 
         command = ["python", "-m", "lenet_jax.main", *argv[1:]]
         return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
@@ -38,18 +39,6 @@ def main(argv: list[str]) -> int:
         return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
     except KeyboardInterrupt:  # before training, which stops by itself, has begun
         return CTRL_C
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX is told of another."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(machine.cache_folder()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-
-
-def use_cores() -> None:
-    """Makes each core a device that takes its share of a batch, unless JAX is told otherwise."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(machine.cores()))
 
 
 if __name__ == "__main__":

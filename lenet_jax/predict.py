@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lenet_jax import arguments as command
 from lenet_jax.errors import UserError
+from lenet_jax.terminal import arguments as command
 
 if TYPE_CHECKING:
-    from lenet_jax.network import Trained
+    from lenet_jax.inference.network import Trained
 
 DESCRIPTION = (
     "Say what is on pictures. A drawn or photographed sign may have any size and shade: it is"
@@ -25,13 +25,15 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     path = command.network_path(arguments)
 
-    from lenet_jax import pictures  # late: a mistake on the command line is told at once
+    from lenet_jax.data import (
+        image_files as pictures,  # late: a mistake on the command line is told at once
+    )
 
     files = pictures.find(arguments.images)
-    from lenet_jax.main import use_compilation_cache
+    from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
-    from lenet_jax.trained import load
+    from lenet_jax.inference.load import load
 
     network = load(path, arguments.member)
     found = pictures.read_all(files, network.channels, network.sign_size)

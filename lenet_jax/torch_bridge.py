@@ -1,269 +1,201 @@
-"""PyTorch's `state_dict` ↔ the parameters here, and a command for the files of both.
+"""The command of `torch_bridge`: inspect, convert and evaluate files of weights."""
 
-    python -m lenet_jax.torch_bridge inspect network.pt
-    python -m lenet_jax.torch_bridge convert network.pt first.safetensors --mean=0.1307 --std=0.3081
-    python -m lenet_jax.torch_bridge evaluate first.safetensors --data=mnist
-
-Convolutions are (out, in, height, width) there and (height, width, in, out) here, linear layers
-(out, in) there and (in, out) here. The inputs of fc1 are in another order besides: they count the
-flattened feature maps with the channels slowest there, and fastest here.
-
-Every entry must be float32. Others are refused, not rounded: `network.float()` in PyTorch says that
-it is meant.
-"""
-
-import math
+import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Int32, UInt8
 
-from lenet_jax import state_file
-from lenet_jax.errors import UserError
-from lenet_jax.models import LeNet
-from lenet_jax.state_file import StateDict
+from lenet_jax import data
+from lenet_jax.data.dataset import FITS
+from lenet_jax.errors import UserError, WriteError
+from lenet_jax.inference import load as trained
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.storage.weights import printable
+from lenet_jax.terminal.arguments import Parser
 
-# What one size must be wherever it stands. `flat` is c2 times the square of the last side.
-SHAPES: dict[str, tuple[int | str, ...]] = {
-    "conv1.weight": ("c1", "in_channels", 5, 5),
-    "conv1.bias": ("c1",),
-    "conv2.weight": ("c2", "c1", 5, 5),
-    "conv2.bias": ("c2",),
-    "fc1.weight": ("f1", "flat"),
-    "fc1.bias": ("f1",),
-    "fc2.weight": ("f2", "f1"),
-    "fc2.bias": ("f2",),
-    "fc3.weight": ("num_classes", "f2"),
-    "fc3.bias": ("num_classes",),
-}
-MOST_LISTED = 200  # entries in one message; a network has 10
+EVAL_BATCH = 500  # images per forward pass
+MISTAKE, UNWRITABLE = 2, 4
 
 
-def to_state_dict(params: nnx.State) -> dict[str, Float[np.ndarray, "..."]]:
-    """The parameters under PyTorch's names and in its layouts: `conv1.weight`, `fc1.bias`, ….
-
-    The arrays are copies, which `torch.from_numpy` may keep and change.
-    """
-    layers = nnx.to_pure_dict(params)
-    state = {}
-    for name, layer in layers.items():
-        kernel = np.asarray(layer["kernel"])
-        if name == "fc1":
-            channels, inputs = layers["conv2"]["bias"].shape[0], kernel.shape[0]
-            size = math.isqrt(inputs // channels)
-            kernel = kernel.reshape(size, size, channels, -1).transpose(2, 0, 1, 3)
-            kernel = kernel.reshape(inputs, -1)
-        axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
-        state[f"{name}.weight"] = np.array(kernel.transpose(axes), order="C")
-        state[f"{name}.bias"] = np.array(layer["bias"])
-    return state
-
-
-def from_state_dict(
-    state_dict: StateDict, like: nnx.State, source: str = "the state_dict"
-) -> nnx.State:
-    """The parameters in a `state_dict`, bit for bit.
-
-    Args:
-      state_dict: arrays of NumPy or JAX, or torch's tensors on the CPU; they are copied.
-      like: parameters of the same network, for names, shapes and dtypes; its leaves may be abstract
-        (`jax.ShapeDtypeStruct`).
-      source: what to call the `state_dict` in an error.
-
-    Raises:
-      UserError: lists every entry that is missing, unexpected, misshapen or of another dtype; or,
-        if there is none, every one with a NaN or an infinity in it.
-    """
-    layers = nnx.to_pure_dict(like)
-    shapes, dtypes = {}, {}
-    for name, layer in layers.items():
-        *window, n, k = layer["kernel"].shape
-        shapes |= {f"{name}.weight": (k, n, *window), f"{name}.bias": (k,)}
-        dtypes |= {f"{name}.weight": layer["kernel"].dtype, f"{name}.bias": layer["bias"].dtype}
-    _check(state_dict, shapes, dtypes, source)
-    arrays = {name: np.asarray(state_dict[name]) for name in shapes}
-    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
-    if broken:
-        raise UserError(f"{source} has NaN or infinite numbers in {', '.join(broken)}")
-    pure = {}
-    for name in layers:
-        weight = arrays[f"{name}.weight"]
-        kernel = weight.transpose((2, 3, 1, 0) if weight.ndim == 4 else (1, 0))
-        if name == "fc1":
-            channels, inputs = len(arrays["conv2.bias"]), len(kernel)
-            size = math.isqrt(inputs // channels)
-            kernel = kernel.reshape(channels, size, size, -1).transpose(1, 2, 0, 3)
-            kernel = kernel.reshape(inputs, -1)
-        pure[name] = {"kernel": jnp.array(kernel), "bias": jnp.array(arrays[f"{name}.bias"])}
-    state = jax.tree.map(lambda leaf: leaf, like)
-    nnx.replace_by_pure_dict(state, pure)
-    return state
-
-
-def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[str, Any]:
-    """The sizes of the network that a `state_dict` is of: `LeNet(**sizes, rngs=…)`.
-
-    Raises:
-      UserError: it is of no LeNet; lists every entry that is missing, unexpected, misshapen, or not
-        float32. Where shapes contradict each other the first one counts as right.
-    """
-    sizes: dict[int | str, int] = {}
-    for name, symbols in SHAPES.items():
-        shape = state_dict[name].shape if name in state_dict else ()
-        if len(shape) == len(symbols):
-            for symbol, size in zip(symbols, shape, strict=True):
-                if size > 0:
-                    sizes.setdefault(symbol, size)
-    shapes = {
-        name: tuple(sizes.get(s, s) if isinstance(s, str) else s for s in symbols)
-        for name, symbols in SHAPES.items()
-    }
-    c2, flat = sizes.get("c2"), sizes.get("flat", 0)
-    side = math.isqrt(flat // c2) if c2 else 0
-    if c2 and (side == 0 or flat != c2 * side**2):
-        shapes["fc1.weight"] = (shapes["fc1.weight"][0], f"{c2}·side²")
-    _check(state_dict, shapes, dict.fromkeys(SHAPES, "float32"), source)
-    return {
-        "channels": (sizes["c1"], sizes["c2"]),
-        "features": (sizes["f1"], sizes["f2"]),
-        "num_classes": sizes["num_classes"],
-        "in_channels": sizes["in_channels"],
-        "image_size": 4 * (side + 3),
-    }
-
-
-def save(path: Path, params: nnx.State, notes: Mapping[str, str]) -> None:
-    """Writes a safetensors file in PyTorch's layout, with `notes` as its metadata.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    state_file.write(path, to_state_dict(params), notes)
-
-
-def load(path: str | Path, like: nnx.State) -> nnx.State:
-    """The parameters in a file, for the network of `like`.
-
-    Raises:
-      UserError: as `state_file.read` and `from_state_dict` do.
-    """
-    state_dict, _ = state_file.read(path)
-    return from_state_dict(state_dict, like, str(path))
-
-
-def load_model(path: str | Path) -> tuple[LeNet, dict[str, str]]:
-    """The network in a file, of whatever sizes, and the notes beside it.
-
-    Raises:
-      UserError: as `state_file.read` and `make_model` do.
-    """
-    state_dict, notes = state_file.read(path)
-    return make_model(state_dict, str(path)), notes
-
-
-def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
-    """The network in a `state_dict`, of whatever sizes.
-
-    Raises:
-      UserError: as `infer_sizes` and `from_state_dict` do.
-    """
-    sizes = infer_sizes(state_dict, source)
-    abstract = nnx.eval_shape(lambda: LeNet(**sizes, rngs=nnx.Rngs(0)))
-    graphdef, like = nnx.split(abstract, nnx.Param)
-    return nnx.merge(graphdef, from_state_dict(state_dict, like, source))
-
-
-def pixel_notes(mean: Sequence[float], std: Sequence[float]) -> dict[str, str]:
-    """The notes that say how images are normalised; both are per channel, of pixels in 0..255."""
-    return {
-        "mean": " ".join(map(repr, mean)),
-        "std": " ".join(map(repr, std)),
-        "pixels": "0..255, normalised as (pixel - mean) / std",
-    }
-
-
-def pixel_statistics(
-    notes: Mapping[str, str], in_channels: int, source: str
-) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, of pixels in 0..255, out of a file's notes.
-
-    Raises:
-      UserError: they are missing or are no such numbers.
-    """
-    if not {"mean", "std"} <= set(notes):
-        raise UserError(
-            f"{source} does not tell how its images are normalised\n"
-            "Give --mean and --std as transforms.Normalize has them (0 and 1 where there is none)."
-        )
+def main(argv: Sequence[str]) -> int:
+    """Runs a command: the exit code."""
     try:
-        mean, std = ([float(word) for word in notes[key].split()] for key in ("mean", "std"))
-    except ValueError as error:
-        raise UserError(f"{source}: bad notes: {state_file.printable(error)}") from error
-    finite = all(map(math.isfinite, mean + std))
-    if not finite or len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+        arguments = _parser().parse_args(argv)
+        arguments.function(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
+    return 0
+
+
+def count_hits(
+    model: LeNet,
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int32[np.ndarray, " n"],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> int:
+    """How many images the network gives its largest logit to the label's class."""
+    graphdef, params = nnx.split(model)
+    shift, scale = np.array(mean, np.float32), np.array(std, np.float32)
+
+    @jax.jit
+    def predict(images: jax.Array) -> jax.Array:
+        return jnp.argmax(nnx.merge(graphdef, params)(images), axis=-1)
+
+    hits = 0
+    for start in range(0, len(labels), EVAL_BATCH):
+        batch = images[start : start + EVAL_BATCH].astype(np.float32)
+        predictions = np.asarray(predict(jnp.asarray((batch - shift) / scale)))
+        hits += int(np.sum(predictions == labels[start : start + EVAL_BATCH]))
+    return hits
+
+
+def _load(arguments: argparse.Namespace) -> tuple[LeNet, dict[str, str]]:
+    """The network that the command line names, and the notes beside it."""
+    if arguments.member is None and not (Path(arguments.file) / "sweep.json").is_file():
+        return torch_bridge.load_model(arguments.file)
+    network = trained.load(arguments.file, arguments.member)
+    return network.model, dict(network.notes)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    model, notes = _load(arguments)
+    state_dict = torch_bridge.to_state_dict(nnx.state(model, nnx.Param))
+    sizes = torch_bridge.infer_sizes(state_dict)
+    size, channels = sizes.pop("image_size"), sizes.pop("in_channels")
+    print(f"{arguments.file}: a LeNet for images of {size}×{size}×{channels}")
+    for key, value in sizes.items():
+        print(f"  {key}: {value}")
+    for name, array in state_dict.items():
+        print(f"  {name:<12} {array.shape!s:<16} {array.size:>9,}")
+    print(f"  {'parameters':<29} {sum(array.size for array in state_dict.values()):>9,}")
+    for key, note in notes.items():
+        lines = note.splitlines()
+        print(f"  {printable(key)}: {printable(', '.join(lines), 400)}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
+    if out.suffix != ".safetensors":
         raise UserError(
-            f"{source}: mean and std must have a finite number for each of {in_channels} input"
-            f" channels, std above 0; not {mean} and {std}"
+            f"{out}: the name must end in .safetensors\n"
+            f"PyTorch reads that: network.load_state_dict(safetensors.torch.load_file('{out}'))"
         )
-    return mean, std
+    if out.exists():
+        raise UserError(f"{out} exists already; remove it, or choose another name")
+    model, notes = _load(arguments)
+    notes |= _given_pixel_notes(arguments)
+    if "mean" in notes or "std" in notes:
+        torch_bridge.pixel_statistics(notes, model.conv1.in_features, arguments.file)
+    torch_bridge.save(out, nnx.state(model, nnx.Param), notes)
+    print(out)
 
 
-def _check(
-    state_dict: StateDict,
-    shapes: Mapping[str, Sequence[int | str]],
-    dtypes: Mapping[str, Any],
-    source: str,
-) -> None:
-    """Refuses a `state_dict` that has not just these entries; letters stand for unknown sizes."""
-    found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    mistakes = {
-        "missing": [name for name in shapes if name not in found],
-        "unexpected": [state_file.printable(name, 60) for name in found if name not in shapes],
-        "misshapen": [
-            f"{name} {_tuple(found[name])}, not {_tuple(shape)}"
-            for name, shape in shapes.items()
-            if name in found and found[name] != tuple(shape)
-        ],
-        "wrong dtype": [
-            f"{name} {_dtype_name(state_dict[name].dtype)}, not {_dtype_name(dtype)}"
-            for name, dtype in dtypes.items()
-            if name in found and _dtype_name(state_dict[name].dtype) != _dtype_name(dtype)
-        ],
-    }
-    if not any(mistakes.values()):
-        return
-    told = [f"{kind}: {_join(names)}" for kind, names in mistakes.items() if names]
-    message = f"{source} does not fit the network; {'; '.join(told)}"
-    first = next(iter(shapes))
-    prefix = next((name for name in found if name.endswith(first)), "").removesuffix(first)
-    if prefix and {name.removeprefix(prefix) for name in found} == set(shapes):
-        message += f"\nTake {state_file.printable(prefix)!r} off the front of every name."
-    elif mistakes["wrong dtype"]:
-        message += "\nIn PyTorch, network.float() makes every entry float32."
-    raise UserError(message)
+def _evaluate(arguments: argparse.Namespace) -> None:
+    model, notes = _load(arguments)
+    notes |= _given_pixel_notes(arguments)
+    sizes = torch_bridge.infer_sizes(torch_bridge.to_state_dict(nnx.state(model, nnx.Param)))
+    mean, std = torch_bridge.pixel_statistics(notes, sizes["in_channels"], arguments.file)
+    dataset = data.load(
+        arguments.data,
+        data_dir=arguments.data_dir,
+        image_size=sizes["image_size"],
+        fit=arguments.fit,
+        valid_examples=0,
+    )
+    asked = sizes["in_channels"], sizes["num_classes"]
+    given = dataset.image_shape[2], dataset.num_classes
+    if asked != given:
+        raise UserError(
+            f"{arguments.file} is for {asked[0]} channels and {asked[1]} classes,"
+            f" but the data {dataset.name!r} has {given[0]} and {given[1]}"
+        )
+    if notes.get("classes", "\n".join(dataset.class_names)) != "\n".join(dataset.class_names):
+        raise UserError(
+            f"{arguments.file} was trained on other classes than those of {dataset.name!r}:"
+            f" {printable(', '.join(notes['classes'].splitlines()))}"
+        )
+    images, labels = dataset.test.images, dataset.test.labels
+    hits = count_hits(model, images, labels, mean, std)
+    print(
+        f"{arguments.file} on {dataset.name}: test accuracy {hits / len(labels):.2%},"
+        f" {len(labels) - hits:,} of {len(labels):,} images wrong"
+    )
 
 
-def _join(names: Sequence[str]) -> str:
-    more = len(names) - MOST_LISTED
-    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+def _given_pixel_notes(arguments: argparse.Namespace) -> dict[str, str]:
+    """The notes that --mean and --std ask for; they are of pixels in 0..1."""
+    mean, std = arguments.mean, arguments.std
+    if mean is None and std is None:
+        return {}
+    if mean is None or std is None:
+        raise UserError("--mean and --std go together")
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        raise UserError(
+            "--mean must be in [0, 1] and --std in (0, 1], as transforms.Normalize has them"
+        )
+    return torch_bridge.pixel_notes([255 * value for value in mean], [255 * value for value in std])
 
 
-def _tuple(shape: Sequence[int | str]) -> str:
-    return f"({', '.join(map(str, shape))})"
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X or X,Y,Z") from error
 
 
-def _dtype_name(dtype: Any) -> str:
-    """`float32`, whether NumPy, torch or a file's header says it."""
-    return str(dtype).removeprefix("torch.")
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m lenet_jax.torch_bridge",
+        description="Look at, convert and test LeNets that PyTorch or this package trained.",
+        epilog="FILE is .safetensors, .pt or .pth (these two need torch), a run directory, or, with"
+        " --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2, fc3; the"
+        " sizes are read off them.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    def add(
+        name: str, function: Callable[[argparse.Namespace], None], meaning: str
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)
+        command.add_argument(
+            "file", metavar="FILE", help=".safetensors, .pt, .pth, a run or a sweep"
+        )
+        command.add_argument("--member", type=int, metavar="N", help="which network of a sweep")
+        command.set_defaults(function=function)
+        return command
 
-if __name__ == "__main__":
-    from lenet_jax.torch_command import main  # the floor above: it knows the data
+    def add_pixels(command: argparse.ArgumentParser) -> None:
+        for name, meaning in (("mean", "mean"), ("std", "standard deviation")):
+            command.add_argument(
+                f"--{name}",
+                type=_numbers,
+                metavar="X[,Y,Z]",
+                help=f"{meaning} of a pixel per channel, as in transforms.Normalize (pixels in "
+                "0..1); default: what the file's notes say",
+            )
 
-    sys.exit(main(sys.argv[1:]))
+    add("inspect", _inspect, "check that FILE is a LeNet; print its sizes, entries and notes")
+    convert = add("convert", _convert, "check FILE and write it as safetensors, with its notes")
+    convert.add_argument("out", metavar="OUT.safetensors", help="a new file")
+    add_pixels(convert)
+    evaluate = add("evaluate", _evaluate, "print the accuracy of FILE on every test image")
+    evaluate.epilog = "Images are fitted first and normalised then: transforms.Pad, then Normalize."
+    evaluate.add_argument(
+        "--data", default="mnist", help="`mnist`, a TFDS name, or a folder of idx files"
+    )
+    evaluate.add_argument("--data_dir", help="prepared TFDS datasets")
+    evaluate.add_argument(
+        "--fit", default="pad", choices=FITS, help="how images come to the network's size"
+    )
+    add_pixels(evaluate)
+    return parser

@@ -27,10 +27,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from lenet_jax import native, train  # noqa: E402
+from lenet_jax.nn import native  # noqa: E402
+from lenet_jax.training import step as train  # noqa: E402
 
 if TYPE_CHECKING:
-    from tests import runs
+    from tests.support import runs
 
 # JAX builds these also of leaves that are no arrays, such as what `lower` notes of an argument.
 for pytree in (train.TrainState, train.Metrics):
@@ -69,9 +70,9 @@ def run_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs a tool's main with words: its exit code, and what it printed and complained of."""
-    from lenet_jax import arguments
+    from lenet_jax.terminal import arguments
 
-    monkeypatch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
+    monkeypatch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
 
     def run(main: Callable[[Sequence[str]], int], *words: object) -> tuple[int, str, str]:
         code = arguments.run(main, [str(word) for word in words])
@@ -88,7 +89,7 @@ def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     One process trains it, the others wait.
     """
     from lenet_jax import config as configs
-    from lenet_jax.run import run
+    from lenet_jax.runs.run import run
 
     base = tmp_path_factory.getbasetemp()
     folder = base / "notes_run"
@@ -106,7 +107,7 @@ def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep's directory whose member 7 is the network of `notes_run`, and 8 has no weights."""
-    from lenet_jax import state_file
+    from lenet_jax.storage import weights as state_file
 
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(notes_run / "config.json", folder)
@@ -131,8 +132,8 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def state_dict() -> dict[str, np.ndarray]:
     """A state_dict of a small network, of random bits."""
-    from lenet_jax import torch_bridge
-    from tests.weights import SIZES, random_params
+    from lenet_jax.inference import state_dict as torch_bridge
+    from tests.support.weights import SIZES, random_params
 
     return torch_bridge.to_state_dict(random_params(**SIZES))
 
@@ -140,7 +141,7 @@ def state_dict() -> dict[str, np.ndarray]:
 @pytest.fixture
 def saved(tmp_path: Path, state_dict: dict[str, np.ndarray]) -> Callable[..., Path]:
     """A function that writes a changed `state_dict`; None takes an entry out."""
-    from lenet_jax import state_file
+    from lenet_jax.storage import weights as state_file
 
     def save(changes: dict[str, np.ndarray | None], name: str = "network.safetensors") -> Path:
         changed = {k: v for k, v in (state_dict | changes).items() if v is not None}
@@ -153,7 +154,7 @@ def saved(tmp_path: Path, state_dict: dict[str, np.ndarray]) -> Callable[..., Pa
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of idx files with `tiny`'s data."""
-    from tests import tiny
+    from tests.support import tiny
 
     return tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
 
@@ -161,7 +162,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Run":
     """A run that has ended; not to be changed."""
-    from tests.runs import make_config, start
+    from tests.support.runs import make_config, start
 
     return start(tmp_path_factory.mktemp("runs") / "finished", make_config(folder))
 
@@ -169,7 +170,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Ru
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a run the drawing."""
-    from lenet_jax import report
+    from lenet_jax.runs import figures as report
 
     monkeypatch.setattr(report, "draw_figures", lambda *_: [])
 
@@ -177,6 +178,6 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives a run the time that a busy machine takes to notice a signal."""
-    from lenet_jax import interrupt
+    from lenet_jax.terminal import interrupt
 
     monkeypatch.setattr(interrupt, "GRACE", 600.0)

@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-import tiny
 
-from lenet_jax.schema import ROOT
+from tests.support import tiny
+from tests.support.root import ROOT
 
 # Runs `lenet_jax.main` where the network is a wall, and TensorFlow a mistake.
 GUARDED = """

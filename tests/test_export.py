@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 import lenet_jax
-from lenet_jax import data, export, state_file
-from lenet_jax.schema import ROOT
+from lenet_jax import data, export
+from lenet_jax.storage import weights as state_file
+from tests.support.root import ROOT
 
 
 @pytest.fixture(scope="module")

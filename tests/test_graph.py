@@ -4,8 +4,8 @@ import pytest
 from flax import nnx
 
 from lenet_jax import graph
-from lenet_jax.models import LeNet
-from tests.lowerings import NATIVE
+from lenet_jax.nn.lenet import LeNet
+from tests.support.lowerings import NATIVE
 
 
 def lenet_operations(lowering):

@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 from tensorboardX.proto import event_pb2
-from test_pictures import photo
 
 from lenet_jax import inspect
-from lenet_jax.schema import ROOT
+from tests.support.photos import photo
+from tests.support.root import ROOT
 
 FIGURES = [
     *("calibration", "confusion_matrix", "conv1_filters", "conv2_filters", "curves"),
@@ -30,7 +30,7 @@ def inspected(notes_run, tmp_path_factory):
     """What the command wrote about the notes' network."""
     out = tmp_path_factory.mktemp("inspected")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lenet_jax.main.use_compilation_cache", lambda: None)
+        patch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
         assert inspect.main([f"--workdir={notes_run}", "--index=3", f"--out={out}"]) == 0
     return out
 
@@ -252,7 +252,7 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
 
 def test_help_and_mistakes_need_no_jax():
     code = (
-        "import sys; from lenet_jax import arguments, inspect\n"
+        "import sys; from lenet_jax import inspect; from lenet_jax.terminal import arguments\n"
         "assert arguments.run(inspect.main, ['--workdir=nowhere']) == 2\n"
         "assert not {'jax', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)"
     )

@@ -5,9 +5,10 @@ from unittest import mock
 
 import pytest
 
-from lenet_jax import run
-from lenet_jax.main import DETERMINISTIC_FLAGS, main, use_compilation_cache
-from lenet_jax.schema import ROOT
+from lenet_jax.machine import use_compilation_cache
+from lenet_jax.main import DETERMINISTIC_FLAGS, main
+from lenet_jax.runs import run
+from tests.support.root import ROOT
 
 CONFIG = f"--config={ROOT / 'configs' / 'notes.py'}"
 

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_pictures import photo
 
 from lenet_jax import data, predict
+from tests.support.photos import photo
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_mistakes_are_told_in_three_lines(run, words, told, tmp_path, monkeypatc
 
 def test_help_and_mistakes_need_no_jax():
     code = (
-        "import sys; from lenet_jax import arguments, predict\n"
+        "import sys; from lenet_jax import predict; from lenet_jax.terminal import arguments\n"
         "assert arguments.run(predict.main, ['--workdir=nowhere', 'a.png']) == 2\n"
         "assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
     )

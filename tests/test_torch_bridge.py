@@ -1,253 +1,148 @@
-"""PyTorch's weights in and out: by a recorded network always, live with torch."""
+"""The bridge's command."""
 
-import runpy
-from pathlib import Path
+import struct
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-import safetensors.numpy
-from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from lenet_jax import state_file, torch_bridge
+from lenet_jax import data
+from lenet_jax import torch_bridge as torch_command
 from lenet_jax.errors import UserError
-from tests.golden import make_network as golden
-from tests.weights import ONE_PATH, SIZES, WITHOUT_TORCH, random_params, refusal, split
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.runs import figures as report
+from lenet_jax.storage import weights as state_file
+from lenet_jax.training import step as train
+from lenet_jax.training.spec import make_recipe
+from tests.support import tiny
+from tests.support.weights import SIZES, refusal, split
 
 
-def logits_of(model, images):
-    graphdef, params = nnx.split(model)
-    return jax.jit(lambda params, images: nnx.merge(graphdef, params)(images))(params, images)
-
-
-def assert_same_bits(ours, theirs):
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        assert a.dtype == b.dtype == np.float32
-        np.testing.assert_array_equal(
-            np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32), strict=True
-        )
-
-
-def test_recorded_network_gives_pytorchs_logits():
-    model, notes = torch_bridge.load_model(golden.NETWORK)
-    with np.load(golden.LOGITS, allow_pickle=False) as recorded:
-        ours = logits_of(model, jnp.asarray(recorded["images"]))
-        np.testing.assert_allclose(ours, recorded["logits"], rtol=0, atol=1e-5)
-        assert notes["torch_version"] == str(recorded["torch_version"])
-    assert notes["torch_version"].startswith("2.")
-
-
-def test_recorded_network_comes_back_as_it_was():
-    model, _ = torch_bridge.load_model(golden.NETWORK)
-    recorded = safetensors.numpy.load_file(golden.NETWORK)
-    assert torch_bridge.infer_sizes(recorded) == golden.SIZES
-    assert_same_bits(torch_bridge.to_state_dict(nnx.state(model, nnx.Param)), recorded)
-
-
-sizes_of_all_kinds = st.fixed_dictionaries(
-    {
-        "channels": st.tuples(st.integers(1, 4), st.integers(1, 4)),
-        "features": st.tuples(st.integers(1, 6), st.integers(1, 6)),
-        "num_classes": st.integers(1, 5),
-        "in_channels": st.integers(1, 3),
-        "image_size": st.sampled_from([16, 20, 24, 32]),
-    }
-)
-
-
-@settings(max_examples=12, suppress_health_check=ONE_PATH)
-@given(sizes_of_all_kinds, st.integers(0, 2**31))
-def test_round_trip_is_bit_identical(tmp_path, sizes, seed):
-    params = random_params(seed, **sizes)
-    _, like = split(**sizes)
-    path = tmp_path / "network.safetensors"
-    torch_bridge.save(path, params, {"name": "first"})
-    assert_same_bits(torch_bridge.load(path, like), params)
-    assert_same_bits(torch_bridge.load(path, params), params)  # `like` may have numbers of its own
-    stored, notes = state_file.read(path)
-    assert notes == {"name": "first"}
-    assert torch_bridge.infer_sizes(stored) == sizes
-    assert_same_bits(
-        {name: np.asarray(tensor) for name, tensor in stored.items()},
-        torch_bridge.to_state_dict(params),
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """A folder with a network's weights and notes, as a finished run leaves them."""
+    dataset = tiny.dataset()
+    monkeypatch.setattr(data, "load", lambda name, **_: dataset)
+    recipe = make_recipe(tiny.config(), dataset)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: jnp.array(random.normal(0, 0.3, leaf.shape), jnp.float32),
+        split(**SIZES | {"features": (8, 6)})[1],
     )
+    report.save_weights(tmp_path / "model.safetensors", recipe, params, dataset)
+    return tmp_path, recipe, params, dataset
 
 
-def test_state_dict_is_copied_both_ways(state_dict):
-    _, like = split(**SIZES)
-    kept = {name: array.copy() for name, array in state_dict.items()}
-    state_dict = {name: aligned(array) for name, array in state_dict.items()}
-    params = torch_bridge.from_state_dict(state_dict, like)
-    for array in state_dict.values():
-        array[...] = 1  # as an optimiser of PyTorch would
-    assert_same_bits(torch_bridge.to_state_dict(params), kept)
-
-
-def aligned(array):
-    """A copy in memory such as JAX would use without copying it, if it were let."""
-    memory = np.empty(array.nbytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
-
-
-def test_same_weights_and_notes_are_the_same_bytes(tmp_path, state_dict):
-    notes = {name: name.upper() for name in "abcdefgh"}
-    for name, order in (("a", 1), ("b", -1)):
-        state_file.write(tmp_path / name, state_dict, dict(list(notes.items())[::order]))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_file_may_be_read_by_others(saved):
-    plain = saved({}).with_name("plain")
-    plain.write_text("")
-    assert saved({}).stat().st_mode == plain.stat().st_mode
-
-
-def test_one_error_lists_all_that_does_not_fit(state_dict):
-    del state_dict["conv1.weight"], state_dict["fc3.bias"]
-    state_dict["fc1.weight"] = state_dict["fc1.weight"].T
-    state_dict["fc2.bias"] = state_dict["fc2.bias"][None]
-    state_dict["conv2.bias"] = state_dict["conv2.bias"].astype(np.float64)
-    state_dict |= {"bn1.running_mean": np.zeros(2), "fc\n4": np.zeros(3, np.int64)}
-    _, like = split(**SIZES)
-    told = (
-        "missing: conv1.weight, fc3.bias",
-        "unexpected: bn1.running_mean, fc 4",
-        "misshapen: fc1.weight (3, 5), not (5, 3), fc2.bias (1, 4), not (4)",
-        "wrong dtype: conv2.bias float64, not float32",
-    )
-    with pytest.raises(UserError) as caught:
-        torch_bridge.from_state_dict(state_dict, like)
-    assert "; ".join(told) in str(caught.value)
-    assert str(caught.value).count("\n") == 1
-    with pytest.raises(UserError) as caught:
-        torch_bridge.infer_sizes(state_dict)
-    for part in (told[0], told[1], told[3], "fc2.bias (1, 4), not (4)"):
-        assert part in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "told"),
-    [
-        ("conv1.weight", (2, 1, 3, 3), "conv1.weight (2, 1, 3, 3), not (2, 1, 5, 5)"),
-        ("conv1.weight", (2, 25), "conv1.weight (2, 25), not (2, in_channels, 5, 5)"),
-        ("conv2.weight", (3, 7, 5, 5), "conv2.weight (3, 7, 5, 5), not (3, 2, 5, 5)"),
-        ("fc1.weight", (5, 4), "fc1.weight (5, 4), not (5, 3·side²)"),
-        ("fc1.weight", (5, 24), "fc1.weight (5, 24), not (5, 3·side²)"),
-        ("fc1.weight", (5, 0), "fc1.weight (5, 0), not (5, 3·side²)"),
-        ("fc2.weight", (4, 6), "fc2.weight (4, 6), not (4, 5)"),
-        ("fc3.bias", (10,), "fc3.bias (10), not (6)"),
-        ("fc3.bias", (), "fc3.bias (), not (6)"),
-    ],
-)
-def test_shapes_that_contradict_each_other(capsys, saved, name, shape, told):
-    path = saved({name: np.zeros(shape, np.float32)})
-    assert f"{path} does not fit the network; misshapen: {told}\n" == refusal(
-        capsys, "inspect", path
-    )
-
-
-def test_layer_of_no_units_is_refused(state_dict):
-    shapes = {"conv1.weight": (0, 1, 5, 5), "conv1.bias": (0,), "conv2.weight": (3, 0, 5, 5)}
-    state_dict |= {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    with pytest.raises(
-        UserError, match=r"conv1.bias \(0\), not \(c1\), conv2.weight \(3, 0, 5, 5\)"
-    ):
-        torch_bridge.infer_sizes(state_dict)
-
-
-def test_network_of_other_sizes_is_refused_by_name(saved):
-    _, like = split(**SIZES | {"num_classes": 10})
-    path = saved({})
-    told = r"fc3.weight \(6, 4\), not \(10, 4\), fc3.bias \(6\), not \(10\)"
-    with pytest.raises(UserError, match=f"^{path} does not fit the network; misshapen: {told}$"):
-        torch_bridge.load(path, like)
-
-
-def test_another_architecture_is_named_in_one_line(capsys, tmp_path):
-    names = [f"features.{i}.{kind}" for i in range(16) for kind in ("weight", "bias")]
-    path = tmp_path / "vgg.safetensors"
-    state_file.write(path, dict.fromkeys(names, np.zeros(2, np.float32)), {})
-    said = refusal(capsys, "inspect", path)
-    assert said.count("\n") == 1
-    assert all(name in said for name in (*torch_bridge.SHAPES, *names))
-
-
-def test_prefix_of_all_names_is_recognised(state_dict):
-    wrapped = {f"module.{name}": array for name, array in state_dict.items()}
-    with pytest.raises(UserError, match="\nTake 'module\\.' off"):
-        torch_bridge.infer_sizes(wrapped)
-
-
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, np.int32])
-def test_dtypes_are_refused_not_rounded(capsys, saved, dtype):
-    path = saved({"fc1.bias": np.ones(5, dtype), "fc2.bias": np.ones(4, dtype)})
-    name = np.dtype(dtype).name.replace("int32", "I32")
-    said = refusal(capsys, "inspect", path)
-    assert f"fc1.bias {name}, not float32, fc2.bias {name}, not float32\n" in said
-    assert "network.float()" in said
-
-
-def test_numbers_that_are_none_are_refused(capsys, saved, state_dict):
-    bias = state_dict["fc3.bias"].copy()
-    bias[1] = np.nan
-    path = saved({"fc3.bias": bias, "conv1.bias": np.array([1, -np.inf], np.float32)})
-    said = refusal(capsys, "inspect", path)
-    assert said == f"{path} has NaN or infinite numbers in conv1.bias, fc3.bias\n"
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"channels": (6, 12), "features": (120, 84)},
-        {"channels": (6, 16), "features": (120, 84)},
-    ],
-    ids=["notes", "lenet5"],
-)
-def test_logits_are_those_of_live_pytorch(tmp_path, sizes):
-    torch = pytest.importorskip("torch", reason=WITHOUT_TORCH)
-    network = golden.torch_network(**sizes)
-    torch.save(network.state_dict(), tmp_path / "network.pt")
-    model, _ = torch_bridge.load_model(tmp_path / "network.pt")
-    images = np.random.default_rng(0).normal(size=(8, 32, 32, 1)).astype(np.float32)
-    theirs = golden.torch_logits(network, images)
-    np.testing.assert_allclose(logits_of(model, images), theirs, rtol=0, atol=1e-5)
-
-    # And back, through a file.
-    torch_bridge.save(tmp_path / "back.safetensors", nnx.state(model, nnx.Param), {})
-    from safetensors.torch import load_file
-
-    loaded = load_file(tmp_path / "back.safetensors")
-    assert all(torch.equal(loaded[k], v) for k, v in network.state_dict().items())
-    again = golden.torch_network(**sizes)
-    again.load_state_dict(loaded)
-    np.testing.assert_array_equal(golden.torch_logits(again, images), theirs)
-
-
-@pytest.mark.torch
-def test_tensors_of_live_pytorch_are_taken_and_copied():
-    torch = pytest.importorskip("torch", reason=WITHOUT_TORCH)
-    network = golden.torch_network(**golden.SIZES)
-    _, like = split(**golden.SIZES)
-    params = torch_bridge.from_state_dict(network.state_dict(), like)
-    kept = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
-    with torch.no_grad():
-        network.fc3.bias.add_(1)
-    assert_same_bits(torch_bridge.to_state_dict(params), kept)
-
-
-@pytest.mark.torch
-def test_example_makes_the_round_trip(capsys):
-    pytest.importorskip("torch", reason=WITHOUT_TORCH)
-    path = Path(__file__).parents[1] / "examples" / "torch_round_trip.py"
-    runpy.run_path(str(path), run_name="__main__")
+def test_inspect_prints_what_a_run_left(capsys, run):
+    folder, *_ = run
+    assert torch_command.main(["inspect", str(folder)]) == 0
     out, _ = capsys.readouterr()
-    assert out.endswith("Round trip: bit-identical\n")
+    assert "a LeNet for images of 16×16×1\n  channels: (2, 3)\n  features: (8, 6)\n" in out
+    assert "conv1.weight (2, 1, 5, 5)            50\n" in out
+    assert "parameters                          333\n" in out
+    assert "classes: a, b, c, d, e, f\n" in out
+
+
+def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
+    monkeypatch.setattr(torch_command, "EVAL_BATCH", 20)  # the last batch has 13
+    folder, recipe, params, dataset = run
+    metrics, _ = train.evaluate(
+        recipe, params, jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
+    )
+    wrong = int(metrics.count - metrics.correct)
+    assert 0 < wrong < 33
+    assert torch_command.main(["evaluate", str(folder), "--data=bars"]) == 0
+    out, _ = capsys.readouterr()
+    assert out.endswith(f"{1 - wrong / 33:.2%}, {wrong} of 33 images wrong\n")
+
+
+def test_notes_of_a_run_are_read_back_exactly(run):
+    folder, recipe, *_ = run
+    _, notes = torch_bridge.load_model(folder)
+    mean, std = torch_bridge.pixel_statistics(notes, 1, "it")
+    assert (tuple(mean), tuple(std)) == (recipe.mean, recipe.std)
+
+
+def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):
+    folder, *_ = run
+    out = tmp_path / "out.safetensors"
+    assert torch_command.main(["convert", str(folder), str(out)]) == 0
+    assert out.read_bytes() == (folder / "model.safetensors").read_bytes()
+    assert capsys.readouterr().out == f"{out}\n"
+    assert f"{out} exists already" in refusal(capsys, "convert", folder, out)
+
+
+def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
+    out = tmp_path / "out.safetensors"
+    argv = ["convert", str(saved({})), str(out), "--mean=0.1307", "--std=0.3081"]
+    assert torch_command.main(argv) == 0
+    _, notes = torch_bridge.load_model(out)
+    mean, std = torch_bridge.pixel_statistics(notes, 1, "it")
+    np.testing.assert_allclose([mean, std], [[33.3285], [78.5655]], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ([], "required: COMMAND"),
+        (["inspct", "FILE"], "invalid choice: 'inspct'"),
+        (["inspect"], "required: FILE"),
+        (["inspect", "FILE", "--al\nl"], "unrecognized arguments"),
+        (["convert", "FILE", "OUT.pt"], "must end in .safetensors"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=0.1"], "go together"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=33.3", "--std=78.6"], "in [0, 1]"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=0.1", "--std=0"], "in (0, 1]"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=nan", "--std=1"], "in [0, 1]"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=x", "--std=1"], "'x' is not X or X,Y,Z"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=0,0", "--std=1"], "each of 1 input"),
+        (["evaluate", "FILE"], "does not tell how its images are normalised"),
+        (["evaluate", "FILE", "--mean=0", "--std=1"], "for 1 channels and 6 classes, but the data"),
+        (["evaluate", "FILE", "--mean=0", "--std=1", "--data=./none"], "there is no folder none"),
+        (["evaluate", "FILE", "--fit=crop"], "invalid choice: 'crop'"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(capsys, monkeypatch, saved, argv, told):
+    path = saved({})
+    monkeypatch.chdir(path.parent)
+    argv = [path.name if word == "FILE" else word for word in argv]
+    if argv[0:1] == ["evaluate"] and "--data=./none" not in argv:
+        argv.append(f"--data={make_idx_folder(path.parent / 'idx')}")
+    before = sorted(path.parent.iterdir())
+    assert told in refusal(capsys, *argv)
+    assert sorted(path.parent.iterdir()) == before
+
+
+def make_idx_folder(folder):
+    """Ten black images of 8×8, a class each."""
+    folder.mkdir()
+    for part in ("train", "t10k"):
+        images = struct.pack(">4I", 0x803, 10, 8, 8) + bytes(640)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(images)
+        labels = struct.pack(">2I", 0x801, 10) + bytes(range(10))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(labels)
+    return folder
+
+
+@pytest.mark.parametrize("mean", ["x", "", "1 2", "inf", "1e999"])
+def test_notes_that_are_no_numbers_are_refused(capsys, tmp_path, state_dict, mean):
+    path = tmp_path / "network.safetensors"
+    state_file.write(path, state_dict, {"mean": mean, "std": "1.0"})
+    assert refusal(capsys, "evaluate", path).startswith(f"{path}: ")
+    with pytest.raises(UserError, match="std above 0"):
+        torch_bridge.pixel_statistics({"mean": "0", "std": "0"}, 1, "it")
+
+
+def test_other_classes_than_the_networks_are_refused(capsys, monkeypatch, run):
+    folder, _, _, dataset = run
+    vars(dataset)["class_names"] = tuple("uvwxyz")
+    said = refusal(capsys, "evaluate", folder)
+    assert said.endswith("trained on other classes than those of 'bars': a, b, c, d, e, f\n")
+
+
+def test_help_names_the_commands(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        torch_command.main(["--help"])
+    out, _ = capsys.readouterr()
+    assert "python -m lenet_jax.torch_bridge" in out
+    assert all(f"\n    {name} " in out for name in ("inspect", "convert", "evaluate"))

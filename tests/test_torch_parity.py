@@ -10,12 +10,13 @@ from flax import nnx
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lenet_jax import ops, torch_bridge
-from lenet_jax.autograd import backward
-from lenet_jax.models import LeNet
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.nn import ops
+from lenet_jax.nn.autograd import backward
+from lenet_jax.nn.lenet import LeNet
 from tests.golden import make_network
 from tests.golden import make_parity as golden
-from tests.lowerings import NATIVE, at_hand
+from tests.support.lowerings import NATIVE, at_hand
 
 WITHOUT_TORCH = "torch is not installed: only the recorded numbers are compared"
 # Each shape is compiled, so a failure is shown as found: to shrink it would take minutes.

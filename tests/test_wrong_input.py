@@ -16,14 +16,15 @@ from unittest import mock
 
 import numpy as np
 import pytest
-import tiny
 from safetensors.numpy import load_file, save_file
 
 from experiments import sweep
-from lenet_jax import arguments as command
-from lenet_jax import main, predict, torch_command
-from lenet_jax.checkpoint import ARRAYS, MANIFEST, manifest
-from lenet_jax.schema import ROOT
+from lenet_jax import main, predict
+from lenet_jax import torch_bridge as torch_command
+from lenet_jax.storage.checkpoint import ARRAYS, MANIFEST, manifest
+from lenet_jax.terminal import arguments as command
+from tests.support import tiny
+from tests.support.root import ROOT
 
 NOTES = f"--config={ROOT / 'configs' / 'notes.py'}"
 NEW = [NOTES, "--workdir=new"]
@@ -88,7 +89,7 @@ OVERRIDES = [
     ("data.name=~no-such-user/x", "~no-such-user/x: Could not determine home directory."),
     ("data.name=what is this?", "data.name: 'what is this?' is neither a folder nor the name of a"),
 ]
-SOURCE = """from configs import base
+SOURCE = """from lenet_jax.config import base
 def get_config(arg=""):
     config = base.get_config(arg)
     {}
@@ -306,7 +307,7 @@ def run_sweep(arguments):
     return sweep.main(["sweep", *arguments])
 
 
-SWEEP = "from lenet_jax.sweep_file import *\ndef get_sweep():\n    return {}\n"
+SWEEP = "from lenet_jax.sweeps.file import *\ndef get_sweep():\n    return {}\n"
 SWEEPS = {
     "none": (None, "missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py"),
     "empty": (SWEEP.format("[]"), "sweep_empty.py: the sweep is empty"),
@@ -422,7 +423,7 @@ def test_runs_and_checkpoints(capsys, name):
     run = Path(f"run_{name}")
     shutil.copytree("run", run)
     if change is None:
-        from lenet_jax.workdir import Workdir
+        from lenet_jax.storage.run_dir import Workdir
 
         with Workdir(run):
             check(capsys, run_main, run_arguments(run, 3), line)

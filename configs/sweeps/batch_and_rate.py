@@ -7,7 +7,7 @@ The batch size shapes the program, so each is a group of its own; the rate is a 
 Add `--dry_run` for the time on your machine: at 25 µs a model-image seven minutes.
 """
 
-from lenet_jax.sweep_file import Sweep, product, sweep
+from lenet_jax.sweeps.file import Sweep, product, sweep
 
 
 def get_sweep(seeds: str = "3") -> Sweep:

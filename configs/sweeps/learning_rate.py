@@ -8,7 +8,7 @@ It took 18 minutes on two cores that had other work besides, see results/learnin
 tells what to expect on yours.
 """
 
-from lenet_jax.sweep_file import Sweep, product, sweep
+from lenet_jax.sweeps.file import Sweep, product, sweep
 
 RATES = (0.003, 0.006, 0.0125, 0.025, 0.05, 0.1, 0.2, 0.4)
 

@@ -8,7 +8,7 @@ decides initial weights, data order and augmentation; sweep `seeds.init` or `see
 them. Add `--dry_run` for the time on your machine: at 25 µs a model-image 17 s a seed (12 epochs).
 """
 
-from lenet_jax.sweep_file import Sweep, sweep
+from lenet_jax.sweeps.file import Sweep, sweep
 
 
 def get_sweep(count: str = "16") -> Sweep:

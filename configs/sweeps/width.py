@@ -7,7 +7,7 @@ Every width shapes the program: 12 groups, each compiled once. Add `--dry_run` f
 machine; the widest members take most of it.
 """
 
-from lenet_jax.sweep_file import Sweep, product, sweep
+from lenet_jax.sweeps.file import Sweep, product, sweep
 
 
 def get_sweep(seeds: str = "3") -> Sweep:

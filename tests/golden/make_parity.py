@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lenet_jax import torch_bridge
-from lenet_jax.models import LeNet
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.nn.lenet import LeNet
 from tests.golden import make_network
 
 PATH = Path(__file__).parent / "parity.npz"

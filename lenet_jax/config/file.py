@@ -1,0 +1,260 @@
+"""Configs: a Python file and its overrides, checked as a whole before anything else happens.
+
+A config file runs as code: run only those you trust. Its path is relative to the working directory.
+A finished run is read back from its `config.json` (`load_json`), which is data.
+
+Every mistake raises `errors.UserError`, and all mistakes of one config come together.
+"""
+
+import difflib
+import inspect
+import json
+import traceback
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from lenet_jax.config import base
+from lenet_jax.config.schema import Key, find_mistakes, keys, show, suggestion
+from lenet_jax.errors import UserError
+
+# A ConfigDict. Its attributes are known only when it exists, so to a type checker it is anything.
+Config: TypeAlias = Any
+
+
+def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Config:
+    """Runs a config file's `get_config` and applies overrides.
+
+    Args:
+      path_with_arg: `FILE.py` or `FILE.py:ARG`; the argument goes to `get_config`.
+      overrides: dotted paths and their values, as `build` takes them.
+
+    Raises:
+      UserError: the file is missing or fails, or the config has mistakes.
+    """
+    return build(run_file(path_with_arg), overrides)
+
+
+def replace(config: Config, overrides: Mapping[str, object]) -> Config:
+    """Returns a copy with other values, as `build` takes them; raises UserError likewise."""
+    return build(_flatten(config), overrides.items())
+
+
+def validate(config: Config) -> None:
+    """Checks keys, types, ranges and the rules between keys.
+
+    Raises:
+      UserError: tells all mistakes at once, on at most three lines.
+    """
+    build(_flatten(config))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the config as nested dicts that JSON can hold; tuples become lists."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, ConfigDict):
+            return to_dict(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    return {name: plain(value) for name, value in config.items()}
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Inverts `to_dict`; raises UserError if the values are no valid config."""
+    return build(_flatten(values))
+
+
+def load_json(path: Path) -> Config:
+    """Reads the `config.json` of a run; runs no code.
+
+    Raises:
+      UserError: the file is missing, is not JSON, or holds no valid config.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {show(path)}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{show(path)} is not JSON: {one_line(error)}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{show(path)} holds no config: it is not a JSON object")
+    try:
+        return from_dict(values)
+    except UserError as error:
+        raise UserError(f"{show(path)}: {error}") from error
+
+
+def differing_keys(old: Config, new: Config) -> list[str]:
+    """Returns a line for each difference, such as `train.num_epochs: 12 → 20`."""
+    before, after = _flatten(old), _flatten(new)
+    return [
+        f"{path}: {show(before.get(path, 'absent'))} → {show(after.get(path, 'absent'))}"
+        for path in before | after
+        if path not in before or path not in after or before[path] != after[path]
+    ]
+
+
+def one_line(error: Exception) -> str:
+    """Returns the message of an exception as short text for one line."""
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = " ".join(text.split())
+    return text if len(text) <= 160 else f"{text[:159]}…"
+
+
+def run_file(path_with_arg: str) -> dict[str, Any]:
+    """Runs the `get_config` of `FILE.py[:ARG]`.
+
+    Returns:
+      The config's values by dotted path, unchecked.
+
+    Raises:
+      UserError: the file is missing, fails (its line is told), or gives no ConfigDict.
+    """
+    config = call_file(path_with_arg, "get_config", "config")
+    if not isinstance(config, ConfigDict):
+        path, kind = path_with_arg.partition(":")[0], type(config).__name__
+        raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
+    return _flatten(config)
+
+
+def call_file(path_with_arg: str, function: str, kind: str) -> Any:
+    """Runs `FILE.py[:ARG]` and calls a function of it, with the argument if there is one.
+
+    Args:
+      path_with_arg: the file and the argument.
+      function: its name.
+      kind: what the file is called in an error: `config` or `sweep`.
+
+    Raises:
+      UserError: the file is missing, fails (its line is told), or has no such function.
+    """
+    name, _, arg = path_with_arg.partition(":")
+    path = Path(name)
+    try:
+        source = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"no {kind} file {show(path)}{_similar_file(path)}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {kind} file {show(path)}: {one_line(error)}") from error
+    try:
+        return _call_source(source, path, function, arg)
+    except UserError:
+        raise
+    except Exception as error:
+        told = f"{_line_in(path, error)}: {type(error).__name__}: {one_line(error)}"
+        raise UserError(told) from error
+
+
+def build(
+    values: Mapping[str, Any],
+    overrides: Iterable[tuple[str, object]] = (),
+    mistakes: Iterable[str] = (),
+) -> Config:
+    """Applies overrides, checks everything, and makes the config.
+
+    Args:
+      values: values by dotted path.
+      overrides: dotted paths and their new values, each path once. Text is read by the key's
+        type: `1e3` is an integer, `6,16` and `(6, 16)` are tuples, `None` empties a placeholder.
+      mistakes: what the caller found wrong already; told with what is found here.
+
+    Returns:
+      The config, locked, with exactly the keys of `lenet_jax/config/base.py` and their types.
+
+    Raises:
+      UserError: tells all mistakes at once, on at most three lines.
+    """
+    values, mistakes, overridden = dict(values), list(mistakes), set()
+    for path, value in overrides:
+        if path in overridden:
+            mistakes.append(f"--config.{show(path)} is given more than once")
+        elif path not in keys():
+            mistakes.append(
+                f"unknown key --config.{show(path)}; {suggestion(path, values, '--config.')}"
+            )
+        else:
+            try:
+                values[path] = _parse(value, keys()[path]) if isinstance(value, str) else value
+            except ValueError:
+                values[path] = value
+        overridden.add(path)
+    mistakes += find_mistakes(values)
+    if mistakes:
+        lines = [*mistakes[:2], "; ".join(mistakes[2:])]
+        raise UserError("\n".join(line for line in lines if line))
+    config = base.get_config()
+    config.update_from_flattened_dict(values)  # makes floats of integers, tuples of lists
+    return config.lock()
+
+
+def _call_source(source: bytes, path: Path, name: str, arg: str) -> Any:
+    module = ModuleType(path.stem)
+    module.__file__ = str(path)
+    # Not imported: an import would leave compiled code beside the file.
+    exec(compile(source, str(path), "exec"), module.__dict__)
+    function = module.__dict__.get(name)
+    if not callable(function):
+        raise UserError(f"{show(path)} has no function {name}")
+    arguments = [arg] if arg else []
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        needs = f"takes no argument, not {show(arg)}" if arg else "needs an argument: FILE.py:ARG"
+        raise UserError(f"{show(path)}: its {name} {needs}") from error
+    return function(*arguments)
+
+
+def _similar_file(path: Path) -> str:
+    folders = dict.fromkeys((path.parent, Path("configs"), Path("configs/sweeps")))
+    files = [str(file) for folder in folders for file in sorted(folder.glob("[!_]*.py"))]
+    near = difflib.get_close_matches(str(path), files, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _line_in(path: Path, error: Exception) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{show(error.filename)}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f"{show(path)}:{lines[-1]}" if lines else show(path)
+
+
+def _flatten(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _parse(text: str, key: Key) -> object:
+    """Reads a value of the key's type; raises ValueError if the text is none."""
+    if key.optional and text == "None":
+        return None
+    if key.kind is bool:
+        return flags.BooleanParser().parse(text)
+    if key.kind is int:
+        return _parse_integer(text)
+    if key.kind is tuple:
+        items = text.strip()
+        if items[:1] + items[-1:] in ("()", "[]"):
+            items = items[1:-1].strip()
+        return tuple(_parse_integer(item) for item in items.removesuffix(",").split(","))
+    return key.kind(text)
+
+
+def _parse_integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)

@@ -1,0 +1,164 @@
+"""The command line: `--config`, its overrides, `--workdir`, and a help that names every key."""
+
+import ast
+import difflib
+import io
+import textwrap
+import tokenize
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from lenet_jax.config import base
+from lenet_jax.config.file import Config, build, one_line, run_file
+from lenet_jax.config.schema import keys, show, suggestion
+from lenet_jax.errors import UserError
+
+COMMAND = "python -m lenet_jax.main"
+
+
+def make_flags() -> flags.FlagValues:
+    """Returns the flags of a command: `--help`, `--config`, `--workdir` and one per config key.
+
+    A command defines its own beside them (`flags.DEFINE_bool(…, flag_values=…)`) and hands all to
+    `parse`. They are not absl's global flags, so those of imported libraries stay out.
+    """
+    flag_values = flags.FlagValues()
+    flag_values.set_gnu_getopt(True)  # go on behind a stray argument, to tell all mistakes at once
+    for name, meaning in (
+        ("config", "FILE.py[:ARG], a config file; it runs as code. `:smoke` makes a short run"),
+        ("workdir", "folder of the run; a run that it holds already is resumed"),
+    ):
+        flags.DEFINE_string(name, None, meaning, flag_values=flag_values, allow_overwrite=False)
+    flags.DEFINE_bool("help", False, "show this and exit", short_name="h", flag_values=flag_values)
+    for path, key in keys().items():
+        # Their text is kept as it is, and every one: `config.build` reads it and tells mistakes.
+        flag = flags.MultiFlag(
+            flags.ArgumentParser(),
+            flags.ArgumentSerializer(),
+            f"config.{path}",
+            None,
+            "",
+            boolean=key.kind is bool,
+        )
+        flags.DEFINE_flag(flag, flag_values, module_name=__name__)
+    return flag_values
+
+
+def parse(argv: Sequence[str], flag_values: flags.FlagValues, command: str = COMMAND) -> Config:
+    """Parses a command line; writes nothing.
+
+    Args:
+      argv: the program's name, then its arguments.
+      flag_values: from `make_flags`; takes the values of the other flags.
+      command: what starts the program, for the help.
+
+    Returns:
+      The config, checked and locked.
+
+    Raises:
+      UserError: tells all mistakes at once, on at most three lines.
+      SystemExit: with code 0, when `--help` was given and printed.
+    """
+    try:
+        _, *rest = flag_values(list(argv), known_only=True)
+    except (flags.Error, ValueError) as error:
+        raise UserError(one_line(error)) from error
+    if flag_values["help"].value:
+        print(help_text(flag_values, command))
+        raise SystemExit(0)
+
+    file, workdir = flag_values["config"].value, flag_values["workdir"].value
+    values = run_file(file) if file else {path: key.default for path, key in keys().items()}
+    mistakes = []
+    if not file:
+        mistakes.append("missing --config=FILE.py, for example --config=configs/notes.py")
+    if not workdir:
+        mistakes.append("missing --workdir=DIR, for example --workdir=runs/first")
+    mistakes += _unknown_arguments(rest, values, flag_values)
+    overrides = [
+        (path, text) for path in keys() for text in flag_values[f"config.{path}"].value or ()
+    ]
+    return build(values, overrides, mistakes)
+
+
+def help_text(flag_values: flags.FlagValues, command: str = COMMAND) -> str:
+    """Returns the usage, the command's flags, and every config key; at most 80 columns wide."""
+    comments = _key_comments(Path(base.__file__).read_text(encoding="utf-8"))
+    flag_rows = [(f"--{name}", flag_values[name].help) for name in _own_flags(flag_values)]
+    key_rows = [
+        (path, keys()[path].kind.__name__, show(keys()[path].default), comment)
+        for path, comment in comments.items()
+    ]
+    return "\n".join(
+        [
+            f"{command} --config=FILE.py[:ARG] --workdir=DIR",
+            "    [--config.KEY=VALUE ...]",
+            "",
+            *_table(flag_rows),
+            "",
+            "Each KEY with its type, its default in lenet_jax/config/base.py, and its meaning:",
+            "",
+            *_table(key_rows),
+        ]
+    )
+
+
+def _own_flags(flag_values: flags.FlagValues) -> list[str]:
+    """Returns the names of the flags that are no config keys, without short names."""
+    return [name for name in flag_values if not name.startswith("config.") and len(name) > 1]
+
+
+def _unknown_arguments(
+    rest: Sequence[str], values: Mapping[str, Any], flag_values: flags.FlagValues
+) -> list[str]:
+    mistakes = []
+    is_value = False  # of the unknown flag before it
+    for argument in rest:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name:
+            own = difflib.get_close_matches(name, _own_flags(flag_values), n=1, cutoff=0.7)
+            if own and not name.startswith("config."):
+                hint = f"did you mean --{own[0]}?"
+            else:
+                hint = suggestion(name.removeprefix("config."), values, "--config.")
+            mistakes.append(f"unknown flag --{show(name)}; {hint}")
+            is_value = not equals
+        else:
+            if not is_value:
+                mistakes.append(f"unexpected argument {show(argument)}; write --flag=value")
+            is_value = False
+    return mistakes
+
+
+def _key_comments(source: str) -> dict[str, str]:
+    """Returns the comment behind each `config.key = …` by the key's path, in the file's order."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    by_line = {
+        token.start[0]: token.string.lstrip("# ")
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
+    comments = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign):
+            path = ast.unparse(node.targets[0]).removeprefix("config.")
+            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+                if line in by_line:
+                    comments.setdefault(path, by_line[line])
+    return comments
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligns the columns; the last one wraps at 80."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+    lines = []
+    for *cells, last in rows:
+        start = "  " + "".join(
+            f"{cell:<{width + 2}}" for cell, width in zip(cells, widths, strict=True)
+        )
+        indent = " " * len(start)
+        lines += textwrap.wrap(last, 80, initial_indent=start, subsequent_indent=indent)
+    return lines

@@ -1,0 +1,277 @@
+"""The schema of a config: its keys, their types and ranges, and what goes together.
+
+`base.py` has the keys and, by its defaults, their types; the tables here have the rest.
+"""
+
+import difflib
+import functools
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from lenet_jax.config import base
+
+# What a value may be: for numbers, and each number of a tuple, an interval; for text, the words
+# there are. A key that is not here is a switch or free text.
+RULES: dict[str, str | tuple[str, ...]] = {
+    "seed": "[0, inf)",
+    "seeds.init": "[0, inf)",
+    "seeds.order": "[0, inf)",
+    "seeds.augment": "[0, inf)",
+    "data.image_size": "[16, inf)",
+    "data.fit": ("pad", "resize"),
+    "data.valid_examples": "[1, inf)",
+    "data.split_seed": "[0, inf)",
+    "data.train_examples": "[1, inf)",
+    "model.channels": "[1, inf)",
+    "model.features": "[1, inf)",
+    "model.num_classes": "[2, inf)",
+    "model.in_channels": "[1, inf)",
+    "model.init": ("torch", "flax"),
+    "model.lowering": ("auto", "native", "phase", "plain"),
+    "train.num_epochs": "[1, inf)",
+    "train.batch_size": "[1, inf)",
+    "train.micro_batch_size": "[1, inf)",
+    "train.eval_batch_size": "[1, inf)",
+    "train.label_smoothing": "[0, 1)",
+    "train.max_grad_norm": "(0, inf)",
+    "optimizer.name": ("sgd", "adam", "adamw"),
+    "optimizer.learning_rate": "(0, inf)",
+    "optimizer.momentum": "[0, 1)",
+    "optimizer.dampening": "[0, 1]",
+    "optimizer.weight_decay": "[0, inf)",
+    "optimizer.b1": "[0, 1)",
+    "optimizer.b2": "[0, 1)",
+    "optimizer.eps": "(0, inf)",
+    "schedule.name": ("constant", "cosine", "step", "one_cycle", "linear"),
+    "schedule.warmup_epochs": "[0, inf)",
+    "schedule.final_scale": "[0, 1]",
+    "schedule.step_epochs": "[1, inf)",
+    "schedule.step_scale": "(0, 1]",
+    "schedule.pct_start": "(0, 1)",
+    "schedule.div_factor": "[1, inf)",
+    "schedule.final_div_factor": "[1, inf)",
+    "augment.shift": "[0, inf)",
+    "augment.rotate": "[0, 180]",
+    "augment.scale": "[0, 1)",
+    "augment.shear": "[0, 90)",
+    "checkpoint.every_epochs": "[1, inf)",
+    "checkpoint.keep": "[1, inf)",
+}
+
+# What one key asks of another: their paths, when their values agree, and what to say if not.
+JOINT_RULES = (
+    (
+        ("data.image_size",),
+        lambda size: size % 4 == 0,
+        "must be a multiple of 4, for two 5×5 convolutions with a 2×2 pooling behind each",
+    ),
+    (
+        ("train.batch_size", "train.micro_batch_size"),
+        lambda batch, micro: batch <= micro or batch % micro == 0,
+        "the batch must be at most one micro-batch, or a multiple of it",
+    ),
+    (
+        ("optimizer.nesterov", "optimizer.name"),
+        lambda nesterov, name: not nesterov or name == "sgd",
+        "Nesterov momentum is for sgd",
+    ),
+    (
+        ("optimizer.nesterov", "optimizer.momentum", "optimizer.dampening"),
+        lambda nesterov, momentum, dampening: not nesterov or (momentum > 0 and dampening == 0),
+        "Nesterov momentum needs momentum above 0 and no dampening",
+    ),
+    (
+        ("schedule.warmup_epochs", "schedule.name"),
+        lambda warmup, name: warmup == 0 or name != "one_cycle",
+        "one_cycle warms up by itself, see schedule.pct_start",
+    ),
+    (
+        ("schedule.warmup_epochs", "train.num_epochs"),
+        lambda warmup, epochs: warmup <= epochs,
+        "the warm-up must end within the run",
+    ),
+    (
+        ("augment.shift", "data.image_size"),
+        lambda shift, size: shift < size,
+        "the shift must leave some of the image in view",
+    ),
+)
+
+# What people call these keys elsewhere. An alias is only ever suggested.
+ALIASES = {
+    "lr": "optimizer.learning_rate",
+    "max_lr": "optimizer.learning_rate",
+    "wd": "optimizer.weight_decay",
+    "decay": "optimizer.weight_decay",
+    "l2": "optimizer.weight_decay",
+    "opt": "optimizer.name",
+    "optimizer": "optimizer.name",
+    "optimiser": "optimizer.name",
+    "beta1": "optimizer.b1",
+    "beta2": "optimizer.b2",
+    "bs": "train.batch_size",
+    "epochs": "train.num_epochs",
+    "microbatch": "train.micro_batch_size",
+    "clip": "train.max_grad_norm",
+    "clip_norm": "train.max_grad_norm",
+    "dataset": "data.name",
+    "resolution": "data.image_size",
+    "width": "model.channels",
+    "hidden": "model.features",
+    "classes": "model.num_classes",
+    "scheduler": "schedule.name",
+    "lr_schedule": "schedule.name",
+    "warmup": "schedule.warmup_epochs",
+    "rotation": "augment.rotate",
+    "translate": "augment.shift",
+    "random_seed": "seed",
+}
+
+
+class Key(NamedTuple):
+    """A key of `base.py`: the type of its values, and its default."""
+
+    kind: type
+    default: Any
+
+    @property
+    def optional(self) -> bool:
+        """Whether the key takes None, as a placeholder does."""
+        return self.default is None
+
+
+@functools.cache
+def keys() -> dict[str, Key]:
+    """Returns every key of `base.py` by its dotted path."""
+
+    def walk(section: ConfigDict, prefix: str) -> Iterator[tuple[str, Key]]:
+        for name, value in section.items():
+            if isinstance(value, ConfigDict):
+                yield from walk(value, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name}", Key(section.get_type(name), value)
+
+    return dict(walk(base.get_config(), ""))
+
+
+def find_mistakes(values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with keys, single values and their combinations, a line for each.
+
+    Args:
+      values: a config's values by dotted path.
+    """
+    mistakes = [
+        f"unknown key {show(path)}; {suggestion(path, values)}"
+        for path in values
+        if path not in keys()
+    ]
+    missing = [path for path in keys() if path not in values]
+    if missing:
+        mistakes.append(f"missing keys: {show(', '.join(missing))}")
+    wrong = [path for path in keys() if path in values and not _is_valid(path, values[path])]
+    mistakes += [f"{path}={show(values[path])}: must be {_expected(path)}" for path in wrong]
+    for paths, holds, message in JOINT_RULES:
+        if set(paths).isdisjoint([*missing, *wrong]) and not holds(*map(values.get, paths)):
+            told = ", ".join(f"{path}={show(values[path])}" for path in paths)
+            mistakes.append(f"{told}: {message}")
+    return mistakes
+
+
+def nearest_keys(name: str) -> list[str]:
+    """Returns the keys, three at most, that a wrong or incomplete name may stand for."""
+    name = name.lower().replace("-", "_")
+    leaf = name.rpartition(".")[2]
+    if leaf in ALIASES:
+        return [ALIASES[leaf]]
+    section = [path for path in keys() if path.startswith(f"{name}.")]
+    if section:
+        return section[:3]
+    by_leaf: dict[str, list[str]] = {}
+    for path in keys():
+        by_leaf.setdefault(path.rpartition(".")[2], []).append(path)
+    near = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.7)
+    if not near:
+        return difflib.get_close_matches(name, keys(), n=1)
+    count = 1 if "." in name else 3
+    return difflib.get_close_matches(name, by_leaf[near[0]], n=count, cutoff=0.0)
+
+
+def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
+    """Returns the end of a message about a key that does not exist.
+
+    Args:
+      name: the key as it was given.
+      values: current values by dotted path, told with the keys that may be meant.
+      prefix: what to write before those, such as `--config.`.
+    """
+    near = " or ".join(
+        f"{prefix}{path} (now {show(values.get(path, keys()[path].default))})"
+        for path in nearest_keys(name)
+    )
+    return f"did you mean {near}?" if near else "--help lists all keys"
+
+
+def show(value: object) -> str:
+    """Returns a value as short text for one line: what is not printable is escaped.
+
+    Of a long path the end is kept, of anything else the beginning.
+    """
+    text = str(value)
+    if not text or not text.isprintable() or text != text.strip():
+        text = repr(text)
+    if len(text) <= 80:
+        return text
+    return f"…{text[-79:]}" if isinstance(value, Path) else f"{text[:79]}…"
+
+
+def _is_valid(path: str, value: object) -> bool:
+    key, rule = keys()[path], RULES.get(path)
+    if value is None:
+        return key.optional
+    if key.kind is bool:
+        return isinstance(value, bool)
+    if key.kind is str:
+        return isinstance(value, str) and (value in rule if rule else bool(value.strip()))
+    assert isinstance(rule, str), f"{path} needs an interval in RULES"
+    if key.kind is tuple:
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(key.default)
+            and all(_is_number_in(rule, item, int) for item in value)
+        )
+    return _is_number_in(rule, value, key.kind)
+
+
+def _is_number_in(interval: str, value: object, kind: type) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
+        return False
+    low, high = map(float, interval[1:-1].split(","))
+    # Finite, and an integer fits the int32 that JAX computes with.
+    return (
+        abs(value) <= (2**31 - 1 if kind is int else sys.float_info.max)
+        and (low <= value if interval[0] == "[" else low < value)
+        and (value <= high if interval[-1] == "]" else value < high)
+    )
+
+
+def _expected(path: str) -> str:
+    """Returns what a value must be, to follow the words `must be`."""
+    key, rule = keys()[path], RULES.get(path)
+    if isinstance(rule, tuple):
+        told = f"one of {', '.join(rule)}"
+    elif rule is None:
+        told = "true or false" if key.kind is bool else "text, and not empty"
+    else:
+        low, high = rule[1:-1].split(", ")
+        told = {int: "an integer", float: "a number"}.get(key.kind)
+        told = told or f"a tuple of {len(key.default)} integers"
+        if high == "inf":
+            told += f" above {low}" if rule[0] == "(" else f" of at least {low}"
+            told += " and finite" if key.kind is float else " and below 2**31"
+        else:
+            told += f" in {rule}"
+    return told + (" or None" if key.optional else "")

@@ -1,0 +1,167 @@
+"""TFDS builders of the MNIST family that need no TensorFlow.
+
+TFDS describes these datasets, downloads their files and holds them against its checksums. What it
+leaves to TensorFlow (unpacking, encoding PNG, writing records) is done with gzip, Pillow and
+array_record, and gives what TFDS itself would have prepared. This module imports TFDS, which takes
+a second: import it late.
+"""
+
+import io
+import logging
+import pathlib
+import sys
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import requests
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+from PIL import Image
+from tensorflow_datasets.core import naming
+from tensorflow_datasets.core.download import downloader
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+from tensorflow_datasets.image_classification import mnist
+
+from lenet_jax.data.idx import read_idx, read_idx_stream
+from lenet_jax.errors import UserError
+
+CONNECTION_RETRIES = 4  # three seconds in all; the ten of TFDS take more than three minutes
+
+
+def prepare(name: str, data_dir: pathlib.Path) -> None:
+    """Downloads a dataset of the MNIST family, verifies it and writes it as array_record.
+
+    A file that already lies in `data_dir/downloads/manual` under its published name is verified
+    and used in place of the download.
+
+    Args:
+      name: a key of `BUILDERS`; behind it a config where there are some, and a version if need be:
+        `fashion_mnist`, `emnist/letters`, `kmnist:3.0.1`.
+      data_dir: the folder of all TFDS datasets.
+
+    Raises:
+      UserError: no such config or version, no connection, a wrong checksum, or a full disk.
+    """
+    dataset, kwargs = naming.parse_builder_name_kwargs(name)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry
+    downloader.MAX_RETRIES = CONNECTION_RETRIES
+    builder_class = BUILDERS[str(dataset)]
+    configs = [config.name for config in builder_class.BUILDER_CONFIGS]
+    if kwargs.get("config") not in (None, *configs):
+        raise UserError(
+            f"TFDS has no {name!r}; configs of {dataset}: {', '.join(configs) or 'none'}"
+        )
+    try:
+        builder = builder_class(data_dir=str(data_dir), **kwargs)
+    except AssertionError as error:  # what TFDS raises for a version that it cannot prepare
+        raise UserError(f"TFDS has no {name!r}: {error}") from error
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                force_checksums_validation=True, try_download_gcs=False
+            ),
+            file_format="array_record",
+        )
+    except NonMatchingChecksumError as error:
+        raise UserError(
+            f"{name} is not prepared: {str(error).splitlines()[0].removesuffix(':')}"
+        ) from error
+    except (requests.RequestException, tfds.download.DownloadError) as error:
+        raise UserError(
+            f"{name} is not prepared in {data_dir} and cannot be downloaded: {_cause(error)}"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot prepare {name} in {data_dir}: {error}") from error
+
+
+class _FourIdxFiles:
+    """Splits of what is published as four gzipped idx files below one address."""
+
+    URL: str
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        names = [
+            f"{split}-{kind}-ubyte.gz"
+            for split in ("train", "t10k")
+            for kind in ("images-idx3", "labels-idx1")
+        ]
+        paths = dl_manager.download({name: self.URL + name for name in names})
+        train_images, train_labels, test_images, test_labels = (
+            read_idx(pathlib.Path(paths[name])) for name in names
+        )
+        return {
+            "train": _generate_examples(train_images, train_labels),
+            "test": _generate_examples(test_images, test_labels),
+        }
+
+
+class MNIST(_FourIdxFiles, mnist.MNIST, skip_registration=True):
+    """Handwritten digits: 60,000 and 10,000 images of 28×28, 10 classes."""
+
+    name = "mnist"
+
+
+class FashionMNIST(_FourIdxFiles, mnist.FashionMNIST, skip_registration=True):
+    """Articles of clothing: 60,000 and 10,000 images of 28×28, 10 classes."""
+
+    name = "fashion_mnist"
+
+
+class KMNIST(_FourIdxFiles, mnist.KMNIST, skip_registration=True):
+    """Cursive Japanese characters: 60,000 and 10,000 images of 28×28, 10 classes."""
+
+    name = "kmnist"
+
+
+class EMNIST(mnist.EMNIST, skip_registration=True):
+    """Handwritten letters and digits, published as one zip; the config chooses the classes.
+
+    The images stay transposed, the way NIST published them and TFDS gives them.
+    """
+
+    name = "emnist"
+
+    def _split_generators(self, dl_manager: Any) -> Any:
+        config = self.builder_config_name
+        # The members are asked for by the names they must have: no name in the archive is a path.
+        with zipfile.ZipFile(dl_manager.download(self.URL)) as archive:
+            return {
+                split: _generate_examples(
+                    _read_member(archive, f"emnist-{config}-{split}-images-idx3-ubyte.gz"),
+                    _read_member(archive, f"emnist-{config}-{split}-labels-idx1-ubyte.gz"),
+                )
+                for split in ("train", "test")
+            }
+
+
+BUILDERS = {builder.name: builder for builder in (MNIST, FashionMNIST, KMNIST, EMNIST)}
+
+
+def _read_member(archive: zipfile.ZipFile, name: str) -> UInt8[np.ndarray, "..."]:
+    content = archive.read(f"gzip/{name}")
+    return read_idx_stream(io.BytesIO(content), len(content), name)
+
+
+def _generate_examples(
+    images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, " n"]
+) -> Iterator[tuple[int, dict[str, object]]]:
+    # The position is the key, as in TFDS; the order of the prepared examples comes from the keys.
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        yield index, {"image": _encode_png(image), "label": int(label)}
+
+
+def _encode_png(image: UInt8[np.ndarray, "h w"]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _cause(error: BaseException) -> str:
+    # The innermost error says what happened; `requests` wraps it in lines of addresses.
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).splitlines()[0]

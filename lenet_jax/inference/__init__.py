@@ -1,0 +1,1 @@
+"""A trained network: loading it, asking it, and its PyTorch form."""

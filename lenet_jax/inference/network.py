@@ -1,0 +1,245 @@
+"""A trained network with what its images need: pixels or files in, answers out."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+
+from lenet_jax import config as configs
+from lenet_jax.data import image_files as pictures
+from lenet_jax.data.dataset import fit_images
+from lenet_jax.errors import UserError
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.nn.lenet import STEPS, LeNet
+
+BATCH = 128  # images per forward pass; what a pass touches then fits the cache
+NOT_SIGNS = "fashion"  # in a dataset's name: grey images that fill their frame
+
+# Pixels, one image or many, or names of files; `Trained.prepare` checks what it is given.
+Images: TypeAlias = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network with its preprocessing; it takes pixels in 0..255, or files.
+
+    Images are an array (n, height, width) or (n, height, width, channels) of uint8, one of them
+    without n, or the names of PNG and JPEG files. They are fitted to the network as the data was
+    for training; files of signs in any size and shade are first made like MNIST, see `pictures`.
+
+    Attributes:
+      model: the network, for normalised images.
+      mean, std: of a pixel per channel, in 0..255.
+      class_names: what the logits stand for.
+      source: where it was read, in words.
+      config: what it was trained with; None where only weights are known.
+      summary: what `summary.json` or the sweep says of it; empty where nothing does.
+      history: the metrics of each epoch.
+    """
+
+    model: LeNet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...]
+    source: str
+    config: configs.Config | None = None
+    summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    history: Sequence[Mapping[str, float | int]] = ()
+
+    def predict(self, images: Images) -> Int[np.ndarray, " n"]:
+        """The most likely class of each image, 0 to k - 1; `class_names` has its name."""
+        return self.logits(images).argmax(axis=-1)
+
+    def probabilities(self, images: Images) -> Float[np.ndarray, "n k"]:
+        """The probability of each class."""
+        return softmax(self.logits(images))
+
+    def logits(self, images: Images) -> Float[np.ndarray, "n k"]:
+        """The network's output."""
+        return self.run(_logits, self.prepare(images))
+
+    def features(self, images: Images, layer: str = "fc2.relu") -> Float[np.ndarray, "n ..."]:
+        """What a layer gives, by default the last one before the logits.
+
+        Args:
+          images: as everywhere here.
+          layer: one of `models.STEPS`: `conv1`, `conv1.relu`, `conv1.pool`, …, `flatten`, `fc1`,
+            `fc1.relu`, …, `fc3`.
+
+        Raises:
+          UserError: there is no such layer.
+        """
+        if layer not in STEPS:
+            raise UserError(f"there is no layer {layer!r}; there are {', '.join(STEPS)}")
+        return self.run(functools.partial(_activation, layer), self.prepare(images))
+
+    @functools.cached_property
+    def layers(self) -> dict[str, tuple[int, ...]]:
+        """The names of the steps through the network, and the shape of one image's output."""
+        image = jnp.zeros((1, self.image_size, self.image_size, self.channels))
+        shapes = jax.eval_shape(self.model.activations, image)
+        return {name: shapes[name].shape[1:] for name in STEPS}
+
+    def prepare(self, images: Images) -> UInt8[np.ndarray, "n size size c"]:
+        """Images at the size that the network takes, before normalisation.
+
+        Raises:
+          UserError: they are no images, not of this network's channels, or larger than what can be
+            padded.
+        """
+        if not hasattr(images, "shape"):
+            paths = [images] if isinstance(images, str | Path) else list(images)
+            if not paths or not all(isinstance(path, str | Path) for path in paths):
+                raise UserError("images must be an array of pixels, or names of files")
+            found = pictures.read_all(paths, self.channels, self.sign_size)
+            mistakes = [str(picture) for picture in found if isinstance(picture, UserError)]
+            if mistakes:
+                more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
+                raise UserError(mistakes[0] + more)
+            return self.fit([p.pixels for p in found if isinstance(p, pictures.Picture)])
+        array = np.asarray(images)
+        if array.dtype != np.uint8:
+            raise UserError(
+                f"pixels must be uint8 in 0..255, not {array.dtype}\n"
+                "Of pixels in 0..1: (255 * images).round().astype('uint8')"
+            )
+        if array.ndim == 2 or (array.ndim == 3 and self.channels > 1):
+            array = array[None]
+        if array.ndim == 3:
+            array = array[..., None]
+        if array.ndim != 4 or array.shape[-1] != self.channels or 0 in array.shape[1:]:
+            raise UserError(
+                f"images must be (n, height, width, {self.channels}), not of shape {images.shape}"
+            )
+        return fit_images(array, self.image_size, self._fit)
+
+    def fit(
+        self, images: Sequence[UInt8[np.ndarray, "h w c"]]
+    ) -> UInt8[np.ndarray, "n size size c"]:
+        """Brings images, each of its own size, to the network's."""
+        fitted = np.empty((len(images), self.image_size, self.image_size, self.channels), np.uint8)
+        for target, image in zip(fitted, images, strict=True):
+            fit = self._fit if image.shape[0] == image.shape[1] == self.sign_size else "resize"
+            target[...] = fit_images(image[None], self.image_size, fit)[0]
+        return fitted
+
+    def normalise(
+        self, images: UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
+    ) -> Float[Array, "n h w c"]:
+        """What the model takes, of images that `prepare` gave."""
+        return normalised(jnp.asarray(images), self.mean, self.std)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width that the network takes, in pixels."""
+        return self._sizes["image_size"]
+
+    @property
+    def model_sizes(self) -> tuple[int, ...]:
+        """Feature maps of the convolutions, then units of the linear layers."""
+        return (*self._sizes["channels"], *self._sizes["features"], self._sizes["num_classes"])
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self._sizes["in_channels"]
+
+    @property
+    def sign_size(self) -> int | None:
+        """Height and width of the data's images before they were fitted, where they are signs.
+
+        Grey images are taken for handwriting; None: of other pictures the size says nothing.
+        """
+        name = "" if self.config is None else self.config.data.name
+        if self.channels != 1 or NOT_SIGNS in name:
+            return None
+        return pictures.FRAME if self._fit == "resize" else min(pictures.FRAME, self.image_size)
+
+    @functools.cached_property
+    def state_dict(self) -> dict[str, Float[np.ndarray, "..."]]:
+        """The weights under PyTorch's names and in its layouts."""
+        return torch_bridge.to_state_dict(nnx.state(self.model, nnx.Param))
+
+    @functools.cached_property
+    def notes(self) -> dict[str, str]:
+        """What a file of the weights says beside them."""
+        return torch_bridge.pixel_notes(self.mean, self.std) | {
+            "classes": "\n".join(self.class_names)
+        }
+
+    @functools.cached_property
+    def _sizes(self) -> dict[str, Any]:
+        return torch_bridge.infer_sizes(self.state_dict)
+
+    @property
+    def _fit(self) -> str:
+        if self.config is not None:
+            return self.config.data.fit
+        return "pad" if self.channels == 1 else "resize"
+
+    def run(self, program: Callable[..., PyTree], images: UInt8[np.ndarray, "n h w c"]) -> PyTree:
+        """Runs a compiled program over all images, of this network's size, in batches.
+
+        Args:
+          program: takes the network's graph definition, mean and std, which are static, its
+            parameters, and a batch of pixels; gives arrays with a row for each image.
+          images: the pixels.
+
+        Returns:
+          What the program gives, for all images.
+        """
+        graphdef, params = nnx.split(self.model)
+        size = min(BATCH, 1 << max(len(images) - 1, 0).bit_length())
+        outputs = []
+        for start in range(0, max(len(images), 1), size):
+            batch = images[start : start + size]
+            if len(batch) < size:
+                batch = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
+            # Not waited for: the next batch is on its way meanwhile.
+            outputs.append(program(graphdef, self.mean, self.std, params, batch))
+        # What pads the last batch is cut off.
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
+
+
+def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    """The probabilities that logits stand for."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def normalised(
+    images: UInt8[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array, "n h w c"]:
+    """Pixels with the mean taken off, over the deviation."""
+    shift, scale = (np.array(numbers, np.float32).reshape(1, 1, 1, -1) for numbers in (mean, std))
+    return images.astype(jnp.float32) * (1 / scale) - shift / scale
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _logits(
+    graphdef: nnx.GraphDef,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    params: nnx.State,
+    images: UInt8[Array, "n h w c"],
+) -> Float[Array, "n k"]:
+    return nnx.merge(graphdef, params)(normalised(images, mean, std))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _activation(
+    layer: str,
+    graphdef: nnx.GraphDef,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    params: nnx.State,
+    images: UInt8[Array, "n h w c"],
+) -> Float[Array, "n ..."]:
+    return nnx.merge(graphdef, params).activations(normalised(images, mean, std))[layer]

@@ -1,0 +1,138 @@
+"""LeNet: two convolutions with pooling, three linear layers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from lenet_jax.nn import ops
+
+Init = Literal["torch", "flax"]
+STEPS = (
+    *("conv1", "conv1.relu", "conv1.pool", "conv2", "conv2.relu", "conv2.pool", "flatten"),
+    *("fc1", "fc1.relu", "fc2", "fc2.relu", "fc3"),
+)
+
+
+class LeNet(nnx.Module):
+    """The network of the notes, and of LeNet-5 with other numbers.
+
+    Layers are created here; `__call__` is the forward pass. It returns logits: the last layer has
+    no ReLU, since the loss normalises and negative evidence counts.
+
+    Attributes:
+      conv1, conv2: 5×5 convolutions, each followed by 2×2 max-pooling and ReLU.
+      fc1, fc2, fc3: linear layers; ReLU between them.
+
+    Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
+    recognition", 1998, section II.B; with max-pooling and ReLU in place of the original's
+    trainable subsampling and tanh.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (6, 12),
+        features: Sequence[int] = (120, 84),
+        num_classes: int = 10,
+        *,
+        in_channels: int = 1,
+        image_size: int = 32,
+        init: Init = "torch",
+        lowering: ops.Lowering = "auto",
+        rngs: nnx.Rngs,
+    ):
+        """Creates the layers.
+
+        Args:
+          channels: feature maps of conv1 and conv2.
+          features: units of fc1 and fc2.
+          num_classes: logits.
+          in_channels: channels of an image.
+          image_size: height and width of an image, in pixels: 16, 20, 24, …
+          init: `torch` draws weights and biases uniformly in ±1/√fan_in, as PyTorch's layers do;
+            `flax` draws weights from LeCun's normal distribution and sets biases to 0.
+          lowering: how layers are computed, see `ops.conv_pool_relu`.
+          rngs: the stream `params` is drawn from.
+
+        Raises:
+          ValueError: the image size leaves no even feature maps to pool.
+        """
+        if image_size < 16 or image_size % 4:
+            raise ValueError(f"image_size must be 16, 20, 24, …, not {image_size}")
+        self.lowering: ops.Lowering = lowering
+        c1, c2 = channels
+        f1, f2 = features
+        final_size = image_size // 4 - 3  # 32 → 28 → 14 → 10 → 5
+        flat = c2 * final_size**2
+
+        def conv(c: int, k: int) -> nnx.Conv:
+            return nnx.Conv(c, k, (5, 5), padding="VALID", rngs=rngs, **_initializers(init, 25 * c))
+
+        def linear(n: int, k: int) -> nnx.Linear:
+            return nnx.Linear(n, k, rngs=rngs, **_initializers(init, n))
+
+        self.conv1, self.conv2 = conv(in_channels, c1), conv(c1, c2)
+        self.fc1, self.fc2, self.fc3 = linear(flat, f1), linear(f1, f2), linear(f2, num_classes)
+
+    def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
+        """Logits of normalised images."""
+        with jax.named_scope("conv1"):  # the name in profiles, and in `graph`
+            x = self._conv_pool_relu(self.conv1, images)
+        with jax.named_scope("conv2"):
+            x = self._conv_pool_relu(self.conv2, x)
+        with jax.named_scope("flatten"):
+            x = ops.flatten(x)
+        with jax.named_scope("fc1"):
+            x = ops.relu(self._linear(self.fc1, x))
+        with jax.named_scope("fc2"):
+            x = ops.relu(self._linear(self.fc2, x))
+        with jax.named_scope("fc3"):
+            return self._linear(self.fc3, x)
+
+    def feature_maps(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
+        """What conv1's filters respond to: its output after ReLU, before pooling."""
+        return ops.relu(self.conv1(images))
+
+    def activations(self, images: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
+        """The output of each of `STEPS`, from `conv1` to `fc3`.
+
+        As the notes have it: convolution, then ReLU, then pooling, each computed for itself.
+        `fc3` holds the logits, which equal those of `__call__` up to rounding.
+        """
+        steps, x = {}, images
+        for name, convolve in (("conv1", self.conv1), ("conv2", self.conv2)):
+            steps[name] = convolve(x)
+            steps[f"{name}.relu"] = ops.relu(steps[name])
+            steps[f"{name}.pool"] = x = nnx.max_pool(
+                steps[f"{name}.relu"], window_shape=(2, 2), strides=(2, 2)
+            )
+        steps["flatten"] = x = ops.flatten(x)
+        for name, connect in (("fc1", self.fc1), ("fc2", self.fc2)):
+            steps[name] = connect(x)
+            steps[f"{name}.relu"] = x = ops.relu(steps[name])
+        steps["fc3"] = self.fc3(x)
+        return steps
+
+    def _conv_pool_relu(
+        self, layer: nnx.Conv, x: Float[Array, "b h w c"]
+    ) -> Float[Array, "b h2 w2 k"]:
+        assert layer.bias is not None
+        return ops.conv_pool_relu(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
+
+    def _linear(self, layer: nnx.Linear, x: Float[Array, "b n"]) -> Float[Array, "b k"]:
+        assert layer.bias is not None
+        return ops.linear(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
+
+
+def _initializers(init: Init, fan_in: int) -> dict[str, Any]:
+    if init == "flax":
+        return {}
+    bound = 1 / math.sqrt(fan_in)
+
+    def uniform(key: Array, shape: Sequence[int], dtype: jax.typing.DTypeLike) -> Array:
+        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+
+    return {"kernel_init": uniform, "bias_init": uniform}

@@ -1,0 +1,1 @@
+"""The HTML report of what a network has learned."""

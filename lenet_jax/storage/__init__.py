@@ -1,0 +1,1 @@
+"""Bytes on disk: run and sweep directories, checkpoints, weights, event files."""

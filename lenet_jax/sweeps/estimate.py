@@ -1,0 +1,91 @@
+"""What a sweep is going to do, in words, before it does: its groups, memory and time."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+import jax
+
+from lenet_jax.data.dataset import Split
+from lenet_jax.plots.style import counted
+from lenet_jax.sweeps import plan as sweep_plan
+from lenet_jax.sweeps.plan import Chunk, Group
+from lenet_jax.terminal.console import clock
+from lenet_jax.training.population import Population, Strategy, choose_strategy
+
+TRIAL_STEPS = 20  # of a chunk, to estimate the time
+
+
+def describe(
+    groups: Sequence[Group],
+    chunks: Sequence[Chunk],
+    missing: Sequence[Chunk],
+    strategy: Strategy,
+    shared_data_order: bool,
+) -> list[str]:
+    """The plan in lines: groups, chunks, memory and, after a short trial, the time.
+
+    Args:
+      groups: all of the sweep's.
+      chunks: all of them.
+      missing: those that are still to be trained.
+      strategy: how members are trained on a device.
+      shared_data_order: whether all members see the same batches.
+    """
+    devices = jax.devices()
+    strategy = choose_strategy(strategy, devices[0])
+    memory = sweep_plan.available_memory(devices[0])
+    lines = [
+        f"{counted(sum(len(g.members) for g in groups), 'member')} in"
+        f" {counted(len(groups), 'group')} and {counted(len(chunks), 'chunk')},"
+        f" on {len(devices)} × {devices[0].device_kind}; memory at hand {memory / 1e9:.1f} GB",
+        "",
+        "group  members  chunks  a chunk  epochs  parameters  memory",
+    ]
+    for number, group in enumerate(groups):
+        own = [chunk for chunk in chunks if chunk.group is group]
+        need = sweep_plan.memory_needed(group, len(devices), own[0].size // len(devices), strategy)
+        lines.append(
+            f"{number:>5}  {len(group.members):>7}  {len(own):>6}  {own[0].size:>7}"
+            f"  {group.recipe.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"
+            f"  {need / 1e9:>4.1f} GB"
+        )
+    if missing:
+        speed = _trial(missing[0], strategy, shared_data_order)
+        work = sum(
+            len(c.members)
+            / len(c.group.members)
+            * c.group.images
+            * sweep_plan.work_per_image(c.group.recipe)
+            for c in missing
+        )
+        unit = sweep_plan.work_per_image(missing[0].group.recipe)
+        lines += [
+            "",
+            f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')}"
+            f" (at {speed:,.0f} img/s in a trial of the first)",
+        ]
+    return [*lines, "nothing was written"]
+
+
+def _trial(chunk: Chunk, strategy: Strategy, shared_data_order: bool) -> float:
+    """Images a second of a chunk, all members together, in a few steps."""
+    recipe, dataset = chunk.group.recipe, chunk.group.dataset
+    count = min(recipe.num_examples, TRIAL_STEPS * recipe.batch_size)
+    short = dataclasses.replace(recipe, num_examples=count)
+    population = Population(
+        short, chunk.size, strategy=strategy, shared_data_order=shared_data_order
+    )
+    part = Split(dataset.train.images[:count], dataset.train.labels[:count])
+    train_split, valid = (
+        population.put(part),
+        population.put(Split(part.images[:1], part.labels[:1])),
+    )
+    members, numbers = population.start([member.config for member in chunk.members])
+    best = float("inf")
+    for epoch in range(3):  # the first one compiles
+        started = time.perf_counter()
+        members, metrics = population.train_epoch(members, numbers, train_split, valid, epoch)
+        jax.block_until_ready(metrics)
+        best = min(best, time.perf_counter() - started)
+    return len(chunk.members) * count / best

@@ -1,0 +1,145 @@
+"""Sweep files: which configs a sweep is made of, written in four words.
+
+    from lenet_jax.sweep_file import product, sweep
+
+    def get_sweep():
+        rates = sweep("optimizer.learning_rate", [0.01, 0.03, 0.1])
+        return product(rates, sweep("seed", range(5)))
+
+A sweep is a list of overrides, one dict for each member, so a random or log-uniform draw is a list
+like any other: `sweep("optimizer.learning_rate", 10 ** rng.uniform(-3, 0, 20))`. A sweep file runs
+as code: run only those you trust.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+import numpy as np
+
+from lenet_jax.config.file import Config, call_file, replace
+from lenet_jax.config.schema import keys, show, suggestion
+from lenet_jax.errors import UserError
+
+Overrides = dict[str, object]
+Sweep = list[Overrides]
+
+# What no member can have for itself, and why.
+FIXED = {
+    "checkpoint.every_epochs": "a sweep keeps whole chunks, no checkpoints",
+    "checkpoint.keep": "a sweep keeps whole chunks, no checkpoints",
+    "data.data_dir": "it says where data are, not which",
+    "train.initial_weights": "a sweep draws its members' weights",
+}
+
+
+class Member(NamedTuple):
+    """One network of a sweep: its number, what it changes in the config, and its whole config."""
+
+    number: int
+    overrides: Overrides
+    config: Config
+
+
+def sweep(key: str, values: Iterable[object]) -> Sweep:
+    """A member for each value of one config key; numbers of NumPy are fine."""
+    return [{key: _plain(value)} for value in values]
+
+
+def product(*sweeps: Sweep) -> Sweep:
+    """Every combination, the last sweep varying fastest."""
+    return [_join("product", parts) for parts in itertools.product(*sweeps)]
+
+
+def zipit(*sweeps: Sweep) -> Sweep:
+    """The sweeps side by side: first with first, second with second."""
+    if len({len(part) for part in sweeps}) > 1:
+        lengths = " and ".join(str(len(part)) for part in sweeps)
+        raise UserError(f"zipit: the sweeps have {lengths} members; they must have equally many")
+    return [_join("zipit", parts) for parts in zip(*sweeps, strict=True)]
+
+
+def chain(*sweeps: Sweep) -> Sweep:
+    """The sweeps one after the other."""
+    return [dict(overrides) for part in sweeps for overrides in part]
+
+
+def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[Member]:
+    """Runs a sweep file and checks each of its members.
+
+    Args:
+      path_with_arg: `FILE.py` or `FILE.py:ARG`; the argument goes to `get_sweep`.
+      config: what the members change.
+      given: keys that the command line sets, which then cannot be swept.
+
+    Raises:
+      UserError: the file is missing or fails, or the sweep has mistakes; all are told at once, on
+        at most three lines.
+    """
+    found = call_file(path_with_arg, "get_sweep", "sweep")
+    path = show(path_with_arg.partition(":")[0])
+    if not (isinstance(found, list) and all(isinstance(part, Mapping) for part in found)):
+        raise UserError(
+            f"{path}: its get_sweep returns {type(found).__name__}, not a list of overrides\n"
+            "Make one with sweep, product, zipit and chain of lenet_jax.sweeps.file."
+        )
+    if not found:
+        raise UserError(f"{path}: the sweep is empty")
+    _refuse(path, _mistaken_keys(found, config, given))
+    members, mistakes, seen = [], [], {}
+    for number, overrides in enumerate(found):
+        overrides = {key: _plain(value) for key, value in overrides.items()}
+        try:
+            member = Member(number, overrides, replace(config, overrides))
+        except UserError as error:
+            mistakes.append(f"member {number}: {'; '.join(str(error).splitlines())}")
+            continue
+        twin = seen.setdefault(member.config.to_json(), number)
+        if twin != number:
+            mistakes.append(f"members {twin} and {number} are the same")
+        members.append(member)
+    _refuse(path, mistakes)
+    return members
+
+
+def share_order(config: Config) -> Config:
+    """The config with the seeds of order and augmentation said, so that `seed` varies neither."""
+    said = {f"seeds.{k}": config.seeds[k] for k in ("order", "augment")}
+    return replace(config, {k: config.seed if v is None else v for k, v in said.items()})
+
+
+def _mistaken_keys(found: Sweep, config: Config, given: Sequence[str]) -> list[str]:
+    values = {path: attrgetter(path)(config) for path in keys()}
+    mistakes = []
+    for key in dict.fromkeys(key for overrides in found for key in overrides):
+        if key not in keys():
+            mistakes.append(f"unknown key {show(key)}; {suggestion(str(key), values)}")
+        elif key in FIXED:
+            mistakes.append(f"{key} cannot vary in a sweep: {FIXED[key]}")
+        elif key in given:
+            mistakes.append(f"{key} is swept, and given as --config.{key} too")
+    return mistakes
+
+
+def _refuse(path: str, mistakes: Sequence[str]) -> None:
+    if mistakes:
+        more = [f"and {len(mistakes) - 2} more mistakes"] if len(mistakes) > 2 else []
+        raise UserError("\n".join([*(f"{path}: {told}" for told in mistakes[:2]), *more]))
+
+
+def _join(word: str, parts: Sequence[Overrides]) -> Overrides:
+    joined: Overrides = {}
+    for part in parts:
+        both = joined.keys() & part.keys()
+        if both:
+            raise UserError(f"{word}: {show(', '.join(sorted(both)))} is in two of its sweeps")
+        joined |= part
+    return joined
+
+
+def _plain(value: object) -> object:
+    """Python's own number, or tuple, for NumPy's."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(value) if isinstance(value, list) else value

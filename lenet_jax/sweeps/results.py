@@ -1,0 +1,216 @@
+"""What a sweep found: a table with a row a member, statistics over seeds, and the winner."""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lenet_jax.config import base
+from lenet_jax.config.file import Config
+from lenet_jax.config.schema import keys
+from lenet_jax.storage.run_dir import write_atomically
+from lenet_jax.storage.sweep_dir import Curves, Row
+from lenet_jax.sweeps.file import Overrides
+
+SEEDS = ("seed", "seeds.init", "seeds.order", "seeds.augment")
+# `seconds` is last, so that `cut -d, -f1-N` of two runs of one sweep are the same bytes.
+COLUMNS = (
+    "status",
+    "valid_loss",
+    "valid_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "best_epoch",
+    "diverged_step",
+    "seconds",
+)
+
+
+class Setting(NamedTuple):
+    """Members that differ in their seeds alone: what they change beside those, and their rows."""
+
+    overrides: Overrides
+    rows: list[Row]
+
+    @property
+    def done(self) -> list[Row]:
+        """The rows of the members that did not diverge."""
+        return [row for row in self.rows if row["status"] == "done"]
+
+    @property
+    def name(self) -> str:
+        """The overrides in short: `learning_rate=0.1`."""
+        if not self.overrides:
+            return "the config"
+        return ", ".join(f"{key.rpartition('.')[2]}={v}" for key, v in self.overrides.items())
+
+
+def by_setting(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[Setting]:
+    """Sorts members by what they change beside the seeds, in the order of the first members."""
+    found: dict[str, Setting] = {}
+    for row in rows:
+        changed = {k: v for k, v in overrides[row["member"]].items() if k not in SEEDS}
+        setting = found.setdefault(json.dumps(changed, default=list), Setting(changed, []))
+        setting.rows.append(row)
+    return list(found.values())
+
+
+def describe(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean, standard deviation, and the half-width of Student's 95 % interval of the mean."""
+    n = len(values)
+    if n < 2:
+        return {"mean": values[0] if n else None, "sd": None, "ci95": None}
+    from scipy.special import stdtrit
+
+    sd = statistics.stdev(values)
+    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+    return {"mean": statistics.mean(values), "sd": sd, "ci95": half}
+
+
+def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """The statistics of each setting, over the members that did not diverge."""
+    table = []
+    for setting in settings:
+        done = setting.done
+        entry: dict[str, Any] = {
+            "overrides": setting.overrides,
+            "n": len(done),
+            "diverged": len(setting.rows) - len(done),
+        }
+        for name in ("valid_accuracy", "test_accuracy", "valid_loss", "test_loss"):
+            entry[name] = describe([row[name] for row in done])
+        best = max(done, key=rank, default=None)
+        entry["best"] = best and {"member": best["member"], "test_accuracy": best["test_accuracy"]}
+        table.append(entry)
+    return table
+
+
+def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
+    """The winning setting, and in it the winning member; None if every member diverged.
+
+    The setting has the highest mean accuracy on validation, so that it is no seed's luck; one with
+    a diverged member only wins if there is no other. Equals are told apart by the loss.
+    """
+    ranked = []
+    for index, setting in enumerate(settings):
+        if setting.done:
+            means = [
+                statistics.mean(column) for column in zip(*map(rank, setting.done), strict=True)
+            ]
+            ranked.append((len(setting.done) == len(setting.rows), *means[:2], -index))
+    if not ranked:
+        return None
+    index = -max(ranked)[-1]
+    return index, max(settings[index].done, key=rank)
+
+
+def write_results(
+    folder: Path,
+    rows: Sequence[Row],
+    curves: Mapping[int, Mapping[str, np.ndarray]],
+    overrides: Mapping[int, Overrides],
+    config_of: Mapping[int, Config],
+    complete: bool,
+) -> dict[str, Any]:
+    """Writes results.csv, history.npz, summary.json and winner.py: the summary.
+
+    Args:
+      folder: the sweep's directory.
+      rows: a row a member, by number.
+      curves: of each member its metrics by name, a number an epoch.
+      overrides: what each member changes.
+      config_of: each member's config.
+      complete: whether every member of the sweep is there.
+    """
+    settings = by_setting(rows, overrides)
+    winner = choose(settings)
+    table = summarise(settings)
+    summary = {
+        "status": "done" if complete else "incomplete",
+        "members": len(rows),
+        "diverged": sum(row["status"] == "diverged" for row in rows),
+        "winner": winner
+        and {
+            "member": winner[1]["member"],
+            "overrides": overrides[winner[1]["member"]],
+            **{k: winner[1][k] for k in ("valid_accuracy", "test_accuracy")},
+            "setting": table[winner[0]],
+        },
+        "settings": table,
+        "statistics": "over the members that did not diverge; ci95 is half of Student's interval",
+    }
+    write_atomically(folder / "results.csv", _table(rows, overrides))
+    _write_history(folder / "history.npz", [row["member"] for row in rows], curves)
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+    if winner:
+        text = winner_file(folder.name, config_of[winner[1]["member"]], winner[1])
+        write_atomically(folder / "winner.py", text)
+    return summary
+
+
+def winner_file(sweep: str, config: Config, row: Row) -> str:
+    """A config file that is the winner's config."""
+    default: Config = base.get_config()
+    different = {}
+    for path in keys():
+        section, _, name = path.rpartition(".")
+        ours, theirs = (c[section][name] if section else c[name] for c in (config, default))
+        if ours != theirs:
+            different[path] = ours
+    lines = "".join(f"            {path!r}: {value!r},\n" for path, value in different.items())
+    return (
+        f'"""The winner of a sweep, member {row["member"]}, chosen on validation.\n\n'
+        f"Validation accuracy {row['valid_accuracy']:.4f}, test accuracy"
+        f' {row["test_accuracy"]:.4f}.\n"""\n\n'
+        "from lenet_jax.config import base\n\n\n"
+        "def get_config():\n"
+        '    """Returns the config."""\n'
+        "    config = base.get_config()\n"
+        "    config.update_from_flattened_dict(\n        {\n"
+        f"{lines}        }}\n    )\n    return config\n"
+    )
+
+
+def rank(row: Row) -> tuple[float, float, int]:
+    """What the best member has the most of: accuracy on validation; equals are told apart."""
+    return row["valid_accuracy"], -row["valid_loss"], -row["member"]
+
+
+def _table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
+    swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["member", *swept, *COLUMNS])
+    for row in rows:
+        changed = overrides[row["member"]]
+        cells = [row[name] for name in COLUMNS]
+        shown = [
+            " ".join(map(str, v)) if isinstance(v, list | tuple) else v
+            for v in map(changed.get, swept)
+        ]
+        writer.writerow([row["member"], *shown, *cells])
+    return text.getvalue()
+
+
+def _write_history(
+    file: Path, members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]
+) -> None:
+    """Curves of shape (members, epochs); where a member has fewer epochs than others, NaN."""
+    names = list(next(iter(curves.values()), {}))
+    longest = max((len(c[name]) for c in curves.values() for name in names), default=0)
+    arrays: Curves = {"member": np.asarray(members, np.int32)}
+    for name in names:
+        arrays[name] = np.full((len(members), longest), np.nan, np.float32)
+        for index, member in enumerate(members):
+            values = curves[member][name]
+            arrays[name][index, : len(values)] = values
+    draft = file.with_name(f".{file.name}.draft")
+    with draft.open("wb") as stream:
+        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
+    draft.replace(file)

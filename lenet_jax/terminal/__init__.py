@@ -1,0 +1,1 @@
+"""What people see and press: progress, signals, command-line arguments."""

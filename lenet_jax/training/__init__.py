@@ -1,0 +1,1 @@
+"""Training as pure functions of arrays: batches, optimisers, steps, epochs, populations."""

@@ -1,0 +1,73 @@
+"""Devices that share the work on one network: each takes its part of every batch.
+
+On a CPU they are the cores, one host device each. All of them hold the same parameters and data;
+what differs is summed over `AXIS` inside the program.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree, Shaped
+
+from lenet_jax.nn import ops
+
+AXIS = "devices"
+Tree = TypeVar("Tree", bound=PyTree)
+
+
+def count_sharing(batch_size: int, micro_batch_size: int) -> int:
+    """How many of the devices at hand share a batch: at least one micro-batch falls to each.
+
+    Only the cores of a CPU do. A batch is little work for one accelerator, let alone for several.
+    """
+    if jax.default_backend() != "cpu" or batch_size % micro_batch_size:
+        return 1
+    parts = batch_size // micro_batch_size
+    return max(n for n in range(1, len(jax.devices()) + 1) if parts % n == 0)
+
+
+def compile_shared(
+    function: Callable[..., Any], num_devices: int, donate_argnums: tuple[int, ...] = ()
+) -> Any:
+    """`jax.jit` of a function that runs on every device at once; one device: `jax.jit` alone."""
+    if num_devices > 1:
+        everywhere = PartitionSpec()
+        function = jax.shard_map(
+            function,
+            mesh=_mesh(num_devices),
+            in_specs=everywhere,
+            out_specs=everywhere,
+            check_vma=False,  # it cannot know that sums over the axis are the same everywhere
+        )
+    options = ops.compiler_options()
+    return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
+
+
+def replicate(tree: Tree, num_devices: int) -> Tree:
+    """Copies arrays to every device that shares the work."""
+    if num_devices == 1:
+        return jax.device_put(tree, jax.devices()[0])
+    return jax.device_put(tree, NamedSharding(_mesh(num_devices), PartitionSpec()))
+
+
+def own_share(x: Shaped[jax.Array, "n ..."], num_devices: int) -> Shaped[jax.Array, "m ..."]:
+    """The part of this device in the leading axis, which all devices divide among them."""
+    if num_devices == 1:
+        return x
+    return x.reshape(num_devices, -1, *x.shape[1:])[lax.axis_index(AXIS)]
+
+
+def sum_over_devices(tree: Tree, num_devices: int) -> Tree:
+    """The sum of what each device has; a tree of float32, summed as one array to meet but once."""
+    if num_devices == 1:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(lax.psum(flat, AXIS))
+
+
+def _mesh(num_devices: int) -> Mesh:
+    return jax.make_mesh((num_devices,), (AXIS,), devices=jax.devices()[:num_devices])

@@ -1,0 +1,287 @@
+"""Many networks of one recipe, trained in one program on all devices: no files, no printing.
+
+A population is a stack of the states and numbers that single runs have, and its members take the
+same `train.train_step`. Seeds and numbers (learning rate, weight decay, augmentation, …) differ
+between members; what shapes the program, the `Recipe`, does not.
+
+On a CPU the members of a device train one after the other (`map`: what a network this small
+touches then stays in the cache), with one host device per core, see `main.use_cores`. On
+accelerators they train side by side (`vmap`).
+
+A member whose loss or parameters stop being finite is frozen in the state before that step, and
+its `step` becomes negative: -17 says that the 17th step failed. No other member notices.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int32, PyTree
+
+from lenet_jax.config.file import Config
+from lenet_jax.data.dataset import Split
+from lenet_jax.nn import ops
+from lenet_jax.training import step as train
+from lenet_jax.training.batches import Batch, epoch_order, loop_batches
+from lenet_jax.training.spec import Hyperparameters, Recipe, hyperparameters, seeds
+
+Strategy = Literal["auto", "map", "vmap"]
+Arrays: TypeAlias = tuple[jax.Array, jax.Array]  # a split's images and labels, on the device
+Tree = TypeVar("Tree", bound=PyTree)
+AXIS = "members"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Members:
+    """All that changes while a population trains; every array has the members in front.
+
+    Attributes:
+      state: the training states; `state.step` is negative where a member is frozen.
+      best_params: the parameters of the epoch that was best on validation, the first of equals; of
+        a member that froze in its first epoch, those it froze with.
+      best_epoch: that epoch, counted from 1; 0 if there is none.
+      best_valid: the sums over the validation images in that epoch.
+    """
+
+    state: train.TrainState
+    best_params: nnx.State
+    best_epoch: Int32[Array, "..."]
+    best_valid: train.Metrics
+
+
+class Numbers(NamedTuple):
+    """What the members differ in; a slot that is not `active` is padding and never trains."""
+
+    seeds: Mapping[str, Any]
+    hyperparameters: Hyperparameters
+    active: Any
+
+
+class EpochMetrics(NamedTuple):
+    """What an epoch gave each member; NaN from the epoch in which it froze."""
+
+    train_loss: Float[Array, "..."]
+    train_accuracy: Float[Array, "..."]
+    valid_loss: Float[Array, "..."]
+    valid_accuracy: Float[Array, "..."]
+
+
+class Population:
+    """The programs for populations of one recipe; the arrays that they work on are the caller's.
+
+    Attributes:
+      recipe: what the members have in common.
+      size: slots for members: at least what was asked for, and a multiple of the devices.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: int,
+        *,
+        devices: Sequence[Any] = (),
+        strategy: Strategy = "auto",
+        shared_data_order: bool = False,
+    ):
+        """Prepares the programs, which are compiled when they first run.
+
+        Args:
+          recipe: what the members have in common.
+          size: how many members there may be.
+          devices: what to train on; all devices, if none are given.
+          strategy: `map`, `vmap`, or what suits the devices.
+          shared_data_order: a batch is gathered and augmented once for all members of a device, as
+            for the first of them; it takes steps where the members otherwise take epochs. Their
+            seeds of order and augmentation and the strengths of the latter must be the same.
+        """
+        self._mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+        self.recipe, self.size = recipe, -(-size // self._mesh.size) * self._mesh.size
+        mapped = choose_strategy(strategy, self._mesh.devices.flat[0]) == "map"
+        self._over = _map if mapped else jax.vmap
+        advance = self._advance_together if shared_data_order else self._advance_apart
+        members, everywhere = PartitionSpec(AXIS), PartitionSpec()
+        self._init = self._compile(self._over(self._begin), (members,))
+        self._advance = self._compile(
+            advance, (members, members, everywhere, everywhere, everywhere), donate_argnums=0
+        )
+        self._test = self._compile(self._evaluate, (members, everywhere))
+
+    def put(self, split: Split) -> Arrays:
+        """Copies a split to every device."""
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        return jax.device_put((split.images, split.labels), everywhere)
+
+    def start(self, configs: Sequence[Config]) -> tuple[Members, Numbers]:
+        """The members of these configs before their first step, and what they differ in.
+
+        Slots that are left over are padding. Every result has the slots in front: `pick` finds the
+        members in it.
+        """
+        assert 0 < len(configs) <= self.size
+        padded = [*configs, *[configs[0]] * (self.size - len(configs))]
+        numbers = Numbers(
+            _stack([seeds(config) for config in padded], np.int32),
+            _stack([hyperparameters(config) for config in padded], np.float32),
+            np.arange(self.size) < len(configs),
+        )
+        order = self._slots()
+        numbers = jax.tree.map(lambda array: array[order], numbers)
+        numbers = jax.device_put(numbers, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+        return self._init(numbers), numbers
+
+    def train_epoch(
+        self,
+        members: Members,
+        numbers: Numbers,
+        train_split: Arrays,
+        valid_split: Arrays,
+        epoch: int,
+    ) -> tuple[Members, EpochMetrics]:
+        """Takes every member through an epoch, counted from 0, and validates it.
+
+        The arrays of the `members` that come in are given away.
+        """
+        return self._advance(members, numbers, train_split, valid_split, np.int32(epoch))
+
+    def test(self, members: Members, split: Arrays) -> train.Metrics:
+        """The sums over all images of a split, under each member's best parameters."""
+        return self._test(members.best_params, split)
+
+    def pick(self, tree: Tree, count: int) -> Tree:
+        """The first `count` members of stacked arrays, in the configs' order, as NumPy's arrays."""
+        at = np.argsort(self._slots())[:count]
+        return jax.tree.map(lambda array: np.asarray(array)[at], tree)
+
+    def _slots(self) -> np.ndarray:
+        """Which member a slot has. They are dealt out, so that every device has equally many."""
+        return np.arange(self.size).reshape(-1, self._mesh.size).T.ravel()
+
+    def _compile(
+        self, function: Callable[..., Any], in_specs: tuple[PartitionSpec, ...], **options: Any
+    ) -> Callable[..., Any]:
+        sharded = jax.shard_map(
+            function,
+            mesh=self._mesh,
+            in_specs=in_specs,
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )
+        options |= {"compiler_options": ops.compiler_options()}
+        return jax.jit(sharded, **options)
+
+    def _begin(self, numbers: Numbers) -> Members:
+        state = train.init_state(self.recipe, numbers.seeds, numbers.hyperparameters)
+        state = dataclasses.replace(state, step=jnp.where(numbers.active, state.step, -1))
+        # Fewer hits than any network has: the first epoch is better.
+        none = train.Metrics(loss=jnp.float32(0), correct=jnp.float32(-1), count=jnp.float32(0))
+        return Members(state, state.params, jnp.int32(0), none)
+
+    def _advance_apart(
+        self, members: Members, numbers: Numbers, train_split: Arrays, valid: Arrays, epoch: Array
+    ) -> tuple[Members, EpochMetrics]:
+        """Each member goes through the epoch in its own order."""
+
+        def advance(args: tuple[Members, Numbers]) -> tuple[Members, EpochMetrics]:
+            member, numbers = args
+            hyper = numbers.hyperparameters
+
+            def run(state: train.TrainState) -> tuple[train.TrainState, train.Metrics]:
+                return train.train_epoch(self.recipe, state, *train_split, epoch, hyper)
+
+            return self._validate(member, *_unless_frozen(run, member.state), valid, epoch)
+
+        return self._over(advance)((members, numbers))
+
+    def _advance_together(
+        self, members: Members, numbers: Numbers, train_split: Arrays, valid: Arrays, epoch: Array
+    ) -> tuple[Members, EpochMetrics]:
+        """All members take a step with one batch, and then with the next."""
+
+        def step(carry: tuple[train.TrainState, train.Metrics], batch: Batch) -> Any:
+            def take(args: tuple[train.TrainState, Hyperparameters]) -> Any:
+                state, hyper = args
+                return _unless_frozen(
+                    lambda state: train.guarded_step(self.recipe, state, batch, hyper), state
+                )
+
+            states, sums = carry
+            states, new = self._over(take)((states, numbers.hyperparameters))
+            return states, jax.tree.map(jnp.add, sums, new)
+
+        def validate(args: tuple[Members, train.TrainState, train.Metrics]) -> Any:
+            return self._validate(*args, valid, epoch)
+
+        first, hyper = jax.tree.map(lambda x: x[0], (members.state, numbers.hyperparameters))
+        sums = jax.tree.map(
+            lambda zero: jnp.full(len(members.best_epoch), zero), train.no_metrics()
+        )
+        last = self.recipe.steps_per_epoch
+        order = epoch_order(self.recipe, first.order_key, epoch)
+        rows = order, 0, last, first.augment_key, epoch * last
+        states, metrics = loop_batches(
+            self.recipe, step, (members.state, sums), *train_split, *rows, hyper
+        )
+        return self._over(validate)((members, states, metrics))
+
+    def _validate(
+        self,
+        member: Members,
+        state: train.TrainState,
+        metrics: train.Metrics,
+        valid_split: Arrays,
+        epoch: Array,
+    ) -> tuple[Members, EpochMetrics]:
+        """The member after an epoch, with its best parameters kept, and the epoch's metrics."""
+        valid, _ = train.evaluate(self.recipe, state.params, *valid_split)
+        # As in a single run, the loss after the last step is the validation's.
+        failed = (state.step >= 0) & ~jnp.isfinite(valid.loss)
+        state = dataclasses.replace(state, step=jnp.where(failed, -state.step, state.step))
+        going = state.step >= 0
+        better = going & (valid.correct > member.best_valid.correct)
+
+        def choose(when: Array, new: Tree, old: Tree) -> Tree:
+            return jax.tree.map(lambda new, old: jnp.where(when, new, old), new, old)
+
+        member = Members(
+            state=state,
+            best_params=choose(
+                better | (~going & (member.best_epoch == 0)), state.params, member.best_params
+            ),
+            best_epoch=choose(better, epoch + 1, member.best_epoch),
+            best_valid=choose(better, valid, member.best_valid),
+        )
+        told = (metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy)
+        return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in told))
+
+    def _evaluate(self, params: nnx.State, split: Arrays) -> train.Metrics:
+        return self._over(lambda params: train.evaluate(self.recipe, params, *split)[0])(params)
+
+
+def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
+    """What is asked for, or, of `auto`, what suits the device."""
+    if strategy == "auto":
+        return "map" if device.platform == "cpu" else "vmap"
+    return strategy
+
+
+def _unless_frozen(
+    run: Callable[[train.TrainState], tuple[train.TrainState, train.Metrics]],
+    state: train.TrainState,
+) -> tuple[train.TrainState, train.Metrics]:
+    """Skips the work where members run one by one; side by side they cost nothing more."""
+    return lax.cond(state.step >= 0, run, lambda state: (state, train.no_metrics()), state)
+
+
+def _map(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda xs: lax.map(function, xs)
+
+
+def _stack(trees: Sequence[PyTree], dtype: type) -> PyTree:
+    return jax.tree.map(lambda *leaves: np.asarray(leaves, dtype), *trees)

@@ -1,0 +1,145 @@
+"""What a config says of a training program: the part that shapes it, and the numbers it takes."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Key
+
+from lenet_jax.config.file import Config
+from lenet_jax.data.dataset import Dataset
+from lenet_jax.errors import UserError
+from lenet_jax.nn import ops
+from lenet_jax.nn.lenet import LeNet
+
+# Nested dicts of numbers, each of which may be traced: see `hyperparameters`.
+Hyperparameters = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What is fixed when a training program is compiled.
+
+    Attributes:
+      model: the arguments of `LeNet`.
+      mean, std: of a pixel per channel, in 0..255; images are normalised with them.
+      num_examples: training images, all of which every epoch uses.
+      num_epochs: length of the schedule.
+      batch_size: images per optimiser step.
+      micro_batch_size: images per gradient; the gradients of a batch's parts are accumulated.
+      eval_batch_size: images per forward pass in evaluation.
+      optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
+      augments: whether images are transformed at random.
+      num_devices: how many share each batch, see `parallel`.
+    """
+
+    model: tuple[tuple[str, Any], ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_examples: int
+    num_epochs: int
+    batch_size: int
+    micro_batch_size: int
+    eval_batch_size: int
+    optimizer: tuple[tuple[str, Any], ...]
+    schedule: tuple[tuple[str, Any], ...]
+    augments: bool
+    num_devices: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps per epoch; the last one may see a smaller batch."""
+        return -(-self.num_examples // self.batch_size)
+
+    @functools.cached_property
+    def graphdef(self) -> nnx.GraphDef:
+        """The network without its parameters."""
+        return nnx.graphdef(nnx.eval_shape(lambda: self.make_model(jax.random.key(0))))
+
+    def make_model(self, key: Key[Array, ""]) -> LeNet:
+        """The network with initial parameters drawn from `key`."""
+        return LeNet(**dict(self.model), rngs=nnx.Rngs(params=key))
+
+
+def make_recipe(config: Config, dataset: Dataset) -> Recipe:
+    """The recipe of a config for a dataset.
+
+    Raises:
+      UserError: the model's sizes are not the data's, or its lowering cannot be had.
+    """
+    ops.choose_lowering(config.model.lowering)  # which may refuse
+    _, _, channels = dataset.image_shape
+    model = {
+        **config.model,
+        "image_size": config.data.image_size,
+        "num_classes": _agree(config.model, "num_classes", dataset.num_classes, dataset.name),
+        "in_channels": _agree(config.model, "in_channels", channels, dataset.name),
+    }
+    mean, std = pixel_statistics(dataset)
+    return Recipe(
+        model=tuple(model.items()),
+        mean=mean,
+        std=std,
+        num_examples=len(dataset.train),
+        num_epochs=config.train.num_epochs,
+        batch_size=config.train.batch_size,
+        micro_batch_size=min(config.train.micro_batch_size, config.train.batch_size),
+        eval_batch_size=config.train.eval_batch_size,
+        optimizer=tuple((k, v) for k, v in config.optimizer.items() if not _is_number(v)),
+        schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
+        augments=any(config.augment.values()),
+    )
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """The numbers of a config that a compiled program takes as arguments."""
+    sections = {
+        name: {k: float(v) for k, v in config[name].items() if _is_number(v)}
+        for name in ("optimizer", "schedule", "augment")
+    }
+    return {
+        **sections,
+        "label_smoothing": config.train.label_smoothing,
+        "max_grad_norm": config.train.max_grad_norm,
+    }
+
+
+def seeds(config: Config) -> dict[str, int]:
+    """The seeds of initial weights, data order and augmentation."""
+    return {k: config.seed if v is None else v for k, v in config.seeds.items()}
+
+
+def pixel_statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the training pixels per channel, in 0..255.
+
+    A channel that is everywhere the same has the deviation 1, so that it can be divided by.
+    """
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for start in range(0, len(dataset.train), 4096):
+        pixels = dataset.train.images[start : start + 4096].reshape(-1, dataset.image_shape[2])
+        values = np.arange(256.0)
+        histogram = np.stack([np.bincount(p, minlength=256) for p in pixels.T])
+        count += len(pixels)
+        total = total + histogram @ values
+        squares = squares + histogram @ values**2
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def _agree(section: Config, key: str, found: int, name: str) -> int:
+    asked = section[key]
+    if asked is not None and asked != found:
+        raise UserError(
+            f"config.model.{key} is {asked}, but the data {name!r} has {found}\n"
+            f"Leave --config.model.{key} out: it is taken from the data."
+        )
+    return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

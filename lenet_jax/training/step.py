@@ -1,0 +1,275 @@
+"""Training and evaluation as pure functions of arrays: no files, no printing, no loop over epochs.
+
+`train_epoch` is one program: a loop of `train_step` over the epoch's batches. It may be jitted,
+mapped over members of a population, and sharded. `train_steps` is a part of it, for those who want
+to look up in between.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
+
+from lenet_jax.nn import autograd, ops
+from lenet_jax.training import batches, optim, parallel
+from lenet_jax.training.batches import Batch
+from lenet_jax.training.spec import Hyperparameters, Recipe
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """All that training changes, and the keys that decide its randomness.
+
+    Members of a population are stacked along a leading axis of every array.
+
+    Attributes:
+      params: the network's parameters.
+      opt_state: the optimiser's buffers.
+      step: optimiser steps taken; negative in a state that is frozen, see `guarded_step`.
+      order_key: decides, with the epoch, the order of the examples.
+      augment_key: decides, with the step, the random transformations.
+    """
+
+    params: nnx.State
+    opt_state: optax.OptState
+    step: Int32[Array, "..."]
+    order_key: Key[Array, "..."]
+    augment_key: Key[Array, "..."]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Sums over examples; a mean is a sum divided by `count`."""
+
+    loss: Float[Array, "..."]
+    correct: Float[Array, "..."]
+    count: Float[Array, "..."]
+
+    @property
+    def mean_loss(self) -> Float[Array, "..."]:
+        """Mean cross-entropy, in nats."""
+        return self.loss / self.count
+
+    @property
+    def accuracy(self) -> Float[Array, "..."]:
+        """Share of the examples whose largest logit is the label's, in [0, 1]."""
+        return self.correct / self.count
+
+
+def no_metrics() -> Metrics:
+    """The sums of an epoch in which nothing has been met yet."""
+    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+
+
+def init_state(
+    recipe: Recipe, seeds: Mapping[str, ScalarLike], hyperparameters: Hyperparameters
+) -> TrainState:
+    """The state before the first step; `seeds` has `init`, `order` and `augment`."""
+    params = nnx.state(recipe.make_model(jax.random.key(seeds["init"])), nnx.Param)
+    return TrainState(
+        params=params,
+        opt_state=_optimizer(recipe, hyperparameters).init(params),
+        step=jnp.zeros((), jnp.int32),
+        order_key=jax.random.fold_in(jax.random.key(seeds["order"]), 1),
+        augment_key=jax.random.fold_in(jax.random.key(seeds["augment"]), 2),
+    )
+
+
+def train_epoch(
+    recipe: Recipe,
+    state: TrainState,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    epoch: Int32[Array, ""],
+    hyperparameters: Hyperparameters,
+) -> tuple[TrainState, Metrics]:
+    """Takes `recipe.steps_per_epoch` steps through all examples, in the order of this epoch.
+
+    The last batch holds what is left: it is padded, the padding weighs 0, and its loss is the mean
+    over the real examples.
+
+    Returns:
+      The new state, and the sums of the losses and hits met on the way.
+    """
+    order = batches.epoch_order(recipe, state.order_key, epoch)
+    last = recipe.steps_per_epoch
+    return train_steps(recipe, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
+
+
+def train_steps(
+    recipe: Recipe,
+    state: TrainState,
+    metrics: Metrics,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    order: Int32[Array, "steps b"],
+    first: ScalarLike,
+    last: ScalarLike,
+    hyperparameters: Hyperparameters,
+) -> tuple[TrainState, Metrics]:
+    """Takes the steps `first` to `last` - 1 of an epoch.
+
+    An epoch in parts, of whatever lengths, ends in the same bits as an epoch in one go.
+
+    Args:
+      recipe: what is compiled.
+      state: before step `first`.
+      metrics: sums over the epoch's steps so far; what is met on the way is added to them.
+      images: pixels of the training images.
+      labels: their classes.
+      order: indices of each step's examples, from `epoch_order`.
+      first: counted from 0 in this epoch; may be traced.
+      last: may be traced.
+      hyperparameters: the numbers, see `recipe.hyperparameters`.
+    """
+
+    def step(carry: tuple[TrainState, Metrics], batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
+        state, new = guarded_step(recipe, state, batch, hyperparameters)
+        return state, jax.tree.map(jnp.add, metrics, new)
+
+    rows = order, first, last, state.augment_key, state.step - first
+    return batches.loop_batches(
+        recipe, step, (state, metrics), images, labels, *rows, hyperparameters
+    )
+
+
+def guarded_step(
+    recipe: Recipe, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+) -> tuple[TrainState, Metrics]:
+    """`train_step`, unless the state is frozen or this step would leave it not finite.
+
+    A state that diverges is frozen as it was before that step, and its `step` becomes negative:
+    -17 says that the 17th step failed.
+    """
+    new, metrics = train_step(recipe, state, batch, hyperparameters)
+    going = state.step >= 0
+    taken = going & jnp.isfinite(metrics.loss) & _are_finite(new.params)
+    frozen = dataclasses.replace(state, step=jnp.where(going, -1 - state.step, state.step))
+    return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, frozen), metrics
+
+
+def _are_finite(params: nnx.State) -> Bool[Array, ""]:
+    # A product with a small number, which no sum of finite ones overflows: unlike a test of each,
+    # it goes at the speed of the memory.
+    leaves = jax.tree.leaves(params)
+    sums = [leaf @ jnp.full(leaf.shape[-1], 2.0**-30, leaf.dtype) for leaf in leaves]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in sums]))
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+) -> tuple[TrainState, Metrics]:
+    """One step of the optimiser: forward, backward, update.
+
+    The gradient is that of the mean loss over the whole batch. It is accumulated over the batch's
+    parts, which fit the cache better than the whole, and summed over the devices that share it.
+    """
+
+    def mean_loss(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Metrics]:
+        images, labels, weights = part
+        logits = apply(recipe, params, images)
+        losses = weights * ops.cross_entropy(
+            logits, labels, label_smoothing=hyperparameters["label_smoothing"]
+        )
+        hits = jnp.where(jnp.argmax(logits, axis=-1) == labels, weights, 0)
+        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(weights))
+        return metrics.loss / batch.total, metrics
+
+    def add_part(grads: nnx.State, part: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
+        _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
+        return autograd.accumulate(grads, new), metrics
+
+    parts = batch.images, batch.labels, batch.weights
+    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), parts)
+    metrics = jax.tree.map(jnp.sum, metrics)
+    grads, metrics = parallel.sum_over_devices((grads, metrics), recipe.num_devices)
+    updates, opt_state = _optimizer(recipe, hyperparameters).update(
+        grads, state.opt_state, state.params
+    )
+    state = dataclasses.replace(
+        state,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+        step=state.step + 1,
+    )
+    return state, metrics
+
+
+def evaluate(
+    recipe: Recipe,
+    params: nnx.State,
+    images: UInt8[Array, "n h w c"],
+    labels: Int32[Array, " n"],
+    count: ScalarLike | None = None,
+) -> tuple[Metrics, Float[Array, "n k"]]:
+    """Loss and hits over the first `count` images, and their logits; None: over all.
+
+    The count may be traced, so that splits padded to one size share one program. Rows of logits
+    behind it are 0.
+    """
+    capacity, batch_size = images.shape[0], recipe.eval_batch_size
+    count = jnp.asarray(capacity if count is None else count, jnp.int32)
+    # Every device takes one batch of a round.
+    round_size = batch_size * recipe.num_devices
+    num_rounds = -(-capacity // round_size)
+
+    def fetch(round_: Int32[Array, ""]) -> Float[Array, "c h w b"]:
+        indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
+        own = parallel.own_share(indices, recipe.num_devices)
+        return batches.normalised(recipe, images[own])
+
+    def step(
+        round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: Float[Array, "c h w b"]
+    ) -> Float[Array, "m b k"]:
+        return logits.at[round_].set(apply(recipe, params, images))
+
+    num_classes = dict(recipe.model)["num_classes"]
+    dtype = jax.tree.leaves(params)[0].dtype
+    logits = jnp.zeros((num_rounds, batch_size, num_classes), dtype)
+    logits = batches.loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
+    if recipe.num_devices > 1:
+        logits = lax.all_gather(logits, parallel.AXIS, axis=1)
+    logits = logits.reshape(-1, num_classes)[:capacity]
+    counted = (jnp.arange(capacity) < count).astype(jnp.float32)
+    hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    losses = ops.cross_entropy(logits, labels)
+    metrics = Metrics(jnp.sum(counted * losses), jnp.sum(counted * hits), jnp.sum(counted))
+    return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
+
+
+def apply(
+    recipe: Recipe, params: nnx.State, images: Float[Array, "c h w b"]
+) -> Float[Array, "b k"]:
+    """Logits of images as `batches.normalised` gives them."""
+    return nnx.merge(recipe.graphdef, params)(images.transpose(3, 1, 2, 0))
+
+
+def learning_rate(
+    recipe: Recipe, hyperparameters: Hyperparameters, step: Int32[Array, ""]
+) -> Float[Array, ""]:
+    """The learning rate of a step, counted from 0."""
+    return jnp.asarray(_schedule(recipe, hyperparameters)(step))
+
+
+def _schedule(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.Schedule:
+    return optim.make_schedule(
+        **dict(recipe.schedule),
+        **hyperparameters["schedule"],
+        learning_rate=hyperparameters["optimizer"]["learning_rate"],
+        num_steps=recipe.num_epochs * recipe.steps_per_epoch,
+        steps_per_epoch=recipe.steps_per_epoch,
+    )
+
+
+def _optimizer(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    settings = dict(recipe.optimizer) | dict(hyperparameters["optimizer"])
+    settings["learning_rate"] = _schedule(recipe, hyperparameters)
+    return optim.make_optimizer(**settings, max_grad_norm=hyperparameters["max_grad_norm"])

@@ -1,0 +1,206 @@
+"""The idx reader: what it accepts it returns exactly, what it refuses it refuses in words."""
+
+import gzip
+import pathlib
+import struct
+import tempfile
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from lenet_jax.data.idx import pair, read_idx, read_idx_folder
+from lenet_jax.errors import UserError
+
+
+def to_idx(array: np.ndarray) -> bytes:
+    header = struct.pack(f">2xBB{array.ndim}I", 8, array.ndim, *array.shape)
+    return header + array.tobytes()
+
+
+def read_bytes(content: bytes) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "some-idx"
+        path.write_bytes(content)
+        return read_idx(path)
+
+
+arrays = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=5))
+
+
+@given(arrays, st.booleans())
+def test_an_array_comes_back_as_it_was(array, is_gzipped):
+    content = to_idx(array)
+    result = read_bytes(gzip.compress(content, mtime=0) if is_gzipped else content)
+    np.testing.assert_array_equal(result, array, strict=True)
+
+
+def test_an_array_of_several_chunks_and_gzip_members_comes_back():
+    array = np.random.default_rng(0).integers(0, 256, (3, 700, 1000), np.uint8)
+    content = to_idx(array)
+    members = gzip.compress(content[:1_500_000], 1) + gzip.compress(content[1_500_000:], 1)
+    np.testing.assert_array_equal(read_bytes(members), array, strict=True)
+
+
+@given(
+    st.binary(max_size=64), st.sampled_from([b"", b"\0\0\x08\x01", b"\0\0\x08\x03", b"\x1f\x8b"])
+)
+@example(b"\0\0\0\0", b"\0\0\x08\x01")
+@example(b"\xff" * 16, b"\0\0\x08\x04")
+def test_any_bytes_are_read_or_refused(tail, magic):
+    for content in (magic + tail, gzip.compress(magic + tail, 1)):
+        try:
+            assert read_bytes(content).dtype == np.uint8
+        except UserError as error:
+            assert "some-idx" in str(error)
+            assert len(str(error).splitlines()) == 1
+
+
+@given(arrays, st.data())
+def test_a_damaged_gzip_is_read_or_refused(array, data):
+    content = bytearray(gzip.compress(to_idx(array), mtime=0))
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    # A flip in the gzip header's time, flags of the system and such leaves the content alone.
+    try:
+        np.testing.assert_array_equal(read_bytes(bytes(content)), array)
+    except UserError as error:
+        assert "some-idx" in str(error)
+
+
+SOUND = to_idx(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "starts with nothing"),
+        (b"\x89PNG----", "not an idx file: it starts with 89 50 4e 47"),
+        (SOUND[:3], "not an idx file"),
+        (SOUND[:9], "truncated: it ends inside its header"),
+        (SOUND[:-1], "truncated: its header claims 3 × 2 × 2 bytes, it holds 11"),
+        (SOUND + b"\0", "longer than its header says"),
+        (b"\0\0\x0d\x01" + SOUND[4:], "idx type 0x0d; only uint8"),
+        (b"\0\0\x08\x00", "claims 0 dimensions"),
+        (b"\0\0\x08\x05" + bytes(20), "claims 5 dimensions"),
+        (b"\0\0\x08\x01" + bytes(4), "is empty"),
+        (gzip.compress(SOUND, mtime=0)[:-9], "truncated or damaged"),
+        (gzip.compress(SOUND, mtime=0)[:-1] + b"\xff", "truncated or damaged"),
+        (gzip.compress(SOUND[:-1], mtime=0), "it holds 11"),
+        (gzip.compress(SOUND + bytes(100), mtime=0), "longer than its header says"),
+    ],
+)
+def test_a_broken_file_is_refused(content, message):
+    with pytest.raises(UserError, match=message):
+        read_bytes(content)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_huge_claim_is_refused_before_memory_is_taken(pack, monkeypatch):
+    monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("memory was taken"))
+    content = struct.pack(">2xBBI", 8, 1, 2**31) + b"xx"
+    assert len(content) == 10
+    with pytest.raises(UserError, match="truncated: its header claims 2147483648 bytes"):
+        read_bytes(pack(content))
+
+
+def test_a_gzip_bomb_is_read_no_further_than_its_claim(monkeypatch):
+    bomb = gzip.compress(to_idx(np.zeros(10, np.uint8)) + bytes(50_000_000), 1)
+    read, original = [], gzip.GzipFile.read
+    monkeypatch.setattr(
+        gzip.GzipFile, "read", lambda self, size: read.append(size) or original(self, size)
+    )
+    with pytest.raises(UserError, match="longer"):
+        read_bytes(bomb)
+    assert sum(read) < 30
+
+
+def test_a_claim_beyond_memory_is_refused(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", fail)
+    with pytest.raises(UserError, match="does not fit into memory"):
+        read_bytes(SOUND)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere: No such file"):
+        read_idx(tmp_path / "nowhere")
+
+
+def write_folder(folder, images=(5, 2, 3), labels=(5,), test="t10k", suffix=""):
+    pack = gzip.compress if suffix == ".gz" else bytes
+    for prefix in ("train", test):
+        for kind, shape in (("images-idx3", images), ("labels-idx1", labels)):
+            content = to_idx(np.ones(shape, np.uint8))
+            (folder / f"{prefix}-{kind}-ubyte{suffix}").write_bytes(pack(content))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("test", ["t10k", "test"])
+@pytest.mark.parametrize("channels", [(), (1,), (3,)])
+def test_a_folder_is_read(tmp_path, suffix, test, channels):
+    write_folder(tmp_path, (5, 2, 3, *channels), suffix=suffix, test=test)
+    for labelled in read_idx_folder(tmp_path):
+        assert labelled.images.shape == (5, 2, 3, *(channels or (1,)))
+        assert labelled.labels.shape == (5,)
+
+
+def test_dotted_and_idx4_names_are_understood(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").rename(tmp_path / "train-images.idx4-ubyte")
+    assert len(read_idx_folder(tmp_path)) == 2
+
+
+def test_the_plain_file_is_read_where_both_are(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
+    read_idx_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
+)
+def test_each_file_must_be_there(tmp_path, name):
+    write_folder(tmp_path)
+    (tmp_path / f"{name}-ubyte").unlink()
+    with pytest.raises(UserError, match=f"has no file .*{name}"):
+        read_idx_folder(tmp_path)
+
+
+def test_two_test_sets_are_ambiguous(tmp_path):
+    write_folder(tmp_path)
+    write_folder(tmp_path, test="test")
+    with pytest.raises(UserError, match="both t10k-images-idx3-ubyte and test-images-idx3-ubyte"):
+        read_idx_folder(tmp_path)
+
+
+def test_train_and_test_must_agree(tmp_path):
+    write_folder(tmp_path)
+    path = tmp_path / "t10k-images-idx3-ubyte"
+    path.write_bytes(to_idx(np.ones((5, 2, 4), np.uint8)))
+    with pytest.raises(UserError, match=r"t10k.* has images of 2×4×1, train.* of 2×3×1"):
+        read_idx_folder(tmp_path)
+
+
+def test_a_test_label_unknown_to_train_is_refused(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(to_idx(np.full(5, 2, np.uint8)))
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has label 2; .* end at 1"):
+        read_idx_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ((5, 4), (5,), r"I has shape \(5, 4\)"),
+        ((5, 4, 4, 2), (5,), r"I has shape \(5, 4, 4, 2\)"),
+        ((5, 4, 4), (5, 1), r"L has shape \(5, 1\)"),
+        ((5, 4, 4), (4,), "L has 4 labels for the 5 images of I"),
+    ],
+)
+def test_images_and_labels_must_agree(images, labels, message):
+    with pytest.raises(UserError, match=message):
+        pair(np.ones(images, np.uint8), np.ones(labels, np.uint8), "I", "L")

@@ -1,0 +1,87 @@
+"""The command of a sweep: its flags, and what it does when it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from experiments import sweep
+from tests.support import tiny
+
+FLAGS = ["--config=configs/lenet5.py:smoke", "--sweep=configs/sweeps/seeds.py:6"]
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The command sets variables for the JAX that it starts; here it runs already."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--worker=0/4"], "--worker=0/4: must be i/n with i from 1 to n"),
+        (["--worker=5/4"], "--worker=5/4: must be"),
+        (["--worker=two"], "--worker=two: must be"),
+        (["--config.seed=3"], "seed is swept, and given as --config.seed too"),
+        (["--config.lr=3"], "unknown flag --config.lr; did you mean"),
+        (["--sweep="], "missing --sweep=FILE.py"),
+        (["--save=some"], "flag --save=some: value should be one of"),
+        (["--colect"], "unknown flag --colect; did you mean --collect?"),
+        (["--collect"], "holds no sweep yet: nothing to collect"),
+    ],
+)
+def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, flags, words):
+    assert sweep.main(["sweep", *FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert len(told.splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_directory_is_no_sweeps(environment, tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{}")
+    assert sweep.main(["sweep", *FLAGS, f"--workdir={tmp_path}"]) == 2
+    assert "holds a run; take another --workdir" in capsys.readouterr().err
+
+
+def test_killed_and_started_again_the_table_is_the_same(tmp_path):
+    """`kill -9` once the first chunk is there; the whole command again, and one uninterrupted."""
+    folder = tiny.write_idx_folder(tmp_path / "bars")
+    settings = {f"config.{key}": value for key, value in tiny.CONFIG.items()}
+    settings |= {"config.data.name": folder, "config.model.lowering": "plain", "chunk_size": 2}
+    settings["config.train.num_epochs"] = 30
+    shown = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in settings.items()}
+    command = [sys.executable, "-m", "experiments.sweep", *FLAGS[1:], "--config=configs/notes.py"]
+    command += [f"--{key}={value}" for key, value in shown.items()]
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
+
+    def start(name):
+        return subprocess.Popen(
+            [*command, f"--workdir={tmp_path / name}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    killed = start("killed")
+    assert killed.stdout is not None
+    assert killed.stdout.readline().startswith("chunk 0: members 0–1")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    killed.stdout.close()
+    done = sorted(path.name for path in (tmp_path / "killed" / "chunks").glob("[0-9]*"))
+    assert "0000" in done and len(done) < 3
+
+    whole = [start("killed"), start("whole")]
+    outputs = [process.communicate()[0] for process in whole]
+    assert [process.returncode for process in whole] == [0, 0]
+    assert f"{len(done)} of 3 chunks are done already" in outputs[0]
+    tables = [
+        [line.rpartition(",")[0] for line in (tmp_path / name / "results.csv").read_text().split()]
+        for name in ("killed", "whole")
+    ]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 7

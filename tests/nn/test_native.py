@@ -1,0 +1,230 @@
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenet_jax.errors import UserError
+from lenet_jax.nn import native, ops
+from tests.support.lowerings import NATIVE
+
+SCRIPT = """
+import sys
+from lenet_jax import native
+if "refuse" in sys.argv:
+    import subprocess
+    run = subprocess.run
+    def refuse(command, **options):
+        assert "-shared" not in command, "it compiles again"
+        return run(command, **options)
+    subprocess.run = refuse
+import jax.numpy as jnp
+ones = jnp.ones
+out = native.conv_pool_relu(ones((1, 6, 6, 3)), ones((5, 5, 1, 2)), ones(2))
+assert out.shape == (2, 1, 1, 3) and (out == 26).all()
+"""
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """As in a process that has not looked for native code yet, with an empty cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CXX", raising=False)
+    cached = native.load, native.missing, native.key
+    for function in cached:
+        function.cache_clear()
+    yield monkeypatch
+    for function in cached:
+        function.cache_clear()
+
+
+def use_it(cache: Path, *words: str) -> None:
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    subprocess.run([sys.executable, "-c", SCRIPT, *words], env=environment, check=True)
+
+
+def compiler(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.compiler
+def test_it_is_compiled_once_and_again_where_it_is_broken(tmp_path):
+    use_it(tmp_path)
+    (library,) = (tmp_path / "lenet_jax").iterdir()
+    assert library.suffix == ".so"
+    use_it(tmp_path, "refuse")
+    sound = library.read_bytes()
+    library.write_bytes(sound[:1000])
+    use_it(tmp_path)
+    (library,) = (tmp_path / "lenet_jax").iterdir()
+    assert len(library.read_bytes()) == len(sound)
+
+
+@pytest.mark.compiler
+def test_without_a_folder_to_keep_it_in_it_serves_one_process(tmp_path):
+    (tmp_path / "lenet_jax").write_text("in the way")
+    use_it(tmp_path)
+
+
+def test_without_a_compiler_phase_is_taken(fresh):
+    fresh.setenv("PATH", "")
+    assert native.missing() == "there is no C++ compiler here, no c++ or g++ or clang++"
+    assert ops.choose_lowering("auto") == "phase"
+    x, kernel = jnp.ones((2, 6, 6, 1)), jnp.ones((5, 5, 1, 3))
+    np.testing.assert_array_equal(ops.conv_pool_relu(x, kernel, jnp.ones(3)), 26)
+    with pytest.raises(UserError, match="Install g") as error:
+        ops.conv_pool_relu(x, kernel, jnp.ones(3), lowering="native")
+    assert len(str(error.value).splitlines()) <= 3
+
+
+@pytest.mark.parametrize("name", ["no-such-compiler", "'half a quotation"])
+def test_a_compiler_that_is_not_there_is_named(fresh, name):
+    fresh.setenv("CXX", name)
+    assert native.missing() == f"there is no C++ compiler here, no {name}"
+
+
+def test_what_the_compiler_says_is_told_in_a_line(fresh, tmp_path):
+    refuses = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
+    fresh.setenv("CXX", compiler(tmp_path / "ancient", refuses) + " -v")
+    told = f"{tmp_path}/ancient does not compile lenet_jax/cpp/native.cc: fatal error: no C++17"
+    assert native.missing() == told
+    fresh.setenv("CXX", compiler(tmp_path / "mute", "exit 1"))
+    with pytest.raises(UserError, match="mute does not compile"):
+        native.load()
+
+
+def test_a_library_that_does_not_load_is_told_in_a_line(fresh, tmp_path):
+    writes = 'for word; do last=$word; done; [ -w "$last" ] && exit; echo nonsense > "$last"'
+    fresh.setenv("CXX", compiler(tmp_path / "liar", writes))
+    assert (native.missing() or "").startswith(f"what {tmp_path}/liar made of")
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "words"),
+    [(3, "float32", "not 3×3 of float32"), (5, "float16", "not 5×5 of float16")],
+)
+@pytest.mark.parametrize("lowering", [NATIVE])
+def test_what_it_is_not_written_for_is_refused_or_left_to_phase(size, dtype, words, lowering):
+    x, kernel = jnp.ones((2, size + 1, size + 1, 1), dtype), jnp.ones((size, size, 1, 3), dtype)
+    bias = jnp.ones(3, dtype)
+    with pytest.raises(ValueError, match=words):
+        ops.conv_pool_relu(x, kernel, bias, lowering=lowering)
+    np.testing.assert_array_equal(ops.conv_pool_relu(x, kernel, bias), size**2 + 1)
+
+
+@pytest.mark.parametrize("lowering", ["plain", NATIVE])
+def test_what_is_not_finite_is_passed_on(lowering):
+    x = np.ones((1, 8, 8, 1), np.float32)
+    x[0, 0, 0] = np.nan  # in the window of the first phase of the first block alone
+    kernel = np.ones((5, 5, 1, 1), np.float32)
+    out = ops.conv_pool_relu(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(1), lowering=lowering)
+    np.testing.assert_array_equal(np.isnan(out[0, :, :, 0]), [[True, False], [False, False]])
+    x[0, 0, 0], x[0, 0, 1] = 1, np.inf
+    out = ops.conv_pool_relu(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(1), lowering=lowering)
+    np.testing.assert_array_equal(np.isinf(out[0, :, :, 0]), [[True, False], [False, False]])
+
+
+@pytest.mark.compiler
+def test_a_cotangent_that_is_not_finite_spoils_its_own_image_alone():
+    x, kernel = jnp.ones((3, 8, 8, 20)), jnp.ones((5, 5, 3, 2))
+    _, vjp = jax.vjp(native.conv_pool_relu, x, kernel, jnp.ones(2))
+    cotangent = np.ones((2, 2, 2, 20), np.float32)
+    cotangent[0, 0, 0, 17] = np.nan
+    of_x, of_kernel, of_bias = vjp(jnp.asarray(cotangent))
+    np.testing.assert_array_equal(np.isnan(of_x).any(axis=(0, 1, 2)), np.arange(20) == 17)
+    assert np.isnan(of_x[:, :5, :5, 17]).all()
+    np.testing.assert_array_equal(np.isnan(of_kernel).all(axis=(0, 1, 2)), [True, False])
+    np.testing.assert_array_equal(np.isnan(of_bias), [True, False])
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 7), (5, 13), (16, 32)])
+def test_no_sum_depends_on_the_images_beside_it(channels, filters):
+    """Nor on how filters are cut into tiles: one alone gives the same bits."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(channels, 12, 16, 33)).astype(np.float32)
+    kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
+    bias = rng.normal(size=filters).astype(np.float32)
+    cotangent = rng.normal(size=(filters, 4, 6, 33)).astype(np.float32)
+    out, vjp = jax.vjp(native.conv_pool_relu, *map(jnp.asarray, (x, kernel, bias)))
+    of_x = vjp(jnp.asarray(cotangent))[0]
+    for image, filter_ in ((0, 0), (32, filters - 1), (17, filters // 2)):
+        image_alone, bias_alone = jnp.asarray(x[..., image : image + 1]), jnp.asarray(bias)
+        alone, vjp = jax.vjp(native.conv_pool_relu, image_alone, jnp.asarray(kernel), bias_alone)
+        np.testing.assert_array_equal(alone[..., 0], out[..., image])
+        of_x_alone = vjp(jnp.asarray(cotangent[..., image : image + 1]))[0]
+        np.testing.assert_array_equal(of_x_alone[..., 0], of_x[..., image])
+        filter_alone = jnp.asarray(kernel[..., filter_ : filter_ + 1])
+        alone = native.conv_pool_relu(image_alone, filter_alone, bias_alone[filter_ : filter_ + 1])
+        np.testing.assert_array_equal(alone[0, ..., 0], out[filter_, ..., image])
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("active", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("channels", "filters"), [(1, 6), (16, 32), (33, 5)])
+def test_gradients_of_wide_layers_however_much_is_cut(channels, filters, active):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20, 10, 12, channels)).astype(np.float32)
+    kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
+    size = np.sqrt(25 * channels)  # of what the bias is added to: it decides on what is cut
+    bias = np.where(rng.random(filters) < active, 9 * size, -9 * size).astype(np.float32)
+    cotangent = rng.normal(size=(20, 3, 4, filters)).astype(np.float32)
+
+    def gradients(lowering: ops.Lowering):
+        arrays = map(jnp.asarray, (x, kernel, bias))
+        out, vjp = jax.vjp(partial(ops.conv_pool_relu, lowering=lowering), *arrays)
+        return np.mean(np.asarray(out) > 0), vjp(jnp.asarray(cotangent))
+
+    (alive, found), (_, expected) = gradients("native"), gradients("plain")
+    assert alive == np.mean(bias > 0)
+    for fast, plain in zip(found, expected, strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5 * float(abs(plain).max()))
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("batch", "inputs", "units"), [(32, 400, 120), (17, 84, 10), (1, 7, 33)])
+def test_linear_is_a_product_and_its_gradients(batch, inputs, units):
+    rng = np.random.default_rng(0)
+    shapes = (batch, inputs), (inputs, units), (units,)
+    x, kernel, bias = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
+    cotangent = jnp.asarray(rng.normal(size=(batch, units)), jnp.float32)
+    out, vjp = jax.vjp(lambda *a: ops.linear(*a, lowering="native"), x, kernel, bias)
+    exact = [np.asarray(a, np.float64) for a in (x, kernel, bias, cotangent)]
+    expected = (
+        exact[0] @ exact[1] + exact[2],
+        *(exact[3] @ exact[1].T, exact[0].T @ exact[3], exact[3].sum(axis=0)),
+    )
+    for found, right in zip((out, *vjp(cotangent)), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+
+
+@pytest.mark.compiler
+def test_linear_leaves_other_numbers_to_xla():
+    shapes = (2, 3), (3, 4), (4,)
+    x, kernel, bias = (jnp.ones(shape, "float16") for shape in shapes)
+    np.testing.assert_array_equal(ops.linear(x, kernel, bias), 4)
+    with pytest.raises(ValueError, match="float16"):
+        ops.linear(x, kernel, bias, lowering="native")
+
+
+@pytest.mark.compiler
+def test_it_maps_over_networks():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 6, 14, 14, 16)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(2, 5, 5, 6, 3)), jnp.float32)
+
+    def total(x, kernel):
+        return jnp.sum(native.conv_pool_relu(x, kernel, jnp.ones(3)) ** 2)
+
+    gradient = jax.grad(total, argnums=(0, 1))
+    together = jax.jit(jax.vmap(gradient))(x, kernels)
+    for index in range(2):
+        alone = gradient(x[index], kernels[index])
+        jax.tree.map(lambda a, b, i=index: np.testing.assert_array_equal(a[i], b), together, alone)

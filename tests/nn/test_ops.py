@@ -1,0 +1,158 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lenet_jax.nn import ops
+from tests.support.lowerings import NATIVE, at_hand
+
+KINDS = ("random", "constant", "quantised", "mostly background")
+
+
+def draw_images(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = {
+        "random": rng.normal(size=shape),
+        "constant": np.full(shape, rng.normal()),
+        "quantised": rng.integers(0, 3, shape) / 2,
+        "mostly background": np.where(rng.random(shape) < 0.1, rng.normal(size=shape), -0.42),
+    }
+    return values[kind].astype(np.float32)
+
+
+@partial(jax.jit, static_argnums=0, compiler_options=ops.compiler_options())
+def value_and_gradients(lowering, x, kernel, bias, cotangent):
+    def forward(x, kernel, bias):
+        return ops.conv_pool_relu(x, kernel, bias, lowering=lowering)
+
+    out, vjp = jax.vjp(forward, x, kernel, bias)
+    return out, *vjp(cotangent)
+
+
+@settings(max_examples=8)
+@example(batch=64, size=5, blocks=(2, 5), channels=1, features=1, seed=0)
+@given(
+    batch=st.sampled_from((1, 3, 17, 64)),
+    size=st.sampled_from((3, 5)),
+    blocks=st.tuples(st.integers(2, 5), st.integers(2, 5)),
+    channels=st.integers(1, 7),
+    features=st.integers(1, 9),
+    seed=st.integers(0, 2**16),
+)
+def test_fast_forms_equal_plain_in_value_and_gradient(
+    batch, size, blocks, channels, features, seed
+):
+    rng = np.random.default_rng(seed)
+    height, width = (2 * n + size - 1 for n in blocks)
+    kernel = rng.normal(size=(size, size, channels, features)).astype(np.float32)
+    bias = rng.normal(size=features).astype(np.float32)
+    cotangent = rng.normal(size=(batch, *blocks, features)).astype(np.float32)
+    sum_size = np.max(np.linalg.norm(cotangent.reshape(-1, features), axis=0))
+    for kind in KINDS:
+        x = draw_images(kind, (batch, height, width, channels), seed)
+        plain = value_and_gradients("plain", x, kernel, bias, cotangent)
+        # Gradients of kernel and bias are sums over the whole batch, which may cancel to nothing.
+        sizes = (0, 0, np.max(np.abs(x)) * sum_size, sum_size)
+        for lowering in at_hand(size)[1:]:
+            fast = value_and_gradients(lowering, x, kernel, bias, cotangent)
+            told = f"{lowering}, {kind}"
+            for expected, found, summed in zip(plain, fast, sizes, strict=True):
+                scale = max(float(np.max(np.abs(expected))), float(summed)) + 1e-6
+                np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5, err_msg=told)
+
+
+@pytest.mark.parametrize("lowering", ["phase", NATIVE])
+@pytest.mark.parametrize(("batch", "channels", "features"), [(64, 1, 6), (64, 6, 16), (512, 6, 12)])
+def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(
+    batch, channels, features, lowering
+):
+    rng = np.random.default_rng(0)
+    size = {1: 32, 6: 14}[channels]
+    x = draw_images("mostly background", (batch, size, size, channels), 1)
+    kernel = rng.normal(size=(5, 5, channels, features)).astype(np.float32)
+    bias = np.zeros(features, np.float32)
+    cotangent = rng.normal(size=(batch, size // 2 - 2, size // 2 - 2, features))
+    cotangent = cotangent.astype(np.float32)
+    plain = value_and_gradients("plain", x, kernel, bias, cotangent)[1]
+    fast = value_and_gradients(lowering, x, kernel, bias, cotangent)[1]
+    scale = float(jnp.max(jnp.abs(plain)))
+    np.testing.assert_allclose(fast / scale, plain / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("lowering", ["plain", "phase", NATIVE])
+def test_the_first_of_equal_maxima_receives_the_gradient(lowering):
+    x = np.ones((1, 6, 6, 1), np.float32)
+    kernel = np.zeros((5, 5, 1, 1), np.float32)
+    kernel[0, 0] = 1.0
+    _, dx, _, _ = value_and_gradients(
+        lowering, x, kernel, np.zeros(1, np.float32), np.ones((1, 1, 1, 1), np.float32)
+    )
+    expected = np.zeros((6, 6), np.float32)
+    expected[0, 0] = 1.0
+    np.testing.assert_array_equal(dx[0, :, :, 0], expected)
+
+
+def test_max_over_phases_breaks_every_tie_for_the_first():
+    values = np.array(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1).astype(np.float32)
+    out, vjp = jax.vjp(ops.max_over_phases, jnp.asarray(values))
+    (gradient,) = vjp(jnp.ones_like(out))
+    np.testing.assert_array_equal(out, values.max(axis=0))
+    np.testing.assert_array_equal(gradient.argmax(axis=0), values.argmax(axis=0))
+    np.testing.assert_array_equal(gradient.sum(axis=0), np.ones(16))
+
+
+def test_pooling_windows_are_the_windows():
+    x = np.arange(2 * 8 * 10 * 3, dtype=np.float32).reshape(2, 8, 10, 3)
+    windows: jax.Array = ops.pooling_windows(jnp.asarray(x), 3)
+    windows = windows.reshape(6, 6, 2, 2, 3, 3)
+    for i in range(2):
+        for j in range(3):
+            expected = x[:, 2 * i : 2 * i + 6, 2 * j : 2 * j + 6]
+            np.testing.assert_array_equal(windows[:, :, :, i, j], expected.transpose(1, 2, 0, 3))
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "words"),
+    [
+        ((1, 8, 8, 1), (4, 4, 1, 1), "odd, not 4"),
+        ((1, 9, 8, 1), (5, 5, 1, 1), "height of 9 leaves 5"),
+        ((1, 8, 4, 1), (5, 5, 1, 1), "width of 4 leaves 0"),
+    ],
+)
+def test_sizes_that_cannot_be_pooled_are_named(shape, kernel, words):
+    with pytest.raises(ValueError, match=words):
+        ops.conv_pool_relu(jnp.zeros(shape), jnp.zeros(kernel), jnp.zeros(1))
+
+
+def test_relu_is_that_of_the_notes():
+    x = jnp.asarray([-3.0, 5.0, -1.0, 2.0])
+    np.testing.assert_array_equal(ops.relu(x), [0, 5, 0, 2])
+    np.testing.assert_array_equal(jax.grad(lambda x: ops.relu(x).sum())(jnp.zeros(3)), [0, 0, 0])
+
+
+def test_flatten_has_the_channels_fastest():
+    x = jnp.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
+    flat = ops.flatten(x)
+    assert flat.shape == (2, 24)
+    np.testing.assert_array_equal(flat[1, :4], x[1, 0, 0])
+
+
+def test_cross_entropy_by_hand():
+    logits = jnp.log(jnp.asarray([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]))
+    labels = jnp.asarray([0, 1], jnp.int32)
+    np.testing.assert_allclose(ops.cross_entropy(logits, labels), -np.log([0.5, 0.8]), rtol=1e-6)
+    smooth = ops.cross_entropy(logits, labels, label_smoothing=0.3)
+    by_hand = [
+        -(0.8 * np.log(0.5) + 0.1 * np.log(0.25) * 2),
+        -(0.8 * np.log(0.8) + 0.1 * np.log(0.1) * 2),
+    ]
+    np.testing.assert_allclose(smooth, by_hand, rtol=1e-6)
+
+
+def test_cross_entropy_of_huge_logits_is_finite():
+    logits = jnp.asarray([[1e4, -1e4]])
+    assert float(ops.cross_entropy(logits, jnp.asarray([1], jnp.int32))[0]) == 2e4

@@ -1,0 +1,170 @@
+import errno
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tests.support import tiny
+from flax import nnx
+from safetensors import safe_open
+
+from lenet_jax.plots import results as figures
+from lenet_jax.plots import filters as filter_figures
+from lenet_jax.training import spec as recipe
+from lenet_jax.runs import figures as report
+from lenet_jax.inference import state_dict as torch_bridge
+
+DATASET = tiny.dataset()
+FIGURES = ["curves", "confusion_matrix", "filters", "feature_maps", "mistakes"]
+ROWS = [{"epoch": 1, "train/loss": 1.5}]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return recipe.make_recipe(tiny.config(), DATASET)
+
+
+@pytest.fixture(scope="module")
+def params(made):
+    rng = np.random.default_rng(0)
+    shapes = nnx.state(nnx.eval_shape(lambda: made.make_model(jax.random.key(0))), nnx.Param)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+
+@pytest.fixture
+def plots(monkeypatch):
+    """Takes the place of the drawing; holds the arguments that each figure was drawn with."""
+    drawn = {}
+
+    def make_plot(name):
+        def plot(*args, **kwargs):
+            drawn[name] = types.SimpleNamespace(args=args, **kwargs)
+
+        return plot
+
+    for name in FIGURES:
+        module = filter_figures if name.startswith("f") else figures
+        monkeypatch.setattr(module, f"plot_{name}", make_plot(name))
+    return drawn
+
+
+def logits_of(predictions, sureness=20.0):
+    return sureness * np.eye(6, dtype=np.float32)[predictions]
+
+
+def test_the_confusion_matrix_by_hand():
+    labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 0, 2])
+    matrix = report.confusion_matrix(labels.astype(np.int32), predictions, 4)
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
+
+
+def test_every_figure_gets_what_it_shows(made, params, plots, tmp_path):
+    labels = DATASET.test.labels
+    predictions = np.where(np.arange(len(labels)) == 3, (labels + 1) % 6, labels)
+    logits = logits_of(predictions)
+    drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+    assert drawn == [tmp_path / f"{name}.png" for name in FIGURES]
+
+    assert plots["curves"].args == (ROWS, tmp_path / "curves.png")
+    matrix, names, _ = plots["confusion_matrix"].args
+    assert names == DATASET.class_names
+    assert matrix.sum() == len(labels) and matrix.trace() == len(labels) - 1
+    kernel, _ = plots["filters"].args
+    np.testing.assert_array_equal(kernel, params["conv1"]["kernel"][...])
+    images, true, predicted, probabilities, _, _ = plots["mistakes"].args
+    np.testing.assert_array_equal(images, DATASET.test.images)
+    np.testing.assert_array_equal(true, labels)
+    np.testing.assert_array_equal(predicted, predictions)
+    np.testing.assert_allclose(probabilities, np.exp(logits) / (np.exp(20.0) + 5), rtol=1e-5)
+
+
+def test_the_feature_maps_are_those_of_a_sure_and_right_image(made, params, plots, tmp_path):
+    labels = DATASET.test.labels
+    last = np.flatnonzero(labels == labels.max())
+    wrong, unsure, sure = last[:3]
+    logits = logits_of(labels)
+    logits[wrong] = logits_of((labels[wrong] + 1) % 6)
+    logits[unsure] = logits_of(labels[unsure], sureness=1.0)
+    report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+    shown = plots["feature_maps"]
+    image, _, maps, _ = shown.args
+    np.testing.assert_array_equal(image, DATASET.test.images[sure])
+    assert shown.label == shown.prediction == DATASET.class_names[labels[sure]]
+    pixels = (DATASET.test.images[[sure]] - made.mean[0]) / made.std[0]
+    model = nnx.merge(made.graphdef, params)
+    expected = model.feature_maps(jnp.asarray(pixels, jnp.float32))
+    np.testing.assert_allclose(maps, expected[0], rtol=1e-4, atol=1e-3)
+
+
+def test_without_a_right_answer_the_first_image_is_shown(made, params, plots, tmp_path):
+    logits = logits_of((DATASET.test.labels + 1) % 6)
+    report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+    np.testing.assert_array_equal(plots["feature_maps"].args[0], DATASET.test.images[0])
+    assert plots["feature_maps"].label != plots["feature_maps"].prediction
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError(), "filters.png was not drawn: ValueError: "),
+        (OSError("broken font"), "filters.png was not drawn: OSError: broken font"),
+        (RuntimeError("two\nlines"), "filters.png was not drawn: RuntimeError: two lines"),
+        (MemoryError(), "filters.png was not drawn: MemoryError: "),
+        (ImportError("no font"), "filters.png was not drawn: ImportError: no font"),
+    ],
+)
+def test_a_figure_that_fails_is_told_and_the_others_drawn(
+    made, params, plots, monkeypatch, tmp_path, error, told
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(filter_figures, "plot_filters", fail)
+    warnings = []
+    logits = logits_of(DATASET.test.labels)
+    drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, warnings.append)
+    assert len(drawn) == 4 and tmp_path / "filters.png" not in drawn
+    (warning,) = warnings
+    assert warning.startswith(told)
+    assert len(warning.splitlines()) == 1
+
+
+def test_a_full_disk_is_more_than_a_missing_figure(made, params, plots, monkeypatch, tmp_path):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(filter_figures, "plot_filters", fail)
+    logits = logits_of(DATASET.test.labels)
+    with pytest.raises(OSError, match="No space left"):
+        report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+
+
+def test_the_weights_come_with_what_feeds_the_network(made, params, tmp_path):
+    report.save_weights(tmp_path / "model.safetensors", made, params, DATASET)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+    with safe_open(tmp_path / "model.safetensors", "numpy") as file:
+        notes = file.metadata()
+        expected = torch_bridge.to_state_dict(params)
+        assert set(file.keys()) == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(file.get_tensor(name), values)
+    assert tuple(map(float, notes["mean"].split())) == made.mean
+    assert tuple(map(float, notes["std"].split())) == made.std
+    assert notes["classes"].splitlines() == list(DATASET.class_names)
+
+
+@pytest.mark.parametrize("image_size", [16, 28, 32])
+def test_the_table_of_layers_is_the_network(image_size):
+    config = tiny.config(data={"image_size": image_size})
+    made = recipe.make_recipe(config, DATASET)
+    model = nnx.eval_shape(lambda: made.make_model(jax.random.key(0)))
+    table = {name: (shape, count) for name, shape, count in report.layers(made)}
+    assert list(table) == ["conv1", "conv2", "fc1", "fc2", "fc3"]
+    side = (image_size // 2 - 2) // 2 - 2
+    assert table["conv1"] == ((image_size // 2 - 2,) * 2 + (2,), 5 * 5 * 2 + 2)
+    assert table["conv2"] == ((side, side, 3), 5 * 5 * 2 * 3 + 3)
+    assert table["fc1"] == ((8,), side * side * 3 * 8 + 8)
+    assert table["fc3"] == ((6,), 6 * 6 + 6)
+    params = jax.tree.leaves(nnx.state(model, nnx.Param))
+    assert sum(count for _, count in table.values()) == sum(leaf.size for leaf in params)

@@ -1,0 +1,268 @@
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+from lenet_jax.terminal import console
+from lenet_jax.training import segments as parts
+from lenet_jax.runs import figures as report
+from lenet_jax.storage.checkpoint import Checkpoints, manifest
+from lenet_jax.errors import UserError
+from lenet_jax.storage.run_dir import Workdir
+from tests.support.runs import (
+    EPOCHS,
+    STEPS,
+    TRAIN,
+    assert_same_end,
+    contents,
+    make_config,
+    send_in_epoch,
+    start,
+)
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(finished):
+    before = contents(finished.path)
+    again = start(finished.path, finished.config)
+    assert again.code == 0
+    assert "this run is finished" in again.output.splitlines()
+    assert "test accuracy" in again.output
+    assert "epoch " not in again.output
+    assert contents(finished.path) == before
+
+
+@pytest.mark.parametrize(
+    ("sections", "differences"),
+    [
+        ({"optimizer": {"learning_rate": 0.1}}, ["optimizer.learning_rate: 0.05 → 0.1"]),
+        ({"train": {"num_epochs": 2}}, ["train.num_epochs: 3 → 2"]),
+        (
+            {"train": {"num_epochs": 4}, "model": {"channels": (2, 4)}},
+            ["model.channels: (2, 3) → (2, 4)", "train.num_epochs: 3 → 4"],
+        ),
+    ],
+)
+def test_another_config_is_refused(finished, folder, sections, differences):
+    before = contents(finished.path)
+    with pytest.raises(UserError) as caught:
+        start(finished.path, make_config(folder, **sections))
+    told = str(caught.value)
+    assert f"{finished.path} holds a run of another config: " in told
+    assert all(difference in told for difference in differences)
+    assert len(told.splitlines()) <= 3
+    assert contents(finished.path) == before
+
+
+def test_changed_data_are_refused(finished, folder):
+    labels = folder / "t10k-labels-idx1-ubyte"
+    text, before = labels.read_bytes(), contents(finished.path)
+    labels.write_bytes(text[:-1] + bytes([(text[-1] + 1) % 6]))
+    try:
+        with pytest.raises(UserError, match="changed since"):
+            start(finished.path, finished.config)
+    finally:
+        labels.write_bytes(text)
+    assert contents(finished.path) == before
+
+
+def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monkeypatch, no_figures):
+    config = make_config(folder, checkpoint={"every_epochs": 100})
+    for epoch, number, code in ((1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)):
+        with monkeypatch.context() as patch:
+            send_in_epoch(patch, epoch, number)
+            stopped = start(tmp_path, config)
+        assert stopped.code == code
+        assert ("resumed after epoch 1" in stopped.output.splitlines()) == (epoch == 2)
+        reason = f"stopped by {number.name}"
+        told = f"warning: {reason}; go on with: python -m lenet_jax.main '--workdir=a folder'"
+        assert stopped.output.splitlines()[-1] == told
+        record = stopped.read("run.json")
+        assert (record["status"], record["exit_reason"]) == ("interrupted", reason)
+        assert len(stopped.rows()) == epoch
+        assert not (tmp_path / "summary.json").exists()
+
+    resumed = start(tmp_path, config)
+    assert resumed.code == 0
+    assert "resumed after epoch 2" in resumed.output.splitlines()
+    assert sum(line.startswith("epoch ") for line in resumed.output.splitlines()) == 1
+    assert resumed.read("run.json")["status"] == "done"
+    summary = resumed.read("summary.json")
+    assert summary.keys() == finished.read("summary.json").keys()
+    seconds = sum(TRAIN / row["images_per_second"] for row in resumed.rows())
+    assert summary["train_seconds"] == pytest.approx(seconds)
+    assert_same_end(resumed, finished)
+
+
+def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    def send(progress, epochs):
+        if round(epochs * STEPS) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(parts, "FIRST_IMAGES", 1)
+    monkeypatch.setattr(parts, "SECONDS", 0.0)  # a step is a part
+    with monkeypatch.context() as patch:
+        patch.setattr(console.Epochs, "advance", send)
+        stopped = start(tmp_path, make_config(folder, checkpoint={"every_epochs": 100}))
+    assert stopped.code == 143
+    assert [row["epoch"] for row in stopped.rows()] == [1]
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["7"]
+    resumed = start(tmp_path, stopped.config)
+    assert "resumed after step 7, in epoch 2" in resumed.output.splitlines()
+    summary = resumed.read("summary.json")
+    seconds = sum(TRAIN / row["images_per_second"] for row in resumed.rows())
+    assert summary["train_seconds"] == pytest.approx(seconds)
+    assert_same_end(resumed, finished)
+
+
+def test_a_signal_in_the_last_epoch_stops_nothing(finished, tmp_path, monkeypatch, no_figures):
+    send_in_epoch(monkeypatch, EPOCHS, signal.SIGTERM)
+    assert start(tmp_path, finished.config).code == 0
+
+
+def test_what_was_trained_behind_the_last_checkpoint_is_trained_again(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    def die(self, step, *_):
+        assert step == 2 * STEPS
+        raise KeyboardInterrupt
+
+    config = make_config(folder, checkpoint={"every_epochs": 2})
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Checkpoints, "save", die)
+        start(tmp_path, config)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert_same_end(start(tmp_path, config), finished)
+
+
+def test_more_epochs_extend_a_finished_run(finished, folder, tmp_path, monkeypatch, no_figures):
+    short = start(tmp_path, make_config(folder, train={"num_epochs": 2}))
+    assert short.read("summary.json")["epochs"] == 2
+    written = []
+    write_json = Workdir.write_json
+
+    def write_and_look(self, name, value):
+        write_json(self, name, value)
+        epochs = self.read_json("config.json")["train"]["num_epochs"]
+        written.append((self.read_json("run.json")["status"], epochs))
+
+    monkeypatch.setattr(Workdir, "write_json", write_and_look)
+    longer = start(tmp_path, finished.config)
+    assert longer.code == 0
+    assert "this run is extended: train.num_epochs: 2 → 3" in longer.output.splitlines()
+    # Whenever the process dies, the directory never says that the longer run is done.
+    assert written == [("running", 2), ("running", 3), ("running", 3), ("done", 3)]
+    assert longer.read("summary.json")["epochs"] == EPOCHS
+    assert_same_end(longer, finished)
+
+
+def test_a_lost_summary_is_made_again(finished, tmp_path, no_figures):
+    shutil.copytree(finished.path, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    again = start(tmp_path / "run", finished.config)
+    assert again.code == 0
+    assert "this run is finished" not in again.output
+    timing = {"seconds_to_first_step": 0}
+    assert again.read("summary.json") | timing == finished.read("summary.json") | timing
+
+
+def remove(path):
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "told"),
+    [
+        ("checkpoints", remove, "logged 3 epochs, but its checkpoints are gone"),
+        ("checkpoints/*", remove, "logged 3 epochs, but its checkpoints are gone"),
+        (
+            "checkpoints/*/state.safetensors",
+            remove,
+            "has no sound checkpoint: checkpoint 15 is damaged",
+        ),
+        ("checkpoints/*/SHA256SUMS", remove, "checkpoint 15 is damaged (it has no SHA256SUMS)"),
+        ("config.json", remove, "has checkpoints, but no config.json that tells what they are of"),
+        ("run.json", remove, "has checkpoints, but no run.json that tells what they are of"),
+        ("config.json", lambda file: file.write_text("{}"), "config.json: missing keys: "),
+        ("config.json", lambda file: file.write_text("import os"), "config.json is not JSON: "),
+        ("run.json", lambda file: file.write_text("{}"), "run.json is not what a run wrote"),
+        ("run.json", lambda file: file.write_text("[]"), "run.json holds no JSON object"),
+    ],
+)
+def test_a_run_is_never_begun_anew_over_what_is_damaged(
+    finished, folder, tmp_path, name, make, told
+):
+    shutil.copytree(finished.path, tmp_path / "run")
+    for file in list((tmp_path / "run").glob(name)):
+        make(file)
+    (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)  # which a start makes
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError) as caught:
+        start(tmp_path / "run", make_config(folder, train={"num_epochs": 4}))
+    assert told in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_checkpoint_of_another_version_is_refused(finished, folder, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run")
+    for step in (tmp_path / "run" / "checkpoints").iterdir():
+        words = json.loads((step / "notes.json").read_text())
+        words["run"]["phase"] = words["run"].pop("epoch")
+        (step / "notes.json").write_text(json.dumps(words))
+        (step / "SHA256SUMS").write_text(manifest(step))
+    with pytest.raises(UserError, match="is of another version of lenet-jax"):
+        start(tmp_path / "run", make_config(folder, train={"num_epochs": 4}))
+
+
+def test_a_damaged_checkpoint_is_passed_over_in_one_line(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    send_in_epoch(monkeypatch, 2, signal.SIGTERM)
+    config = make_config(folder)
+    assert start(tmp_path, config).code == 143
+    monkeypatch.undo()
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    file = tmp_path / "checkpoints" / str(2 * STEPS) / "state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    (tmp_path / "metrics.jsonl").unlink()  # the checkpoint remembers the rows before it
+    resumed = start(tmp_path, config)
+    warnings = [x for x in resumed.output.splitlines() if x.startswith("warning")]
+    assert warnings == [
+        f"warning: checkpoint 10 is damaged ({file.name} is not as SHA256SUMS has it);"
+        " going back to checkpoint 5"
+    ]
+    assert "resumed after epoch 1" in resumed.output.splitlines()
+    assert_same_end(resumed, finished)
+
+
+def test_a_run_that_goes_on_with_other_devices_says_so(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        start(tmp_path, make_config(folder))
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["devices_sharing_a_batch"] == 1
+    (tmp_path / "run.json").write_text(json.dumps(record | {"devices_sharing_a_batch": 3}))
+    output = start(tmp_path, make_config(folder)).output
+    told = "will not be those of a run without a break: devices_sharing_a_batch 3 → 1"
+    assert f"warning: the bits {told}" in output.splitlines()
+
+
+def test_what_the_bits_depend_on_is_named_where_it_changed(finished):
+    from lenet_jax.runs.resume import what_changed
+
+    record = json.loads((finished.path / "run.json").read_text())
+    assert what_changed(record, record) is None
+    newer = record["versions"] | {"jax": "9.9"}
+    changed = what_changed(record, record | {"versions": newer, "lowering": "phase"})
+    assert changed == f"jax {record['versions']['jax']} → 9.9; lowering plain → phase"
+    assert what_changed({}, record) is None

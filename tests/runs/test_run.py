@@ -1,0 +1,285 @@
+import contextlib
+import csv
+import errno
+import functools
+import gzip
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from lenet_jax.training import batches
+from lenet_jax.storage import checkpoint
+from lenet_jax import data
+from lenet_jax.nn import native
+from lenet_jax.nn import ops
+from lenet_jax.training import parallel
+from lenet_jax.training import spec as recipe
+from lenet_jax.runs import figures as report
+from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.training import step as train
+from lenet_jax import config as configs
+from lenet_jax.runs import run as runs
+from lenet_jax.errors import UserError, WriteError
+from lenet_jax.training.loop import Programs
+from lenet_jax.storage.run_dir import Workdir
+from tests.support.runs import (
+    COMMAND,
+    EPOCHS,
+    STEPS,
+    TEST,
+    TRAIN,
+    assert_same_end,
+    bits,
+    make_config,
+    restore,
+    send_in_epoch,
+    start,
+)
+
+pytestmark = pytest.mark.usefixtures("patient")
+
+FIGURES = {
+    "curves.png",
+    "confusion_matrix.png",
+    "filters.png",
+    "feature_maps.png",
+    "mistakes.png",
+}
+FILES = FIGURES | {
+    "checkpoints",
+    "config.json",
+    "metrics.csv",
+    "metrics.jsonl",
+    "model.safetensors",
+    "run.json",
+    "summary.json",
+    "tensorboard",
+}
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_run_leaves_every_file_of_the_contract(finished):
+    assert finished.code == 0
+    assert {file.name for file in finished.path.iterdir()} == FILES | {".lock"}
+    for name in FIGURES:
+        with Image.open(finished.path / name) as image:
+            image.load()
+            assert min(image.size) > 200
+    (events,) = (finished.path / "tensorboard").iterdir()
+    assert b"valid/accuracy" in events.read_bytes()
+    assert configs.load_json(finished.path / "config.json") == finished.config
+
+
+def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
+    summary, rows = finished.read("summary.json"), finished.rows()
+    best = max(rows, key=lambda row: (row["valid/accuracy"], -row["epoch"]))
+    arrays = restore(finished)
+    dataset = data.load(**finished.config.data)
+    made = recipe.make_recipe(finished.config, dataset)
+    evaluate = jax.jit(functools.partial(train.evaluate, made))
+    valid, metrics = (
+        evaluate(arrays.best_params, jnp.asarray(split.images), jnp.asarray(split.labels))[0]
+        for split in (dataset.valid, dataset.test)
+    )
+    assert float(valid.mean_loss) == pytest.approx(best["valid/loss"], rel=1e-5)
+    weights = load_file(finished.path / "model.safetensors")
+    for name, expected in torch_bridge.to_state_dict(arrays.best_params).items():
+        np.testing.assert_array_equal(weights[name], expected)
+    seconds = summary.pop("train_seconds")
+    assert seconds > 0
+    assert summary.pop("images_per_second") == pytest.approx(EPOCHS * TRAIN / seconds)
+    assert summary.pop("seconds_to_first_step") > 0
+    assert summary == {
+        "status": "done",
+        "test_accuracy": pytest.approx(float(metrics.accuracy)),
+        "test_loss": pytest.approx(float(metrics.mean_loss), rel=1e-5),
+        "test_examples": TEST,
+        "test_mistakes": TEST - int(metrics.correct),
+        "best_epoch": best["epoch"],
+        "valid_accuracy": best["valid/accuracy"],
+        "num_params": sum(leaf.size for leaf in weights.values()),
+        "epochs": EPOCHS,
+        "steps": EPOCHS * STEPS,
+    }
+
+
+def test_the_record_says_what_ran_where_and_how_it_ended(finished):
+    record = finished.read("run.json")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert record["git_revision"] == (head.stdout.strip() or None)
+    assert record["command"] == "python -m lenet_jax.main '--workdir=a folder'"
+    assert record["backend"] == "cpu"
+    assert record["devices"] == ["cpu"] * jax.device_count()
+    assert record["versions"]["jax"] == jax.__version__
+    assert record["seed"] == 0
+    assert record["data_fingerprint"] == data.load(**finished.config.data).fingerprint
+    assert record["status"] == "done"
+    assert record["exit_reason"] == "all epochs are trained"
+
+
+def test_the_metrics_have_a_row_an_epoch_under_the_names_of_the_contract(finished):
+    rows = finished.rows()
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert [row["step"] for row in rows] == [5, 10, 15]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.05, 0.025, 0.0125])
+    assert set(rows[0]) == {
+        "epoch",
+        "step",
+        "train/loss",
+        "train/accuracy",
+        "valid/loss",
+        "valid/accuracy",
+        "learning_rate",
+        "images_per_second",
+    }
+    with (finished.path / "metrics.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert [{name: float(cell) for name, cell in row.items()} for row in cells] == rows
+
+
+def test_the_terminal_is_told_what_a_person_wants_to_know(finished):
+    lines = finished.output.splitlines()
+    assert any("70 train, 20 validation, 33 test images of 16×16×1, 6 classes" in x for x in lines)
+    assert sum(line.startswith("epoch ") for line in lines) == EPOCHS
+    assert any(line.startswith("test accuracy") for line in lines)
+    for name in FILES:
+        assert any(line.endswith(str(finished.path / name)) for line in lines), name
+    assert "\x1b" not in finished.output
+
+
+def test_data_that_is_not_there_leaves_no_directory(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        start(tmp_path / "run", make_config(tmp_path / "nothing"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["log", "encode", "save_weights"])
+def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
+    finished, folder, tmp_path, monkeypatch, target
+):
+    def fail(*_, **__):
+        raise FULL
+
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        assert start(tmp_path, make_config(folder)).code == 143
+    holders = {"log": Workdir, "encode": checkpoint, "save_weights": report}
+    with monkeypatch.context() as patch, pytest.raises(WriteError) as caught:
+        patch.setattr(holders[target], target, fail)
+        start(tmp_path, make_config(folder))
+    assert "cannot be written: No space left on device; make room, and" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "No space left on device" in record["exit_reason"]
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    resumed = start(tmp_path, make_config(folder))
+    assert "resumed after epoch " in resumed.output
+    assert_same_end(resumed, finished)
+
+
+def first_step_that_is_not_finite(config):
+    """Of the first epoch, counted from 1; by plain steps one after the other."""
+    dataset = data.load(**config.data)
+    made, numbers = recipe.make_recipe(config, dataset), recipe.hyperparameters(config)
+    state = train.init_state(made, recipe.seeds(config), numbers)
+    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+    for step, indices in enumerate(batches.epoch_order(made, state.order_key, jnp.int32(0)), 1):
+        batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
+        state, metrics = jax.jit(functools.partial(train.train_step, made))(state, batch, numbers)
+        if not all(map(np.isfinite, (metrics.loss, *map(np.sum, jax.tree.leaves(state.params))))):
+            return step
+    return None
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"learning_rate": 1e6}},
+        # All in one step: the loss it meets is finite, and so are the weights that it leaves; but
+        # no loss of theirs is.
+        {
+            "train": {"batch_size": 128, "micro_batch_size": 128},
+            "optimizer": {"learning_rate": 1e30},
+        },
+    ],
+)
+def test_a_diverged_run_says_so_and_saves_nothing(folder, tmp_path, sections):
+    run = start(tmp_path, make_config(folder, **sections))
+    assert run.code == 3
+    step = 1 if "train" in sections else first_step_that_is_not_finite(run.config)
+    reason = f"the loss or the weights stopped being finite at step {step}, in epoch 1"
+    record = run.read("run.json")
+    assert (record["status"], record["exit_reason"]) == ("diverged", reason)
+    assert f"warning: {reason}; latest checkpoint: none" in run.output.splitlines()
+    assert run.rows() == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_repeated_run_ends_in_the_same_bits(finished, tmp_path, no_figures):
+    again = start(tmp_path, finished.config)
+    files = [run.path / "model.safetensors" for run in (again, finished)]
+    one, other = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+    assert one == other
+    assert_same_end(again, finished)
+
+
+def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monkeypatch):
+    dataset = data.load(**finished.config.data)
+    made = recipe.make_recipe(finished.config, dataset)
+    states, orders = [], []
+    for num_devices in (1, 2):
+        monkeypatch.setattr(parallel, "count_sharing", lambda *_, n=num_devices: n)
+        state = Programs(finished.config, made, dataset).init()
+        order = parallel.compile_shared(functools.partial(batches.epoch_order, made), num_devices)
+        states.append(jax.tree.map(bits, state))
+        orders.append(np.asarray(order(state.order_key, np.int32(3))))
+        assert len(orders[-1].shape) == 2
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    np.testing.assert_array_equal(*orders)
+
+
+def test_a_figure_that_cannot_be_drawn_is_a_warning(finished, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError
+
+    for name in FIGURES:
+        plot = f"plot_{name.removesuffix('.png')}"
+        holder = report.figures if hasattr(report.figures, plot) else report.filter_figures
+        monkeypatch.setattr(holder, plot, fail)
+    run = start(tmp_path, finished.config)
+    assert run.code == 0
+    assert run.read("run.json")["status"] == "done"
+    assert {file.name for file in tmp_path.iterdir()} == (FILES - FIGURES) | {".lock"}
+    for name in FIGURES:
+        assert f"warning: {name} was not drawn: ValueError" in run.output
+
+
+def test_a_profile_of_the_last_epoch_can_be_opened(tmp_path, folder, no_figures):
+    with contextlib.redirect_stdout(io.StringIO()):
+        config, command = make_config(folder), COMMAND
+        assert runs.run(config, str(tmp_path), command, time.perf_counter(), profile=True) == 0
+    (trace,) = (tmp_path / "profile").rglob("*.trace.json.gz")
+    with gzip.open(trace) as file:
+        assert any("while" in event.get("name", "") for event in json.load(file)["traceEvents"])
+
+
+def test_a_run_that_could_be_faster_says_what_it_lacks(folder, tmp_path, monkeypatch, no_figures):
+    monkeypatch.setattr(native, "missing", lambda: "there is no C++ compiler here")
+    monkeypatch.setattr(ops, "choose_lowering", lambda _: "plain")
+    run = start(tmp_path, make_config(folder, model={"lowering": "auto"}))
+    told = "training is slower than it could be: there is no C++ compiler here"
+    assert told in run.output.splitlines()
+    assert run.read("run.json")["lowering"] == "plain"

@@ -1,0 +1,13 @@
+"""The lowerings of `ops.conv_pool_relu` that tests go through."""
+
+import pytest
+
+from lenet_jax.nn import native
+
+NATIVE = pytest.param("native", marks=pytest.mark.compiler)
+
+
+def at_hand(size: int) -> list[str]:
+    """Those that can be run here with kernels of this size."""
+    has_native = size == native.SIZE and native.missing() is None
+    return ["plain", "phase", *(["native"] if has_native else [])]

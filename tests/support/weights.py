@@ -1,0 +1,46 @@
+"""Weights of a small network, and what the bridge's command says of those that are bad."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from hypothesis import HealthCheck
+
+from lenet_jax import torch_bridge as torch_command
+from lenet_jax.nn.lenet import LeNet
+
+WITHOUT_TORCH = "torch is not installed: only the recorded network is compared"
+
+
+SIZES = {"channels": (2, 3), "features": (5, 4), "num_classes": 6, "image_size": 16}
+
+
+ONE_PATH = [HealthCheck.function_scoped_fixture]  # every example overwrites the same file
+
+
+@functools.cache
+def split(**sizes):
+    return nnx.split(nnx.eval_shape(lambda: LeNet(**sizes, rngs=nnx.Rngs(0))), nnx.Param)
+
+
+def random_params(seed=0, **sizes):
+    """Finite numbers of all sizes and both signs, zeros and subnormals among them."""
+    random = np.random.default_rng(seed)
+
+    def draw(leaf):
+        bits = random.integers(0, 2**32, leaf.shape, np.uint32) & 0xBFFFFFFF
+        return jnp.array(bits.view(np.float32))
+
+    return jax.tree.map(draw, split(**sizes)[1])
+
+
+def refusal(capsys, *argv):
+    """What the command says to a mistake: at most three lines, and nothing else."""
+    assert torch_command.main([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert 1 <= err.count("\n") <= 3
+    assert "Traceback" not in err
+    return err

@@ -1,0 +1,121 @@
+import json
+
+import numpy as np
+import pytest
+
+from lenet_jax.errors import UserError
+from lenet_jax.sweeps import file as sweep_file
+from lenet_jax.sweeps.file import chain, product, sweep, zipit
+from tests.support import tiny
+
+WORDS = "from lenet_jax.sweeps.file import chain, product, sweep, zipit\n"
+
+
+def write(tmp_path, text):
+    file = tmp_path / "some.py"
+    file.write_text(f"{WORDS}def get_sweep(arg=''):\n    return {text}\n")
+    return str(file)
+
+
+def load(tmp_path, text, **settings):
+    return sweep_file.load(write(tmp_path, text), tiny.config(), **settings)
+
+
+def test_the_four_words():
+    a, b = sweep("seed", range(2)), sweep("train.batch_size", (8, 16))
+    assert a == [{"seed": 0}, {"seed": 1}]
+    assert product(a, b) == [
+        {"seed": 0, "train.batch_size": 8},
+        {"seed": 0, "train.batch_size": 16},
+        {"seed": 1, "train.batch_size": 8},
+        {"seed": 1, "train.batch_size": 16},
+    ]
+    assert zipit(a, b) == [
+        {"seed": 0, "train.batch_size": 8},
+        {"seed": 1, "train.batch_size": 16},
+    ]
+    assert chain(a, b) == [*a, *b]
+    assert product() == [{}]
+
+
+def test_numbers_of_numpy_become_pythons():
+    drawn = sweep("optimizer.learning_rate", 10 ** np.linspace(-2, -1, 2, dtype=np.float32))
+    assert [type(overrides["optimizer.learning_rate"]) for overrides in drawn] == [float, float]
+    assert sweep("model.channels", np.asarray([[2, 3]])) == [{"model.channels": (2, 3)}]
+    json.dumps(sweep("seed", np.arange(2)))
+
+
+def test_members_have_their_whole_config(tmp_path):
+    members = load(tmp_path, "product(sweep('seed', [3]), sweep('model.channels', [(2, 5)]))")
+    assert [member.number for member in members] == [0]
+    assert members[0].config.seed == 3
+    assert members[0].config.model.channels == (2, 5)
+    assert members[0].config.train.batch_size == 16
+
+
+def test_the_argument_reaches_get_sweep(tmp_path):
+    file = write(tmp_path, "sweep('seed', range(int(arg)))")
+    assert len(sweep_file.load(f"{file}:7", tiny.config())) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sweep('lr', [1])", ["unknown key lr", "did you mean optimizer.learning_rate"]),
+        ("[]", ["the sweep is empty"]),
+        ("sweep('seed', [])", ["the sweep is empty"]),
+        ("sweep('checkpoint.keep', [1, 2])", ["checkpoint.keep cannot vary in a sweep"]),
+        ("sweep('seed', [0, -1])", ["member 1", "seed=-1: must be an integer"]),
+        ("sweep('seed', [1, 2, 1])", ["members 0 and 2 are the same"]),
+        (
+            "product(sweep('seed', [1]), sweep('seed', [2]))",
+            ["product: seed is in two of its sweeps"],
+        ),
+        (
+            "zipit(sweep('seed', [1]), sweep('train.batch_size', [8, 16]))",
+            ["zipit", "1 and 2 members"],
+        ),
+        ("{'seed': 1}", ["returns dict, not a list of overrides"]),
+        ("1 / 0", ["some.py:3", "ZeroDivisionError"]),
+        ("sweep('seeds.order', ['x'])", ["seeds.order=x: must be an integer"]),
+        (
+            "sweep('train.batch_size', [24, 40, 56, 72])",
+            ["member 0", "member 1", "and 2 more mistakes"],
+        ),
+    ],
+)
+def test_mistakes_are_told_shortly(tmp_path, text, words):
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, text)
+    told = str(caught.value)
+    assert len(told.splitlines()) <= 3
+    for word in words:
+        assert word in told
+
+
+def test_a_swept_key_cannot_be_given_too(tmp_path):
+    with pytest.raises(UserError, match=r"seed is swept, and given as --config\.seed too"):
+        load(tmp_path, "sweep('seed', range(2))", given=["seed"])
+
+
+def test_a_file_that_is_not_there_has_a_neighbour():
+    with pytest.raises(UserError, match=r"no sweep file .*; did you mean configs/sweeps/seeds.py"):
+        sweep_file.load("configs/sweeps/seed.py", tiny.config())
+
+
+def test_a_shared_order_leaves_seed_the_initial_weights():
+    config = tiny.config()
+    config.seed = 5
+    shared = sweep_file.share_order(config)
+    assert (shared.seeds.order, shared.seeds.augment, shared.seeds.init) == (5, 5, None)
+
+
+@pytest.mark.parametrize("name", ["seeds", "learning_rate", "batch_and_rate", "width"])
+def test_the_sweeps_that_ship_are_good(name):
+    config = sweep_file.replace(
+        tiny.config(), {"train.micro_batch_size": 32, "train.batch_size": 32}
+    )
+    members = sweep_file.load(f"configs/sweeps/{name}.py:2", config)
+    assert (
+        len(members) == {"seeds": 2, "learning_rate": 16, "batch_and_rate": 40, "width": 24}[name]
+    )

@@ -1,0 +1,317 @@
+"""A sweep from its plan to its tables, on tiny data."""
+
+import contextlib
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lenet_jax import config as configs
+from lenet_jax import torch_bridge as torch_command
+from lenet_jax.errors import UserError
+from lenet_jax.inference import load as trained
+from lenet_jax.runs import figures as report
+from lenet_jax.runs import run
+from lenet_jax.storage.sweep_dir import Store
+from lenet_jax.sweeps import file as sweep_file
+from lenet_jax.sweeps import plan as sweep_plan
+from lenet_jax.sweeps import run as sweep_run
+from lenet_jax.sweeps.file import chain, product, sweep
+from lenet_jax.terminal.interrupt import Interrupt
+from tests.support import tiny
+
+EPOCHS, SEEDS, MEMBERS = 3, 4, 16  # and one that diverges
+COMMAND = ["python", "-m", "experiments.sweep"]
+FILES = {"results.csv", "history.npz", "summary.json", "sweep.png", "winner.py"}
+# Two groups by the batch size; a member of the first diverges at once.
+SWEEP = chain(
+    product(
+        sweep("train.batch_size", (16, 8)),
+        sweep("optimizer.learning_rate", (0.05, 0.2)),
+        sweep("seed", range(SEEDS)),
+    ),
+    [{"optimizer.learning_rate": 1e30, "seed": 0}],
+)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
+    return tiny.config(
+        data={"name": str(folder)},
+        model={"lowering": "plain"},
+        train={"micro_batch_size": 8},
+        schedule={"name": "constant"},
+    )
+
+
+def make_members(config, overrides=SWEEP):
+    return [
+        sweep_file.Member(number, changes, configs.replace(config, changes))
+        for number, changes in enumerate(overrides)
+    ]
+
+
+def start(path, config, overrides=SWEEP, **options):
+    """Runs a sweep: its exit code, and what it printed."""
+    made = sweep_run.Options(str(path), **{"save": "all", "chunk_size": 4} | options)
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        code = sweep_run.run(config, make_members(config, overrides), made, COMMAND)
+    return code, output.getvalue()
+
+
+def table(path):
+    with (path / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def without_seconds(path):
+    return [line.rpartition(",")[0] for line in (path / "results.csv").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, config):
+    path = tmp_path_factory.mktemp("sweeps") / "finished"
+    code, output = start(path, config)
+    assert code == 0
+    return path, output
+
+
+def test_the_table_has_a_row_a_member(finished):
+    path, _ = finished
+    rows = table(path)
+    assert list(rows[0])[:4] == ["member", "train.batch_size", "optimizer.learning_rate", "seed"]
+    assert list(rows[0])[-1] == "seconds"
+    assert [int(row["member"]) for row in rows] == list(range(MEMBERS + 1))
+    assert [row["status"] for row in rows] == ["done"] * MEMBERS + ["diverged"]
+    assert rows[MEMBERS]["diverged_step"] == "2" and rows[MEMBERS]["test_accuracy"] == ""
+    for row in rows[:MEMBERS]:
+        assert 0 <= float(row["test_accuracy"]) <= 1
+        assert np.isfinite(float(row["valid_loss"]))
+        assert 1 <= int(row["best_epoch"]) <= EPOCHS
+
+
+def test_the_history_has_every_members_curves(finished):
+    path, _ = finished
+    with np.load(path / "history.npz") as history:
+        assert history["member"].tolist() == list(range(MEMBERS + 1))
+        for name in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
+            assert history[name].shape == (MEMBERS + 1, EPOCHS)
+            assert (
+                np.isfinite(history[name][:MEMBERS]).all()
+                and np.isnan(history[name][MEMBERS]).all()
+            )
+        best = history["valid_accuracy"][:MEMBERS].max(axis=1)
+    np.testing.assert_allclose(
+        [float(row["valid_accuracy"]) for row in table(path)[:MEMBERS]], best
+    )
+
+
+def test_the_summary_is_of_the_seeds_of_each_setting(finished):
+    path, output = finished
+    summary = json.loads((path / "summary.json").read_text())
+    assert (summary["status"], summary["members"], summary["diverged"]) == ("done", MEMBERS + 1, 1)
+    rows = table(path)
+    for index, entry in enumerate(summary["settings"][:4]):
+        seeds = rows[SEEDS * index : SEEDS * index + SEEDS]
+        found = [float(row["test_accuracy"]) for row in seeds]
+        assert entry["n"] == SEEDS
+        assert entry["test_accuracy"]["mean"] == pytest.approx(np.mean(found))
+        assert entry["test_accuracy"]["sd"] == pytest.approx(np.std(found, ddof=1))
+        half = 3.182446 * np.std(found, ddof=1) / np.sqrt(4)  # of Student's t with three degrees
+        assert entry["test_accuracy"]["ci95"] == pytest.approx(half, rel=1e-4)
+    assert summary["settings"][4]["n"] == 0 and summary["settings"][4]["diverged"] == 1
+    means = [entry["valid_accuracy"]["mean"] for entry in summary["settings"][:4]]
+    assert summary["winner"]["setting"]["valid_accuracy"]["mean"] == max(means)
+    assert {file.name for file in path.iterdir()} >= FILES
+    assert "\\x1b" not in output and "17 members" in output
+
+
+def test_the_winner_is_a_config_that_runs(finished, config):
+    path, _ = finished
+    winner = json.loads((path / "summary.json").read_text())["winner"]
+    loaded = configs.load(str(path / "winner.py"))
+    expected = configs.replace(config, SWEEP[winner["member"]])
+    assert configs.differing_keys(loaded, expected) == []
+
+
+def test_one_member_is_read_out_of_the_weights(finished):
+    path, _ = finished
+    row = table(path)[5]
+    network = trained.load(path, member=5)
+    bars = tiny.dataset().test
+    accuracy = np.mean(network.predict(bars.images) == bars.labels)
+    assert accuracy == pytest.approx(float(row["test_accuracy"]))
+
+
+def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, capsys, monkeypatch):
+    path, _ = finished
+    out = tmp_path / "member.safetensors"
+    assert torch_command.main(["convert", str(path), str(out), "--member=5"]) == 0
+    weights = trained.load(path, member=5).state_dict
+    for name, array in load_file(out).items():
+        np.testing.assert_array_equal(array, weights[name])
+    assert torch_command.main(["inspect", str(path)]) == 2
+    assert "choose one" in capsys.readouterr().err
+
+    monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    begin = {"train.initial_weights": f"{path}:5", "optimizer.learning_rate": 1e-30}
+    changes = SWEEP[5] | begin | {"train.num_epochs": 1}
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = run.run(configs.replace(config, changes), str(tmp_path / "run"), COMMAND, 0.0)
+    assert code == 0
+    for name, array in load_file(tmp_path / "run" / "model.safetensors").items():
+        np.testing.assert_array_equal(array, weights[name])
+    other = configs.replace(config, changes | {"model.channels": (2, 4)})
+    with pytest.raises(UserError, match="does not fit the network"):
+        run.run(other, str(tmp_path / "other"), COMMAND, 0.0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_done_is_not_trained_again(finished, config, tmp_path, monkeypatch):
+    """Killed after two chunks, with a third half written: the table is the same to the byte."""
+    path, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(path, copy)
+    for name in FILES:
+        (copy / name).unlink()
+    for number in (1, 3, 4):
+        shutil.rmtree(copy / "chunks" / f"{number:04d}")
+    draft = copy / "chunks" / ".0003.draft"
+    draft.mkdir()
+    (draft / "results.json").write_text("{")
+    trained_chunks = []
+    train = sweep_run.Trainer.train
+
+    def note(self, chunk, *args):
+        trained_chunks.append(chunk.number)
+        return train(self, chunk, *args)
+
+    monkeypatch.setattr(sweep_run.Trainer, "train", note)
+    code, output = start(copy, config, chunk_size=8)  # the plan that was written holds
+    assert (code, trained_chunks) == (0, [1, 3, 4])
+    assert "2 of 5 chunks are done already" in output
+    assert without_seconds(copy) == without_seconds(path)
+    assert not draft.exists()
+
+
+def test_workers_share_a_sweep_and_collect_joins_it(finished, config, tmp_path):
+    path, _ = finished
+    shared = tmp_path / "shared"
+    code, output = start(shared, config, worker=(2, 2))
+    assert code == 0 and "3 of 5 chunks are missing" in output
+    summary = json.loads((shared / "summary.json").read_text())
+    assert (summary["status"], summary["members"]) == ("incomplete", 8)
+    with Store(shared).claim(2) as held:  # another process is at it
+        assert held is not None
+        start(shared, config, worker=(1, 2))
+    assert not Store(shared).is_done(2) and Store(shared).is_done(0)
+    start(shared, config)
+    (shared / "results.csv").unlink()
+    code, output = start(shared, config, collect=True)
+    assert code == 0 and "missing" not in output
+    assert without_seconds(shared) == without_seconds(path)
+
+
+def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
+    calls = []
+
+    def notice(self):
+        calls.append(1)
+        return len(calls) > EPOCHS
+
+    monkeypatch.setattr(Interrupt, "notice", notice)
+    monkeypatch.setattr(Interrupt, "exit_code", 130)
+    monkeypatch.setattr(Interrupt, "reason", "stopped by SIGINT")
+    code, output = start(tmp_path, config)
+    assert code == 130
+    assert "stopped by SIGINT; go on with: python -m experiments.sweep" in output
+    store = Store(tmp_path)
+    assert store.is_done(0) and not store.is_done(1)
+    assert not list((tmp_path / "chunks").glob(".*.draft"))
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(config, tmp_path):
+    code, output = start(tmp_path / "sweep", config, dry_run=True)
+    assert code == 0
+    assert "17 members in 2 groups and 5 chunks" in output
+    assert "about 0:" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("save", ["best", "none"])
+def test_whose_weights_are_saved(config, tmp_path, save):
+    start(tmp_path, config, SWEEP[:8], save=save, chunk_size=8)
+    files = list(tmp_path.glob("chunks/*/weights.safetensors"))
+    assert len(files) == (save == "best")
+    if save == "best":
+        winner = json.loads((tmp_path / "summary.json").read_text())["winner"]
+        assert trained.load(tmp_path, member=winner["member"]).config is not None
+
+
+def test_another_sweep_is_refused(finished, config):
+    path, _ = finished
+    with pytest.raises(UserError, match="holds another sweep: its members differ"):
+        start(path, config, SWEEP[:4])
+    with pytest.raises(UserError, match="holds another sweep: its settings differ"):
+        start(path, config, save="none")
+    other = configs.replace(config, {"data.split_seed": 3})
+    with pytest.raises(UserError, match=r"holds another sweep: its .*data_fingerprints"):
+        start(path, other)
+
+
+def test_too_large_for_the_memory_even_one_at_a_time(config, tmp_path):
+    huge = [{"model.features": (300_000, 300_000)}]
+    with pytest.raises(UserError, match="member 0 is too large for the memory"):
+        start(tmp_path / "sweep", config, huge)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_members_that_share_batches_must_ask_for_the_same(config, tmp_path):
+    for changes in (sweep("seeds.order", (1, 2)), sweep("augment.shift", (0.0, 1.0))):
+        with pytest.raises(UserError, match="--shared_data_order: members 0 and 1 differ in"):
+            start(
+                tmp_path / "sweep", sweep_file.share_order(config), changes, shared_data_order=True
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_winner_is_no_seeds_luck_and_never_a_nan():
+    from lenet_jax.sweeps.results import by_setting, choose
+
+    def row(member, accuracy):
+        done = accuracy is not None
+        status = "done" if done else "diverged"
+        return {"member": member, "status": status, "valid_accuracy": accuracy, "valid_loss": 1.0}
+
+    accuracies = [0.95, 0.80, 0.90, 0.89, 0.99, None]
+    overrides = {i: {"optimizer.learning_rate": r, "seed": i} for i, r in enumerate("aabbcc")}
+    settings = by_setting([row(i, a) for i, a in enumerate(accuracies)], overrides)
+    winner = choose(settings)
+    assert winner is not None and (winner[0], winner[1]["member"]) == (1, 2)
+    assert choose(by_setting([row(5, None)], overrides)) is None
+
+
+def test_chunks_are_as_equal_as_can_be(config):
+    members = make_members(config, sweep("seed", range(9)))
+    groups = sweep_plan.make_groups(members, lambda _: tiny.dataset(), False)
+    chunks = sweep_plan.make_chunks(groups, 2, [8])
+    assert [(len(chunk.members), chunk.size) for chunk in chunks] == [(6, 6), (3, 6)]
+
+
+def test_memory_is_estimated_within_reason(config):
+    """Two devices; float32; parameters, the best ones and momentum; thrice."""
+    group = sweep_plan.make_groups(
+        make_members(config, SWEEP[:2]), lambda _: tiny.dataset(), False
+    )[0]
+    small = sweep_plan.memory_needed(group, 2, 1, "map")
+    many = sweep_plan.memory_needed(group, 2, 1001, "map")
+    params = sweep_plan.num_params(group)
+    assert (many - small) / 1000 == pytest.approx(2 * 4 * 3 * 3 * params, rel=0.1)
+    assert sweep_plan.memory_needed(group, 2, 100, "vmap") > sweep_plan.memory_needed(
+        group, 2, 100, "map"
+    )

@@ -1,0 +1,264 @@
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lenet_jax.terminal.console import Console, clock, epoch_lines, seconds_left
+
+WORKDIR = "/a folder/[bold]with brackets[/]/:smile:/and a name that no terminal has room for/runs/é"
+LAYERS = [("conv1", (14, 14, 6), 156), ("linear1", (120,), 36_120)]
+SUMMARY = {
+    "status": "done",
+    "test_accuracy": 0.9912,
+    "test_loss": 0.03412,
+    "test_examples": 10_000,
+    "num_params": 49_102,
+    "epochs": 12,
+    "steps": 10_320,
+    "train_seconds": 31.24,
+    "images_per_second": 21_153.4,
+    "seconds_to_first_step": 1.5,
+}
+
+
+def row(epoch, **change):
+    metrics = {
+        "epoch": epoch,
+        "train/loss": 0.0653,
+        "train/accuracy": 0.9802,
+        "valid/loss": 0.0512,
+        "valid/accuracy": 0.9844,
+        "learning_rate": 0.0312,
+        "images_per_second": 41_234.4,
+    }
+    return metrics | change
+
+
+def print_run(stream):
+    console = Console(stream)
+    console.header(device="cpu", dataset="mnist", workdir=WORKDIR, layers=LAYERS, num_params=49_102)
+    console.note("resumed after\nepoch 1")
+    console.warn("first line\nsecond line")
+    with console.compiling():
+        pass
+    with console.epochs(12, 2) as epochs:
+        for epoch in range(2, 13):
+            epochs.finish(row(epoch), best=epoch == 3)
+    console.result(SUMMARY, [f"{WORKDIR}/summary.json", f"{WORKDIR}/curves.png"])
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    return io.StringIO()
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    def make(columns):
+        for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("COLUMNS", str(columns))
+        return io.StringIO()
+
+    return make
+
+
+def visible_lines(stream):
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").split("\n")
+
+
+def test_plain_output_is_neither_coloured_nor_overwritten_nor_wrapped(plain):
+    print_run(plain)
+    text = plain.getvalue()
+    assert "\x1b" not in text
+    assert "\r" not in text
+    lines = text.splitlines()
+    assert f"workdir        {WORKDIR}" in lines
+    assert f"               {WORKDIR}/curves.png" in lines
+    assert lines.count("compiling…") == 1
+    assert "resumed after epoch 1" in lines
+    assert "warning: first line second line" in lines
+    assert (
+        "epoch  3/12  train loss 0.0653 acc  98.02 %  valid loss 0.0512 acc  98.44 %"
+        "  lr 0.0312    41,234 img/s ★" in lines
+    )
+    assert len([line for line in lines if line.startswith("epoch ")]) == 11
+    assert text.count("★") == 1
+
+
+def test_header_has_a_table_of_aligned_layers(plain):
+    print_run(plain)
+    lines = plain.getvalue().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("layer"))
+    table = lines[start : start + 4]
+    assert [line.split() for line in table] == [
+        ["layer", "output", "parameters"],
+        ["conv1", "14×14×6", "156"],
+        ["linear1", "120", "36,120"],
+        ["total", "49,102"],
+    ]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_result_counts_the_wrong_images(plain):
+    Console(plain).result(SUMMARY, [])
+    assert "test accuracy  99.12 %  (88 wrong of 10,000)" in plain.getvalue().splitlines()
+    assert "training       31.2 s  (12 epochs, 10,320 steps)" in plain.getvalue().splitlines()
+
+
+def test_result_leaves_out_what_it_does_not_know(plain):
+    summary = dict.fromkeys(SUMMARY) | {"status": "diverged", "epochs": 3}
+    Console(plain).result(summary, ["a.json"])
+    assert plain.getvalue().split("\n") == [
+        "",
+        "status         diverged",
+        "files          a.json",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_terminal_shows_each_epoch_on_one_line(terminal, columns):
+    stream = terminal(columns)
+    print_run(stream)
+    assert "\x1b[" in stream.getvalue()
+    lines = visible_lines(stream)
+    # Lines without a bar; the bar's are overwritten.
+    epochs = [line for line in lines if re.match(r"epoch +\d+/12  train", line)]
+    assert len(epochs) == 11
+    assert max(map(len, epochs)) <= columns
+    assert ("loss" in epochs[0]) == (columns == 120)
+    assert [line.endswith("★") for line in epochs] == [False, True] + 9 * [False]
+    bars = [line for line in lines if "left" in line]
+    assert bars
+    assert max(map(len, bars)) <= columns
+    assert any("loss 0.0512 acc  98.44 % 41.2k img/s" in line for line in bars)
+    assert any(line.startswith("compiled in") for line in lines)
+    assert f"workdir        {WORKDIR}" in lines
+
+
+def test_the_cursor_comes_back_after_an_error(terminal):
+    stream = terminal(80)
+    with pytest.raises(ZeroDivisionError), Console(stream).epochs(3):
+        _ = 1 / 0
+    with pytest.raises(ZeroDivisionError), Console(stream).compiling():
+        _ = 1 / 0
+    hidden, shown = stream.getvalue().count("\x1b[?25l"), stream.getvalue().count("\x1b[?25h")
+    assert hidden == shown == 2
+    assert "compiled" not in stream.getvalue()
+
+
+def test_a_stream_without_unicode_is_spelled_out(plain):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
+    print_run(stream)
+    stream.flush()
+    text = raw.getvalue().decode("ascii")
+    assert "14x14x6" in text
+    assert "compiling..." in text
+    assert "img/s *\n" in text
+    assert "runs/\\xe9\n" in text
+
+
+def test_lines_are_flushed_at_once(plain):
+    stream = io.TextIOWrapper(raw := io.BytesIO(), encoding="utf-8")
+    console = Console(stream)
+    with console.epochs(2) as epochs:
+        epochs.finish(row(1))
+        assert raw.getvalue().startswith(b"epoch 1/2 ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"train/loss": 2.302585, "valid/loss": 1234.5678},
+        {"train/accuracy": 1.0, "valid/accuracy": 1.0, "learning_rate": 1.234e-05},
+        {"images_per_second": 987_654.3, "learning_rate": 1.04e-12},
+        {"train/loss": float("nan"), "valid/loss": float("inf")},
+    ],
+)
+def test_short_epoch_lines_fit_80_columns_and_align(change):
+    short = epoch_lines(row(7, **change), 999)[1]
+    assert len(short + " ★") <= 80
+    without = epoch_lines(row(123), 999)[1]
+    assert short.index("valid") == without.index("valid")
+
+
+def test_an_epoch_without_validation(plain):
+    metrics = {key: value for key, value in row(1).items() if "valid" not in key}
+    with Console(plain).epochs(3) as epochs:
+        epochs.finish(metrics)
+    line = "epoch 1/3  train loss 0.0653 acc  98.02 %  lr 0.0312    41,234 img/s\n"
+    assert plain.getvalue() == line
+
+
+def test_seconds_left_counts_down_and_never_below_the_epochs_to_come():
+    assert seconds_left(8.0, 8.0, done=4, remaining=3) == 6.0
+    assert seconds_left(9.5, 8.0, done=4, remaining=3) == 4.5
+    assert seconds_left(99.0, 8.0, done=4, remaining=3) == 4.0
+    assert seconds_left(9.0, 8.0, done=4, remaining=0) == 0.0
+
+
+def test_rich_is_imported_late():
+    code = "import sys, lenet_jax.terminal.console; assert not {'rich', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_terminal_is_given_back_in_the_middle_of_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    stream = io.StringIO()
+    console = Console(stream)
+    with console.epochs(2):
+        assert "\x1b[?25l" in stream.getvalue()
+        hidden = len(stream.getvalue())
+        console.release()
+        assert "\x1b[?25h" in stream.getvalue()[hidden:]
+
+
+def test_no_terminal_gets_nothing_back(plain):
+    stream = io.StringIO()
+    Console(stream).release()
+    assert stream.getvalue() == ""
+
+
+def advance_sweep(stream):
+    console = Console(stream)
+    with console.member_epochs(1200) as progress:
+        for chunk in range(2):
+            progress.advance(600, 33_000_000)
+            progress.finish(f"chunk {chunk}: members 0–7, best valid acc 98.60 % (member 6)")
+
+
+def test_a_sweeps_chunks_are_lines_with_the_time_left(plain):
+    advance_sweep(plain)
+    first, last = plain.getvalue().splitlines()
+    assert re.fullmatch(
+        r"chunk 0: members .* \(member 6\); 600/1,200 member-epochs, [\d,]+ img/s, 0:00 left", first
+    )
+    assert "1,200/1,200 member-epochs" in last
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_sweeps_bar_fits_the_terminal(terminal, columns):
+    stream = terminal(columns)
+    advance_sweep(stream)
+    lines = visible_lines(stream)
+    assert next(line for line in lines if line.startswith("chunk 1: ")).endswith("(member 6)")
+    bars = [line.rstrip() for line in lines if line.startswith("member-epochs ")]
+    assert any("1,200/1,200" in line and line.endswith("0:00 left") for line in bars)
+    assert max(map(len, bars)) <= columns
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03")])
+def test_a_time_is_written_as_on_a_clock(seconds, text):
+    assert clock(seconds) == text

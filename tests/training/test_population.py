@@ -1,0 +1,325 @@
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lenet_jax.config.file import replace
+from lenet_jax.nn import ops
+from lenet_jax.training import batches, population
+from lenet_jax.training import spec as recipe
+from lenet_jax.training import step as train
+from lenet_jax.training.population import Population
+from tests.support import tiny
+from tests.support.lowerings import at_hand
+
+DATASET = tiny.dataset()
+EPOCHS, STEPS = 3, 5
+DEVICES = jax.devices()
+
+
+class Trained:
+    """A population after its epochs: the members that are no padding, and their curves."""
+
+    curves: population.EpochMetrics
+
+    def __init__(self, configs, size=None, dataset=DATASET, **settings):
+        made = recipe.make_recipe(configs[0], dataset)
+        programs = make_population(made, size or len(configs), **settings)
+        splits = dataset.train, dataset.valid, dataset.test
+        train_split, valid_split, test_split = map(programs.put, splits)
+        members, numbers = programs.start(configs)
+        rows = []
+        for epoch in range(made.num_epochs):
+            members, metrics = programs.train_epoch(
+                members, numbers, train_split, valid_split, epoch
+            )
+            rows.append(programs.pick(metrics, len(configs)))
+        stacked = (np.stack(epochs, axis=1) for epochs in zip(*rows, strict=True))
+        self.curves = population.EpochMetrics._make(stacked)
+        self.test = programs.pick(programs.test(members, test_split), len(configs))
+        self.params = programs.pick(members.state.params, len(configs))
+        self.best_params = programs.pick(members.best_params, len(configs))
+        self.step = programs.pick(members.state.step, len(configs))
+        self.best_epoch = programs.pick(members.best_epoch, len(configs))
+
+    def all(self):
+        return self.params, self.best_params, self.curves, self.test, self.best_epoch, self.step
+
+
+@functools.cache
+def make_population(made, size, count=1, **settings):
+    """Programs are kept, so that tests which ask for the same ones compile them once."""
+    return Population(made, size, devices=DEVICES[:count], **settings)
+
+
+def member(seed=0, rate=0.05, **sections):
+    model = {"lowering": "plain"}  # compiles fast
+    config = tiny.config(optimizer={"learning_rate": rate}, **{"model": model, **sections})
+    config.seed = seed
+    return config
+
+
+@functools.cache
+def single_programs(made):
+    options = ops.compiler_options()
+    return tuple(
+        jax.jit(functools.partial(function, made), compiler_options=options)
+        for function in (train.init_state, train.train_epoch, train.evaluate)
+    )
+
+
+def on_device(split):
+    return jnp.asarray(split.images), jnp.asarray(split.labels)
+
+
+def run_alone(config, epochs=None):
+    """What `run` does: the losses of every epoch, the last state and the first."""
+    made = recipe.make_recipe(config, DATASET)
+    numbers = recipe.hyperparameters(config)
+    init, epoch, evaluate = single_programs(made)
+    first = state = init(recipe.seeds(config), numbers)
+    train_arrays, valid_arrays = on_device(DATASET.train), on_device(DATASET.valid)
+    losses = []
+    for number in range(made.num_epochs if epochs is None else epochs):
+        state, metrics = epoch(state, *train_arrays, np.int32(number), numbers)
+        valid, _ = evaluate(state.params, *valid_arrays)
+        losses.append((float(metrics.mean_loss), float(valid.mean_loss)))
+    return np.asarray(losses), state, first
+
+
+def take(tree, index):
+    return jax.tree.map(lambda array: array[index], tree)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def assert_close(one, other, tolerance=1e-5):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), one, other
+    )
+
+
+LOWERINGS = [
+    *(("map", "phase"), ("map", "plain"), ("vmap", "phase")),
+    *(pytest.param(strategy, "native", marks=pytest.mark.compiler) for strategy in ("map", "vmap")),
+]
+MEMBERS = [member(seed, rate) for seed, rate in ((0, 0.05), (1, 0.05), (0, 0.01), (2, 0.2))]
+
+
+@pytest.fixture(scope="module")
+def four():
+    return Trained(MEMBERS)
+
+
+@pytest.mark.parametrize(("strategy", "lowering"), LOWERINGS)
+def test_a_member_is_the_single_run_of_its_config(strategy, lowering):
+    configs = [replace(config, {"model.lowering": lowering}) for config in MEMBERS]
+    trained = Trained(configs, strategy=strategy)
+    programs = make_population(recipe.make_recipe(configs[0], DATASET), 4, strategy=strategy)
+    started, _ = programs.start(configs)
+    for index, config in enumerate(configs):
+        losses, state, first = run_alone(config)
+        begun = take(started.state, index)
+        assert_same(begun.params, first.params)
+        assert_same(
+            *(
+                batches.epoch_order(programs.recipe, s.order_key, jnp.int32(1))
+                for s in (begun, first)
+            )
+        )
+        np.testing.assert_allclose(trained.curves.train_loss[index], losses[:, 0], rtol=1e-4)
+        np.testing.assert_allclose(trained.curves.valid_loss[index], losses[:, 1], rtol=1e-4)
+        assert_close(take(trained.params, index), state.params, 1e-4)
+    assert np.all(trained.step == EPOCHS * STEPS)
+
+
+def test_every_number_of_a_config_varies_within_one_program():
+    changes = (
+        {"optimizer": {"momentum": 0.5}},
+        {"optimizer": {"weight_decay": 0.1}},
+        {"optimizer": {"dampening": 0.5}},
+        {"train": {"label_smoothing": 0.3}},
+        {"schedule": {"pct_start": 0.6, "div_factor": 5.0}},
+        {"schedule": {"final_div_factor": 2.0}},
+        {"seeds": {"init": 5}},
+        {"seeds": {"order": 5}},
+        {"augment": {"shift": 2.0}},
+        {"augment": {"rotate": 20.0}, "seeds": {"augment": 5}},
+    )
+    configs = [tiny.config(**change) for change in changes]
+    made = {dataclasses.replace(recipe.make_recipe(c, DATASET), augments=True) for c in configs}
+    assert len(made) == 1
+    trained = Trained([configs[-1], *configs])
+    for index, config in enumerate(configs, start=1):
+        losses, state, _ = run_alone(config)
+        np.testing.assert_allclose(trained.curves.train_loss[index], losses[:, 0], rtol=1e-4)
+        assert_close(take(trained.params, index), state.params, 1e-4)
+    assert len({str(row) for row in trained.curves.train_loss}) == len(changes)
+
+
+def test_the_best_parameters_are_those_of_the_first_best_epoch(four):
+    best = np.argmax(four.curves.valid_accuracy, axis=1) + 1
+    np.testing.assert_array_equal(four.best_epoch, best)
+    for index, config in enumerate(MEMBERS):
+        _, state, _ = run_alone(config, epochs=best[index])
+        assert_close(take(four.best_params, index), state.params, 1e-4)
+    metrics, _ = train.evaluate(
+        recipe.make_recipe(MEMBERS[0], DATASET),
+        jax.tree.map(jnp.asarray, take(four.best_params, 0)),
+        *on_device(DATASET.test),
+    )
+    assert four.test.count[0] == len(DATASET.test)
+    np.testing.assert_allclose(four.test.loss[0], metrics.loss, rtol=1e-5)
+    assert four.test.correct[0] == metrics.correct
+
+
+def test_the_order_of_the_members_changes_no_bit_of_any(four):
+    order = [2, 0, 3, 1]
+    permuted = Trained([MEMBERS[index] for index in order])
+    assert_same(permuted.all(), take(four.all(), np.asarray(order)))
+
+
+def check_devices():
+    """Two a device, on 1, 2 and 4 devices."""
+    on_one, on_two = Trained(MEMBERS), Trained(MEMBERS, count=2)
+    on_four = Trained([*MEMBERS, *MEMBERS], count=4)
+    assert_same(take(on_four.all(), slice(4)), on_two.all())
+    assert_same(take(on_four.all(), slice(4, 8)), on_two.all())
+    for first in (0, 2):
+        pair = slice(first, first + 2)
+        assert_same(Trained(MEMBERS[pair], count=1).all(), take(on_two.all(), pair))
+    # Four on one device differ by rounding alone, if at all; so do three on four.
+    assert_close(on_one.all(), on_two.all())
+    assert_close(Trained(MEMBERS[:3], count=4).all(), take(on_one.all(), slice(3)))
+
+
+def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices():
+    """In a process of its own, which has four."""
+    folders = Path(__file__).parent, Path(__file__).parents[2]
+    environment = {
+        "JAX_NUM_CPU_DEVICES": "4",
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
+    }
+    code = "import test_population; test_population.check_devices()"
+    subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
+
+
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+def test_padding_changes_nothing_and_is_not_reported(four, strategy):
+    padded = Trained(MEMBERS[:3], count=2, strategy=strategy)
+    assert padded.step.shape == (3,)
+    assert padded.curves.train_loss.shape == (3, EPOCHS)
+    assert_close(padded.all(), take(four.all(), slice(3)), 1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+@pytest.mark.parametrize(
+    "wild",
+    [
+        {"optimizer.weight_decay": 240.0, "optimizer.momentum": 0.0, "schedule.div_factor": 1.0},
+        {"optimizer.learning_rate": 1e30},  # the loss is finite, and the weights it leaves are not
+    ],
+)
+def test_a_member_that_diverges_is_frozen_and_touches_no_other(strategy, wild):
+    calm = Trained(MEMBERS, strategy=strategy)
+    configs = [MEMBERS[0], replace(MEMBERS[1], wild), *MEMBERS[2:]]
+    trained = Trained(configs, strategy=strategy)
+    others = np.asarray([0, 2, 3])
+    assert_same(take(trained.all(), others), take(calm.all(), others))
+
+    made, numbers = recipe.make_recipe(configs[1], DATASET), recipe.hyperparameters(configs[1])
+    state = train.init_state(made, recipe.seeds(configs[1]), numbers)
+    images, labels = on_device(DATASET.train)
+    step = jax.jit(functools.partial(train.train_step, made))
+    failed = 0
+    for epoch in range(EPOCHS):
+        for indices in batches.epoch_order(made, state.order_key, jnp.int32(epoch)):
+            batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
+            after, metrics = step(state, batch, numbers)
+            failed += 1
+            finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)]
+            if not (jnp.isfinite(metrics.loss) and all(finite)):
+                break
+            state = after
+        else:
+            continue
+        break
+    assert 0 < failed < EPOCHS * STEPS
+    assert trained.step[1] == -failed
+    assert_close(take(trained.params, 1), state.params, 1e-3)
+    if failed <= STEPS:
+        assert_same(take(trained.best_params, 1), take(trained.params, 1))
+        assert trained.best_epoch[1] == 0
+    since = (failed - 1) // STEPS
+    for curve in trained.curves:
+        assert np.isfinite(curve[1]).tolist() == [epoch < since for epoch in range(EPOCHS)]
+
+
+def test_a_member_that_diverges_late_keeps_what_was_best_before():
+    # The decay multiplies the weights by -6 a step, until their products overflow.
+    config = tiny.config(
+        schedule={"name": "constant"},
+        optimizer={"learning_rate": 0.05, "momentum": 0.0, "weight_decay": 140.0},
+        model={"lowering": "plain"},
+    )
+    trained = Trained([config, config])
+    assert -2 * STEPS <= trained.step[0] < -STEPS
+    assert trained.best_epoch[0] == 1
+    assert np.isfinite(trained.curves.valid_loss[0]).tolist() == [True, False, False]
+    _, state, _ = run_alone(config, epochs=1)
+    assert_close(take(trained.best_params, 0), state.params, 1e-4)
+    same = jax.tree.map(np.array_equal, trained.params, trained.best_params)
+    assert not any(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+@pytest.mark.parametrize("augment", [{}, {"shift": 2.0}])
+def test_a_shared_order_gives_what_equal_orders_give(strategy, augment):
+    seeds = {"order": 3, "augment": 4}
+    configs = [member(s, r, seeds=seeds, augment=augment) for s, r in ((0, 0.05), (1, 0.1))]
+    configs.append(member(2, 1e30, seeds=seeds, augment=augment))
+    apart = Trained(configs, strategy=strategy, count=2)
+    together = Trained(configs, strategy=strategy, count=2, shared_data_order=True)
+    assert_close(together.all(), apart.all(), 1e-4)
+    assert together.step[2] < 0
+
+
+@pytest.mark.parametrize(("size", "c", "k"), [(32, 1, 6), (14, 6, 6), (14, 6, 16)])
+def test_ties_stay_ties_on_several_devices(size, c, k):
+    """All devices at once: of a plain background, the gradient goes to the first of four."""
+    rng = np.random.default_rng(0)
+    images = np.full((len(DEVICES), 17, size, size, c), 0.7, np.float32)
+    images[:, :, 4:8, 4:8] = rng.normal(size=(len(DEVICES), 17, 4, 4, c))
+    kernel = rng.normal(size=(5, 5, c, k)).astype(np.float32)
+    cotangent = rng.normal(size=(17, size // 2 - 2, size // 2 - 2, k)).astype(np.float32)
+    mesh, members = jax.sharding.Mesh(np.asarray(DEVICES), ("members",)), jax.P("members")
+
+    def gradient(lowering):
+        def weigh(images, kernel):
+            maps = ops.conv_pool_relu(images, kernel, jnp.ones(k), lowering=lowering)
+            return jnp.sum(maps * cotangent)
+
+        each = jax.shard_map(
+            lambda images, kernel: jax.grad(weigh)(images[0], kernel)[None],
+            mesh=mesh,
+            in_specs=(members, jax.P()),
+            out_specs=members,
+            check_vma=False,
+        )
+        options = ops.compiler_options()
+        program = jax.jit(each, compiler_options=options)
+        return np.stack([program(images, kernel) for _ in range(5)])
+
+    plain = gradient("plain")
+    for lowering in at_hand(5):
+        found = gradient(lowering)
+        np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max(), err_msg=lowering)
