@@ -33,15 +33,15 @@ def measure(turns: int) -> dict[str, Any]:
     from lenet_jax.runs.run import Arrays
     from lenet_jax.storage.checkpoint import Checkpoints
     from lenet_jax.training.loop import Programs
-    from lenet_jax.training.spec import make_recipe
+    from lenet_jax.training.spec import make_spec
     from lenet_jax.training.step import no_metrics
 
     config = configs.load("configs/notes.py")
     dataset = data.load(**config.data)
-    programs = Programs(config, make_recipe(config, dataset), dataset)
+    programs = Programs(config, make_spec(config, dataset), dataset)
     programs.compile()
     state, sums = programs.init(), programs.place(no_metrics())
-    order, num_steps = programs.order(state, 0), programs.recipe.steps_per_epoch // PARTS
+    order, num_steps = programs.order(state, 0), programs.spec.steps_per_epoch // PARTS
 
     seconds: dict[bool, list[float]] = {False: [], True: []}
     alone = []

@@ -181,14 +181,14 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     """The project itself: one program for all the steps that are asked for."""
     from lenet_jax.inference import state_dict as torch_bridge
     from lenet_jax.training import parallel
-    from lenet_jax.training import spec as recipe
+    from lenet_jax.training import spec as specs
     from lenet_jax.training import step as train
 
     config = load_config(network)
-    made = recipe.make_recipe(config, dataset)
-    numbers = recipe.hyperparameters(config)
+    made = specs.make_spec(config, dataset)
+    numbers = specs.hyperparameters(config)
 
-    def sized(batch_size: int) -> recipe.Recipe:
+    def sized(batch_size: int) -> specs.Spec:
         micro = min(batch_size, config.train.micro_batch_size)
         num_devices = parallel.count_sharing(batch_size, micro)
         return dataclasses.replace(
@@ -214,7 +214,7 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     evaluate_all = parallel.compile_shared(
         functools.partial(train.evaluate, default), default.num_devices
     )
-    state = train.init_state(made, recipe.seeds(config), numbers)
+    state = train.init_state(made, specs.seeds(config), numbers)
     params = torch_bridge.from_state_dict(weights, state.params)
     held = {"state": dataclasses.replace(state, params=params)}
 
@@ -243,7 +243,7 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
     import jax
 
     from lenet_jax.data.dataset import Split
-    from lenet_jax.training import spec as recipe
+    from lenet_jax.training import spec as specs
     from lenet_jax.training.population import Population
 
     config = load_config(network)
@@ -253,7 +253,7 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
     @functools.cache
     def prepare(steps: int, batch_size: int) -> Any:
         made = dataclasses.replace(
-            recipe.make_recipe(config, dataset),
+            specs.make_spec(config, dataset),
             num_examples=steps * batch_size,
             batch_size=batch_size,
             micro_batch_size=min(batch_size, config.train.micro_batch_size),

@@ -38,14 +38,14 @@ def measure() -> dict[str, Any]:
     from lenet_jax import data
     from lenet_jax.runs.run import PACKAGES
     from lenet_jax.training import parallel
-    from lenet_jax.training import spec as recipe
+    from lenet_jax.training import spec as specs
     from lenet_jax.training import step as train
 
     changes = {"data.train_examples": STEPS * BATCH_SIZE, "train.batch_size": BATCH_SIZE}
     config = configs.load("configs/lenet5.py", changes.items())
     dataset = data.load(**config.data)
-    made, numbers = recipe.make_recipe(config, dataset), recipe.hyperparameters(config)
-    state = train.init_state(made, recipe.seeds(config), numbers)
+    made, numbers = specs.make_spec(config, dataset), specs.hyperparameters(config)
+    state = train.init_state(made, specs.seeds(config), numbers)
     flops = flops_of_calls(state)
     arrays = jax.device_put((dataset.train.images, dataset.train.labels))
 

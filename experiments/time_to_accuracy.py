@@ -29,14 +29,14 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     from lenet_jax.runs.run import PACKAGES
     from lenet_jax.training.loop import Programs
     from lenet_jax.training.segments import train_in_parts
-    from lenet_jax.training.spec import make_recipe
+    from lenet_jax.training.spec import make_spec
     from lenet_jax.training.step import no_metrics
 
     runs = []
     for seed in seeds:
         config = configs.load(config_file, [("seed", seed)])
         dataset = data.load(**config.data)
-        programs = Programs(config, make_recipe(config, dataset), dataset)
+        programs = Programs(config, make_spec(config, dataset), dataset)
         programs.compile()
         seconds, epochs = 0.0, []
         for part in train_in_parts(programs, programs.init(), programs.place(no_metrics())):

@@ -41,7 +41,7 @@ from lenet_jax.storage.run_dir import write_atomically
 from lenet_jax.storage.weights import StateDict
 from lenet_jax.training import batches
 from lenet_jax.training import step as train
-from lenet_jax.training.spec import Recipe, hyperparameters, make_recipe, seeds
+from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 TOLERANCE = 1e-3  # nats
@@ -73,12 +73,12 @@ class Setup(NamedTuple):
     """What both sides start from.
 
     Attributes:
-      recipe, numbers, dataset: of the notes' config.
+      spec, numbers, dataset: of the notes' config.
       state: the state before the first step.
       order: the indices of each step's images.
     """
 
-    recipe: Recipe
+    spec: Spec
     numbers: dict[str, Any]
     dataset: data.Dataset
     state: train.TrainState
@@ -115,22 +115,22 @@ def prepare(num_steps: int, seed: int = 0, learning_rate: float = 0.01) -> Setup
     }
     config = configs.load("configs/notes.py", changes.items())
     dataset = data.load(**config.data)
-    recipe = dataclasses.replace(make_recipe(config, dataset), mean=(32.0,), std=(64.0,))
+    spec = dataclasses.replace(make_spec(config, dataset), mean=(32.0,), std=(64.0,))
     numbers = hyperparameters(config)
-    state = train.init_state(recipe, seeds(config), numbers)
-    order = batches.epoch_order(recipe, state.order_key, jnp.int32(0))
-    return Setup(recipe, numbers, dataset, state, np.asarray(order)[:num_steps])
+    state = train.init_state(spec, seeds(config), numbers)
+    order = batches.epoch_order(spec, state.order_key, jnp.int32(0))
+    return Setup(spec, numbers, dataset, state, np.asarray(order)[:num_steps])
 
 
 def train_here(setup: Setup, precision: str) -> Trajectory:
     """Trains with `train.train_step`, one batch after the other, in `float32` or `float64`."""
-    recipe, numbers, dataset, state, order = setup
+    spec, numbers, dataset, state, order = setup
     compiled = functools.partial(jax.jit, compiler_options=ops.compiler_options())
 
     @compiled
     def step(state, images, labels, indices):
-        batch = batches.make_batch(recipe, images, labels, indices, state.augment_key, numbers)
-        return train.train_step(recipe, state, batch, numbers)
+        batch = batches.make_batch(spec, images, labels, indices, state.augment_key, numbers)
+        return train.train_step(spec, state, batch, numbers)
 
     # Parameters in float64 make all that follows the first product float64.
     with jax.enable_x64(precision == "float64"), jax.numpy_dtype_promotion("standard"):
@@ -142,22 +142,22 @@ def train_here(setup: Setup, precision: str) -> Trajectory:
         for indices in order:
             state, metrics = step(state, images, labels, indices)
             losses.append(metrics.mean_loss)
-        evaluate = compiled(functools.partial(train.evaluate, recipe))
+        evaluate = compiled(functools.partial(train.evaluate, spec))
         _, logits = evaluate(state.params, dataset.test.images, dataset.test.labels)
         return Trajectory(np.array(losses), np.asarray(logits))
 
 
 def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajectory:
     """Trains with PyTorch's own layers, loss, gradients and optimiser, from these weights."""
-    recipe, numbers, dataset, _, order = setup
+    spec, numbers, dataset, _, order = setup
     torch.set_num_threads(1)  # so that the order of its sums depends on no number of cores
     dtype = getattr(torch, precision)
 
     def pixels(images: UInt8[np.ndarray, "b h w 1"]) -> torch.Tensor:
         batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype)
-        return (batch - recipe.mean[0]) / recipe.std[0]
+        return (batch - spec.mean[0]) / spec.std[0]
 
-    model = dict(recipe.model)
+    model = dict(spec.model)
     network = TorchLeNet(model["channels"], model["features"]).to(dtype)
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     settings = numbers["optimizer"]
@@ -262,7 +262,7 @@ def main() -> None:
     }
     record = {
         "steps": len(setup.order),
-        "batch_size": setup.recipe.batch_size,
+        "batch_size": setup.spec.batch_size,
         "learning_rate": setup.numbers["optimizer"]["learning_rate"],
         "momentum": setup.numbers["optimizer"]["momentum"],
         "seed": arguments.seed,

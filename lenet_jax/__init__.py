@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lenet_jax.config import Config
-    from lenet_jax.inference.network import Trained
+    from lenet_jax.inference.network import Network
 
 __all__ = ["load", "train"]
 
 
-def train(config: Config | str, workdir: str | Path | None = None) -> Trained:
+def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     """Trains a run, as the command does, and returns its network; a finished run is only loaded.
 
     Args:
@@ -54,7 +54,7 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Trained:
     return load(workdir)
 
 
-def load(path: str | Path, member: int | None = None) -> Trained:
+def load(path: str | Path, member: int | None = None) -> Network:
     """Loads a trained network.
 
     Args:

@@ -4,7 +4,7 @@ What is written is read again and gives the run's logits, or nothing is left beh
 
 `stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch,
 with the normalisation inside; they compute convolution, ReLU and pooling one after the other (the
-`plain` lowering), which other compilers know best. `safetensors` and `torch` hold the weights under
+`plain` backend), which other compilers know best. `safetensors` and `torch` hold the weights under
 PyTorch's names; `torch` has a Python file beside them which defines the network.
 """
 
@@ -23,7 +23,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.terminal import arguments as command
 
 if TYPE_CHECKING:
-    from lenet_jax.inference.network import Trained
+    from lenet_jax.inference.network import Network
 
 SUFFIXES = {
     "stablehlo": ".stablehlo",
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     return command.DONE
 
 
-def export(network: "Trained", kind: str, out: Path) -> list[str]:
+def export(network: "Network", kind: str, out: Path) -> list[str]:
     """Writes a network, reads it again, and compares.
 
     Args:
@@ -114,7 +114,7 @@ def export(network: "Trained", kind: str, out: Path) -> list[str]:
     ]
 
 
-def _images(network: "Trained") -> tuple[UInt8[np.ndarray, "n h w c"], str]:
+def _images(network: "Network") -> tuple[UInt8[np.ndarray, "n h w c"], str]:
     """Test images of the run's data; where it is not at hand, noise."""
     from lenet_jax import data
 
@@ -130,7 +130,7 @@ def _nothing_beside(name: str) -> dict[str, str]:
 
 
 def _write_stablehlo(
-    network: "Trained", draft: Path
+    network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
     import jax
     import jax.export
@@ -145,7 +145,7 @@ def _write_stablehlo(
 
 
 def _write_safetensors(
-    network: "Trained", draft: Path
+    network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
     from lenet_jax.inference.load import load
     from lenet_jax.storage import weights as state_file
@@ -155,7 +155,7 @@ def _write_safetensors(
 
 
 def _write_torch(
-    network: "Trained", draft: Path
+    network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
     try:
         import torch
@@ -190,7 +190,7 @@ def _write_torch(
     return beside, predict
 
 
-def _write_onnx(network: "Trained", draft: Path) -> tuple[Callable[[str], dict[str, str]], Predict]:
+def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[str, str]], Predict]:
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
@@ -216,7 +216,7 @@ def _write_onnx(network: "Trained", draft: Path) -> tuple[Callable[[str], dict[s
     return _nothing_beside, lambda images: session.run(["logits"], {"pixels": images})[0]
 
 
-def _logits_of(network: "Trained") -> Callable:
+def _logits_of(network: "Network") -> Callable:
     """The network as a function of pixels."""
     return lambda pixels: network.model.activations(network.normalise(pixels))["fc3"]
 

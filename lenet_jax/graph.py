@@ -1,4 +1,4 @@
-"""The computation graph of a forward pass, to read: `python -m lenet_jax.graph --lowering plain`.
+"""The computation graph of a forward pass, to read: `python -m lenet_jax.graph --backend plain`.
 
 PyTorch records its graph while the forward pass runs and hangs it on the output (`out.grad_fn`).
 JAX traces the function once, before it runs, into a jaxpr; this prints it.
@@ -131,13 +131,13 @@ def main() -> None:
     """Prints the graph of the notes' network for one image."""
     parser = argparse.ArgumentParser(description="Prints the computation graph of LeNet.")
     parser.add_argument(
-        "--lowering",
-        choices=get_args(ops.Lowering),
+        "--backend",
+        choices=get_args(ops.Backend),
         default="auto",
         help="how conv → pool is computed: as it runs, or plainly (default: %(default)s)",
     )
-    lowering = parser.parse_args().lowering
-    model = nnx.eval_shape(lambda: LeNet(lowering=lowering, rngs=nnx.Rngs(0)))
+    backend = parser.parse_args().backend
+    model = nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
 
     def forward(params: nnx.State, x: Array) -> Array:

@@ -16,7 +16,7 @@ from lenet_jax.terminal import arguments as command
 
 if TYPE_CHECKING:
     from lenet_jax.data.dataset import Dataset
-    from lenet_jax.inference.network import Trained
+    from lenet_jax.inference.network import Network
     from lenet_jax.report.findings import Example, Findings
 
 DESCRIPTION = (
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
     return command.DONE
 
 
-def draw_figures(out: Path, network: "Trained", dataset: "Dataset", findings: "Findings") -> None:
+def draw_figures(out: Path, network: "Network", dataset: "Dataset", findings: "Findings") -> None:
     """Draws the figures as PNG into a folder, and hands them to TensorBoard."""
     import numpy as np
 
@@ -145,7 +145,7 @@ def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
     board.close()
 
 
-def _example(arguments: argparse.Namespace, network: "Trained", dataset: "Dataset") -> "Example":
+def _example(arguments: argparse.Namespace, network: "Network", dataset: "Dataset") -> "Example":
     """The image to follow: the file or the test image asked for, or a clear one."""
     from lenet_jax.report.findings import Example
     from lenet_jax.runs import figures as report
@@ -170,7 +170,7 @@ def _make_folder(path: Path) -> Path:
     return path
 
 
-def _tell(network: "Trained", findings: "Findings") -> None:
+def _tell(network: "Network", findings: "Findings") -> None:
     count, wrong = len(findings.test), len(findings.mistakes())
     accuracy = 100 * (1 - wrong / count)
     print(f"{network.source}: {accuracy:.2f} % right, {wrong:,} of {count:,} test images wrong")

@@ -9,7 +9,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.terminal import arguments as command
 
 if TYPE_CHECKING:
-    from lenet_jax.inference.network import Trained
+    from lenet_jax.inference.network import Network
 
 DESCRIPTION = (
     "Say what is on pictures. A drawn or photographed sign may have any size and shade: it is"
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     return command.MISTAKE if mistakes else command.DONE
 
 
-def answers(network: "Trained", names: Sequence[str], images: Sequence[Any]) -> list[dict]:
+def answers(network: "Network", names: Sequence[str], images: Sequence[Any]) -> list[dict]:
     """What the network says of each picture.
 
     Args:

@@ -52,7 +52,7 @@ def test_one_command_trains_on_mnist_without_network_or_tensorflow(tmp_path):
 def test_a_signal_ends_the_command_in_time_with_the_shells_code(tmp_path, number, code):
     values = tiny.CONFIG | {
         "data.name": tiny.write_idx_folder(tmp_path / "bars"),
-        "model.lowering": "plain",
+        "model.backend": "plain",
         "train.num_epochs": 100_000,
     }
     arguments = [f"--config.{path}={value}" for path, value in values.items()]

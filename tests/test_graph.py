@@ -5,11 +5,11 @@ from flax import nnx
 
 from lenet_jax import graph
 from lenet_jax.nn.lenet import LeNet
-from tests.support.lowerings import NATIVE
+from tests.support.backends import NATIVE
 
 
-def lenet_operations(lowering):
-    graphdef, params = nnx.split(nnx.eval_shape(lambda: LeNet(lowering=lowering, rngs=nnx.Rngs(0))))
+def lenet_operations(backend):
+    graphdef, params = nnx.split(nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0))))
 
     def forward(params, x):
         return nnx.merge(graphdef, params)(x)
@@ -17,9 +17,9 @@ def lenet_operations(lowering):
     return graph.operations(forward, params, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32"))
 
 
-@pytest.mark.parametrize("lowering", ["plain", "phase", NATIVE])
-def test_every_operation_of_the_network_has_its_layer(lowering):
-    operations = lenet_operations(lowering)
+@pytest.mark.parametrize("backend", ["plain", "phase", NATIVE])
+def test_every_operation_of_the_network_has_its_layer(backend):
+    operations = lenet_operations(backend)
     layers = list(dict.fromkeys(operation.layer for operation in operations))
     assert layers == ["conv1", "conv2", "flatten", "fc1", "fc2", "fc3"]
     assert operations[-1].output == "float32[1,10]"
@@ -85,11 +85,11 @@ def test_bodies_of_loops_and_branches_are_shown():
     assert any(name == "mul" and "…" not in inputs for name, inputs in parts)
 
 
-def test_the_command_prints_the_lowering_that_was_asked_for(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["graph", "--lowering", "plain"])
+def test_the_command_prints_the_backend_that_was_asked_for(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["graph", "--backend", "plain"])
     graph.main()
     text = capsys.readouterr().out
     assert "conv_general_dilated" in text and "pooling_windows" not in text
-    monkeypatch.setattr("sys.argv", ["graph", "--lowering", "phase"])
+    monkeypatch.setattr("sys.argv", ["graph", "--backend", "phase"])
     graph.main()
     assert "max_over_phases (custom_vjp)" in capsys.readouterr().out

@@ -263,4 +263,4 @@ def test_the_reports_style_is_installed_with_the_package():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert "page.css" in project["tool"]["setuptools"]["package-data"]["lenet_jax"]
+    assert "page.css" in project["tool"]["setuptools"]["package-data"]["lenet_jax.report"]

@@ -14,7 +14,7 @@ from lenet_jax.inference import state_dict as torch_bridge
 from lenet_jax.runs import figures as report
 from lenet_jax.storage import weights as state_file
 from lenet_jax.training import step as train
-from lenet_jax.training.spec import make_recipe
+from lenet_jax.training.spec import make_spec
 from tests.support import tiny
 from tests.support.weights import SIZES, refusal, split
 
@@ -24,14 +24,14 @@ def run(monkeypatch, tmp_path):
     """A folder with a network's weights and notes, as a finished run leaves them."""
     dataset = tiny.dataset()
     monkeypatch.setattr(data, "load", lambda name, **_: dataset)
-    recipe = make_recipe(tiny.config(), dataset)
+    spec = make_spec(tiny.config(), dataset)
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: jnp.array(random.normal(0, 0.3, leaf.shape), jnp.float32),
         split(**SIZES | {"features": (8, 6)})[1],
     )
-    report.save_weights(tmp_path / "model.safetensors", recipe, params, dataset)
-    return tmp_path, recipe, params, dataset
+    report.save_weights(tmp_path / "model.safetensors", spec, params, dataset)
+    return tmp_path, spec, params, dataset
 
 
 def test_inspect_prints_what_a_run_left(capsys, run):
@@ -46,9 +46,9 @@ def test_inspect_prints_what_a_run_left(capsys, run):
 
 def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
     monkeypatch.setattr(torch_command, "EVAL_BATCH", 20)  # the last batch has 13
-    folder, recipe, params, dataset = run
+    folder, spec, params, dataset = run
     metrics, _ = train.evaluate(
-        recipe, params, jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
+        spec, params, jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
     )
     wrong = int(metrics.count - metrics.correct)
     assert 0 < wrong < 33
@@ -58,10 +58,10 @@ def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
 
 
 def test_notes_of_a_run_are_read_back_exactly(run):
-    folder, recipe, *_ = run
+    folder, spec, *_ = run
     _, notes = torch_bridge.load_model(folder)
     mean, std = torch_bridge.pixel_statistics(notes, 1, "it")
-    assert (tuple(mean), tuple(std)) == (recipe.mean, recipe.std)
+    assert (tuple(mean), tuple(std)) == (spec.mean, spec.std)
 
 
 def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):

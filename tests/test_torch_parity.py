@@ -16,12 +16,12 @@ from lenet_jax.nn.autograd import backward
 from lenet_jax.nn.lenet import LeNet
 from tests.golden import make_network
 from tests.golden import make_parity as golden
-from tests.support.lowerings import NATIVE, at_hand
+from tests.support.backends import NATIVE, at_hand
 
 WITHOUT_TORCH = "torch is not installed: only the recorded numbers are compared"
 # Each shape is compiled, so a failure is shown as found: to shrink it would take minutes.
 few_examples = settings(max_examples=4, phases=[Phase.generate])
-LOWERINGS = ("plain", "phase", NATIVE)
+BACKENDS = ("plain", "phase", NATIVE)
 REDUCE = {"none": lambda losses: losses, "mean": jnp.mean, "sum": jnp.sum}
 
 
@@ -44,10 +44,10 @@ def assert_same(ours, theirs):
 jit = partial(jax.jit, compiler_options=ops.compiler_options())
 
 
-@partial(jit, static_argnames="lowering")
-def our_conv_pool_relu(x, kernel, bias, cotangent, lowering):
+@partial(jit, static_argnames="backend")
+def our_conv_pool_relu(x, kernel, bias, cotangent, backend):
     def forward(inputs, _):
-        return ops.conv_pool_relu(**inputs, lowering=lowering)
+        return ops.conv_pool_relu(**inputs, backend=backend)
 
     out, grads = backward(forward, {"x": x, "kernel": kernel, "bias": bias}, None, cotangent)
     return {"out": out, **grads}
@@ -87,8 +87,8 @@ def our_cross_entropies(logits, labels, cotangent, smoothing):
     return answers
 
 
-def our_network(channels, params, images, labels, lowering):
-    graphdef = nnx.graphdef(LeNet(channels, lowering=lowering, rngs=nnx.Rngs(0)))
+def our_network(channels, params, images, labels, backend):
+    graphdef = nnx.graphdef(LeNet(channels, backend=backend, rngs=nnx.Rngs(0)))
 
     @jit
     def run(params, images, labels):
@@ -102,11 +102,11 @@ def our_network(channels, params, images, labels, lowering):
     return {"logits": logits, "loss": loss, **torch_bridge.to_state_dict(grads)}
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", golden.KINDS)
-def test_conv_pool_relu_matches_recorded_pytorch(kind, lowering):
+def test_conv_pool_relu_matches_recorded_pytorch(kind, backend):
     inputs = golden.convolution_inputs(kind, 0, **golden.CONVOLUTION)
-    ours = our_conv_pool_relu(**inputs, lowering=lowering)
+    ours = our_conv_pool_relu(**inputs, backend=backend)
     assert_same(ours, recorded(f"convolution/{kind}"))
 
 
@@ -129,8 +129,8 @@ def test_conv_pool_relu_matches_live_pytorch(shape, seed):
     for kind in golden.KINDS:
         inputs = golden.convolution_inputs(kind, seed, **shape)
         theirs = golden.torch_conv_pool_relu(**inputs)
-        for lowering in at_hand(shape["size"]):
-            assert_same(our_conv_pool_relu(**inputs, lowering=lowering), theirs)
+        for backend in at_hand(shape["size"]):
+            assert_same(our_conv_pool_relu(**inputs, backend=backend), theirs)
 
 
 def test_quantised_inputs_tie():
@@ -199,24 +199,24 @@ def test_cross_entropy_matches_live_pytorch(batch, classes, smoothing, seed):
         assert_same(answer, theirs)
 
 
-@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", golden.CHANNELS)
-def test_network_matches_recorded_pytorch(name, lowering):
+def test_network_matches_recorded_pytorch(name, backend):
     params, images, labels = golden.network_inputs(golden.CHANNELS[name])
-    ours = our_network(golden.CHANNELS[name], params, images, labels, lowering)
+    ours = our_network(golden.CHANNELS[name], params, images, labels, backend)
     thinned = {key: golden.thin(np.asarray(array)) for key, array in ours.items()}
     assert_same(thinned, recorded(f"network/{name}"))
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("channels", golden.CHANNELS.values(), ids=golden.CHANNELS)
-def test_network_matches_live_pytorch(channels, lowering):
+def test_network_matches_live_pytorch(channels, backend):
     pytest.importorskip("torch", reason=WITHOUT_TORCH)
     _, images, labels = golden.network_inputs(channels)
     params = nnx.state(LeNet(channels, rngs=nnx.Rngs(7)), nnx.Param)
     theirs = golden.torch_network(channels, torch_bridge.to_state_dict(params), images, labels)
-    assert_same(our_network(channels, params, images, labels, lowering), theirs)
+    assert_same(our_network(channels, params, images, labels, backend), theirs)
 
 
 def test_recording_names_its_torch():

@@ -73,7 +73,7 @@ OVERRIDES = [
     ("optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw"),
     ("model.channels=6", "model.channels=(6,): must be a tuple of 2 integers of at least 1"),
     ("model.channels=6,b", "model.channels=6,b: must be a tuple of 2 integers of at least 1"),
-    ("model.lowering=fast", "model.lowering=fast: must be one of auto, native, phase, plain"),
+    ("model.backend=fast", "model.backend=fast: must be one of auto, native, phase, plain"),
     ("data.image_size=30", "data.image_size=30: must be a multiple of 4, for two 5×5"),
     ("schedule.warmup_epochs=1", "schedule.warmup_epochs=1.0, schedule.name=one_cycle: one_cycle"),
     ("augment.shift=40", "augment.shift=40.0, data.image_size=32: the shift must leave some of"),
@@ -344,7 +344,7 @@ def place(tmp_path_factory):
 
 
 def run_arguments(workdir, num_epochs):
-    values = tiny.CONFIG | {"data.name": "./bars", "model.lowering": "plain"}
+    values = tiny.CONFIG | {"data.name": "./bars", "model.backend": "plain"}
     values |= {"train.num_epochs": num_epochs, "schedule.name": "constant"}
     return [
         NOTES,
@@ -423,9 +423,9 @@ def test_runs_and_checkpoints(capsys, name):
     run = Path(f"run_{name}")
     shutil.copytree("run", run)
     if change is None:
-        from lenet_jax.storage.run_dir import Workdir
+        from lenet_jax.storage.run_dir import RunDir
 
-        with Workdir(run):
+        with RunDir(run):
             check(capsys, run_main, run_arguments(run, 3), line)
     else:
         change(run)

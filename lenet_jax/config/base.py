@@ -34,7 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.num_classes = placeholder(int)  # logits; None: as many as the data has
     config.model.in_channels = placeholder(int)  # image channels; None: as many as the data has
     config.model.init = "torch"  # `torch` (uniform ±1/√fan_in) or `flax` (LeCun normal, zero bias)
-    config.model.lowering = "auto"  # `native` (C++, CPU), `phase`, `plain`, or the fastest there is
+    config.model.backend = "auto"  # `native` (C++, CPU), `phase`, `plain`, or the fastest there is
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training images

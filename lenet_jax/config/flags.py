@@ -99,7 +99,7 @@ def help_text(flag_values: flags.FlagValues, command: str = COMMAND) -> str:
             "",
             *_table(flag_rows),
             "",
-            "Each KEY with its type, its default in lenet_jax/config/base.py, and its meaning:",
+            "Each KEY with its type, its default, and its meaning:",
             "",
             *_table(key_rows),
         ]

@@ -31,7 +31,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "model.num_classes": "[2, inf)",
     "model.in_channels": "[1, inf)",
     "model.init": ("torch", "flax"),
-    "model.lowering": ("auto", "native", "phase", "plain"),
+    "model.backend": ("auto", "native", "phase", "plain"),
     "train.num_epochs": "[1, inf)",
     "train.batch_size": "[1, inf)",
     "train.micro_batch_size": "[1, inf)",

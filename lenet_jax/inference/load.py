@@ -14,11 +14,11 @@ import numpy as np
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError
 from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.inference.network import Trained
+from lenet_jax.inference.network import Network
 from lenet_jax.storage import weights as state_file
 
 
-def load(path: str | Path, member: int | None = None) -> Trained:
+def load(path: str | Path, member: int | None = None) -> Network:
     """Loads a trained network.
 
     Args:
@@ -58,7 +58,7 @@ def load(path: str | Path, member: int | None = None) -> Trained:
     )
 
 
-def _load_member(path: Path, member: int | None) -> Trained:
+def _load_member(path: Path, member: int | None) -> Network:
     plan = read_json(path / "sweep.json", {})
     overrides = {
         entry["member"]: entry["overrides"]
@@ -118,15 +118,15 @@ def _make(
     config: configs.Config | None = None,
     summary: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, float | int]] = (),
-) -> Trained:
+) -> Network:
     model = torch_bridge.make_model(state_dict, source)
     if config is not None:
-        model.lowering = config.model.lowering
+        model.backend = config.model.backend
     mean, std = torch_bridge.pixel_statistics(notes, model.conv1.in_features, source)
     classes = notes.get("classes", "").splitlines()
     if len(classes) != model.fc3.out_features:
         classes = list(map(str, range(model.fc3.out_features)))
-    return Trained(
+    return Network(
         model, tuple(mean), tuple(std), tuple(classes), source, config, summary or {}, history
     )
 

@@ -22,12 +22,12 @@ from lenet_jax.nn.lenet import STEPS, LeNet
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
 NOT_SIGNS = "fashion"  # in a dataset's name: grey images that fill their frame
 
-# Pixels, one image or many, or names of files; `Trained.prepare` checks what it is given.
+# Pixels, one image or many, or names of files; `Network.prepare` checks what it is given.
 Images: TypeAlias = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Trained:
+class Network:
     """A trained network with its preprocessing; it takes pixels in 0..255, or files.
 
     Images are an array (n, height, width) or (n, height, width, channels) of uint8, one of them

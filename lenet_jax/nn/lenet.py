@@ -41,7 +41,7 @@ class LeNet(nnx.Module):
         in_channels: int = 1,
         image_size: int = 32,
         init: Init = "torch",
-        lowering: ops.Lowering = "auto",
+        backend: ops.Backend = "auto",
         rngs: nnx.Rngs,
     ):
         """Creates the layers.
@@ -54,7 +54,7 @@ class LeNet(nnx.Module):
           image_size: height and width of an image, in pixels: 16, 20, 24, …
           init: `torch` draws weights and biases uniformly in ±1/√fan_in, as PyTorch's layers do;
             `flax` draws weights from LeCun's normal distribution and sets biases to 0.
-          lowering: how layers are computed, see `ops.conv_pool_relu`.
+          backend: how layers are computed, see `ops.conv_pool_relu`.
           rngs: the stream `params` is drawn from.
 
         Raises:
@@ -62,7 +62,7 @@ class LeNet(nnx.Module):
         """
         if image_size < 16 or image_size % 4:
             raise ValueError(f"image_size must be 16, 20, 24, …, not {image_size}")
-        self.lowering: ops.Lowering = lowering
+        self.backend: ops.Backend = backend
         c1, c2 = channels
         f1, f2 = features
         final_size = image_size // 4 - 3  # 32 → 28 → 14 → 10 → 5
@@ -120,11 +120,11 @@ class LeNet(nnx.Module):
         self, layer: nnx.Conv, x: Float[Array, "b h w c"]
     ) -> Float[Array, "b h2 w2 k"]:
         assert layer.bias is not None
-        return ops.conv_pool_relu(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
+        return ops.conv_pool_relu(x, layer.kernel[...], layer.bias[...], backend=self.backend)
 
     def _linear(self, layer: nnx.Linear, x: Float[Array, "b n"]) -> Float[Array, "b k"]:
         assert layer.bias is not None
-        return ops.linear(x, layer.kernel[...], layer.bias[...], lowering=self.lowering)
+        return ops.linear(x, layer.kernel[...], layer.bias[...], backend=self.backend)
 
 
 def _initializers(init: Init, fan_in: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ CALLS = (
 )
 
 OTHERWISE = (
-    "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.lowering"
+    "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.backend"
     " out, which needs none."
 )
 
@@ -122,7 +122,7 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
         try:
             library = ctypes.CDLL(str(made))
         except OSError as error:
-            told = f"what {build[0]} made of lenet_jax/cpp/{SOURCE.name} does not load: {error}"
+            told = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} does not load: {error}"
             raise UserError(f"{told}\n{OTHERWISE}") from error
         draft = folder / f"native-{os.getpid()}"
         kept = folder / f"native-{key}-{_hash(made.read_bytes())}.so"
@@ -167,7 +167,7 @@ def _run(command: Sequence[str]) -> bytes:
         lines = stderr.decode(errors="replace").splitlines()
         told = next((line for line in lines if "error" in line), lines[0] if lines else "")
         raise UserError(
-            f"{command[0]} does not compile lenet_jax/cpp/{SOURCE.name}: {told}\n{OTHERWISE}"
+            f"{command[0]} does not compile lenet_jax/nn/cpp/{SOURCE.name}: {told}\n{OTHERWISE}"
         ) from error
 
 

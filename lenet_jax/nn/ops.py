@@ -1,6 +1,6 @@
 """Convolution, max-pool, ReLU and flatten as functions on arrays, in a plain and in fast forms.
 
-The lowerings of `conv_pool_relu` compute the same numbers and the same gradients, ties included, as
+The backends of `conv_pool_relu` compute the same numbers and the same gradients, ties included, as
 long as all are finite. `plain` says what is meant. `native` is what runs on a CPU: C++ that keeps
 its sums in registers. Where there is no compiler for it, and on accelerators, `phase` runs:
 
@@ -24,7 +24,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Int8
 from lenet_jax.errors import UserError
 from lenet_jax.nn import native
 
-Lowering = Literal["auto", "native", "phase", "plain"]
+Backend = Literal["auto", "native", "phase", "plain"]
 
 
 def conv_pool_relu(
@@ -32,7 +32,7 @@ def conv_pool_relu(
     kernel: Float[Array, "s s c k"],
     bias: Float[Array, " k"],
     *,
-    lowering: Lowering = "auto",
+    backend: Backend = "auto",
 ) -> Float[Array, "b h2 w2 k"]:
     """Convolves (valid, stride 1), takes the maximum of each 2×2 block, adds the bias, cuts at 0.
 
@@ -44,7 +44,7 @@ def conv_pool_relu(
       x: images or feature maps.
       kernel: square, of odd size s, in the layout (height, width, in, out).
       bias: one number per output channel.
-      lowering: `plain`, `phase`, `native`, or `auto`: what `choose_lowering` says, but `phase`
+      backend: `plain`, `phase`, `native`, or `auto`: what `choose_backend` says, but `phase`
         for what `native` is not written for.
 
     Returns:
@@ -70,7 +70,7 @@ def conv_pool_relu(
         "phase": _conv_pool_relu_phase,
         "native": _conv_pool_relu_native,
     }
-    return lower[_choose(lowering, x, kernel, size == native.SIZE)](x, kernel, bias)
+    return lower[_choose(backend, x, kernel, size == native.SIZE)](x, kernel, bias)
 
 
 def linear(
@@ -78,7 +78,7 @@ def linear(
     kernel: Float[Array, "n k"],
     bias: Float[Array, " k"],
     *,
-    lowering: Lowering = "auto",
+    backend: Backend = "auto",
 ) -> Float[Array, "b k"]:
     """X @ kernel + bias.
 
@@ -86,41 +86,41 @@ def linear(
       x: rows of features.
       kernel: one column per unit.
       bias: one number per unit.
-      lowering: as for `conv_pool_relu`; `phase` and `plain` are the same.
+      backend: as for `conv_pool_relu`; `phase` and `plain` are the same.
 
     Raises:
       ValueError: `native` is asked for, and the numbers are not float32.
       UserError: `native` is asked for, and cannot be had.
     """
-    if _choose(lowering, x, kernel) == "native":
+    if _choose(backend, x, kernel) == "native":
         return native.linear(x.T, kernel, bias).T
     return x @ kernel + bias.reshape(1, -1)
 
 
-def choose_lowering(lowering: Lowering) -> Lowering:
+def choose_backend(backend: Backend) -> Backend:
     """What `auto` stands for here: `native` on a CPU with a C++ compiler, else `phase`.
 
     Raises:
       UserError: `native` is asked for, and cannot be had.
     """
     on_cpu = jax.default_backend() == "cpu"
-    if lowering == "auto":
+    if backend == "auto":
         return "native" if on_cpu and native.missing() is None else "phase"
-    if lowering == "native":
+    if backend == "native":
         if not on_cpu:
             raise UserError(
-                "config.model.lowering=native is for CPUs\nLeave it out: the fastest is taken."
+                "config.model.backend=native is for CPUs\nLeave it out: the fastest is taken."
             )
         native.load()
-    return lowering
+    return backend
 
 
-def _choose(lowering: Lowering, x: Array, kernel: Array, is_written: bool = True) -> Lowering:
-    """`choose_lowering`, where `native` may not be written for what is given."""
-    chosen = choose_lowering(lowering)
+def _choose(backend: Backend, x: Array, kernel: Array, is_written: bool = True) -> Backend:
+    """`choose_backend`, where `native` may not be written for what is given."""
+    chosen = choose_backend(backend)
     if chosen != "native" or (is_written and x.dtype == kernel.dtype == jnp.float32):
         return chosen
-    if lowering == "auto":
+    if backend == "auto":
         return "phase"
     size = "×".join(map(str, kernel.shape[:2]))
     raise ValueError(f"`native` takes float32, and 5×5 kernels, not {size} of {kernel.dtype}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError
-from lenet_jax.inference.network import Trained
+from lenet_jax.inference.network import Network
 from lenet_jax.report import html
 from lenet_jax.report.page import accuracy_chart
 
@@ -21,7 +21,7 @@ RESULTS = {
 }
 
 
-def compare(networks: Sequence[Trained]) -> tuple[str, list[str]]:
+def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
     """The page that compares runs, and its gist for a terminal.
 
     Raises:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from lenet_jax.data.dataset import Split
-from lenet_jax.inference.network import Trained, normalised, softmax
+from lenet_jax.inference.network import Network, normalised, softmax
 from lenet_jax.nn import autograd, ops
 
 CONVOLUTIONS = ("conv1", "conv2")
@@ -109,7 +109,7 @@ class Findings:
         return wrong[np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")]
 
 
-def find(network: Trained, test: Split, example: Example) -> Findings:
+def find(network: Network, test: Split, example: Example) -> Findings:
     """Finds everything out."""
     return Findings(
         test=test,
@@ -122,7 +122,7 @@ def find(network: Trained, test: Split, example: Example) -> Findings:
     )
 
 
-def survey(network: Trained, images: UInt8[np.ndarray, "n h w c"]) -> Survey:
+def survey(network: Network, images: UInt8[np.ndarray, "n h w c"]) -> Survey:
     """The responses to all images, which have the network's size."""
     found = network.run(_survey, images)
     return Survey(*found)
@@ -148,14 +148,14 @@ def exciting_patches(
 
 
 def journey(
-    network: Trained, image: UInt8[np.ndarray, "h w c"]
+    network: Network, image: UInt8[np.ndarray, "h w c"]
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """The output of each of `models.STEPS` for one image of the network's size."""
     steps = jax.jit(network.model.activations)(network.normalise(image[None]))
     return {name: np.asarray(steps[name][0]) for name in network.layers}
 
 
-def saliency(network: Trained, image: UInt8[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w"]:
+def saliency(network: Network, image: UInt8[np.ndarray, "h w c"]) -> Float[np.ndarray, "h w"]:
     """How much the winning logit changes with each pixel: |gradient|, the largest over channels.
 
     Source: Simonyan, Vedaldi, Zisserman, "Deep inside convolutional networks", 2014, section 3.
@@ -193,7 +193,7 @@ def calibration(
 
 
 def activations(
-    network: Trained, images: UInt8[np.ndarray, "n h w c"]
+    network: Network, images: UInt8[np.ndarray, "n h w c"]
 ) -> dict[str, Float[np.ndarray, " m"]]:
     """All outputs of each ReLU, and the logits, over the first `SAMPLE` images."""
     sample = images[:SAMPLE]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lenet_jax import config as configs
 from lenet_jax.data.dataset import Dataset
-from lenet_jax.inference.network import Trained
+from lenet_jax.inference.network import Network
 from lenet_jax.plots.filters import paint
 from lenet_jax.report import html, svg
 from lenet_jax.report.findings import CONVOLUTIONS, FIELDS, Findings, exciting_patches
@@ -21,7 +21,7 @@ Row = Mapping[str, float | int]
 
 
 def report(
-    network: Trained, dataset: Dataset, findings: Findings, record: Mapping[str, Any]
+    network: Network, dataset: Dataset, findings: Findings, record: Mapping[str, Any]
 ) -> str:
     """The page of one network.
 
@@ -48,7 +48,7 @@ def report(
     return html.page(title, body)
 
 
-def _stats(network: Trained, findings: Findings) -> str:
+def _stats(network: Network, findings: Findings) -> str:
     count, wrong = len(findings.test), len(findings.mistakes())
     dead = findings.survey.dead()
     of = sum(active.shape[1] for active in findings.survey.active.values())
@@ -143,7 +143,7 @@ def _ends(history: Sequence[Row]) -> tuple[svg.Number, svg.Number]:
     return min(epochs), max(epochs)
 
 
-def _mistakes(network: Trained, findings: Findings) -> list[str]:
+def _mistakes(network: Network, findings: Findings) -> list[str]:
     names, labels = network.class_names, findings.test.labels
     counts = confusion_matrix(labels, findings.predictions, len(names))
     wrong = findings.mistakes()
@@ -168,7 +168,7 @@ def _mistakes(network: Trained, findings: Findings) -> list[str]:
     return parts
 
 
-def _filters(network: Trained, findings: Findings) -> list[str]:
+def _filters(network: Network, findings: Findings) -> list[str]:
     parts = [
         "<h2>What its filters look for</h2>",
         "<p>Each filter with its weights (red above 0, blue below) and, beside them, the nine"
@@ -196,7 +196,7 @@ def _filters(network: Trained, findings: Findings) -> list[str]:
     return parts
 
 
-def _way(network: Trained, findings: Findings) -> list[str]:
+def _way(network: Network, findings: Findings) -> list[str]:
     example, steps = findings.example, findings.steps
     size = "×".join(map(str, example.image.shape))
     picture = html.image(example.image, f"the input: {example.label}")
@@ -274,7 +274,7 @@ def _certainty(findings: Findings) -> list[str]:
     ]
 
 
-def _numbers(network: Trained, findings: Findings) -> list[str]:
+def _numbers(network: Network, findings: Findings) -> list[str]:
     weights = {
         name.removesuffix(".weight"): array
         for name, array in network.state_dict.items()
@@ -300,7 +300,7 @@ def _numbers(network: Trained, findings: Findings) -> list[str]:
     return [*parts, "</div>"]
 
 
-def _config(network: Trained, record: Mapping[str, Any]) -> list[str]:
+def _config(network: Network, record: Mapping[str, Any]) -> list[str]:
     assert network.config is not None
     settings = configs.to_dict(network.config)
     sections = {name: part for name, part in settings.items() if isinstance(part, dict)}

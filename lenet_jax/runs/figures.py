@@ -16,7 +16,7 @@ from lenet_jax.inference import state_dict as torch_bridge
 from lenet_jax.config.file import one_line
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import DISK_FAULTS
-from lenet_jax.training.spec import Recipe
+from lenet_jax.training.spec import Spec
 
 # Drawing is done by libraries that may fail in ways of their own (fonts, memory); the numbers are
 # worth more than the pictures, so any of these becomes a warning.
@@ -42,7 +42,7 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 
 def draw_figures(
     folder: Path,
-    recipe: Recipe,
+    spec: Spec,
     params: nnx.State,
     dataset: Dataset,
     logits: Float[np.ndarray, "n k"],
@@ -68,8 +68,8 @@ def draw_figures(
     image = dataset.test.images[example]
 
     def draw_feature_maps(path: Path) -> None:
-        model = nnx.merge(recipe.graphdef, params)
-        mean, std = np.asarray(recipe.mean, np.float32), np.asarray(recipe.std, np.float32)
+        model = nnx.merge(spec.graphdef, params)
+        mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
         normalised = jnp.asarray((image[None] - mean) / std, jnp.float32)
         maps = np.asarray(model.feature_maps(normalised)[0])
         filter_figures.plot_feature_maps(
@@ -103,9 +103,9 @@ def draw_figures(
     return drawn
 
 
-def save_weights(path: Path, recipe: Recipe, params: nnx.State, dataset: Dataset) -> None:
+def save_weights(path: Path, spec: Spec, params: nnx.State, dataset: Dataset) -> None:
     """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
-    notes = torch_bridge.pixel_notes(recipe.mean, recipe.std)
+    notes = torch_bridge.pixel_notes(spec.mean, spec.std)
     notes["classes"] = "\n".join(dataset.class_names)
     torch_bridge.save(path, params, notes)
 
@@ -120,10 +120,10 @@ def example_index(labels: np.ndarray, predictions: np.ndarray, probabilities: np
     return int(candidates[0]) if len(candidates) else 0
 
 
-def layers(recipe: Recipe) -> list[tuple[str, tuple[int, ...], int]]:
+def layers(spec: Spec) -> list[tuple[str, tuple[int, ...], int]]:
     """Each layer's name, the shape of what it gives for one image, and its parameters."""
-    params = nnx.state(nnx.eval_shape(lambda: recipe.make_model(jax.random.key(0))), nnx.Param)
-    size = dict(recipe.model)["image_size"]
+    params = nnx.state(nnx.eval_shape(lambda: spec.make_model(jax.random.key(0))), nnx.Param)
+    size = dict(spec.model)["image_size"]
     sides = {"conv1": size // 2 - 2, "conv2": size // 4 - 3}
     table = []
     for name, layer in nnx.to_pure_dict(params).items():

@@ -6,17 +6,17 @@ from typing import Any
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
-from lenet_jax.storage.run_dir import Workdir
+from lenet_jax.storage.run_dir import RunDir
 
 # What the bits of a run depend on beside its config and data, by its name in `run.json`.
 ENVELOPE = (
-    *("versions", "processor", "xla_flags", "backend", "devices_sharing_a_batch"),
-    *("lowering", "native_code"),
+    *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
+    *("backend", "native_code"),
 )
 
 
 def look_back(
-    directory: Workdir, config: configs.Config, dataset: data.Dataset
+    directory: RunDir, config: configs.Config, dataset: data.Dataset
 ) -> tuple[str | None, dict[str, Any] | None]:
     """Checks that a run may go on in the directory.
 

@@ -27,9 +27,9 @@ from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.machine import environment
 from lenet_jax.training.segments import Part, train_in_parts
 from lenet_jax.training.loop import Programs
-from lenet_jax.training.spec import Recipe, make_recipe
+from lenet_jax.training.spec import Spec, make_spec
 from lenet_jax.runs.resume import look_back, what_changed
-from lenet_jax.storage.run_dir import Row, Workdir
+from lenet_jax.storage.run_dir import Row, RunDir
 
 DONE, DIVERGED = 0, 3
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
@@ -88,11 +88,11 @@ def run(
     """
     console = Console()
     dataset = data.load(**config.data)
-    recipe = make_recipe(config, dataset)
+    spec = make_spec(config, dataset)
     begun = (Path(workdir) / "checkpoints").exists()
-    initial = None if begun else _initial_params(config, recipe)
+    initial = None if begun else _initial_params(config, spec)
     try:
-        with Interrupt(console.release) as interrupt, Workdir(workdir) as directory:
+        with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:
             extension, summary = look_back(directory, config, dataset)
             if summary is not None:
                 console.note("this run is finished")
@@ -100,7 +100,7 @@ def run(
                 return DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
                 parts = directory, checkpoints, console, interrupt
-                job = _Job(config, recipe, dataset, initial, *parts, profile)
+                job = _Job(config, spec, dataset, initial, *parts, profile)
                 return job.run(command, started, extension)
     except OSError as error:
         raise WriteError(error, workdir) from error
@@ -112,33 +112,33 @@ class _Job:
     def __init__(
         self,
         config: configs.Config,
-        recipe: Recipe,
+        spec: Spec,
         dataset: data.Dataset,
         initial: nnx.State | None,
-        directory: Workdir,
+        directory: RunDir,
         checkpoints: Checkpoints,
         console: Console,
         interrupt: Interrupt,
         profile: bool,
     ):
-        self.config, self.recipe, self.dataset = config, recipe, dataset
+        self.config, self.spec, self.dataset = config, spec, dataset
         self.directory, self.checkpoints = directory, checkpoints
         self.console, self.interrupt, self.profile = console, interrupt, profile
-        self.programs = Programs(config, recipe, dataset)
+        self.programs = Programs(config, spec, dataset)
         self.initial = initial  # parameters to begin with; None: drawn
 
     def run(self, command: Sequence[str], started: float, extension: str | None) -> int:
         """Trains, and records from the beginning what runs and how it ended: the exit code."""
         directory, console = self.directory, self.console
         arrays, notes = self._restore()  # which may refuse, before anything is written
-        lowering = ops.choose_lowering(self.config.model.lowering)
+        backend = ops.choose_backend(self.config.model.backend)
         record = environment(PACKAGES) | {
             "command": shlex.join(command),
-            "backend": jax.default_backend(),
+            "jax_backend": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
-            "devices_sharing_a_batch": self.programs.recipe.num_devices,
-            "lowering": lowering,
-            "native_code": native.key() if lowering == "native" else None,
+            "devices_sharing_a_batch": self.programs.spec.num_devices,
+            "backend": backend,
+            "native_code": native.key() if backend == "native" else None,
             "seed": self.config.seed,
             "data_fingerprint": self.dataset.fingerprint,
             "status": "running",
@@ -158,16 +158,16 @@ class _Job:
         self.interrupt.last_words = lambda: close_record("interrupted", self.interrupt.reason)
         directory.write_json("run.json", record)  # first: an extended run is no longer done
         directory.write_json("config.json", configs.to_dict(self.config))
-        layers = report.layers(self.recipe)
+        layers = report.layers(self.spec)
         console.header(
             device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores;"
-            f" lowering {lowering}",
+            f" backend {backend}",
             dataset=_describe(self.dataset),
             workdir=directory.path,
             layers=layers,
             num_params=sum(size for *_, size in layers),
         )
-        if self.config.model.lowering == "auto" and record["backend"] == "cpu" and native.missing():
+        if self.config.model.backend == "auto" and record["jax_backend"] == "cpu" and native.missing():
             console.note(f"training is slower than it could be: {native.missing()}")
         try:
             code, status, reason = self._execute(arrays, notes, started)
@@ -211,7 +211,7 @@ class _Job:
             assert arrays is not None
         step = int(arrays.state.step)
         if step:
-            part_way = step % self.recipe.steps_per_epoch
+            part_way = step % self.spec.steps_per_epoch
             after = (
                 f"step {step}, in epoch {notes.epoch + 1}" if part_way else f"epoch {notes.epoch}"
             )
@@ -221,7 +221,7 @@ class _Job:
             return self.interrupt.exit_code, "interrupted", self.interrupt.reason
         trace = self.directory.path / "profile" if self.profile else None
         parts = train_in_parts(self.programs, arrays.state, arrays.sums, trace=trace)
-        shown = self.console.epochs(self.recipe.num_epochs, notes.epoch + 1)
+        shown = self.console.epochs(self.spec.num_epochs, notes.epoch + 1)
         with shown as progress, contextlib.closing(parts):
             for part in parts:
                 notes = notes._replace(epoch_seconds=notes.epoch_seconds + part.seconds)
@@ -243,8 +243,8 @@ class _Job:
                     self.directory.log(row)
                     progress.finish(row, best=best)
                 else:
-                    progress.advance(part.step / self.recipe.steps_per_epoch)
-                last = notes.epoch == self.recipe.num_epochs
+                    progress.advance(part.step / self.spec.steps_per_epoch)
+                last = notes.epoch == self.spec.num_epochs
                 stop = not last and self.interrupt.notice()
                 due = (
                     part.valid is not None and not notes.epoch % self.config.checkpoint.every_epochs
@@ -275,13 +275,13 @@ class _Job:
             "valid/loss": float(valid.loss / valid.count),
             "valid/accuracy": float(valid.correct / valid.count),
             "learning_rate": float(rate),
-            "images_per_second": self.recipe.num_examples / notes.epoch_seconds,
+            "images_per_second": self.spec.num_examples / notes.epoch_seconds,
         }
 
     def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image, and writes what people look at."""
         test, logits = self.programs.evaluate(params, "test")
-        trained = self.recipe.num_examples * notes.epoch
+        trained = self.spec.num_examples * notes.epoch
         summary = {
             "status": "done",
             "test_accuracy": float(test.accuracy),
@@ -292,21 +292,21 @@ class _Job:
             "valid_accuracy": notes.best_accuracy,
             "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)),
             "epochs": notes.epoch,
-            "steps": notes.epoch * self.recipe.steps_per_epoch,
+            "steps": notes.epoch * self.spec.steps_per_epoch,
             "train_seconds": notes.train_seconds,
             "images_per_second": trained / notes.train_seconds,
             "seconds_to_first_step": seconds_to_first_step,
         }
         folder = self.directory.path
-        report.save_weights(folder / "model.safetensors", self.recipe, params, self.dataset)
+        report.save_weights(folder / "model.safetensors", self.spec, params, self.dataset)
         self.directory.write_json("summary.json", summary)
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(self.dataset.test)]
-        report.draw_figures(folder, self.recipe, params, self.dataset, logits, rows, warn)
+        report.draw_figures(folder, self.spec, params, self.dataset, logits, rows, warn)
         self.console.result(summary, self.directory.files())
 
 
-def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:
+def _initial_params(config: configs.Config, spec: Spec) -> nnx.State | None:
     """The parameters that `train.initial_weights` names: `PATH` or `SWEEP:MEMBER`.
 
     Raises:
@@ -318,7 +318,7 @@ def _initial_params(config: configs.Config, recipe: Recipe) -> nnx.State | None:
     path, _, number = name.rpartition(":")
     member = int(number) if path and number.isdecimal() else None
     network = trained.load(name if member is None else path, member)
-    like = nnx.state(nnx.eval_shape(lambda: recipe.make_model(jax.random.key(0))), nnx.Param)
+    like = nnx.state(nnx.eval_shape(lambda: spec.make_model(jax.random.key(0))), nnx.Param)
     return torch_bridge.from_state_dict(network.state_dict, like, name)
 
 

@@ -16,7 +16,7 @@ from lenet_jax.storage.tensorboard import Board
 Row = Mapping[str, float | int]
 
 
-class Workdir:
+class RunDir:
     """A run directory, locked for this process while it is open.
 
     Attributes:
@@ -57,7 +57,7 @@ class Workdir:
         self._board: Board | None = None
         self.rows: list[Row] = []
 
-    def __enter__(self) -> "Workdir":
+    def __enter__(self) -> "RunDir":
         return self
 
     def __exit__(

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 Curves = dict[str, np.ndarray]
 
 
-class Store:
+class SweepDir:
     """The directory of one sweep.
 
     Attributes:

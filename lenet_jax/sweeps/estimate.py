@@ -47,7 +47,7 @@ def describe(
         need = sweep_plan.memory_needed(group, len(devices), own[0].size // len(devices), strategy)
         lines.append(
             f"{number:>5}  {len(group.members):>7}  {len(own):>6}  {own[0].size:>7}"
-            f"  {group.recipe.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"
+            f"  {group.spec.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"
             f"  {need / 1e9:>4.1f} GB"
         )
     if missing:
@@ -56,10 +56,10 @@ def describe(
             len(c.members)
             / len(c.group.members)
             * c.group.images
-            * sweep_plan.work_per_image(c.group.recipe)
+            * sweep_plan.work_per_image(c.group.spec)
             for c in missing
         )
-        unit = sweep_plan.work_per_image(missing[0].group.recipe)
+        unit = sweep_plan.work_per_image(missing[0].group.spec)
         lines += [
             "",
             f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')}"
@@ -70,9 +70,9 @@ def describe(
 
 def _trial(chunk: Chunk, strategy: Strategy, shared_data_order: bool) -> float:
     """Images a second of a chunk, all members together, in a few steps."""
-    recipe, dataset = chunk.group.recipe, chunk.group.dataset
-    count = min(recipe.num_examples, TRIAL_STEPS * recipe.batch_size)
-    short = dataclasses.replace(recipe, num_examples=count)
+    spec, dataset = chunk.group.spec, chunk.group.dataset
+    count = min(spec.num_examples, TRIAL_STEPS * spec.batch_size)
+    short = dataclasses.replace(spec, num_examples=count)
     population = Population(
         short, chunk.size, strategy=strategy, shared_data_order=shared_data_order
     )

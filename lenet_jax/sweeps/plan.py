@@ -1,6 +1,6 @@
 """The plan of a sweep: which members train together, in which portions, and what that takes.
 
-Members with one recipe are a group, for which one program is compiled. A group is cut into chunks
+Members with one spec are a group, for which one program is compiled. A group is cut into chunks
 of equal size, the units that are trained at once, written, and never trained again. The plan
 decides which member is in which chunk, so what a member gets to be does not depend on when, where
 or after how many interruptions its chunk is trained.
@@ -23,7 +23,7 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.sweeps.file import Member, Overrides
 from lenet_jax.training import step as train
-from lenet_jax.training.spec import Recipe, hyperparameters, make_recipe, seeds
+from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 
 MEMBERS_PER_DEVICE = {"cpu": 4}  # a chunk's, so that a minute's work at most is lost
 MOST_PER_DEVICE = 512  # where members train side by side
@@ -34,14 +34,14 @@ FLOAT = 4  # bytes
 class Group(NamedTuple):
     """Members that one program trains; their configs have the same data."""
 
-    recipe: Recipe
+    spec: Spec
     dataset: Dataset
     members: tuple[Member, ...]
 
     @property
     def images(self) -> int:
         """Training images that all members together go through."""
-        return len(self.members) * self.recipe.num_epochs * self.recipe.num_examples
+        return len(self.members) * self.spec.num_epochs * self.spec.num_examples
 
 
 class Chunk(NamedTuple):
@@ -55,7 +55,7 @@ class Chunk(NamedTuple):
     @property
     def member_epochs(self) -> int:
         """Epochs that its members train, all together."""
-        return len(self.members) * self.group.recipe.num_epochs
+        return len(self.members) * self.group.spec.num_epochs
 
 
 def make_groups(
@@ -76,16 +76,16 @@ def make_groups(
         section = member.config.data.to_json()
         if section not in datasets:
             datasets[section] = load_data(member.config)
-        recipe = dataclasses.replace(make_recipe(member.config, datasets[section]), augments=False)
+        spec = dataclasses.replace(make_spec(member.config, datasets[section]), augments=False)
         shape = jax.tree.structure(hyperparameters(member.config))
-        found.setdefault((section, recipe, shape), []).append(member)
+        found.setdefault((section, spec, shape), []).append(member)
     groups = []
-    for (section, recipe, _), together in found.items():
+    for (section, spec, _), together in found.items():
         augments = any(any(member.config.augment.values()) for member in together)
         if shared_data_order:
             _check_shared(together)
-        recipe = dataclasses.replace(recipe, augments=augments)
-        groups.append(Group(recipe, datasets[section], tuple(together)))
+        spec = dataclasses.replace(spec, augments=augments)
+        groups.append(Group(spec, datasets[section], tuple(together)))
     return groups
 
 
@@ -170,23 +170,23 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
     Side by side it is 0.9 to 2.2 times what XLA reckons (lenet5 and a network of four times its
     width, 8 and 16 members, on a CPU); one by one it is more, and little anyway.
     """
-    recipe, config = group.recipe, group.members[0].config
-    state = jax.eval_shape(lambda: train.init_state(recipe, seeds(config), hyperparameters(config)))
+    spec, config = group.spec, group.members[0].config
+    state = jax.eval_shape(lambda: train.init_state(spec, seeds(config), hyperparameters(config)))
     params, opt_state = map(jax.tree.leaves, (state.params, state.opt_state))
     # What comes in, what goes out, and in the loop another copy of either.
     member = 3 * FLOAT * sum(math.prod(a.shape) for a in [*params, *params, *opt_state])
     at_work = per_device if strategy == "vmap" else 1
-    images = max(recipe.micro_batch_size, recipe.eval_batch_size)
-    work = at_work * images * FLOAT * floats_per_image(recipe)
+    images = max(spec.micro_batch_size, spec.eval_batch_size)
+    work = at_work * images * FLOAT * floats_per_image(spec)
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
     device = data + per_device * member + work
     return device * devices + data if jax.default_backend() == "cpu" else device
 
 
-def floats_per_image(recipe: Recipe) -> int:
+def floats_per_image(spec: Spec) -> int:
     """Numbers that the passes over one image hold at once: ten times its windows and phases."""
-    model = dict(recipe.model)
+    model = dict(spec.model)
     side, c = model["image_size"], model["in_channels"]
     total = sum(model["features"])
     for k in model["channels"]:
@@ -198,13 +198,13 @@ def floats_per_image(recipe: Recipe) -> int:
 
 def num_params(group: Group) -> int:
     """Parameters of one member."""
-    abstract = jax.eval_shape(lambda: group.recipe.make_model(jax.random.key(0)))
+    abstract = jax.eval_shape(lambda: group.spec.make_model(jax.random.key(0)))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Param)))
 
 
-def work_per_image(recipe: Recipe) -> int:
+def work_per_image(spec: Spec) -> int:
     """Multiplications of a training step per image: the forward pass's, thrice."""
-    model = dict(recipe.model)
+    model = dict(spec.model)
     side, c = model["image_size"], model["in_channels"]
     total = 0
     for k in model["channels"]:

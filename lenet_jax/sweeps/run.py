@@ -19,7 +19,7 @@ from lenet_jax.plots import sweeps as sweep_figure
 from lenet_jax.runs.figures import DRAWING_ERRORS
 from lenet_jax.storage import weights as state_file
 from lenet_jax.storage.run_dir import write_atomically
-from lenet_jax.storage.sweep_dir import Row, Store
+from lenet_jax.storage.sweep_dir import Row, SweepDir
 from lenet_jax.sweeps import estimate as sweep_preview
 from lenet_jax.sweeps import plan as sweep_plan
 from lenet_jax.sweeps import results as sweep_results
@@ -59,7 +59,7 @@ def run(
     """
     if config.train.initial_weights is not None:
         raise UserError("a sweep draws its members' weights: leave train.initial_weights out")
-    console, store = Console(), Store(options.workdir)
+    console, store = Console(), SweepDir(options.workdir)
     groups = sweep_plan.make_groups(members, _load, options.shared_data_order)
     chunks = _plan_chunks(groups, options)
     settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
@@ -108,7 +108,11 @@ def _plan_chunks(groups: Sequence[Group], options: Options) -> list[Chunk]:
 
 
 def _train(
-    store: Store, chunks: Sequence[Chunk], options: Options, console: Console, interrupt: Interrupt
+    store: SweepDir,
+    chunks: Sequence[Chunk],
+    options: Options,
+    console: Console,
+    interrupt: Interrupt,
 ) -> bool:
     """Trains the chunks that nobody has done or is at; False if a signal came before the end."""
     missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
@@ -131,7 +135,7 @@ def _train(
 class Trainer:
     """Trains chunks, and keeps what those of one group have in common: the program, the data."""
 
-    def __init__(self, store: Store, options: Options):
+    def __init__(self, store: SweepDir, options: Options):
         self._store, self._options = store, options
         self._group: Group | None = None
 
@@ -141,18 +145,18 @@ class Trainer:
         """Trains a chunk and writes it into `folder`; None if a signal came before the end."""
         if self._group is not chunk.group:
             self._prepare(chunk)
-        population, count, recipe = self._population, len(chunk.members), chunk.group.recipe
+        population, count, spec = self._population, len(chunk.members), chunk.group.spec
         started = time.perf_counter()
         members, numbers = population.start([member.config for member in chunk.members])
         epochs = []
-        for epoch in range(recipe.num_epochs):
+        for epoch in range(spec.num_epochs):
             members, metrics = population.train_epoch(
                 members, numbers, self._train_split, self._valid_split, epoch
             )
             epochs.append(population.pick(metrics, count))
             if interrupt.notice():
                 return None
-            progress.advance(count, count * recipe.num_examples)
+            progress.advance(count, count * spec.num_examples)
         test = population.test(members, self._test_split)
         found = members.state.step, members.best_epoch, members.best_valid, test
         found = population.pick(found, count)
@@ -168,7 +172,7 @@ class Trainer:
     def _prepare(self, chunk: Chunk) -> None:
         self._group = chunk.group
         self._population = Population(
-            chunk.group.recipe,
+            chunk.group.spec,
             chunk.size,
             strategy=self._options.strategy,
             shared_data_order=self._options.shared_data_order,
@@ -194,8 +198,8 @@ class Trainer:
             torch_bridge.to_state_dict(jax.tree.map(lambda leaf, i=index: leaf[i], params))
             for index in kept
         ]
-        recipe, dataset = chunk.group.recipe, chunk.group.dataset
-        notes = torch_bridge.pixel_notes(recipe.mean, recipe.std) | {
+        spec, dataset = chunk.group.spec, chunk.group.dataset
+        notes = torch_bridge.pixel_notes(spec.mean, spec.std) | {
             "classes": "\n".join(dataset.class_names),
             "members": " ".join(str(rows[index]["member"]) for index in kept),
         }
@@ -237,7 +241,7 @@ def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
 
 
 def _collect(
-    store: Store, members: Sequence[Member], chunks: Sequence[Chunk], console: Console
+    store: SweepDir, members: Sequence[Member], chunks: Sequence[Chunk], console: Console
 ) -> None:
     """Joins the chunks that are there into the sweep's tables and picture."""
     there = [chunk for chunk in chunks if store.is_done(chunk.number)]

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, Key, ScalarLike, UInt8
 
 from lenet_jax.training import augment, parallel
-from lenet_jax.training.spec import Hyperparameters, Recipe
+from lenet_jax.training.spec import Hyperparameters, Spec
 
 Carry = TypeVar("Carry")
 
@@ -19,7 +19,7 @@ class Batch(NamedTuple):
     """Normalised images, labels, and a weight of 0 for padding.
 
     The leading axis m counts the parts whose gradients are accumulated. Channels are first and the
-    batch is last, as the fast lowerings want it. `total` is of the whole batch, which devices may
+    batch is last, as the fast backends want it. `total` is of the whole batch, which devices may
     share.
     """
 
@@ -30,17 +30,17 @@ class Batch(NamedTuple):
 
 
 def epoch_order(
-    recipe: Recipe, key: Key[Array, ""], epoch: Int32[Array, ""]
+    spec: Spec, key: Key[Array, ""], epoch: Int32[Array, ""]
 ) -> Int32[Array, "steps b"]:
     """Indices of the examples, a row a step; -1 is padding."""
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), recipe.num_examples)
-    padding = recipe.steps_per_epoch * recipe.batch_size - recipe.num_examples
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), spec.num_examples)
+    padding = spec.steps_per_epoch * spec.batch_size - spec.num_examples
     order = jnp.pad(order.astype(jnp.int32), (0, padding), constant_values=-1)
-    return order.reshape(recipe.steps_per_epoch, recipe.batch_size)
+    return order.reshape(spec.steps_per_epoch, spec.batch_size)
 
 
 def make_batch(
-    recipe: Recipe,
+    spec: Spec,
     images: UInt8[Array, "n h w c"],
     labels: Int32[Array, " n"],
     indices: Int32[Array, " b"],
@@ -48,15 +48,15 @@ def make_batch(
     hyperparameters: Hyperparameters,
 ) -> Batch:
     """Gathers and augments this device's share of a batch, cut into the parts of its gradient."""
-    own = parallel.own_share(indices, recipe.num_devices)
+    own = parallel.own_share(indices, spec.num_devices)
     chosen = jnp.maximum(own, 0)
     batch = images[chosen]
-    if recipe.augments:
+    if spec.augments:
         maps = augment.draw_affine(key, len(indices), **hyperparameters["augment"])
-        own_maps = (parallel.own_share(x, recipe.num_devices) for x in maps)
+        own_maps = (parallel.own_share(x, spec.num_devices) for x in maps)
         batch = augment.apply_affine(batch.astype(jnp.float32), *own_maps)
-    parts = (-1, recipe.micro_batch_size)
-    feed = functools.partial(normalised, recipe)
+    parts = (-1, spec.micro_batch_size)
+    feed = functools.partial(normalised, spec)
     return Batch(
         images=jax.vmap(feed)(batch.reshape(*parts, *batch.shape[1:])),
         labels=labels[chosen].reshape(parts),
@@ -66,18 +66,18 @@ def make_batch(
 
 
 def normalised(
-    recipe: Recipe, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
+    spec: Spec, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 ) -> Float[Array, "c h w b"]:
     """Pixels in 0..255 as the network is fed with them: normalised, and with the batch last."""
-    std = jnp.asarray(recipe.std, jnp.float32).reshape(-1, 1, 1, 1)
-    mean = jnp.asarray(recipe.mean, jnp.float32).reshape(-1, 1, 1, 1)
+    std = jnp.asarray(spec.std, jnp.float32).reshape(-1, 1, 1, 1)
+    mean = jnp.asarray(spec.mean, jnp.float32).reshape(-1, 1, 1, 1)
     # The transposition of a matrix is what XLA does fast.
     batch_last = images.reshape(images.shape[0], -1).T.reshape(*images.shape[1:], -1)
     return batch_last.transpose(2, 0, 1, 3).astype(jnp.float32) * (1 / std) - mean / std
 
 
 def loop_batches(
-    recipe: Recipe,
+    spec: Spec,
     step: Callable[[Carry, Batch], Carry],
     carry: Carry,
     images: UInt8[Array, "n h w c"],
@@ -92,7 +92,7 @@ def loop_batches(
     """`step` with one batch after the other: those of the rows `first` to `last` - 1 of `order`.
 
     Args:
-      recipe: what is compiled.
+      spec: what is compiled.
       step: takes what is carried, and a batch; gives what is carried on.
       carry: what the first step takes.
       images: pixels of the training images.
@@ -107,7 +107,7 @@ def loop_batches(
 
     def fetch(step: Int32[Array, ""]) -> Batch:
         key = jax.random.fold_in(augment_key, steps_before + step)
-        return make_batch(recipe, images, labels, order[step], key, hyperparameters)
+        return make_batch(spec, images, labels, order[step], key, hyperparameters)
 
     return loop_prefetched(lambda _, carry, batch: step(carry, batch), carry, fetch, first, last)
 

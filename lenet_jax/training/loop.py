@@ -13,23 +13,23 @@ from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.training import batches, parallel
 from lenet_jax.training import step as train
-from lenet_jax.training.spec import Recipe, hyperparameters, seeds
+from lenet_jax.training.spec import Spec, hyperparameters, seeds
 
 
 class Programs:
     """What trains and evaluates the network of one config.
 
     Attributes:
-      recipe: what is compiled.
+      spec: what is compiled.
     """
 
-    def __init__(self, config: Config, recipe: Recipe, dataset: Dataset):
+    def __init__(self, config: Config, spec: Spec, dataset: Dataset):
         """Chooses the devices; nothing is compiled or copied yet."""
-        num_devices = parallel.count_sharing(recipe.batch_size, recipe.micro_batch_size)
-        self.recipe = dataclasses.replace(recipe, num_devices=num_devices)
+        num_devices = parallel.count_sharing(spec.batch_size, spec.micro_batch_size)
+        self.spec = dataclasses.replace(spec, num_devices=num_devices)
         self._dataset = dataset
         self._seeds, self._numbers = seeds(config), hyperparameters(config)
-        self._init = functools.partial(train.init_state, self.recipe)
+        self._init = functools.partial(train.init_state, self.spec)
 
     def shapes(self) -> train.TrainState:
         """The shapes and dtypes of a state."""
@@ -41,14 +41,14 @@ class Programs:
 
     def place(self, tree: PyTree) -> Any:
         """Copies arrays to the devices."""
-        return parallel.replicate(tree, self.recipe.num_devices)
+        return parallel.replicate(tree, self.spec.num_devices)
 
     def compile(self) -> None:
         """Copies the data, and compiles what trains and evaluates or finds it in the cache.
 
         The splits that are evaluated are padded to one size, so that they share one program.
         """
-        recipe, dataset = self.recipe, self._dataset
+        spec, dataset = self.spec, self._dataset
         self._train_split = self.place((dataset.train.images, dataset.train.labels))
         evaluated = {"valid": dataset.valid, "test": dataset.test}
         longest = max(map(len, evaluated.values()))
@@ -56,22 +56,22 @@ class Programs:
 
         # Numbers are arguments: a program that knew them would be compiled anew for others.
         def train_steps(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
-            state, sums = train.train_steps(recipe, state, *args)
-            return state, sums, train.learning_rate(recipe, args[-1], state.step - 1)
+            state, sums = train.train_steps(spec, state, *args)
+            return state, sums, train.learning_rate(spec, args[-1], state.step - 1)
 
-        compile_shared = functools.partial(parallel.compile_shared, num_devices=recipe.num_devices)
+        compile_shared = functools.partial(parallel.compile_shared, num_devices=spec.num_devices)
         state, sums = (
             _like(shapes, self._train_split[0])
             for shapes in (self.shapes(), jax.eval_shape(train.no_metrics))
         )
-        order = compile_shared(functools.partial(batches.epoch_order, recipe))
+        order = compile_shared(functools.partial(batches.epoch_order, spec))
         lowered = order.lower(state.order_key, np.int32(0))
         self._order = lowered.compile()
         order = _like(lowered.out_info, self._train_split[0])
         # Nothing is donated: while the next steps are taken, a checkpoint is made of the last ones.
         args = (*self._train_split, order, np.int32(0), np.int32(0), self._numbers)
         self._train_steps = compile_shared(train_steps).lower(state, sums, *args).compile()
-        program = compile_shared(functools.partial(train.evaluate, recipe))
+        program = compile_shared(functools.partial(train.evaluate, spec))
         self._evaluate = program.lower(state.params, *self._splits["test"]).compile()
 
     def order(self, state: train.TrainState, epoch: int) -> Int32[Array, "steps b"]:

@@ -1,8 +1,8 @@
-"""Many networks of one recipe, trained in one program on all devices: no files, no printing.
+"""Many networks of one spec, trained in one program on all devices: no files, no printing.
 
 A population is a stack of the states and numbers that single runs have, and its members take the
 same `train.train_step`. Seeds and numbers (learning rate, weight decay, augmentation, …) differ
-between members; what shapes the program, the `Recipe`, does not.
+between members; what shapes the program, the `Spec`, does not.
 
 On a CPU the members of a device train one after the other (`map`: what a network this small
 touches then stays in the cache), with one host device per core, see `main.use_cores`. On
@@ -29,7 +29,7 @@ from lenet_jax.data.dataset import Split
 from lenet_jax.nn import ops
 from lenet_jax.training import step as train
 from lenet_jax.training.batches import Batch, epoch_order, loop_batches
-from lenet_jax.training.spec import Hyperparameters, Recipe, hyperparameters, seeds
+from lenet_jax.training.spec import Hyperparameters, Spec, hyperparameters, seeds
 
 Strategy = Literal["auto", "map", "vmap"]
 Arrays: TypeAlias = tuple[jax.Array, jax.Array]  # a split's images and labels, on the device
@@ -74,16 +74,16 @@ class EpochMetrics(NamedTuple):
 
 
 class Population:
-    """The programs for populations of one recipe; the arrays that they work on are the caller's.
+    """The programs for populations of one spec; the arrays that they work on are the caller's.
 
     Attributes:
-      recipe: what the members have in common.
+      spec: what the members have in common.
       size: slots for members: at least what was asked for, and a multiple of the devices.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        spec: Spec,
         size: int,
         *,
         devices: Sequence[Any] = (),
@@ -93,7 +93,7 @@ class Population:
         """Prepares the programs, which are compiled when they first run.
 
         Args:
-          recipe: what the members have in common.
+          spec: what the members have in common.
           size: how many members there may be.
           devices: what to train on; all devices, if none are given.
           strategy: `map`, `vmap`, or what suits the devices.
@@ -102,7 +102,7 @@ class Population:
             seeds of order and augmentation and the strengths of the latter must be the same.
         """
         self._mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
-        self.recipe, self.size = recipe, -(-size // self._mesh.size) * self._mesh.size
+        self.spec, self.size = spec, -(-size // self._mesh.size) * self._mesh.size
         mapped = choose_strategy(strategy, self._mesh.devices.flat[0]) == "map"
         self._over = _map if mapped else jax.vmap
         advance = self._advance_together if shared_data_order else self._advance_apart
@@ -177,7 +177,7 @@ class Population:
         return jax.jit(sharded, **options)
 
     def _begin(self, numbers: Numbers) -> Members:
-        state = train.init_state(self.recipe, numbers.seeds, numbers.hyperparameters)
+        state = train.init_state(self.spec, numbers.seeds, numbers.hyperparameters)
         state = dataclasses.replace(state, step=jnp.where(numbers.active, state.step, -1))
         # Fewer hits than any network has: the first epoch is better.
         none = train.Metrics(loss=jnp.float32(0), correct=jnp.float32(-1), count=jnp.float32(0))
@@ -193,7 +193,7 @@ class Population:
             hyper = numbers.hyperparameters
 
             def run(state: train.TrainState) -> tuple[train.TrainState, train.Metrics]:
-                return train.train_epoch(self.recipe, state, *train_split, epoch, hyper)
+                return train.train_epoch(self.spec, state, *train_split, epoch, hyper)
 
             return self._validate(member, *_unless_frozen(run, member.state), valid, epoch)
 
@@ -208,7 +208,7 @@ class Population:
             def take(args: tuple[train.TrainState, Hyperparameters]) -> Any:
                 state, hyper = args
                 return _unless_frozen(
-                    lambda state: train.guarded_step(self.recipe, state, batch, hyper), state
+                    lambda state: train.guarded_step(self.spec, state, batch, hyper), state
                 )
 
             states, sums = carry
@@ -222,11 +222,11 @@ class Population:
         sums = jax.tree.map(
             lambda zero: jnp.full(len(members.best_epoch), zero), train.no_metrics()
         )
-        last = self.recipe.steps_per_epoch
-        order = epoch_order(self.recipe, first.order_key, epoch)
+        last = self.spec.steps_per_epoch
+        order = epoch_order(self.spec, first.order_key, epoch)
         rows = order, 0, last, first.augment_key, epoch * last
         states, metrics = loop_batches(
-            self.recipe, step, (members.state, sums), *train_split, *rows, hyper
+            self.spec, step, (members.state, sums), *train_split, *rows, hyper
         )
         return self._over(validate)((members, states, metrics))
 
@@ -239,7 +239,7 @@ class Population:
         epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
         """The member after an epoch, with its best parameters kept, and the epoch's metrics."""
-        valid, _ = train.evaluate(self.recipe, state.params, *valid_split)
+        valid, _ = train.evaluate(self.spec, state.params, *valid_split)
         # As in a single run, the loss after the last step is the validation's.
         failed = (state.step >= 0) & ~jnp.isfinite(valid.loss)
         state = dataclasses.replace(state, step=jnp.where(failed, -state.step, state.step))
@@ -261,7 +261,7 @@ class Population:
         return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in told))
 
     def _evaluate(self, params: nnx.State, split: Arrays) -> train.Metrics:
-        return self._over(lambda params: train.evaluate(self.recipe, params, *split)[0])(params)
+        return self._over(lambda params: train.evaluate(self.spec, params, *split)[0])(params)
 
 
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:

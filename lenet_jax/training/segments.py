@@ -57,9 +57,9 @@ def train_in_parts(
       sums: over the steps that its epoch has behind it.
       trace: a folder to write a profile of the last epoch to; None: no profile.
     """
-    recipe = programs.recipe
-    whole = recipe.steps_per_epoch
-    pace = max(1, FIRST_IMAGES // recipe.batch_size)
+    spec = programs.spec
+    whole = spec.steps_per_epoch
+    pace = max(1, FIRST_IMAGES // spec.batch_size)
     step, order, none = int(state.step), None, programs.place(train.no_metrics())
     ahead: Part | None = None
     with contextlib.ExitStack() as tracing:
@@ -68,10 +68,10 @@ def train_in_parts(
             """Gives the device the steps behind `step`; None: there are none."""
             nonlocal order
             epoch, first = divmod(step, whole)
-            if epoch == recipe.num_epochs:
+            if epoch == spec.num_epochs:
                 return None
             if order is None or first == 0:
-                if trace is not None and epoch + 1 == recipe.num_epochs:
+                if trace is not None and epoch + 1 == spec.num_epochs:
                     jax.block_until_ready(state)
                     tracing.enter_context(jax.profiler.trace(trace))
                 order = programs.order(state, epoch)

@@ -21,7 +21,7 @@ Hyperparameters = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Spec:
     """What is fixed when a training program is compiled.
 
     Attributes:
@@ -65,13 +65,13 @@ class Recipe:
         return LeNet(**dict(self.model), rngs=nnx.Rngs(params=key))
 
 
-def make_recipe(config: Config, dataset: Dataset) -> Recipe:
-    """The recipe of a config for a dataset.
+def make_spec(config: Config, dataset: Dataset) -> Spec:
+    """The spec of a config for a dataset.
 
     Raises:
-      UserError: the model's sizes are not the data's, or its lowering cannot be had.
+      UserError: the model's sizes are not the data's, or its backend cannot be had.
     """
-    ops.choose_lowering(config.model.lowering)  # which may refuse
+    ops.choose_backend(config.model.backend)  # which may refuse
     _, _, channels = dataset.image_shape
     model = {
         **config.model,
@@ -80,7 +80,7 @@ def make_recipe(config: Config, dataset: Dataset) -> Recipe:
         "in_channels": _agree(config.model, "in_channels", channels, dataset.name),
     }
     mean, std = pixel_statistics(dataset)
-    return Recipe(
+    return Spec(
         model=tuple(model.items()),
         mean=mean,
         std=std,

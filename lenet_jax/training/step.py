@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
 from lenet_jax.nn import autograd, ops
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch
-from lenet_jax.training.spec import Hyperparameters, Recipe
+from lenet_jax.training.spec import Hyperparameters, Spec
 
 
 @jax.tree_util.register_dataclass
@@ -69,13 +69,13 @@ def no_metrics() -> Metrics:
 
 
 def init_state(
-    recipe: Recipe, seeds: Mapping[str, ScalarLike], hyperparameters: Hyperparameters
+    spec: Spec, seeds: Mapping[str, ScalarLike], hyperparameters: Hyperparameters
 ) -> TrainState:
     """The state before the first step; `seeds` has `init`, `order` and `augment`."""
-    params = nnx.state(recipe.make_model(jax.random.key(seeds["init"])), nnx.Param)
+    params = nnx.state(spec.make_model(jax.random.key(seeds["init"])), nnx.Param)
     return TrainState(
         params=params,
-        opt_state=_optimizer(recipe, hyperparameters).init(params),
+        opt_state=_optimizer(spec, hyperparameters).init(params),
         step=jnp.zeros((), jnp.int32),
         order_key=jax.random.fold_in(jax.random.key(seeds["order"]), 1),
         augment_key=jax.random.fold_in(jax.random.key(seeds["augment"]), 2),
@@ -83,14 +83,14 @@ def init_state(
 
 
 def train_epoch(
-    recipe: Recipe,
+    spec: Spec,
     state: TrainState,
     images: UInt8[Array, "n h w c"],
     labels: Int32[Array, " n"],
     epoch: Int32[Array, ""],
     hyperparameters: Hyperparameters,
 ) -> tuple[TrainState, Metrics]:
-    """Takes `recipe.steps_per_epoch` steps through all examples, in the order of this epoch.
+    """Takes `spec.steps_per_epoch` steps through all examples, in the order of this epoch.
 
     The last batch holds what is left: it is padded, the padding weighs 0, and its loss is the mean
     over the real examples.
@@ -98,13 +98,13 @@ def train_epoch(
     Returns:
       The new state, and the sums of the losses and hits met on the way.
     """
-    order = batches.epoch_order(recipe, state.order_key, epoch)
-    last = recipe.steps_per_epoch
-    return train_steps(recipe, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
+    order = batches.epoch_order(spec, state.order_key, epoch)
+    last = spec.steps_per_epoch
+    return train_steps(spec, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
 
 
 def train_steps(
-    recipe: Recipe,
+    spec: Spec,
     state: TrainState,
     metrics: Metrics,
     images: UInt8[Array, "n h w c"],
@@ -119,7 +119,7 @@ def train_steps(
     An epoch in parts, of whatever lengths, ends in the same bits as an epoch in one go.
 
     Args:
-      recipe: what is compiled.
+      spec: what is compiled.
       state: before step `first`.
       metrics: sums over the epoch's steps so far; what is met on the way is added to them.
       images: pixels of the training images.
@@ -127,29 +127,29 @@ def train_steps(
       order: indices of each step's examples, from `epoch_order`.
       first: counted from 0 in this epoch; may be traced.
       last: may be traced.
-      hyperparameters: the numbers, see `recipe.hyperparameters`.
+      hyperparameters: the numbers, see `spec.hyperparameters`.
     """
 
     def step(carry: tuple[TrainState, Metrics], batch: Batch) -> tuple[TrainState, Metrics]:
         state, metrics = carry
-        state, new = guarded_step(recipe, state, batch, hyperparameters)
+        state, new = guarded_step(spec, state, batch, hyperparameters)
         return state, jax.tree.map(jnp.add, metrics, new)
 
     rows = order, first, last, state.augment_key, state.step - first
     return batches.loop_batches(
-        recipe, step, (state, metrics), images, labels, *rows, hyperparameters
+        spec, step, (state, metrics), images, labels, *rows, hyperparameters
     )
 
 
 def guarded_step(
-    recipe: Recipe, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+    spec: Spec, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
 ) -> tuple[TrainState, Metrics]:
     """`train_step`, unless the state is frozen or this step would leave it not finite.
 
     A state that diverges is frozen as it was before that step, and its `step` becomes negative:
     -17 says that the 17th step failed.
     """
-    new, metrics = train_step(recipe, state, batch, hyperparameters)
+    new, metrics = train_step(spec, state, batch, hyperparameters)
     going = state.step >= 0
     taken = going & jnp.isfinite(metrics.loss) & _are_finite(new.params)
     frozen = dataclasses.replace(state, step=jnp.where(going, -1 - state.step, state.step))
@@ -165,7 +165,7 @@ def _are_finite(params: nnx.State) -> Bool[Array, ""]:
 
 
 def train_step(
-    recipe: Recipe, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
+    spec: Spec, state: TrainState, batch: Batch, hyperparameters: Hyperparameters
 ) -> tuple[TrainState, Metrics]:
     """One step of the optimiser: forward, backward, update.
 
@@ -175,7 +175,7 @@ def train_step(
 
     def mean_loss(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Metrics]:
         images, labels, weights = part
-        logits = apply(recipe, params, images)
+        logits = apply(spec, params, images)
         losses = weights * ops.cross_entropy(
             logits, labels, label_smoothing=hyperparameters["label_smoothing"]
         )
@@ -190,8 +190,8 @@ def train_step(
     parts = batch.images, batch.labels, batch.weights
     grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), parts)
     metrics = jax.tree.map(jnp.sum, metrics)
-    grads, metrics = parallel.sum_over_devices((grads, metrics), recipe.num_devices)
-    updates, opt_state = _optimizer(recipe, hyperparameters).update(
+    grads, metrics = parallel.sum_over_devices((grads, metrics), spec.num_devices)
+    updates, opt_state = _optimizer(spec, hyperparameters).update(
         grads, state.opt_state, state.params
     )
     state = dataclasses.replace(
@@ -204,7 +204,7 @@ def train_step(
 
 
 def evaluate(
-    recipe: Recipe,
+    spec: Spec,
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
     labels: Int32[Array, " n"],
@@ -215,27 +215,27 @@ def evaluate(
     The count may be traced, so that splits padded to one size share one program. Rows of logits
     behind it are 0.
     """
-    capacity, batch_size = images.shape[0], recipe.eval_batch_size
+    capacity, batch_size = images.shape[0], spec.eval_batch_size
     count = jnp.asarray(capacity if count is None else count, jnp.int32)
     # Every device takes one batch of a round.
-    round_size = batch_size * recipe.num_devices
+    round_size = batch_size * spec.num_devices
     num_rounds = -(-capacity // round_size)
 
     def fetch(round_: Int32[Array, ""]) -> Float[Array, "c h w b"]:
         indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
-        own = parallel.own_share(indices, recipe.num_devices)
-        return batches.normalised(recipe, images[own])
+        own = parallel.own_share(indices, spec.num_devices)
+        return batches.normalised(spec, images[own])
 
     def step(
         round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: Float[Array, "c h w b"]
     ) -> Float[Array, "m b k"]:
-        return logits.at[round_].set(apply(recipe, params, images))
+        return logits.at[round_].set(apply(spec, params, images))
 
-    num_classes = dict(recipe.model)["num_classes"]
+    num_classes = dict(spec.model)["num_classes"]
     dtype = jax.tree.leaves(params)[0].dtype
     logits = jnp.zeros((num_rounds, batch_size, num_classes), dtype)
     logits = batches.loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
-    if recipe.num_devices > 1:
+    if spec.num_devices > 1:
         logits = lax.all_gather(logits, parallel.AXIS, axis=1)
     logits = logits.reshape(-1, num_classes)[:capacity]
     counted = (jnp.arange(capacity) < count).astype(jnp.float32)
@@ -245,31 +245,29 @@ def evaluate(
     return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 
 
-def apply(
-    recipe: Recipe, params: nnx.State, images: Float[Array, "c h w b"]
-) -> Float[Array, "b k"]:
+def apply(spec: Spec, params: nnx.State, images: Float[Array, "c h w b"]) -> Float[Array, "b k"]:
     """Logits of images as `batches.normalised` gives them."""
-    return nnx.merge(recipe.graphdef, params)(images.transpose(3, 1, 2, 0))
+    return nnx.merge(spec.graphdef, params)(images.transpose(3, 1, 2, 0))
 
 
 def learning_rate(
-    recipe: Recipe, hyperparameters: Hyperparameters, step: Int32[Array, ""]
+    spec: Spec, hyperparameters: Hyperparameters, step: Int32[Array, ""]
 ) -> Float[Array, ""]:
     """The learning rate of a step, counted from 0."""
-    return jnp.asarray(_schedule(recipe, hyperparameters)(step))
+    return jnp.asarray(_schedule(spec, hyperparameters)(step))
 
 
-def _schedule(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.Schedule:
+def _schedule(spec: Spec, hyperparameters: Hyperparameters) -> optax.Schedule:
     return optim.make_schedule(
-        **dict(recipe.schedule),
+        **dict(spec.schedule),
         **hyperparameters["schedule"],
         learning_rate=hyperparameters["optimizer"]["learning_rate"],
-        num_steps=recipe.num_epochs * recipe.steps_per_epoch,
-        steps_per_epoch=recipe.steps_per_epoch,
+        num_steps=spec.num_epochs * spec.steps_per_epoch,
+        steps_per_epoch=spec.steps_per_epoch,
     )
 
 
-def _optimizer(recipe: Recipe, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
-    settings = dict(recipe.optimizer) | dict(hyperparameters["optimizer"])
-    settings["learning_rate"] = _schedule(recipe, hyperparameters)
+def _optimizer(spec: Spec, hyperparameters: Hyperparameters) -> optax.GradientTransformation:
+    settings = dict(spec.optimizer) | dict(hyperparameters["optimizer"])
+    settings["learning_rate"] = _schedule(spec, hyperparameters)
     return optim.make_optimizer(**settings, max_grad_norm=hyperparameters["max_grad_norm"])

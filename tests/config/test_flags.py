@@ -215,8 +215,8 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         ("--config.data.fit=crop", "data.fit=crop: must be one of pad, resize"),
         ("--config.model.init=keras", "model.init=keras: must be one of torch, flax"),
         (
-            "--config.model.lowering=fast",
-            "model.lowering=fast: must be one of auto, native, phase, plain",
+            "--config.model.backend=fast",
+            "model.backend=fast: must be one of auto, native, phase, plain",
         ),
         ("--config.optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw"),
         (

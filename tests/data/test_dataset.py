@@ -85,7 +85,7 @@ def test_the_sums_of_the_contents_are_true():
 
 def test_a_damaged_copy_is_refused(tmp_path, monkeypatch):
     copy = shutil.copytree(dataset.EMBEDDED_MNIST, tmp_path / "mnist")
-    monkeypatch.setattr(data, "EMBEDDED_MNIST", copy)
+    monkeypatch.setattr(dataset, "EMBEDDED_MNIST", copy)
     path = copy / "t10k-labels-idx1-ubyte.gz"
     content = bytearray(path.read_bytes())
     content[4] ^= 1  # the time in gzip's header, of which gzip itself keeps no checksum

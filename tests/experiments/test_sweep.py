@@ -51,7 +51,7 @@ def test_killed_and_started_again_the_table_is_the_same(tmp_path):
     """`kill -9` once the first chunk is there; the whole command again, and one uninterrupted."""
     folder = tiny.write_idx_folder(tmp_path / "bars")
     settings = {f"config.{key}": value for key, value in tiny.CONFIG.items()}
-    settings |= {"config.data.name": folder, "config.model.lowering": "plain", "chunk_size": 2}
+    settings |= {"config.data.name": folder, "config.model.backend": "plain", "chunk_size": 2}
     settings["config.train.num_epochs"] = 30
     shown = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in settings.items()}
     command = [sys.executable, "-m", "experiments.sweep", *FLAGS[1:], "--config=configs/notes.py"]

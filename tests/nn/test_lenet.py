@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from lenet_jax.nn.lenet import STEPS, LeNet
-from tests.support.lowerings import NATIVE
+from tests.support.backends import NATIVE
 
 
 def num_params(model: nnx.Module) -> int:
@@ -32,7 +32,7 @@ def test_shape_of_every_layer():
         assert x.shape == (3, units)
 
 
-@pytest.mark.parametrize("lowering", [NATIVE, "phase", "plain"])
+@pytest.mark.parametrize("backend", [NATIVE, "phase", "plain"])
 @pytest.mark.parametrize(
     ("sizes", "image"),
     [
@@ -42,15 +42,15 @@ def test_shape_of_every_layer():
         ({"image_size": 40}, (40, 40, 1)),
     ],
 )
-def test_logits(sizes, image, lowering):
-    model = LeNet(**sizes, lowering=lowering, rngs=nnx.Rngs(0))
+def test_logits(sizes, image, backend):
+    model = LeNet(**sizes, backend=backend, rngs=nnx.Rngs(0))
     assert model(jnp.zeros((2, *image))).shape == (2, sizes.get("num_classes", 10))
 
 
-def test_both_lowerings_give_the_same_logits():
+def test_both_backends_give_the_same_logits():
     images = jax.random.normal(jax.random.key(1), (5, 32, 32, 1))
     phase, plain = (
-        LeNet(lowering=lowering, rngs=nnx.Rngs(0))(images) for lowering in ("phase", "plain")
+        LeNet(backend=backend, rngs=nnx.Rngs(0))(images) for backend in ("phase", "plain")
     )
     np.testing.assert_allclose(phase, plain, atol=1e-5)
 

@@ -11,11 +11,11 @@ import pytest
 
 from lenet_jax.errors import UserError
 from lenet_jax.nn import native, ops
-from tests.support.lowerings import NATIVE
+from tests.support.backends import NATIVE
 
 SCRIPT = """
 import sys
-from lenet_jax import native
+from lenet_jax.nn import native
 if "refuse" in sys.argv:
     import subprocess
     run = subprocess.run
@@ -76,11 +76,11 @@ def test_without_a_folder_to_keep_it_in_it_serves_one_process(tmp_path):
 def test_without_a_compiler_phase_is_taken(fresh):
     fresh.setenv("PATH", "")
     assert native.missing() == "there is no C++ compiler here, no c++ or g++ or clang++"
-    assert ops.choose_lowering("auto") == "phase"
+    assert ops.choose_backend("auto") == "phase"
     x, kernel = jnp.ones((2, 6, 6, 1)), jnp.ones((5, 5, 1, 3))
     np.testing.assert_array_equal(ops.conv_pool_relu(x, kernel, jnp.ones(3)), 26)
     with pytest.raises(UserError, match="Install g") as error:
-        ops.conv_pool_relu(x, kernel, jnp.ones(3), lowering="native")
+        ops.conv_pool_relu(x, kernel, jnp.ones(3), backend="native")
     assert len(str(error.value).splitlines()) <= 3
 
 
@@ -93,7 +93,7 @@ def test_a_compiler_that_is_not_there_is_named(fresh, name):
 def test_what_the_compiler_says_is_told_in_a_line(fresh, tmp_path):
     refuses = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
     fresh.setenv("CXX", compiler(tmp_path / "ancient", refuses) + " -v")
-    told = f"{tmp_path}/ancient does not compile lenet_jax/cpp/native.cc: fatal error: no C++17"
+    told = f"{tmp_path}/ancient does not compile lenet_jax/nn/cpp/native.cc: fatal error: no C++17"
     assert native.missing() == told
     fresh.setenv("CXX", compiler(tmp_path / "mute", "exit 1"))
     with pytest.raises(UserError, match="mute does not compile"):
@@ -110,24 +110,24 @@ def test_a_library_that_does_not_load_is_told_in_a_line(fresh, tmp_path):
     ("size", "dtype", "words"),
     [(3, "float32", "not 3×3 of float32"), (5, "float16", "not 5×5 of float16")],
 )
-@pytest.mark.parametrize("lowering", [NATIVE])
-def test_what_it_is_not_written_for_is_refused_or_left_to_phase(size, dtype, words, lowering):
+@pytest.mark.parametrize("backend", [NATIVE])
+def test_what_it_is_not_written_for_is_refused_or_left_to_phase(size, dtype, words, backend):
     x, kernel = jnp.ones((2, size + 1, size + 1, 1), dtype), jnp.ones((size, size, 1, 3), dtype)
     bias = jnp.ones(3, dtype)
     with pytest.raises(ValueError, match=words):
-        ops.conv_pool_relu(x, kernel, bias, lowering=lowering)
+        ops.conv_pool_relu(x, kernel, bias, backend=backend)
     np.testing.assert_array_equal(ops.conv_pool_relu(x, kernel, bias), size**2 + 1)
 
 
-@pytest.mark.parametrize("lowering", ["plain", NATIVE])
-def test_what_is_not_finite_is_passed_on(lowering):
+@pytest.mark.parametrize("backend", ["plain", NATIVE])
+def test_what_is_not_finite_is_passed_on(backend):
     x = np.ones((1, 8, 8, 1), np.float32)
     x[0, 0, 0] = np.nan  # in the window of the first phase of the first block alone
     kernel = np.ones((5, 5, 1, 1), np.float32)
-    out = ops.conv_pool_relu(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(1), lowering=lowering)
+    out = ops.conv_pool_relu(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(1), backend=backend)
     np.testing.assert_array_equal(np.isnan(out[0, :, :, 0]), [[True, False], [False, False]])
     x[0, 0, 0], x[0, 0, 1] = 1, np.inf
-    out = ops.conv_pool_relu(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(1), lowering=lowering)
+    out = ops.conv_pool_relu(jnp.asarray(x), jnp.asarray(kernel), jnp.zeros(1), backend=backend)
     np.testing.assert_array_equal(np.isinf(out[0, :, :, 0]), [[True, False], [False, False]])
 
 
@@ -177,9 +177,9 @@ def test_gradients_of_wide_layers_however_much_is_cut(channels, filters, active)
     bias = np.where(rng.random(filters) < active, 9 * size, -9 * size).astype(np.float32)
     cotangent = rng.normal(size=(20, 3, 4, filters)).astype(np.float32)
 
-    def gradients(lowering: ops.Lowering):
+    def gradients(backend: ops.Backend):
         arrays = map(jnp.asarray, (x, kernel, bias))
-        out, vjp = jax.vjp(partial(ops.conv_pool_relu, lowering=lowering), *arrays)
+        out, vjp = jax.vjp(partial(ops.conv_pool_relu, backend=backend), *arrays)
         return np.mean(np.asarray(out) > 0), vjp(jnp.asarray(cotangent))
 
     (alive, found), (_, expected) = gradients("native"), gradients("plain")
@@ -195,7 +195,7 @@ def test_linear_is_a_product_and_its_gradients(batch, inputs, units):
     shapes = (batch, inputs), (inputs, units), (units,)
     x, kernel, bias = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
     cotangent = jnp.asarray(rng.normal(size=(batch, units)), jnp.float32)
-    out, vjp = jax.vjp(lambda *a: ops.linear(*a, lowering="native"), x, kernel, bias)
+    out, vjp = jax.vjp(lambda *a: ops.linear(*a, backend="native"), x, kernel, bias)
     exact = [np.asarray(a, np.float64) for a in (x, kernel, bias, cotangent)]
     expected = (
         exact[0] @ exact[1] + exact[2],
@@ -211,7 +211,7 @@ def test_linear_leaves_other_numbers_to_xla():
     x, kernel, bias = (jnp.ones(shape, "float16") for shape in shapes)
     np.testing.assert_array_equal(ops.linear(x, kernel, bias), 4)
     with pytest.raises(ValueError, match="float16"):
-        ops.linear(x, kernel, bias, lowering="native")
+        ops.linear(x, kernel, bias, backend="native")
 
 
 @pytest.mark.compiler

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lenet_jax.nn import ops
-from tests.support.lowerings import NATIVE, at_hand
+from tests.support.backends import NATIVE, at_hand
 
 KINDS = ("random", "constant", "quantised", "mostly background")
 
@@ -25,9 +25,9 @@ def draw_images(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=0, compiler_options=ops.compiler_options())
-def value_and_gradients(lowering, x, kernel, bias, cotangent):
+def value_and_gradients(backend, x, kernel, bias, cotangent):
     def forward(x, kernel, bias):
-        return ops.conv_pool_relu(x, kernel, bias, lowering=lowering)
+        return ops.conv_pool_relu(x, kernel, bias, backend=backend)
 
     out, vjp = jax.vjp(forward, x, kernel, bias)
     return out, *vjp(cotangent)
@@ -57,18 +57,18 @@ def test_fast_forms_equal_plain_in_value_and_gradient(
         plain = value_and_gradients("plain", x, kernel, bias, cotangent)
         # Gradients of kernel and bias are sums over the whole batch, which may cancel to nothing.
         sizes = (0, 0, np.max(np.abs(x)) * sum_size, sum_size)
-        for lowering in at_hand(size)[1:]:
-            fast = value_and_gradients(lowering, x, kernel, bias, cotangent)
-            told = f"{lowering}, {kind}"
+        for backend in at_hand(size)[1:]:
+            fast = value_and_gradients(backend, x, kernel, bias, cotangent)
+            told = f"{backend}, {kind}"
             for expected, found, summed in zip(plain, fast, sizes, strict=True):
                 scale = max(float(np.max(np.abs(expected))), float(summed)) + 1e-6
                 np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5, err_msg=told)
 
 
-@pytest.mark.parametrize("lowering", ["phase", NATIVE])
+@pytest.mark.parametrize("backend", ["phase", NATIVE])
 @pytest.mark.parametrize(("batch", "channels", "features"), [(64, 1, 6), (64, 6, 16), (512, 6, 12)])
 def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(
-    batch, channels, features, lowering
+    batch, channels, features, backend
 ):
     rng = np.random.default_rng(0)
     size = {1: 32, 6: 14}[channels]
@@ -78,18 +78,18 @@ def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(
     cotangent = rng.normal(size=(batch, size // 2 - 2, size // 2 - 2, features))
     cotangent = cotangent.astype(np.float32)
     plain = value_and_gradients("plain", x, kernel, bias, cotangent)[1]
-    fast = value_and_gradients(lowering, x, kernel, bias, cotangent)[1]
+    fast = value_and_gradients(backend, x, kernel, bias, cotangent)[1]
     scale = float(jnp.max(jnp.abs(plain)))
     np.testing.assert_allclose(fast / scale, plain / scale, atol=1e-5)
 
 
-@pytest.mark.parametrize("lowering", ["plain", "phase", NATIVE])
-def test_the_first_of_equal_maxima_receives_the_gradient(lowering):
+@pytest.mark.parametrize("backend", ["plain", "phase", NATIVE])
+def test_the_first_of_equal_maxima_receives_the_gradient(backend):
     x = np.ones((1, 6, 6, 1), np.float32)
     kernel = np.zeros((5, 5, 1, 1), np.float32)
     kernel[0, 0] = 1.0
     _, dx, _, _ = value_and_gradients(
-        lowering, x, kernel, np.zeros(1, np.float32), np.ones((1, 1, 1, 1), np.float32)
+        backend, x, kernel, np.zeros(1, np.float32), np.ones((1, 1, 1, 1), np.float32)
     )
     expected = np.zeros((6, 6), np.float32)
     expected[0, 0] = 1.0

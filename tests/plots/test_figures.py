@@ -117,7 +117,7 @@ def test_neither_pyplot_nor_jax_is_needed():
     code = (
         "import sys; from lenet_jax.plots import filters; assert 'matplotlib' not in sys.modules;"
         "import numpy, tempfile, pathlib; folder = pathlib.Path(tempfile.mkdtemp());"
-        "filter_figures.plot_filters(numpy.ones((5, 5, 1, 6), numpy.float32), folder / 'a.png');"
+        "filters.plot_filters(numpy.ones((5, 5, 1, 6), numpy.float32), folder / 'a.png');"
         "assert not {'jax', 'matplotlib.pyplot'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

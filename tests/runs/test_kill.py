@@ -10,7 +10,7 @@ from experiments import faults
 def arguments(tmp_path_factory):
     values = tiny.CONFIG | {
         "data.name": tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars"),
-        "model.lowering": "plain",
+        "model.backend": "plain",
         "train.num_epochs": faults.EPOCHS,
         "checkpoint.keep": 1,
     }

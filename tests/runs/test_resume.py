@@ -10,7 +10,7 @@ from lenet_jax.training import segments as parts
 from lenet_jax.runs import figures as report
 from lenet_jax.storage.checkpoint import Checkpoints, manifest
 from lenet_jax.errors import UserError
-from lenet_jax.storage.run_dir import Workdir
+from lenet_jax.storage.run_dir import RunDir
 from tests.support.runs import (
     EPOCHS,
     STEPS,
@@ -144,14 +144,14 @@ def test_more_epochs_extend_a_finished_run(finished, folder, tmp_path, monkeypat
     short = start(tmp_path, make_config(folder, train={"num_epochs": 2}))
     assert short.read("summary.json")["epochs"] == 2
     written = []
-    write_json = Workdir.write_json
+    write_json = RunDir.write_json
 
     def write_and_look(self, name, value):
         write_json(self, name, value)
         epochs = self.read_json("config.json")["train"]["num_epochs"]
         written.append((self.read_json("run.json")["status"], epochs))
 
-    monkeypatch.setattr(Workdir, "write_json", write_and_look)
+    monkeypatch.setattr(RunDir, "write_json", write_and_look)
     longer = start(tmp_path, finished.config)
     assert longer.code == 0
     assert "this run is extended: train.num_epochs: 2 → 3" in longer.output.splitlines()
@@ -263,6 +263,6 @@ def test_what_the_bits_depend_on_is_named_where_it_changed(finished):
     record = json.loads((finished.path / "run.json").read_text())
     assert what_changed(record, record) is None
     newer = record["versions"] | {"jax": "9.9"}
-    changed = what_changed(record, record | {"versions": newer, "lowering": "phase"})
-    assert changed == f"jax {record['versions']['jax']} → 9.9; lowering plain → phase"
+    changed = what_changed(record, record | {"versions": newer, "backend": "phase"})
+    assert changed == f"jax {record['versions']['jax']} → 9.9; backend plain → phase"
     assert what_changed({}, record) is None

@@ -24,7 +24,7 @@ from lenet_jax import data
 from lenet_jax.nn import native
 from lenet_jax.nn import ops
 from lenet_jax.training import parallel
-from lenet_jax.training import spec as recipe
+from lenet_jax.training import spec as specs
 from lenet_jax.runs import figures as report
 from lenet_jax.inference import state_dict as torch_bridge
 from lenet_jax.training import step as train
@@ -32,7 +32,7 @@ from lenet_jax import config as configs
 from lenet_jax.runs import run as runs
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.training.loop import Programs
-from lenet_jax.storage.run_dir import Workdir
+from lenet_jax.storage.run_dir import RunDir
 from tests.support.runs import (
     COMMAND,
     EPOCHS,
@@ -86,7 +86,7 @@ def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
     best = max(rows, key=lambda row: (row["valid/accuracy"], -row["epoch"]))
     arrays = restore(finished)
     dataset = data.load(**finished.config.data)
-    made = recipe.make_recipe(finished.config, dataset)
+    made = specs.make_spec(finished.config, dataset)
     evaluate = jax.jit(functools.partial(train.evaluate, made))
     valid, metrics = (
         evaluate(arrays.best_params, jnp.asarray(split.images), jnp.asarray(split.labels))[0]
@@ -119,7 +119,7 @@ def test_the_record_says_what_ran_where_and_how_it_ended(finished):
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     assert record["git_revision"] == (head.stdout.strip() or None)
     assert record["command"] == "python -m lenet_jax.main '--workdir=a folder'"
-    assert record["backend"] == "cpu"
+    assert record["jax_backend"] == "cpu"
     assert record["devices"] == ["cpu"] * jax.device_count()
     assert record["versions"]["jax"] == jax.__version__
     assert record["seed"] == 0
@@ -174,7 +174,7 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch:
         send_in_epoch(patch, 1, signal.SIGTERM)
         assert start(tmp_path, make_config(folder)).code == 143
-    holders = {"log": Workdir, "encode": checkpoint, "save_weights": report}
+    holders = {"log": RunDir, "encode": checkpoint, "save_weights": report}
     with monkeypatch.context() as patch, pytest.raises(WriteError) as caught:
         patch.setattr(holders[target], target, fail)
         start(tmp_path, make_config(folder))
@@ -192,8 +192,8 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
 def first_step_that_is_not_finite(config):
     """Of the first epoch, counted from 1; by plain steps one after the other."""
     dataset = data.load(**config.data)
-    made, numbers = recipe.make_recipe(config, dataset), recipe.hyperparameters(config)
-    state = train.init_state(made, recipe.seeds(config), numbers)
+    made, numbers = specs.make_spec(config, dataset), specs.hyperparameters(config)
+    state = train.init_state(made, specs.seeds(config), numbers)
     images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
     for step, indices in enumerate(batches.epoch_order(made, state.order_key, jnp.int32(0)), 1):
         batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
@@ -238,7 +238,7 @@ def test_a_repeated_run_ends_in_the_same_bits(finished, tmp_path, no_figures):
 
 def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monkeypatch):
     dataset = data.load(**finished.config.data)
-    made = recipe.make_recipe(finished.config, dataset)
+    made = specs.make_spec(finished.config, dataset)
     states, orders = [], []
     for num_devices in (1, 2):
         monkeypatch.setattr(parallel, "count_sharing", lambda *_, n=num_devices: n)
@@ -278,8 +278,8 @@ def test_a_profile_of_the_last_epoch_can_be_opened(tmp_path, folder, no_figures)
 
 def test_a_run_that_could_be_faster_says_what_it_lacks(folder, tmp_path, monkeypatch, no_figures):
     monkeypatch.setattr(native, "missing", lambda: "there is no C++ compiler here")
-    monkeypatch.setattr(ops, "choose_lowering", lambda _: "plain")
-    run = start(tmp_path, make_config(folder, model={"lowering": "auto"}))
+    monkeypatch.setattr(ops, "choose_backend", lambda _: "plain")
+    run = start(tmp_path, make_config(folder, model={"backend": "auto"}))
     told = "training is slower than it could be: there is no C++ compiler here"
     assert told in run.output.splitlines()
-    assert run.read("run.json")["lowering"] == "plain"
+    assert run.read("run.json")["backend"] == "plain"

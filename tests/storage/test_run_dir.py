@@ -14,7 +14,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 
 from lenet_jax.errors import UserError
 from lenet_jax.storage import run_dir as workdir
-from lenet_jax.storage.run_dir import Workdir
+from lenet_jax.storage.run_dir import RunDir
 
 
 def row(epoch, loss=0.5):
@@ -39,7 +39,7 @@ def read_events(folder):
 
 
 def test_the_directory_is_made_with_its_parents(tmp_path):
-    with Workdir(tmp_path / "a" / "b") as directory:
+    with RunDir(tmp_path / "a" / "b") as directory:
         assert directory.path.is_dir()
         assert directory.checkpoints == directory.path / "checkpoints"
         assert directory.files() == []
@@ -50,7 +50,7 @@ def test_a_relative_path_and_a_home_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for given, path in (("first", "first"), ("~/second", "home/second")):
-        with Workdir(given) as directory:
+        with RunDir(given) as directory:
             assert directory.path == tmp_path / path
 
 
@@ -58,7 +58,7 @@ def test_a_relative_path_and_a_home_are_made_absolute(tmp_path, monkeypatch):
 def test_a_file_in_the_way_is_told(path, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError) as caught:
-        Workdir(tmp_path / path)
+        RunDir(tmp_path / path)
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"--workdir={tmp_path / path} cannot be written: ")
     assert second == "Choose a folder that you may write to."
@@ -72,7 +72,7 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError) as caught:
-        Workdir(tmp_path)
+        RunDir(tmp_path)
     assert str(caught.value).splitlines()[0] == (
         f"--workdir={tmp_path} cannot be written: Permission denied ({tmp_path / '.lock'})"
     )
@@ -81,25 +81,25 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path, monkeypatch):
 def test_the_home_of_nobody_is_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--workdir=~no-such-user/x: "):
-        Workdir("~no-such-user/x")
+        RunDir("~no-such-user/x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_at_a_time(tmp_path):
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         with pytest.raises(UserError) as caught:
-            Workdir(tmp_path)
+            RunDir(tmp_path)
         assert len(str(caught.value).splitlines()) == 1
         assert str(caught.value).startswith(f"another process is running in {tmp_path}")
         directory.write_json("run.json", {})  # the lock is still there, and the directory usable
         with pytest.raises(UserError):
-            Workdir(tmp_path)
-    with Workdir(tmp_path):
+            RunDir(tmp_path)
+    with RunDir(tmp_path):
         pass
 
 
 def test_json_is_replaced_in_one_step(tmp_path):
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         assert directory.read_json("run.json") is None
         directory.write_json("run.json", {"status": "running", "loss": 0.1 + 0.2})
         assert directory.read_json("run.json") == {"status": "running", "loss": 0.1 + 0.2}
@@ -135,7 +135,7 @@ def test_a_full_disk_is_not_the_users_mistake(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", fail)
     with pytest.raises(OSError, match="No space"):
-        Workdir(tmp_path)
+        RunDir(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_full_disk_is_not_the_users_mistake(tmp_path, monkeypatch):
 )
 def test_a_broken_json_file_is_told(text, told, tmp_path):
     (tmp_path / "run.json").write_bytes(text)
-    with Workdir(tmp_path) as directory, pytest.raises(UserError) as caught:
+    with RunDir(tmp_path) as directory, pytest.raises(UserError) as caught:
         directory.read_json("run.json")
     assert str(caught.value).startswith(f"{tmp_path / 'run.json'} {told}")
     assert len(str(caught.value).splitlines()) <= 3
@@ -158,7 +158,7 @@ def test_a_broken_json_file_is_told(text, told, tmp_path):
 
 def test_rows_go_to_all_three_files(tmp_path):
     rows = [row(1), row(2, 0.25)]
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         for each in rows:
             directory.log(each)
             assert directory.rows[-1] == each
@@ -183,7 +183,7 @@ def test_rows_go_to_all_three_files(tmp_path):
 
 
 def test_a_row_of_other_columns_widens_the_table(tmp_path):
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         directory.log({"epoch": 1, "train/loss": 0.5})
         directory.log({"epoch": 2, "train/loss": 0.4, "valid/loss": 0.6})
     text = (tmp_path / "metrics.csv").read_text()
@@ -191,13 +191,13 @@ def test_a_row_of_other_columns_widens_the_table(tmp_path):
 
 
 def test_a_resumed_run_goes_on_behind_the_rows_it_gives(tmp_path):
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         assert directory.num_logged() == 0
         for epoch in (1, 2, 3):
             directory.log(row(epoch))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "st')  # the process died here
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         assert directory.num_logged() == 4
         directory.restart_rows([row(1), row(2)])
         directory.log(row(3, 0.125))
@@ -214,7 +214,7 @@ def test_a_resumed_run_goes_on_behind_the_rows_it_gives(tmp_path):
 
 
 def test_events_are_on_the_disk_at_once(tmp_path):
-    with Workdir(tmp_path) as directory:
+    with RunDir(tmp_path) as directory:
         directory.log(row(1))
         tags = {v.tag for e in read_events(tmp_path / "tensorboard") for v in e.summary.value}
         assert tags == row(1).keys() - {"epoch"}
@@ -223,7 +223,7 @@ def test_events_are_on_the_disk_at_once(tmp_path):
 def test_two_starts_of_one_second_write_two_event_files(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1e9)
     for _ in range(2):
-        with Workdir(tmp_path) as directory:
+        with RunDir(tmp_path) as directory:
             directory.log(row(1))
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 

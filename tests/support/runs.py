@@ -18,8 +18,8 @@ from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.runs import run as runs
 from lenet_jax.storage.checkpoint import Checkpoints
-from lenet_jax.storage.run_dir import Workdir
-from lenet_jax.training import spec as recipe
+from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.training import spec as specs
 from lenet_jax.training import step as train
 from tests.support import tiny
 
@@ -50,7 +50,7 @@ def make_config(folder, **sections):
     """
     defaults = {
         "data": {"name": str(folder)},
-        "model": {"lowering": "plain"},
+        "model": {"backend": "plain"},
         "train": {"num_epochs": EPOCHS},
         "schedule": {"name": "step", "step_epochs": 1, "step_scale": 0.5},
     }
@@ -68,20 +68,20 @@ def start(path, config):
 
 def send_in_epoch(monkeypatch, epoch, number):
     """Has this process receive a signal when the epoch's metrics are written."""
-    log = Workdir.log
+    log = RunDir.log
 
     def log_and_send(self, row):
         log(self, row)
         if row["epoch"] == epoch:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Workdir, "log", log_and_send)
+    monkeypatch.setattr(RunDir, "log", log_and_send)
 
 
 def restore(run):
     """The arrays of a run's last checkpoint."""
-    made = recipe.make_recipe(run.config, data.load(**run.config.data))
-    seeds, numbers = recipe.seeds(run.config), recipe.hyperparameters(run.config)
+    made = specs.make_spec(run.config, data.load(**run.config.data))
+    seeds, numbers = specs.seeds(run.config), specs.hyperparameters(run.config)
     state = jax.jit(functools.partial(train.init_state, made))(seeds, numbers)
     with Checkpoints(run.path / "checkpoints", keep=2) as checkpoints:
         restored = checkpoints.restore(

@@ -16,7 +16,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference import load as trained
 from lenet_jax.runs import figures as report
 from lenet_jax.runs import run
-from lenet_jax.storage.sweep_dir import Store
+from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import file as sweep_file
 from lenet_jax.sweeps import plan as sweep_plan
 from lenet_jax.sweeps import run as sweep_run
@@ -43,7 +43,7 @@ def config(tmp_path_factory):
     folder = tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
     return tiny.config(
         data={"name": str(folder)},
-        model={"lowering": "plain"},
+        model={"backend": "plain"},
         train={"micro_batch_size": 8},
         schedule={"name": "constant"},
     )
@@ -206,10 +206,10 @@ def test_workers_share_a_sweep_and_collect_joins_it(finished, config, tmp_path):
     assert code == 0 and "3 of 5 chunks are missing" in output
     summary = json.loads((shared / "summary.json").read_text())
     assert (summary["status"], summary["members"]) == ("incomplete", 8)
-    with Store(shared).claim(2) as held:  # another process is at it
+    with SweepDir(shared).claim(2) as held:  # another process is at it
         assert held is not None
         start(shared, config, worker=(1, 2))
-    assert not Store(shared).is_done(2) and Store(shared).is_done(0)
+    assert not SweepDir(shared).is_done(2) and SweepDir(shared).is_done(0)
     start(shared, config)
     (shared / "results.csv").unlink()
     code, output = start(shared, config, collect=True)
@@ -230,7 +230,7 @@ def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
     code, output = start(tmp_path, config)
     assert code == 130
     assert "stopped by SIGINT; go on with: python -m experiments.sweep" in output
-    store = Store(tmp_path)
+    store = SweepDir(tmp_path)
     assert store.is_done(0) and not store.is_done(1)
     assert not list((tmp_path / "chunks").glob(".*.draft"))
 

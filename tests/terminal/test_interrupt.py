@@ -14,7 +14,7 @@ SIGNALS = [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
 # A main thread that looks at no signal, as while a program is compiled.
 BLIND = """
 import sys, threading
-from lenet_jax.interrupt import Interrupt
+from lenet_jax.terminal.interrupt import Interrupt
 
 with Interrupt(lambda: print("released", flush=True), grace=float(sys.argv[1])) as interrupt:
     interrupt.last_words = lambda: print("last words:", interrupt.reason, flush=True)

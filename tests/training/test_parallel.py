@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lenet_jax.training import parallel
-from lenet_jax.training import spec as recipe
+from lenet_jax.training import spec as specs
 from lenet_jax.training import step as train
 from lenet_jax.training.loop import Programs
 from tests.support import tiny
@@ -18,10 +18,10 @@ DATASET = tiny.dataset()
 @functools.cache
 def trained_on(num_devices):
     """An epoch, its metrics, and the test images' logits."""
-    made = recipe.make_recipe(CONFIG, DATASET)
+    made = specs.make_spec(CONFIG, DATASET)
     made = dataclasses.replace(made, num_devices=num_devices)
-    numbers = recipe.hyperparameters(CONFIG)
-    state = train.init_state(made, recipe.seeds(CONFIG), numbers)
+    numbers = specs.hyperparameters(CONFIG)
+    state = train.init_state(made, specs.seeds(CONFIG), numbers)
     placed = parallel.replicate((state, DATASET.train.images, DATASET.train.labels), num_devices)
     epoch = parallel.compile_shared(functools.partial(train.train_epoch, made), num_devices)
     state, metrics = epoch(*placed, np.int32(0), numbers)
@@ -51,8 +51,8 @@ def test_every_device_has_whole_micro_batches(batch_size, micro_batch_size, num_
 
 
 def test_programs_choose_the_devices_and_evaluate_each_split_whole():
-    programs = Programs(CONFIG, recipe.make_recipe(CONFIG, DATASET), DATASET)
-    assert programs.recipe.num_devices == 2
+    programs = Programs(CONFIG, specs.make_spec(CONFIG, DATASET), DATASET)
+    assert programs.spec.num_devices == 2
     programs.compile()
     state, none = programs.init(), programs.place(train.no_metrics())
     state, metrics, rate = programs.train_steps(state, none, programs.order(state, 0), 0, 5)

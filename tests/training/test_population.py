@@ -13,11 +13,11 @@ import pytest
 from lenet_jax.config.file import replace
 from lenet_jax.nn import ops
 from lenet_jax.training import batches, population
-from lenet_jax.training import spec as recipe
+from lenet_jax.training import spec as specs
 from lenet_jax.training import step as train
 from lenet_jax.training.population import Population
 from tests.support import tiny
-from tests.support.lowerings import at_hand
+from tests.support.backends import at_hand
 
 DATASET = tiny.dataset()
 EPOCHS, STEPS = 3, 5
@@ -30,7 +30,7 @@ class Trained:
     curves: population.EpochMetrics
 
     def __init__(self, configs, size=None, dataset=DATASET, **settings):
-        made = recipe.make_recipe(configs[0], dataset)
+        made = specs.make_spec(configs[0], dataset)
         programs = make_population(made, size or len(configs), **settings)
         splits = dataset.train, dataset.valid, dataset.test
         train_split, valid_split, test_split = map(programs.put, splits)
@@ -60,7 +60,7 @@ def make_population(made, size, count=1, **settings):
 
 
 def member(seed=0, rate=0.05, **sections):
-    model = {"lowering": "plain"}  # compiles fast
+    model = {"backend": "plain"}  # compiles fast
     config = tiny.config(optimizer={"learning_rate": rate}, **{"model": model, **sections})
     config.seed = seed
     return config
@@ -81,10 +81,10 @@ def on_device(split):
 
 def run_alone(config, epochs=None):
     """What `run` does: the losses of every epoch, the last state and the first."""
-    made = recipe.make_recipe(config, DATASET)
-    numbers = recipe.hyperparameters(config)
+    made = specs.make_spec(config, DATASET)
+    numbers = specs.hyperparameters(config)
     init, epoch, evaluate = single_programs(made)
-    first = state = init(recipe.seeds(config), numbers)
+    first = state = init(specs.seeds(config), numbers)
     train_arrays, valid_arrays = on_device(DATASET.train), on_device(DATASET.valid)
     losses = []
     for number in range(made.num_epochs if epochs is None else epochs):
@@ -108,7 +108,7 @@ def assert_close(one, other, tolerance=1e-5):
     )
 
 
-LOWERINGS = [
+BACKENDS = [
     *(("map", "phase"), ("map", "plain"), ("vmap", "phase")),
     *(pytest.param(strategy, "native", marks=pytest.mark.compiler) for strategy in ("map", "vmap")),
 ]
@@ -120,21 +120,18 @@ def four():
     return Trained(MEMBERS)
 
 
-@pytest.mark.parametrize(("strategy", "lowering"), LOWERINGS)
-def test_a_member_is_the_single_run_of_its_config(strategy, lowering):
-    configs = [replace(config, {"model.lowering": lowering}) for config in MEMBERS]
+@pytest.mark.parametrize(("strategy", "backend"), BACKENDS)
+def test_a_member_is_the_single_run_of_its_config(strategy, backend):
+    configs = [replace(config, {"model.backend": backend}) for config in MEMBERS]
     trained = Trained(configs, strategy=strategy)
-    programs = make_population(recipe.make_recipe(configs[0], DATASET), 4, strategy=strategy)
+    programs = make_population(specs.make_spec(configs[0], DATASET), 4, strategy=strategy)
     started, _ = programs.start(configs)
     for index, config in enumerate(configs):
         losses, state, first = run_alone(config)
         begun = take(started.state, index)
         assert_same(begun.params, first.params)
         assert_same(
-            *(
-                batches.epoch_order(programs.recipe, s.order_key, jnp.int32(1))
-                for s in (begun, first)
-            )
+            *(batches.epoch_order(programs.spec, s.order_key, jnp.int32(1)) for s in (begun, first))
         )
         np.testing.assert_allclose(trained.curves.train_loss[index], losses[:, 0], rtol=1e-4)
         np.testing.assert_allclose(trained.curves.valid_loss[index], losses[:, 1], rtol=1e-4)
@@ -156,7 +153,7 @@ def test_every_number_of_a_config_varies_within_one_program():
         {"augment": {"rotate": 20.0}, "seeds": {"augment": 5}},
     )
     configs = [tiny.config(**change) for change in changes]
-    made = {dataclasses.replace(recipe.make_recipe(c, DATASET), augments=True) for c in configs}
+    made = {dataclasses.replace(specs.make_spec(c, DATASET), augments=True) for c in configs}
     assert len(made) == 1
     trained = Trained([configs[-1], *configs])
     for index, config in enumerate(configs, start=1):
@@ -173,7 +170,7 @@ def test_the_best_parameters_are_those_of_the_first_best_epoch(four):
         _, state, _ = run_alone(config, epochs=best[index])
         assert_close(take(four.best_params, index), state.params, 1e-4)
     metrics, _ = train.evaluate(
-        recipe.make_recipe(MEMBERS[0], DATASET),
+        specs.make_spec(MEMBERS[0], DATASET),
         jax.tree.map(jnp.asarray, take(four.best_params, 0)),
         *on_device(DATASET.test),
     )
@@ -236,8 +233,8 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(strategy, wild):
     others = np.asarray([0, 2, 3])
     assert_same(take(trained.all(), others), take(calm.all(), others))
 
-    made, numbers = recipe.make_recipe(configs[1], DATASET), recipe.hyperparameters(configs[1])
-    state = train.init_state(made, recipe.seeds(configs[1]), numbers)
+    made, numbers = specs.make_spec(configs[1], DATASET), specs.hyperparameters(configs[1])
+    state = train.init_state(made, specs.seeds(configs[1]), numbers)
     images, labels = on_device(DATASET.train)
     step = jax.jit(functools.partial(train.train_step, made))
     failed = 0
@@ -269,7 +266,7 @@ def test_a_member_that_diverges_late_keeps_what_was_best_before():
     config = tiny.config(
         schedule={"name": "constant"},
         optimizer={"learning_rate": 0.05, "momentum": 0.0, "weight_decay": 140.0},
-        model={"lowering": "plain"},
+        model={"backend": "plain"},
     )
     trained = Trained([config, config])
     assert -2 * STEPS <= trained.step[0] < -STEPS
@@ -303,9 +300,9 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
     cotangent = rng.normal(size=(17, size // 2 - 2, size // 2 - 2, k)).astype(np.float32)
     mesh, members = jax.sharding.Mesh(np.asarray(DEVICES), ("members",)), jax.P("members")
 
-    def gradient(lowering):
+    def gradient(backend):
         def weigh(images, kernel):
-            maps = ops.conv_pool_relu(images, kernel, jnp.ones(k), lowering=lowering)
+            maps = ops.conv_pool_relu(images, kernel, jnp.ones(k), backend=backend)
             return jnp.sum(maps * cotangent)
 
         each = jax.shard_map(
@@ -320,6 +317,6 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
         return np.stack([program(images, kernel) for _ in range(5)])
 
     plain = gradient("plain")
-    for lowering in at_hand(5):
-        found = gradient(lowering)
-        np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max(), err_msg=lowering)
+    for backend in at_hand(5):
+        found = gradient(backend)
+        np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max(), err_msg=backend)

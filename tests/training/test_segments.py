@@ -3,19 +3,19 @@ import numpy as np
 import pytest
 
 from lenet_jax.training import segments as parts
-from lenet_jax.training import spec as recipe
+from lenet_jax.training import spec as specs
 from lenet_jax.training import step as train
 from lenet_jax.training.loop import Programs
 from tests.support import tiny
 
-CONFIG = tiny.config(model={"lowering": "plain"}, train={"num_epochs": 2})
+CONFIG = tiny.config(model={"backend": "plain"}, train={"num_epochs": 2})
 DATASET = tiny.dataset()
 STEPS = 5
 
 
 @pytest.fixture(scope="module")
 def programs():
-    programs = Programs(CONFIG, recipe.make_recipe(CONFIG, DATASET), DATASET)
+    programs = Programs(CONFIG, specs.make_spec(CONFIG, DATASET), DATASET)
     programs.compile()
     return programs
 
@@ -30,7 +30,7 @@ def read(programs, state=None, sums=None):
 def test_into_which_parts_an_epoch_falls_changes_no_bit(programs, monkeypatch, pace):
     (whole, end) = read(programs)
     assert (whole.step, end.step) == (STEPS, 2 * STEPS)
-    monkeypatch.setattr(parts, "FIRST_IMAGES", pace * programs.recipe.batch_size)
+    monkeypatch.setattr(parts, "FIRST_IMAGES", pace * programs.spec.batch_size)
     monkeypatch.setattr(parts, "SECONDS", 1e9 if pace == 100 else 0.0)
     found = read(programs)
     steps = [part.step for part in found]

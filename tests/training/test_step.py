@@ -9,7 +9,7 @@ from flax import nnx
 
 from lenet_jax.nn import ops
 from lenet_jax.training import batches
-from lenet_jax.training import spec as recipe
+from lenet_jax.training import spec as specs
 from lenet_jax.training import step as train
 from tests.support import tiny
 
@@ -22,9 +22,9 @@ def arrays():
 
 
 def start(config):
-    made = recipe.make_recipe(config, DATASET)
-    numbers = recipe.hyperparameters(config)
-    return made, train.init_state(made, recipe.seeds(config), numbers), numbers
+    made = specs.make_spec(config, DATASET)
+    numbers = specs.hyperparameters(config)
+    return made, train.init_state(made, specs.seeds(config), numbers), numbers
 
 
 def run_epoch(made, state, numbers, arrays, epoch=0):

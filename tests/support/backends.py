@@ -1,4 +1,4 @@
-"""The lowerings of `ops.conv_pool_relu` that tests go through."""
+"""The backends of `ops.conv_pool_relu` that tests go through."""
 
 import pytest
 
