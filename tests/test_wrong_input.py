@@ -18,8 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from experiments import sweep
-from lenet_jax import main, predict
+from lenet_jax import main, predict, sweep
 from lenet_jax import torch_bridge as torch_command
 from lenet_jax.storage.checkpoint import ARRAYS, MANIFEST, manifest
 from lenet_jax.terminal import arguments as command

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from experiments import sweep
+from lenet_jax import sweep
 from tests.support import tiny
 
 FLAGS = ["--config=configs/lenet5.py:smoke", "--sweep=configs/sweeps/seeds.py:6"]

@@ -1,0 +1,112 @@
+r"""Which of many networks is best, and how sure is that? A sweep file, one command, error bars.
+
+    python -m lenet_jax.sweep --config=configs/lenet5.py \
+        --sweep=configs/sweeps/seeds.py --workdir=runs/seeds
+
+The same command again goes on with the chunks that are missing. `--dry_run` shows the plan.
+`--worker=1/4` to `--worker=4/4` are the parts of a sweep that several machines share, by a folder;
+`--collect` joins what is there. How a sweep file is written: `lenet_jax.sweeps.file`.
+"""
+
+import re
+import sys
+
+from absl import flags
+
+from lenet_jax.config import flags as command_line
+from lenet_jax.config.schema import keys
+from lenet_jax.errors import UserError, WriteError
+from lenet_jax.machine import use_compilation_cache, use_cores
+from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE
+from lenet_jax.sweeps import file as sweep_file
+
+COMMAND = "python -m lenet_jax.sweep"
+
+
+def main(argv: list[str], command: str = COMMAND) -> int:
+    """Parses the flags and runs the sweep; the exit code.
+
+    Args:
+      argv: the program's name, then its arguments.
+      command: what starts the program, for the help and for the command that resumes.
+    """
+    flag_values = make_flags()
+    try:
+        config = command_line.parse(argv, flag_values, command)
+        given = [path for path in keys() if flag_values[f"config.{path}"].value]
+        if not flag_values.sweep:
+            raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
+        worker = _parse_worker(flag_values.worker)
+        if flag_values.shared_data_order:
+            config = sweep_file.share_order(config)
+        members = sweep_file.load(flag_values.sweep, config, given)
+        use_compilation_cache()
+        use_cores()
+        from lenet_jax.sweeps import (
+            run as sweep_run,  # late: JAX counts its devices when it is imported
+        )
+
+        options = sweep_run.Options(
+            workdir=flag_values.workdir,
+            save=flag_values.save,
+            shared_data_order=flag_values.shared_data_order,
+            strategy=flag_values.strategy,
+            chunk_size=flag_values.chunk_size,
+            worker=worker,
+            collect=flag_values.collect,
+            dry_run=flag_values.dry_run,
+        )
+        return sweep_run.run(config, members, options, [*command.split(), *argv[1:]])
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
+    except KeyboardInterrupt:
+        return CTRL_C
+
+
+def make_flags() -> flags.FlagValues:
+    """The flags of a run, and those of a sweep."""
+    values = command_line.make_flags()
+    flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
+    flags.DEFINE_bool("dry_run", False, "show the plan, train and write nothing", values)
+    flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n parts, i from 1 to n", values)
+    flags.DEFINE_bool("collect", False, "train nothing, join the chunks that are there", values)
+    flags.DEFINE_enum(
+        "save",
+        "best",
+        ["best", "all", "none"],
+        "whose weights: of each chunk the best member of each setting, all, or none",
+        values,
+    )
+    flags.DEFINE_bool(
+        "shared_data_order",
+        False,
+        "one order and augmentation for all members: each batch is fetched once",
+        values,
+    )
+    flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        ["auto", "map", "vmap"],
+        "members of a device one by one (map: CPU) or side by side (vmap: GPU, TPU)",
+        values,
+    )
+    flags.DEFINE_integer(
+        "chunk_size",
+        None,
+        "members trained at once; default: what suits device and memory",
+        lower_bound=1,
+        flag_values=values,
+    )
+    return values
+
+
+def _parse_worker(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--worker={text}: must be i/n with i from 1 to n, such as 1/4")
+    return int(match[1]), int(match[2])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
