@@ -14,7 +14,6 @@ import sys
 from absl import flags
 
 from lenet_jax.config import flags as command_line
-from lenet_jax.config.schema import keys
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.machine import use_compilation_cache, use_cores
 from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE
@@ -33,7 +32,7 @@ def main(argv: list[str], command: str = COMMAND) -> int:
     flag_values = make_flags()
     try:
         config = command_line.parse(argv, flag_values, command)
-        given = [path for path in keys() if flag_values[f"config.{path}"].value]
+        given = [path for path, _ in command_line.overrides(flag_values)]
         if not flag_values.sweep:
             raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
         worker = _parse_worker(flag_values.worker)

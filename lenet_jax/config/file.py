@@ -19,7 +19,15 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from lenet_jax.config import base
-from lenet_jax.config.schema import Key, find_mistakes, keys, show, suggestion
+from lenet_jax.config.schema import (
+    RENAMED,
+    Key,
+    current_names,
+    find_mistakes,
+    keys,
+    show,
+    suggestion,
+)
 from lenet_jax.errors import UserError
 
 # A ConfigDict. Its attributes are known only when it exists, so to a type checker it is anything.
@@ -157,6 +165,8 @@ def build(
 ) -> Config:
     """Applies overrides, checks everything, and makes the config.
 
+    Former names of keys (`schema.RENAMED`) stand for today's, in values and overrides.
+
     Args:
       values: values by dotted path.
       overrides: dotted paths and their new values, each path once. Text is read by the key's
@@ -169,8 +179,9 @@ def build(
     Raises:
       UserError: tells all mistakes at once, on at most three lines.
     """
-    values, mistakes, overridden = dict(values), list(mistakes), set()
-    for path, value in overrides:
+    values, mistakes, overridden = current_names(values), list(mistakes), set()
+    for name, value in overrides:
+        path = RENAMED.get(name, name)
         if path in overridden:
             mistakes.append(f"--config.{show(path)} is given more than once")
         elif path not in keys():

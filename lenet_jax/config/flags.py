@@ -13,7 +13,7 @@ from absl import flags
 
 from lenet_jax.config import base
 from lenet_jax.config.file import Config, build, one_line, run_file
-from lenet_jax.config.schema import keys, show, suggestion
+from lenet_jax.config.schema import RENAMED, keys, show, suggestion
 from lenet_jax.errors import UserError
 
 COMMAND = "python -m lenet_jax.main"
@@ -33,7 +33,8 @@ def make_flags() -> flags.FlagValues:
     ):
         flags.DEFINE_string(name, None, meaning, flag_values=flag_values, allow_overwrite=False)
     flags.DEFINE_bool("help", False, "show this and exit", short_name="h", flag_values=flag_values)
-    for path, key in keys().items():
+    for path in (*keys(), *RENAMED):
+        key = keys()[RENAMED.get(path, path)]
         # Their text is kept as it is, and every one: `config.build` reads it and tells mistakes.
         flag = flags.MultiFlag(
             flags.ArgumentParser(),
@@ -78,10 +79,16 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues, command: str = COM
     if not workdir:
         mistakes.append("missing --workdir=DIR, for example --workdir=runs/first")
     mistakes += _unknown_arguments(rest, values, flag_values)
-    overrides = [
-        (path, text) for path in keys() for text in flag_values[f"config.{path}"].value or ()
+    return build(values, overrides(flag_values), mistakes)
+
+
+def overrides(flag_values: flags.FlagValues) -> list[tuple[str, str]]:
+    """Returns the config keys that the parsed command line sets, each with the text given."""
+    return [
+        (RENAMED.get(path, path), text)
+        for path in (*keys(), *RENAMED)
+        for text in flag_values[f"config.{path}"].value or ()
     ]
-    return build(values, overrides, mistakes)
 
 
 def help_text(flag_values: flags.FlagValues, command: str = COMMAND) -> str:

@@ -101,6 +101,9 @@ JOINT_RULES = (
     ),
 )
 
+# Former names of keys, still accepted in files and on command lines.
+RENAMED = {"model.lowering": "model.backend"}
+
 # What people call these keys elsewhere. An alias is only ever suggested.
 ALIASES = {
     "lr": "optimizer.learning_rate",
@@ -156,6 +159,15 @@ def keys() -> dict[str, Key]:
                 yield f"{prefix}{name}", Key(section.get_type(name), value)
 
     return dict(walk(base.get_config(), ""))
+
+
+def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values by dotted path with former names replaced; the former name's value wins.
+
+    A file that sets `model.lowering` on the base config has the default `model.backend` as well.
+    """
+    current = {path: value for path, value in values.items() if path not in RENAMED}
+    return current | {RENAMED[path]: values[path] for path in RENAMED if path in values}
 
 
 def find_mistakes(values: Mapping[str, Any]) -> list[str]:

@@ -61,6 +61,9 @@ def look_back(
 
 def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
     """What bits depend on and is not as it was, of two `run.json`, in a line; None: all is."""
+    if "jax_backend" not in previous:  # both keys had other names once
+        former = {"backend": "jax_backend", "lowering": "backend"}
+        previous = {former.get(key, key): value for key, value in previous.items()}
     changed = []
     for key in ENVELOPE:
         was, now = previous.get(key), record[key]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lenet_jax.config.file import Config, call_file, replace
-from lenet_jax.config.schema import keys, show, suggestion
+from lenet_jax.config.schema import RENAMED, current_names, keys, show, suggestion
 from lenet_jax.errors import UserError
 
 Overrides = dict[str, object]
@@ -44,6 +44,7 @@ class Member(NamedTuple):
 
 def sweep(key: str, values: Iterable[object]) -> Sweep:
     """A member for each value of one config key; numbers of NumPy are fine."""
+    key = RENAMED.get(key, key)
     return [{key: _plain(value)} for value in values]
 
 
@@ -86,6 +87,7 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
         )
     if not found:
         raise UserError(f"{path}: the sweep is empty")
+    found = [current_names(overrides) for overrides in found]
     _refuse(path, _mistaken_keys(found, config, given))
     members, mistakes, seen = [], [], {}
     for number, overrides in enumerate(found):

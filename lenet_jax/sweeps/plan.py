@@ -19,6 +19,7 @@ import jax
 from flax import nnx
 
 from lenet_jax.config.file import Config
+from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.sweeps.file import Member, Overrides
@@ -125,6 +126,10 @@ def from_json(
       UserError: it is the plan of another sweep.
     """
     plain = json.loads(json.dumps(asked))
+    members = [
+        entry | {"overrides": current_names(entry["overrides"])} for entry in written["members"]
+    ]
+    written = written | {"members": members}
     different = [key for key in plain if key != "chunks" and plain[key] != written.get(key)]
     if different:
         raise UserError(

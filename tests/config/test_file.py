@@ -215,6 +215,35 @@ def test_replace_leaves_the_first_config_as_it_was() -> None:
         config.replace(notes, {"epochs": 20})
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "config.model.lowering = 'phase'",
+        "config.model.update(lowering='phase')",
+        "config.update_from_flattened_dict({'model.lowering': 'phase'})",
+    ],
+)
+def test_a_file_may_set_a_key_by_its_former_name(change: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from lenet_jax.config import base\n\n\ndef get_config():\n"
+        f"    config = base.get_config()\n    {change}\n    return config\n"
+    )
+    loaded = config.load(str(file))
+    assert loaded.model.backend == "phase"
+    assert loaded == config.load("configs/notes.py", [("model.backend", "phase")])
+    assert config.load(str(file), [("model.backend", "plain")]).model.backend == "plain"
+
+
+def test_a_json_file_may_have_the_former_name_of_a_key(tmp_path: Path) -> None:
+    whole = config.load("configs/notes.py", [("model.backend", "phase")])
+    values = config.to_dict(whole)
+    values["model"]["lowering"] = values["model"].pop("backend")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    assert config.load_json(path) == whole
+
+
 def test_json_gives_the_same_config_back(tmp_path: Path) -> None:
     overrides = [("data.train_examples", "100"), ("train.max_grad_norm", "1")]
     whole = config.load("configs/cifar10.py:smoke", overrides)

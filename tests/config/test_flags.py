@@ -69,6 +69,14 @@ def test_the_argument_reaches_the_file_and_overrides_come_last() -> None:
     assert (parsed.train.num_epochs, parsed.seed) == (2, 3)
 
 
+def test_a_former_name_of_a_key_sets_it() -> None:
+    assert parse_overrides("--config.model.lowering=phase").model.backend == "phase"
+    with pytest.raises(UserError, match=r"--config\.model\.backend is given more than once"):
+        parse_overrides("--config.model.lowering=phase", "--config.model.backend=plain")
+    with pytest.raises(UserError, match=r"^model\.backend=fast: must be one of auto, native, "):
+        parse_overrides("--config.model.lowering=fast")
+
+
 def test_a_command_has_flags_of_its_own() -> None:
     flag_values = command_line.make_flags()
     flags.DEFINE_bool("profile", False, "record a trace", flag_values=flag_values)
@@ -362,6 +370,7 @@ def test_help_names_every_key_within_80_columns(capsys: pytest.CaptureFixture[st
     assert listed.index("seed") < listed.index("data.name") < listed.index("checkpoint.keep")
     assert "  optimizer.learning_rate    float  0.05       the schedule's peak" in lines
     assert {"--config", "--workdir", "--help"} <= set(listed)
+    assert "model.lowering" not in "\n".join(lines)
 
 
 def test_parsing_is_quick_and_leaves_jax_alone() -> None:

@@ -8,6 +8,7 @@ import pytest
 from lenet_jax.terminal import console
 from lenet_jax.training import segments as parts
 from lenet_jax.runs import figures as report
+from lenet_jax.runs.resume import what_changed
 from lenet_jax.storage.checkpoint import Checkpoints, manifest
 from lenet_jax.errors import UserError
 from lenet_jax.storage.run_dir import RunDir
@@ -257,9 +258,29 @@ def test_a_run_that_goes_on_with_other_devices_says_so(
     assert f"warning: the bits {told}" in output.splitlines()
 
 
-def test_what_the_bits_depend_on_is_named_where_it_changed(finished):
-    from lenet_jax.runs.resume import what_changed
+def test_a_run_written_under_former_names_goes_on(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        start(tmp_path, make_config(folder))
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["model"]["lowering"] = values["model"].pop("backend")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["lowering"], record["backend"] = record.pop("backend"), record.pop("jax_backend")
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    resumed = start(tmp_path, make_config(folder))
+    assert resumed.code == 0
+    assert "resumed after epoch 1" in resumed.output.splitlines()
+    assert "warning" not in resumed.output
+    assert resumed.read("config.json")["model"]["backend"] == "plain"
+    assert_same_end(resumed, finished)
+    record["lowering"], now = "phase", resumed.read("run.json")
+    assert what_changed(record, now) == "backend phase → plain"
 
+
+def test_what_the_bits_depend_on_is_named_where_it_changed(finished):
     record = json.loads((finished.path / "run.json").read_text())
     assert what_changed(record, record) is None
     newer = record["versions"] | {"jax": "9.9"}

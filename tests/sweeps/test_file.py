@@ -53,6 +53,16 @@ def test_members_have_their_whole_config(tmp_path):
     assert members[0].config.train.batch_size == 16
 
 
+def test_a_former_name_of_a_key_can_be_swept(tmp_path):
+    assert sweep("model.lowering", ["plain"]) == [{"model.backend": "plain"}]
+    members = load(tmp_path, "[{'model.lowering': 'plain'}, {'model.backend': 'phase'}]")
+    assert [member.overrides for member in members] == [
+        {"model.backend": "plain"},
+        {"model.backend": "phase"},
+    ]
+    assert [member.config.model.backend for member in members] == ["plain", "phase"]
+
+
 def test_the_argument_reaches_get_sweep(tmp_path):
     file = write(tmp_path, "sweep('seed', range(int(arg)))")
     assert len(sweep_file.load(f"{file}:7", tiny.config())) == 7

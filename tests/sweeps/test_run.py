@@ -199,6 +199,24 @@ def test_what_is_done_is_not_trained_again(finished, config, tmp_path, monkeypat
     assert not draft.exists()
 
 
+def test_a_sweep_planned_under_a_keys_former_name_goes_on(config, tmp_path):
+    overrides = sweep("model.backend", ["plain", "phase"])
+    assert start(tmp_path, config, overrides)[0] == 0
+    results = without_seconds(tmp_path)
+    plan = json.loads((tmp_path / "sweep.json").read_text())
+    for member in plan["members"]:
+        member["overrides"] = {"model.lowering": member["overrides"]["model.backend"]}
+    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    code, output = start(tmp_path, config, sweep("model.lowering", ["plain", "phase"]))
+    assert code == 0
+    assert "2 of 2 chunks are done already" in output
+    assert without_seconds(tmp_path) == results
+    assert trained.load(tmp_path, 1).model.backend == "phase"
+    other = sweep("model.backend", ["phase", "auto"])
+    with pytest.raises(UserError, match="holds another sweep: its members differ"):
+        start(tmp_path, config, other)
+
+
 def test_workers_share_a_sweep_and_collect_joins_it(finished, config, tmp_path):
     path, _ = finished
     shared = tmp_path / "shared"
