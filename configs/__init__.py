@@ -1,1 +1,1 @@
-"""Experiment configs: Python files whose `get_config(arg)` returns a ConfigDict."""
+"""Experiment configs. Each is a Python file whose `get_config(arg)` returns a ConfigDict."""

@@ -1,8 +1,8 @@
-"""LeNet-5's channels on CIFAR-10, through TFDS: 32×32 in colour, shifted by up to 2 pixels.
+"""LeNet-5 on CIFAR-10 from TFDS: 32×32 colour images, shifted by up to 2 pixels.
 
     python -m lenet_jax.main --config=configs/cifar10.py --workdir=runs/cifar10
 
-Expect: not measured yet, for want of the data.
+Expect: not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""The network of the notes on Fashion-MNIST, through TFDS.
+"""LeNet on Fashion-MNIST from TFDS.
 
     python -m lenet_jax.main --config=configs/fashion_mnist.py --workdir=runs/fashion_mnist
 
-Expect: not measured yet, for want of the data.
+Expect: not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""The network of the notes on Kuzushiji-MNIST, through TFDS.
+"""LeNet on Kuzushiji-MNIST from TFDS.
 
     python -m lenet_jax.main --config=configs/kmnist.py --workdir=runs/kmnist
 
-Expect: not measured yet, for want of the data.
+Expect: not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
-"""A network's way from PyTorch to JAX and back: the same weights, the same logits.
+"""Weights from PyTorch to JAX and back: the same weights give the same logits.
 
     pip install -e . torch
     python examples/torch_round_trip.py
 
-defines the notes' network as PyTorch's users write it, takes its weights over, compares the logits
-of both, changes the weights on this side, and takes them back.
+This script defines LeNet in PyTorch, loads its weights into JAX, compares the logits, changes the
+weights in JAX, and loads them back into PyTorch.
 """
 
 import tempfile
@@ -23,7 +23,7 @@ from lenet_jax.nn.lenet import LeNet
 
 
 class TorchLeNet(torch.nn.Module):
-    """The network of the notes: images of 32×32, ten classes, 49,102 parameters."""
+    """LeNet: images of 32×32, ten classes, 49,102 parameters."""
 
     def __init__(self):
         super().__init__()
@@ -43,7 +43,7 @@ class TorchLeNet(torch.nn.Module):
         return self.fc3(x)
 
 
-# The same network here, without its numbers: how it computes, and what parameters it has.
+# The same network in JAX, without weights: its graph definition and its parameters' shapes.
 GRAPHDEF, LIKE = nnx.split(nnx.eval_shape(lambda: LeNet(rngs=nnx.Rngs(0))), nnx.Param)
 
 
@@ -54,7 +54,7 @@ def jax_logits(params: nnx.State, images: jax.Array) -> jax.Array:
 
 
 def compare(network: TorchLeNet, params: nnx.State) -> float:
-    """The largest difference between the logits of both, over 100 random images."""
+    """The largest difference between the two networks' logits over 100 random images."""
     images = np.random.default_rng(0).normal(size=(100, 32, 32, 1)).astype(np.float32)
     with torch.no_grad():
         theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
@@ -64,15 +64,15 @@ def compare(network: TorchLeNet, params: nnx.State) -> float:
 
 
 def main() -> None:
-    """Makes the trip, in memory and through files."""
+    """Converts the weights in memory and through files."""
     torch.manual_seed(0)
     network = TorchLeNet()
 
-    # There. From a file it is `torch_bridge.load(path, LIKE)`.
+    # From a file, use `torch_bridge.load(path, LIKE)`.
     params = torch_bridge.from_state_dict(network.state_dict(), LIKE)
     print(f"PyTorch → JAX: logits differ by {compare(network, params):.1e} at most")
 
-    # And back through a file, with other weights; JAX knows nothing of PyTorch, nor it of JAX.
+    # Back through a file, with changed weights.
     params = jax.tree.map(lambda leaf: leaf * 0.9, params)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "from_jax.safetensors"
@@ -80,7 +80,7 @@ def main() -> None:
         network.load_state_dict(safetensors.torch.load_file(path))
     print(f"JAX → PyTorch: logits differ by {compare(network, params):.1e} at most")
 
-    # A round trip leaves every bit as it was.
+    # The round trip is bit-exact.
     again = torch_bridge.from_state_dict(network.state_dict(), LIKE)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, params))
     print("Round trip: bit-identical")

@@ -1,4 +1,4 @@
-"""Classifies an image with an exported network; needs jax, flatbuffers and Pillow, nothing else.
+"""Classifies an image with an exported network; needs only jax, flatbuffers and Pillow.
 
 python -m lenet_jax.export --workdir=runs/first --format=stablehlo
 python examples/use_stablehlo.py runs/first/export/model.stablehlo digit.png
@@ -13,7 +13,7 @@ from PIL import Image
 
 network = export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
 size = network.in_avals[0].shape[1]  # (batch, height, width, channels), for any batch
-image = Image.open(sys.argv[2]).convert("L")  # light on dark, as the network knows it
+image = Image.open(sys.argv[2]).convert("L")  # light on dark, as in the training data
 canvas = Image.new("L", (size, size))
 canvas.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
 logits = network.call(np.asarray(canvas)[None, :, :, None])

@@ -1,1 +1,1 @@
-"""Scripts that answer one question each, and write the answer to `results/`."""
+"""Measurements: each script answers one question and writes its answer to `results/`."""

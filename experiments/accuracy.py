@@ -1,9 +1,10 @@
-"""How accurate is a config, and how fast does it train? The mean over n seeds, with its deviation.
+"""Measures the accuracy of a config over n seeds, and its training speed.
 
     python -m experiments.accuracy --config=configs/notes.py --seeds=5
 
-Each seed is a run of `lenet_jax.main` in a process of its own, one after the other. What else is on
-the command line goes to the runs. The answer is `results/accuracy_NAME.json` and `.png`.
+Runs `lenet_jax.main` once per seed, each in its own process, one after the other; further
+arguments are passed on to it. Writes the mean and standard deviation to
+`results/accuracy_NAME.json`, and a figure to `.png`.
 """
 
 import argparse
@@ -24,10 +25,10 @@ QUESTION = "How accurate is a config over n seeds, and how fast does it train?"
 
 
 def main() -> None:
-    """Runs the seeds, prints a line for each, and writes the results."""
+    """Runs the seeds, prints one line per seed, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--config", default="configs/notes.py", help="FILE.py[:ARG]")
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, from 0")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, starting at 0")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments, overrides = parser.parse_known_args()
 
@@ -66,15 +67,17 @@ def main() -> None:
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / f"accuracy_{name}.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
-    draw(histories, accuracy, file.with_suffix(".png"), arguments.config)
+    title = f"{arguments.config}: validation, {len(runs)} seeds"
+    draw(histories, accuracy, file.with_suffix(".png"), title)
     spread = "" if len(accuracy) == 1 else f" ± {100 * statistics.stdev(accuracy):.2f}"
-    print(f"{100 * statistics.mean(accuracy):.2f}{spread} % over {len(runs)} seeds, in {file}")
+    mean = 100 * statistics.mean(accuracy)
+    print(f"test accuracy {mean:.2f}{spread} % (mean ± sd, {len(runs)} seeds); written to {file}")
 
 
 def draw(
     histories: list[list[dict[str, Any]]], accuracy: list[float], path: Path, title: str
 ) -> None:
-    """Draws each seed's validation error over the epochs, and its test error at the side."""
+    """Draws each seed's validation error over the epochs, with its test error beside."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
@@ -84,7 +87,7 @@ def draw(
         errors = [100 * (1 - row["valid/accuracy"]) for row in history]
         curves.plot([row["epoch"] for row in history], errors, color=colour, label=f"seed {seed}")
         dots.plot([0], [100 * (1 - accuracy[seed])], "o", color=colour, alpha=0.8)
-    curves.set(xlabel="epoch", ylabel="error (%)", yscale="log", title=f"{title}: validation")
+    curves.set(xlabel="epoch", ylabel="error (%, log scale)", yscale="log", title=title)
     ticks = [0.5, 1, 2, 5, 10]
     curves.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     curves.minorticks_off()
@@ -92,7 +95,7 @@ def draw(
     curves.legend(frameon=False)
     mean = 100 * (1 - statistics.mean(accuracy))
     dots.axhline(mean, color="black", linewidth=1)
-    dots.set(title=f"test: {100 - mean:.2f} %", xticks=[], xlim=(-1, 1))
+    dots.set(title=f"test\nmean accuracy {100 - mean:.2f} %", xticks=[], xlim=(-1, 1))
     dots.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
 

@@ -1,14 +1,14 @@
-"""The speed of this project beside PyTorch and Flax on the same machine, turn by turn.
+"""Compares the speed of lenet-jax with that of PyTorch and Flax on the same machine.
 
     python -m experiments.benchmark
     python -m experiments.benchmark --turns=3 --cases=train --networks=lenet5
 
-Each peer lives in a worker process of its own. The workers take turns: while one works, the
-others wait on their standard input, so that none takes another's cores. Before anything is timed,
-all peers take ten steps from the same weights, and their losses must agree. A ratio compares the
-turns of one round, the median of the rounds is quoted. PyTorch needs `pip install torch`; without
-it the other peers still run. The answer is `results/benchmark_DEVICE.json` and `.png`; the cases
-`accuracy` and `checkpoint` are scripts of their own, which write their own.
+Each peer runs in its own worker process. The workers take turns: while one works, the others wait
+on their standard input and leave the cores idle. Before anything is timed, all peers take ten steps
+from the same weights, and their losses must agree. A ratio compares two peers within one round; the
+median over the rounds is reported. The PyTorch peers need `pip install torch`; without it the other
+peers still run. Writes `results/benchmark_DEVICE.json` and `.png`. The cases `accuracy` and
+`checkpoint` run other scripts, which write their own results.
 """
 
 import argparse
@@ -28,10 +28,10 @@ import numpy as np
 from experiments.peers import PEERS, POPULATIONS, Network
 from experiments.worker import OURS, Worker
 
-QUESTION = "How fast is this project beside PyTorch and Flax on the same machine?"
+QUESTION = "How fast is lenet-jax compared with PyTorch and Flax on the same machine?"
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
-TOLERANCE = 2e-4  # of the losses of ten steps, relative
+TOLERANCE = 2e-4  # relative, for the losses of ten steps
 CASES = ("train", "evaluate", "populations", "start", "accuracy", "checkpoint")
 SCRIPTS = {
     "accuracy": ("experiments.time_to_accuracy", "--config=configs/fast.py"),
@@ -40,11 +40,11 @@ SCRIPTS = {
 
 
 def flops_per_image(network: Network, *, training: bool) -> int:
-    """Floating-point operations that one image needs, a multiplication and an addition being two.
+    """Floating-point operations per image; a multiply-add counts as two.
 
-    Training takes each layer's product thrice: forward, for the weights' gradient, and for the
-    gradient of what came in, which the first layer need not compute. All count as dense, although
-    the pool sends back one cotangent of four. Bias, pooling and ReLU are left out.
+    Training computes each layer's product three times: forward, for the weight gradient, and for
+    the input gradient, which the first layer does not need. All products count as dense, although
+    max-pooling sends back only one cotangent of four. Bias, pooling and ReLU are not counted.
     """
     (c1, c2), (f1, f2) = network
     first = 28 * 28 * 25 * c1
@@ -53,7 +53,7 @@ def flops_per_image(network: Network, *, training: bool) -> int:
 
 
 def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> list[dict[str, Any]]:
-    """All turns of one network: a record per case."""
+    """Times all cases of one network; a record per case."""
     network = NETWORKS[name]
     rng = np.random.default_rng(1)
     for worker in workers:
@@ -63,9 +63,9 @@ def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> l
         worker.peer: [worker.ask(do="train", indices=step)["answer"] for step in ten]
         for worker in workers
     }
-    for peer, found in losses.items():
-        if not np.allclose(found, losses[OURS], rtol=TOLERANCE):
-            raise SystemExit(f"{name}: the losses of {peer} differ: {found} / {losses[OURS]}")
+    for peer, actual in losses.items():
+        if not np.allclose(actual, losses[OURS], rtol=TOLERANCE):
+            raise SystemExit(f"{name}: the losses of {peer} differ: {actual} / {losses[OURS]}")
     print(f"{name}: the losses of ten steps agree", flush=True)
 
     requests: dict[str, tuple[dict[str, Any], int]] = {}
@@ -90,9 +90,9 @@ def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> l
 
 
 def compare_populations(name: str, turns: int, peers: list[str]) -> list[dict[str, Any]]:
-    """Populations beside one network after the other: a record for each size.
+    """Compares populations with training one network after the other; a record per size.
 
-    What the peers take for n networks is n times what they take for one, which is timed.
+    A peer's time for n networks is extrapolated as n times its measured time for one.
     """
     network, rng = NETWORKS[name], np.random.default_rng(1)
     indices = rng.integers(0, 55_000, (IMAGES_PER_TURN // 64, 64)).tolist()
@@ -127,14 +127,14 @@ def compare_populations(name: str, turns: int, peers: list[str]) -> list[dict[st
         records.append(record)
         ratios = ", ".join(f"{v:.2f}× {peer}" for peer, v in record["ratio_median"].items())
         micro = record["microseconds_per_model_image"]
-        print(f"{name}, {population}: {micro:.1f} µs a model-image; {ratios}", flush=True)
+        print(f"{name}, {population}: {micro:.1f} µs per image and member; {ratios}", flush=True)
     return records
 
 
 def describe(
     name: str, case: str, images: int, seconds: dict[str, list[float]], training: bool
 ) -> dict[str, Any]:
-    """A case's record: the rate of each peer, and our ratio to it turn by turn."""
+    """A case's record: the speed of each peer, and the ratio of ours to it over the rounds."""
     peers = {}
     for peer, took in seconds.items():
         ratios = [other / ours for other, ours in zip(took, seconds[OURS], strict=True)]
@@ -151,19 +151,19 @@ def describe(
 
 
 def line(record: dict[str, Any]) -> str:
-    """A case's record as a line for people."""
+    """A case's record as one line of text."""
     ours = record["peers"][OURS]["images_per_second"]
-    words = [f"{record['network']}, {record['case']}: {ours:,.0f} images/s"]
+    phrases = [f"{record['network']}, {record['case']}: {ours:,.0f} images/s"]
     for peer, values in record["peers"].items():
         if peer != OURS:
             low, median, high = (values[f"ratio_{which}"] for which in ("min", "median", "max"))
-            words.append(f"{median:.1f}× {peer} ({low:.1f}–{high:.1f})")
-    return "; ".join(words)
+            phrases.append(f"{median:.1f}× {peer} ({low:.1f}–{high:.1f})")
+    return "; ".join(phrases)
 
 
 def measure_start(repeats: int = 3) -> dict[str, Any]:
-    """Runs `main` for two epochs: with an empty compilation cache once, then with what it left."""
-    found: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+    """Times `main` over two epochs: once with an empty compilation cache, then with a warm one."""
+    starts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "cache"))}
         for run in range(repeats + 1):
@@ -180,7 +180,7 @@ def measure_start(repeats: int = 3) -> dict[str, Any]:
             )
             seconds = time.perf_counter() - begun
             summary = json.loads((workdir / "summary.json").read_text())
-            found["warm" if run else "cold"].append(
+            starts["warm" if run else "cold"].append(
                 {
                     "seconds_to_first_step": summary["seconds_to_first_step"],
                     "seconds_beyond_training": seconds - summary["train_seconds"],
@@ -188,7 +188,7 @@ def measure_start(repeats: int = 3) -> dict[str, Any]:
             )
     medians = {
         cache: {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        for cache, runs in found.items()
+        for cache, runs in starts.items()
     }
     for cache, values in medians.items():
         print(
@@ -200,7 +200,7 @@ def measure_start(repeats: int = 3) -> dict[str, Any]:
 
 
 def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
-    """Draws the rate of every peer in every case."""
+    """Draws the speed of every peer in every case."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1 + 1.1 * len(records)), layout="constrained")
@@ -213,15 +213,15 @@ def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
         places = [row + (i - (len(peers) - 1) / 2) * height for row in range(len(records))]
         bars = axes.barh(places, rates, height * 0.9, color=colours[-len(peers) :][i], label=peer)
         ratios = [record["peers"][peer]["ratio_median"] for record in records]
-        words = [f"{rate:,.0f}" for rate in rates]
+        labels = [f"{rate:,.0f}" for rate in rates]
         if peer != OURS:
-            words = [f"{w}  (1/{ratio:.1f})" for w, ratio in zip(words, ratios, strict=True)]
-        axes.bar_label(bars, words, padding=3, fontsize=8)
+            labels = [f"{t}  (1/{ratio:.1f})" for t, ratio in zip(labels, ratios, strict=True)]
+        axes.bar_label(bars, labels, padding=3, fontsize=8)
     names = [f"{record['network']}\n{record['case']}" for record in records]
     axes.set_yticks(range(len(records)), names)
     axes.invert_yaxis()
     axes.margins(x=0.18)
-    axes.set(xlabel="images per second; in brackets the share of lenet-jax", title=title)
+    axes.set(xlabel="images per second (in brackets: fraction of lenet-jax's speed)", title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=120)
@@ -230,7 +230,7 @@ def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
 def main() -> None:
     """Runs the cases and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
-    parser.add_argument("--turns", type=int, default=7, help="rounds that are counted")
+    parser.add_argument("--turns", type=int, default=7, help="rounds to time")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
@@ -256,8 +256,8 @@ def main() -> None:
     start = measure_start() if "start" in arguments.cases else None
     for case, script in SCRIPTS.items():
         if case in arguments.cases:
-            words = [sys.executable, "-m", *script, f"--results={arguments.results}"]
-            subprocess.run(words, check=True)
+            command = [sys.executable, "-m", *script, f"--results={arguments.results}"]
+            subprocess.run(command, check=True)
 
     import jax
 
@@ -279,9 +279,10 @@ def main() -> None:
     file = arguments.results / f"benchmark_{device}.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
     if records:
-        title = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
+        machine = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
+        title = f"LeNet on MNIST, {machine}: median of {arguments.turns} rounds"
         draw(records, file.with_suffix(".png"), title)
-    print(f"written: {file}")
+    print(f"written to {file}")
 
 
 if __name__ == "__main__":

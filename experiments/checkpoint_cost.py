@@ -1,10 +1,10 @@
-"""How much longer is an epoch of the main job while a checkpoint is written? It takes turns.
+"""Measures how much writing a checkpoint slows down an epoch.
 
     python -m experiments.checkpoint_cost --turns=60
 
-A fifth of an epoch of `configs/notes.py` alone, a fifth beside the writing of a checkpoint, and so
-on in turns, in one process: one checkpoint costs what the second takes longer than the first, by
-the median of the turns. The answer is `results/checkpoint_cost.json`.
+Alternates, in one process, between a fifth of an epoch of `configs/notes.py` alone and a fifth of
+an epoch while a checkpoint is written. The cost of a checkpoint is the median difference between
+the two. Writes `results/checkpoint_cost.json`.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from typing import Any
 from lenet_jax import machine
 from lenet_jax.machine import environment
 
-QUESTION = "How much longer is an epoch of the main job while a checkpoint is written?"
-PARTS = 5  # of an epoch: what is timed should not be much longer than a checkpoint takes
+QUESTION = "How much does writing a checkpoint slow down an epoch?"
+SEGMENTS = 5  # per epoch: each should take little longer than a checkpoint
 
 
 def measure(turns: int) -> dict[str, Any]:
-    """Times `turns` parts of an epoch with a checkpoint, and as many without."""
+    """Times `turns` segments of an epoch with a checkpoint, and as many without."""
     machine.use_compilation_cache()
     machine.use_cores()
     import jax  # late: it reads the environment
@@ -41,7 +41,7 @@ def measure(turns: int) -> dict[str, Any]:
     programs = Programs(config, make_spec(config, dataset), dataset)
     programs.compile()
     state, sums = programs.init(), programs.place(no_metrics())
-    order, num_steps = programs.order(state, 0), programs.spec.steps_per_epoch // PARTS
+    order, num_steps = programs.order(state, 0), programs.spec.steps_per_epoch // SEGMENTS
 
     seconds: dict[bool, list[float]] = {False: [], True: []}
     alone = []
@@ -60,9 +60,9 @@ def measure(turns: int) -> dict[str, Any]:
             checkpoints.latest()
             alone.append(time.perf_counter() - begun)
 
-    without, beside = (seconds[saves][1:] for saves in (False, True))  # the first one warms up
+    without, beside = (seconds[saves][1:] for saves in (False, True))  # the first of each warms up
     longer = [b - a for a, b in zip(without, beside, strict=True)]
-    epoch = PARTS * statistics.median(without)
+    epoch = SEGMENTS * statistics.median(without)
     return {
         "epoch_seconds": epoch,
         "checkpoint_seconds_beside_training": statistics.median(longer),
@@ -76,7 +76,7 @@ def measure(turns: int) -> dict[str, Any]:
 def main() -> None:
     """Measures, prints and writes the result."""
     parser = argparse.ArgumentParser(description=QUESTION)
-    parser.add_argument("--turns", type=int, default=60, help="pairs of parts of an epoch")
+    parser.add_argument("--turns", type=int, default=60, help="pairs of segments")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     answer = {"question": QUESTION, **measure(arguments.turns)}
@@ -87,8 +87,9 @@ def main() -> None:
     file = arguments.results / "checkpoint_cost.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
     print(
-        f"an epoch of {answer['epoch_seconds']:.2f} s is {100 * answer['cost']:.1f} % longer with a"
-        f" checkpoint, which takes {1000 * answer['checkpoint_seconds_alone']:.0f} ms alone: {file}"
+        f"a checkpoint lengthens an epoch of {answer['epoch_seconds']:.2f} s by"
+        f" {100 * answer['cost']:.1f} %; alone it takes"
+        f" {1000 * answer['checkpoint_seconds_alone']:.0f} ms; written to {file}"
     )
 
 

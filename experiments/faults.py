@@ -1,11 +1,11 @@
-"""Does a run that is killed again and again end in the same bits? Is all damage found? It counts.
+"""Tests that killed runs end bit-identically, and that damaged checkpoints are detected.
 
     python -m experiments.faults --chains=5
 
 A chain is one run directory whose process is killed at seven kinds of moments, one after the other
-(see `killed.py`), and then allowed to end; its weights, metrics and last checkpoint are held
-against those of a run that nobody disturbed. Then each file of that run's checkpoint is damaged in
-each of six ways, and restored. The answer is `results/faults.json`.
+(see `killed.py`), and then runs to its end. Its weights, metrics and last checkpoint are compared
+with those of an uninterrupted run. Then each file of that run's checkpoint is damaged in each of
+the ways in `DAMAGES`. Writes `results/faults.json`.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from lenet_jax.machine import environment
 from lenet_jax.runs.run import PACKAGES
 from lenet_jax.storage.checkpoint import ARRAYS, find_damage
 
-QUESTION = "Does a run that is killed again and again end in the same bits? Is all damage found?"
-EPOCHS = 16  # more than a chain's kills can wear out
-FLIPS = 16  # of single bits in each file, evenly from its first byte to its last
+QUESTION = "Is a run bit-identical after repeated kills, and is all damage to checkpoints detected?"
+EPOCHS = 16  # more than the kills of one chain can interrupt
+FLIPS = 16  # single-bit flips per file, evenly from its first byte to its last
 
-# The latest event of a process at which each kind of moment may come, and the latest delay in ms.
+# Per kind of moment: the last event of a process at which to kill, and the largest delay in ms.
 LATEST = {
     "compile": (4, 300),
     "step": (2, 40),
@@ -44,7 +44,7 @@ LATEST = {
 
 
 def draw_moments(seed: int) -> list[str]:
-    """A moment of every kind, in an order of its own; `finish`, which needs an end, comes last."""
+    """One moment of every kind in random order, but `finish`, which needs a finished run, last."""
     rng = random.Random(seed)
     kinds = [kind for kind in LATEST if kind != "finish"]
     rng.shuffle(kinds)
@@ -56,10 +56,10 @@ def draw_moments(seed: int) -> list[str]:
 
 
 def run_until(moment: str, arguments: Sequence[str], workdir: Path) -> bool:
-    """Runs, or goes on with, a run until it is killed; whether it was.
+    """Starts or resumes a run and kills it at a moment; returns whether it was killed.
 
     Raises:
-      RuntimeError: it ended in another way.
+      RuntimeError: the run neither finished nor was killed.
     """
     done = subprocess.run(
         [sys.executable, "-m", "experiments.killed", moment, *arguments, f"--workdir={workdir}"],
@@ -73,7 +73,7 @@ def run_until(moment: str, arguments: Sequence[str], workdir: Path) -> bool:
 
 
 def fingerprint(workdir: Path) -> dict[str, Any]:
-    """What two equal runs have in common; times and speeds are left out."""
+    """What bit-identical runs have in common; times and speeds are excluded."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((workdir / "summary.json").read_text())
     (last,) = (workdir / "checkpoints").iterdir()
@@ -95,16 +95,16 @@ def flip(nth: int, file: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
     **{f"bit flip {nth + 1} of {FLIPS}": partial(flip, nth) for nth in range(FLIPS)},
-    "its last byte cut off": lambda file: os.truncate(file, file.stat().st_size - 1),
+    "last byte cut off": lambda file: os.truncate(file, file.stat().st_size - 1),
     "emptied": lambda file: os.truncate(file, 0),
-    "a byte more": lambda file: file.write_bytes(file.read_bytes() + b"\n"),
+    "one byte appended": lambda file: file.write_bytes(file.read_bytes() + b"\n"),
     "reversed": lambda file: file.write_bytes(file.read_bytes()[::-1]),
     "missing": lambda file: file.unlink(),
 }
 
 
 def damaged_copies(step: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
-    """A checkpoint's folder with each of its files damaged in each way, one at a time."""
+    """Copies of a checkpoint, each with one of its files damaged in one way."""
     for file in sorted(path.relative_to(step) for path in step.rglob("*") if path.is_file()):
         for name, damage in DAMAGES.items():
             shutil.rmtree(scratch, ignore_errors=True)
@@ -114,7 +114,7 @@ def damaged_copies(step: Path, scratch: Path) -> Iterator[tuple[str, Path]]:
 
 
 def main() -> None:
-    """Kills, damages, compares, and writes the results."""
+    """Kills, damages and compares, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--config", default="configs/notes.py:smoke", help="FILE.py[:ARG]")
     parser.add_argument("--chains", type=int, default=5, help="run directories, seven kills each")
@@ -137,11 +137,13 @@ def main() -> None:
                 if run_until(moment, arguments, chain):
                     kills[moment.partition(":")[0]] += 1
             run_until("never:0:0", arguments, chain)
-            found = fingerprint(chain)
-            different += [f"chain {seed}: {key}" for key in expected if found[key] != expected[key]]
-            print(f"chain {seed}: {sum(kills.values())} kills so far, different: {different}")
+            actual = fingerprint(chain)
+            different += [
+                f"chain {seed}: {key}" for key in expected if actual[key] != expected[key]
+            ]
+            print(f"chain {seed}: {sum(kills.values())} kills so far, differences: {different}")
         (step,) = (undisturbed / "checkpoints").iterdir()
-        found = [find_damage(copy) for _, copy in damaged_copies(step, Path(folder, "damaged"))]
+        detected = [find_damage(copy) for _, copy in damaged_copies(step, Path(folder, "damaged"))]
 
     answer = {
         "question": QUESTION,
@@ -150,14 +152,14 @@ def main() -> None:
         "kills_by_kind": kills,
         "chains": options.chains,
         "different_from_the_undisturbed_run": different,
-        "damages": len(found),
-        "damages_not_found": found.count(None),
+        "damages": len(detected),
+        "damages_not_found": detected.count(None),
         "environment": environment(PACKAGES),
     }
     options.results.mkdir(exist_ok=True)
     file = options.results / "faults.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
-    print(f"{answer['kills']} kills, {len(found)} damages: {file}")
+    print(f"{answer['kills']} kills, {len(detected)} damages; written to {file}")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""A run that is killed at a chosen moment: `lenet_jax.main`, and SIGKILL from inside.
+"""Runs `lenet_jax.main` and kills its own process with SIGKILL at a chosen moment.
 
     python -m experiments.killed save:17:0 --config=configs/notes.py:smoke --workdir=runs/killed
 
-The moment is KIND:NTH:MILLISECONDS, that long after the nth event of a kind in this process:
+A moment KIND:NTH:MILLISECONDS is that long after the nth event of a kind in this process:
 
-- `compile`: a program is compiled, or read from the cache;
-- `step`: the device is given something to compute;
+- `compile`: a program is compiled or read from the cache;
+- `step`: work is dispatched to the device;
 - `write`: the arrays of a checkpoint are encoded;
-- `save`, `delete`, `log`, `finish`: a file is opened, made, moved or removed that belongs to a new
-  checkpoint, to one that has had its time, to the metrics, or to the results.
+- `save`, `delete`, `log`, `finish`: a file is opened, created, renamed or removed that belongs to a
+  new checkpoint, to an outdated one, to the metrics, or to the results.
 
-`never` lets the run end. No figures are drawn, which no fault of theirs could hurt.
+`never` lets the run finish. Figures are not drawn: no kill could harm them.
 """
 
 import os
@@ -32,14 +32,14 @@ CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
 
 
 class Moment:
-    """Counts events of one kind, and kills the process after the one that is meant."""
+    """Counts events of one kind and kills the process after the nth."""
 
     def __init__(self, text: str):
         kind, nth, milliseconds = text.split(":")
         self.kind, self._left, self._seconds = kind, int(nth), float(milliseconds) / 1000
 
-    def come(self, kind: str) -> None:
-        """Tells that an event is about to happen."""
+    def record(self, kind: str) -> None:
+        """Counts an event that is about to happen."""
         if kind != self.kind:
             return
         self._left -= 1
@@ -52,23 +52,23 @@ class Moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self) -> None:
-        """Has every kind of event tell itself."""
+        """Hooks into every kind of event."""
         import jax  # late: it reads the environment, which names the cache
 
         from lenet_jax.storage import checkpoint
 
-        def tell(holder: Any, name: str, kind: str) -> None:
+        def hook(holder: Any, name: str, kind: str) -> None:
             original = getattr(holder, name)
 
-            def tell_and_call(*args: Any, **kwargs: Any) -> Any:
-                self.come(kind)
+            def record_and_call(*args: Any, **kwargs: Any) -> Any:
+                self.record(kind)
                 return original(*args, **kwargs)
 
-            setattr(holder, name, tell_and_call)
+            setattr(holder, name, record_and_call)
 
-        def hear(event: str, **_: Any) -> None:
+        def listen(event: str, **_: Any) -> None:
             if event == "/jax/compilation_cache/compile_requests_use_cache":
-                self.come("compile")
+                self.record("compile")
 
         rmtree, deleting = shutil.rmtree, threading.local()
 
@@ -80,14 +80,14 @@ class Moment:
         def audit(event: str, args: tuple[Any, ...]) -> None:
             if event in CHANGES:
                 if getattr(deleting, "now", False):
-                    self.come("delete")
+                    self.record("delete")
                 for kind, pattern in FILES.items():
                     if pattern.search(str(args[0])):
-                        self.come(kind)
+                        self.record(kind)
 
-        jax.monitoring.register_event_listener(hear)
-        tell(jax.stages.Compiled, "__call__", "step")
-        tell(checkpoint, "encode", "write")
+        jax.monitoring.register_event_listener(listen)
+        hook(jax.stages.Compiled, "__call__", "step")
+        hook(checkpoint, "encode", "write")
         shutil.rmtree = delete
         sys.addaudithook(audit)
 

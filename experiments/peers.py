@@ -1,9 +1,9 @@
-"""The peers of the benchmark: the same training in PyTorch, in Flax as documented, and here.
+"""The peers of the benchmark: the same training in PyTorch, documented Flax and lenet-jax.
 
-Each peer is a function from a network's sizes, its initial weights (a PyTorch state_dict of arrays)
-and the data to two functions: `train(indices)` takes one optimiser step per row of indices and
-returns their mean loss, `evaluate()` returns the number of right answers on the test images. All
-use SGD with the learning rate 0.05 and the momentum 0.9.
+A peer is built from a network's sizes, its initial weights (a PyTorch state_dict of arrays) and the
+data. `train(indices)` takes one optimiser step per row of indices and returns the mean loss;
+`evaluate()` returns the number of correctly classified test images. All peers use SGD with learning
+rate 0.05 and momentum 0.9.
 """
 
 import dataclasses
@@ -29,14 +29,14 @@ class Network(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """What a peer can do; both functions return when the work is done."""
+    """The two functions of a peer; both return when the work is done."""
 
     train: Callable[[np.ndarray], float]
     evaluate: Callable[[], int]
 
 
 def normalised(dataset: Dataset, name: str) -> np.ndarray:
-    """A split's images as float32 of mean 0 and deviation 1, for the peers that preload them."""
+    """A split's images as float32 with mean 0 and sd 1, for peers that preload them."""
     from lenet_jax.training.spec import pixel_statistics
 
     (mean,), (std,) = pixel_statistics(dataset)
@@ -47,7 +47,7 @@ def normalised(dataset: Dataset, name: str) -> np.ndarray:
 def make_torch(
     network: Network, weights: Weights, dataset: Dataset, *, channels_last: bool, compiled: bool
 ) -> Peer:
-    """PyTorch as its tutorials write it, with the data in memory and no DataLoader."""
+    """PyTorch as in its tutorials, but with the data in memory and no DataLoader."""
     import torch
     from torch import nn
 
@@ -106,7 +106,7 @@ def make_torch(
 
 
 def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
-    """Flax as its documentation writes it: `nnx.Conv`, `nnx.max_pool`, `nnx.jit` per step."""
+    """Flax as in its documentation: `nnx.Conv`, `nnx.max_pool`, `nnx.jit` per step."""
     import jax.numpy as jnp
     import optax
     from flax import nnx
@@ -165,7 +165,7 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
 
 
 def load_config(network: Network) -> configs.Config:
-    """The project's config for what all peers do."""
+    """The lenet-jax config of the training that all peers run."""
     overrides = {
         "model.channels": network.channels,
         "model.features": network.features,
@@ -178,7 +178,7 @@ def load_config(network: Network) -> configs.Config:
 
 
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
-    """The project itself: one program for all the steps that are asked for."""
+    """lenet-jax: one compiled program for all requested steps."""
     from lenet_jax.inference import state_dict as torch_bridge
     from lenet_jax.training import parallel
     from lenet_jax.training import spec as specs
@@ -235,10 +235,10 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
 
 
 def make_population(network: Network, weights: Weights, dataset: Dataset, *, size: int) -> Peer:
-    """The project's populations: `size` members that differ in their seeds.
+    """A lenet-jax population of `size` members that differ in their seeds.
 
-    They draw their own weights and orders, and take as many steps as there are rows of indices: an
-    image of `train` is gone through by every member. `evaluate` counts the best member's hits.
+    The members draw their own weights and data orders. Each takes as many steps as there are rows
+    of indices. `evaluate` returns the number of hits of the best member.
     """
     import jax
 
@@ -259,7 +259,7 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
             micro_batch_size=min(batch_size, config.train.micro_batch_size),
         )
         population = Population(made, size)
-        # One image to validate on: that is not what is timed.
+        # One validation image: validation is not timed.
         splits = dataset.train, Split(dataset.valid.images[:1], dataset.valid.labels[:1])
         held["members"], numbers = population.start(members)
         return population, numbers, *map(population.put, splits)

@@ -1,11 +1,11 @@
-"""Where does the time of a training step go, on one core? Layers, matrix products, and the rest.
+"""Measures where the time of a training step on one core goes.
 
     python -m experiments.profile_step
 
-It traces forty steps of lenet5 at batch 64 on a single core, after eight hundred, since the native
-gradients take the less the more ReLU cuts. It adds up the time of each operation of the compiled
-program: the native calls by layer, matrix products by their shapes, and the rest. FLOPs are those
-of dense products. The answer is `results/profile_step.json`.
+Traces forty steps of lenet5 at batch size 64 on a single core, after eight hundred training steps:
+the native gradients take less time the more ReLU cuts. Sums the time of each operation of the
+compiled program: native calls by layer, matrix products by shape, and the rest. FLOPs are those of
+the equivalent dense products. Writes `results/profile_step.json`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 from lenet_jax.machine import environment
 
-QUESTION = "Where does the time of a training step go, on one core?"
+QUESTION = "Where does the time of a training step on one core go?"
 STEPS, BATCH_SIZE, PASSES_BEFORE = 40, 64, 20
 PRODUCT = re.compile(r"%(\S+) = f32\[([\d,]*)\]\S* dot\((.*?)\), .*lhs_contracting_dims=\{(\d)\}")
 SHAPE = re.compile(r"%(\S+) = f32\[([\d,]*)\]")
@@ -29,9 +29,9 @@ CALL = re.compile(r'%(\S+) = .*custom_call_target="[a-z]+_(?:pool_)?(\w+)".*\((c
 
 
 def measure() -> dict[str, Any]:
-    """Traces the steps; microseconds per image of each operation that is counted, and of all."""
+    """Traces the steps; returns microseconds per image for each counted operation and in total."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import jax  # late: its threads are counted by the cores
+    import jax  # imported here: the number of its threads depends on the affinity
 
     from experiments.worker import matmul_peak
     from lenet_jax import config as configs
@@ -91,7 +91,7 @@ def measure() -> dict[str, Any]:
 
 
 def flops_of_calls(state: Any) -> dict[str, int]:
-    """Of each layer the FLOPs an image of a dense product: forward, and for either gradient."""
+    """FLOPs per image of each layer's dense product, the same forward and for either gradient."""
     places = {"conv1": 28 * 28, "conv2": 10 * 10}
     return {
         name: 2 * places.get(name, 1) * layer["kernel"][...].size
@@ -102,41 +102,42 @@ def flops_of_calls(state: Any) -> dict[str, int]:
 def _operations(
     text: str, images: int, flops_of_calls: Mapping[str, int]
 ) -> Iterator[tuple[str, str, float]]:
-    """Of each operation that is counted: its name in the trace and in words, and FLOPs an image."""
-    shapes = {name: _numbers(dims) for name, dims in SHAPE.findall(text)}
+    """For each counted operation: its name in the trace, a description, and FLOPs per image."""
+    shapes = {name: _sizes(dims) for name, dims in SHAPE.findall(text)}
     for event, call, layer in CALL.findall(text):
         yield event, f"{layer}, {call.replace('_', ' ')}", flops_of_calls[layer]
     for event, dims, operands, contracted in PRODUCT.findall(text):
         left = operands.split(",")[0].strip().lstrip("%")
         if left in shapes:
-            (rows, columns), inner = _numbers(dims), shapes[left][int(contracted)]
-            if columns > 1:  # else it tells whether the weights are finite
-                words = f"{rows}×{inner} @ {inner}×{columns}"
-                yield event, words, 2 * rows * inner * columns / images
+            (rows, columns), inner = _sizes(dims), shapes[left][int(contracted)]
+            if columns > 1:  # otherwise it checks that the weights are finite
+                description = f"{rows}×{inner} @ {inner}×{columns}"
+                yield event, description, 2 * rows * inner * columns / images
 
 
-def _numbers(dims: str) -> list[int]:
+def _sizes(dims: str) -> list[int]:
     return [int(n) for n in dims.split(",") if n]
 
 
 def main() -> None:
-    """Measures, prints the largest, and writes the answer."""
+    """Measures, prints the operations, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     answer = measure()
     for operation in answer["operations"]:
         print(
-            f"{operation['operation']:>24}: {operation['microseconds_per_image']:5.2f} µs an image,"
+            f"{operation['operation']:>24}:"
+            f" {operation['microseconds_per_image']:5.2f} µs per image,"
             f" {operation['flops_per_second'] / 1e9:4.0f} GFLOP/s"
         )
     counted = sum(operation["microseconds_per_image"] for operation in answer["operations"])
     whole = answer["microseconds_per_image"]
-    print(f"counted {counted:.1f} of {whole:.1f} µs an image", flush=True)
+    print(f"counted {counted:.1f} of {whole:.1f} µs per image", flush=True)
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "profile_step.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
-    print(f"written: {file}")
+    print(f"written to {file}")
 
 
 if __name__ == "__main__":

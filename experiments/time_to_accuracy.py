@@ -1,11 +1,11 @@
-"""How long must a network train for 99.0 % of the test images? The mean over five seeds.
+"""Measures how long a network takes to train to a target test accuracy.
 
     python -m experiments.time_to_accuracy --config=configs/fast.py
 
-For each seed it trains, then looks at all test images with the weights of each epoch, and notes the
-first epoch that reaches the target, with the training time up to there; compiling, validation and
-looking are not training. A seed that never gets there makes the answer None, not a mean over the
-others. The answer is `results/time_to_accuracy.json`.
+For each seed, trains a network, then evaluates the weights of every epoch on all test images and
+records the first epoch that reaches the target and the training time up to it. Training time
+excludes compilation, validation and testing. If any seed misses the target, the mean time is None.
+Writes `results/time_to_accuracy.json`.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from typing import Any
 from lenet_jax import machine
 from lenet_jax.machine import environment
 
-QUESTION = "How long must a network train until it gets the target right of the test images?"
+QUESTION = "How long does a network take to train to a target test accuracy?"
 
 
 def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
-    """Trains the seeds one after the other; prints a line for each."""
+    """Trains the seeds one after the other; prints one line per seed."""
     machine.use_compilation_cache()
     machine.use_cores()
-    from lenet_jax import config as configs  # late: JAX reads the environment
+    from lenet_jax import config as configs  # imported here: JAX reads the environment
     from lenet_jax import data
     from lenet_jax.runs.run import PACKAGES
     from lenet_jax.training.loop import Programs
@@ -43,7 +43,7 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
             seconds += part.seconds
             if part.valid is not None:
                 epochs.append((part.state.params, seconds))
-        # Only now: during the training it would take the cores from the part that is under way.
+        # Only now: during training, evaluation would compete for the cores.
         accuracy = [float(programs.evaluate(params, "test")[0].accuracy) for params, _ in epochs]
         run = {"seed": seed, "epochs": None, "seconds": None}
         for epoch, (_, then) in enumerate(epochs):
@@ -52,8 +52,9 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
                 break
         runs.append(run | {"test_accuracy": accuracy, "all_seconds": seconds})
         print(
-            f"seed {seed}: {100 * accuracy[-1]:.2f} % after {seconds:.2f} s of training;"
-            f" {100 * target:.1f} % after {run['seconds'] and round(run['seconds'], 2)} s",
+            f"seed {seed}: test accuracy {100 * accuracy[-1]:.2f} % after {seconds:.2f} s of"
+            f" training; {100 * target:.1f} % after"
+            f" {run['seconds'] and round(run['seconds'], 2)} s",
             flush=True,
         )
     reached = [run["seconds"] for run in runs if run["seconds"] is not None]
@@ -73,12 +74,12 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures and writes the answer."""
+    """Measures and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--config", default="configs/fast.py", help="FILE.py[:ARG]")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--first_seed", type=int, default=10, help="the others follow")
-    parser.add_argument("--target", type=float, default=0.99, help="share of the test images")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    parser.add_argument("--first_seed", type=int, default=10, help="first of the consecutive seeds")
+    parser.add_argument("--target", type=float, default=0.99, help="test accuracy, in [0, 1]")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
@@ -86,7 +87,7 @@ def main() -> None:
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "time_to_accuracy.json"
     file.write_text(json.dumps(answer, indent=2) + "\n")
-    print(f"written: {file}")
+    print(f"written to {file}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Does training here follow PyTorch's? LeNet on MNIST, 300 steps in both.
+"""Compares training in lenet-jax with PyTorch: 300 steps of LeNet on MNIST in both.
 
     python -m experiments.torch_parity
 
-Both start from the same weights and see the same batches in the same order: 64 images a step, SGD
-with momentum 0.9 at the learning rate 0.01, held constant. Here it is the very step that
-`lenet_jax.main` trains with; there it is a loop of `zero_grad`, `backward` and `optimizer.step` as
-PyTorch's users write it.
+Both start from the same weights and see the same batches in the same order: 64 images per step, SGD
+with momentum 0.9 and a constant learning rate of 0.01. In lenet-jax this is the training step that
+`lenet_jax.main` uses; in PyTorch it is the usual loop of `zero_grad`, `backward` and
+`optimizer.step`.
 
-In float64 the two are one trajectory. In float32 they are until rounding decides which of two
-almost equal pixels a max-pool sends its gradient to, or on which side of 0 a ReLU's input lies;
-whether that happens within 300 steps is the seed's luck. From there they part, as PyTorch does from
-itself when its initial weights move by one unit in the last place. That is measured too.
+In float64 the two trajectories agree throughout. In float32 they agree until rounding decides which
+of two almost equal pixels a max-pool sends its gradient to, or on which side of 0 a ReLU's input
+lies; whether that happens within 300 steps depends on the seed. From there they diverge, as two
+PyTorch runs do whose initial weights differ by one unit in the last place, which is measured too.
 
-Needs torch; takes one to three minutes on two cores. Writes results/torch_parity.json and .png: how
-far the loss curves are apart, and on how many of the 10,000 test images the networks agree.
+Needs torch; takes one to three minutes on two cores. Writes results/torch_parity.json and .png: the
+difference of the losses, and on how many of the 10,000 test images the networks agree.
 """
 
 import argparse
@@ -49,7 +49,7 @@ OURS, THEIRS, ITSELF = "#D55E00", "#0072B2", "#888888"
 
 
 class TorchLeNet(nn.Module):
-    """The network of the notes, as PyTorch's users write it."""
+    """LeNet in PyTorch."""
 
     def __init__(self, channels, features):
         super().__init__()
@@ -70,7 +70,7 @@ class TorchLeNet(nn.Module):
 
 
 class Setup(NamedTuple):
-    """What both sides start from.
+    """The common starting point of both libraries.
 
     Attributes:
       spec, numbers, dataset: of the notes' config.
@@ -90,10 +90,10 @@ class Setup(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What training leaves behind.
+    """The result of training.
 
     Attributes:
-      losses: mean cross-entropy of each step's batch, in nats, before the step.
+      losses: mean cross-entropy of each step's batch before the update, in nats.
       logits: of the test images, after the last step.
     """
 
@@ -104,8 +104,8 @@ class Trajectory(NamedTuple):
 def prepare(num_steps: int, seed: int = 0, learning_rate: float = 0.01) -> Setup:
     """Loads MNIST and draws initial weights and the order of the images.
 
-    Pixels become (pixel - 32) / 64, close to zero mean and unit deviation: unlike those themselves,
-    which need rounding, it is the same number in every library and precision.
+    Pixels become (pixel - 32) / 64, which is close to zero mean and unit variance. Unlike the exact
+    statistics, which need rounding, these values are the same in every library and precision.
     """
     changes = {
         "seed": seed,
@@ -132,7 +132,7 @@ def train_here(setup: Setup, precision: str) -> Trajectory:
         batch = batches.make_batch(spec, images, labels, indices, state.augment_key, numbers)
         return train.train_step(spec, state, batch, numbers)
 
-    # Parameters in float64 make all that follows the first product float64.
+    # With float64 parameters, everything from the first product on is float64.
     with jax.enable_x64(precision == "float64"), jax.numpy_dtype_promotion("standard"):
         state = jax.tree.map(
             lambda x: x.astype(precision) if x.dtype == jnp.float32 else x, setup.state
@@ -148,9 +148,9 @@ def train_here(setup: Setup, precision: str) -> Trajectory:
 
 
 def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajectory:
-    """Trains with PyTorch's own layers, loss, gradients and optimiser, from these weights."""
+    """Trains these weights with PyTorch's layers, loss, gradients and optimiser."""
     spec, numbers, dataset, _, order = setup
-    torch.set_num_threads(1)  # so that the order of its sums depends on no number of cores
+    torch.set_num_threads(1)  # so that the order of summation does not depend on the cores
     dtype = getattr(torch, precision)
 
     def pixels(images: UInt8[np.ndarray, "b h w 1"]) -> torch.Tensor:
@@ -161,7 +161,7 @@ def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajecto
     network = TorchLeNet(model["channels"], model["features"]).to(dtype)
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
     settings = numbers["optimizer"]
-    learning_rate = float(np.float32(settings["learning_rate"]))  # what the step here computes with
+    learning_rate = float(np.float32(settings["learning_rate"]))  # as in lenet-jax's step
     optimizer = torch.optim.SGD(
         network.parameters(), lr=learning_rate, momentum=settings["momentum"]
     )
@@ -182,12 +182,12 @@ def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajecto
 
 
 def differences(one: Trajectory, other: Trajectory) -> Float[np.ndarray, " steps"]:
-    """How far the two losses of each step are apart, in nats."""
+    """The absolute difference of the two losses at each step, in nats."""
     return np.abs(one.losses - other.losses)
 
 
 def summarise(one: Trajectory, other: Trajectory) -> dict[str, Any]:
-    """The numbers that say how well two trajectories agree."""
+    """Measures of how well two trajectories agree."""
     apart = np.flatnonzero(differences(one, other) > TOLERANCE)
     equal = one.logits.argmax(axis=-1) == other.logits.argmax(axis=-1)
     return {
@@ -202,7 +202,7 @@ def summarise(one: Trajectory, other: Trajectory) -> dict[str, Any]:
 def plot(
     ours: Trajectory, theirs: Trajectory, gaps: dict[str, tuple[np.ndarray, str]], path: Path
 ) -> None:
-    """Draws the two loss curves of float64, and the differences, each with a name and a colour."""
+    """Draws the two loss curves in float64, and the differences by label, each with its colour."""
     from matplotlib.ticker import LogLocator
 
     steps = np.arange(len(ours.losses))
@@ -210,14 +210,14 @@ def plot(
         title = f"LeNet on MNIST: {len(steps)} steps from the same weights on the same batches"
         sheet.text(70, 24, title, size=11, weight="bold")
         curves, gap = sheet.axes(70, 76, 800, 230), sheet.axes(70, 366, 800, 280)
-        curves.set_title("training loss, nats (float64)")
+        curves.set_title("training loss (nats, float64)")
         curves.plot(steps, theirs.losses, color=THEIRS, linewidth=4, alpha=0.4, label="PyTorch")
         curves.plot(steps, ours.losses, color=OURS, linewidth=1, label="lenet-jax")
         curves.set_ylim(bottom=0)
         curves.legend(frameon=False)
-        gap.set_title("difference of the losses, nats")
+        gap.set_title("absolute difference of the losses (nats, log scale)")
         for name, (difference, colour) in gaps.items():
-            positive = np.where(difference > 0, difference, np.nan)  # 0 has no logarithm
+            positive = np.where(difference > 0, difference, np.nan)  # 0 is not on a log scale
             gap.plot(steps, positive, color=colour, linewidth=1, label=name)
         gap.axhline(TOLERANCE, color="black", linestyle=":", linewidth=1)
         gap.set_yscale("log")
@@ -236,8 +236,8 @@ def main() -> None:
     parser.add_argument(
         "--num_steps", type=int, default=300, choices=range(2, 860), metavar="N", help="up to 859"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights and data order")
-    parser.add_argument("--learning_rate", type=float, default=0.01, help="constant")
+    parser.add_argument("--seed", type=int, default=0, help="of initial weights, data order")
+    parser.add_argument("--learning_rate", type=float, default=0.01, help="constant learning rate")
     parser.add_argument("--output", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
 
@@ -273,12 +273,12 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.output / "torch_parity.json", json.dumps(record, indent=2) + "\n")
     gaps = {
-        "PyTorch float32 and itself, weights moved by one ulp": (
+        "PyTorch vs itself, initial weights moved by 1 ulp, float32": (
             differences(theirs32, moved32),
             ITSELF,
         ),
-        "lenet-jax and PyTorch, float32": (differences(ours32, theirs32), THEIRS),
-        "lenet-jax and PyTorch, float64": (differences(ours, theirs), OURS),
+        "lenet-jax vs PyTorch, float32": (differences(ours32, theirs32), THEIRS),
+        "lenet-jax vs PyTorch, float64": (differences(ours, theirs), OURS),
     }
     plot(ours, theirs, gaps, arguments.output / "torch_parity.png")
     print(json.dumps(found, indent=2))

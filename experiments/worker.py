@@ -1,8 +1,8 @@
-"""A peer of the benchmark in a process of its own, which works only while it is asked.
+"""A peer of the benchmark in its own process, idle between requests.
 
     python -m experiments.worker PEER
 
-It reads a JSON request a line on its standard input, and answers each with a line of JSON.
+Reads one JSON request per line on standard input and answers each with one line of JSON.
 """
 
 import json
@@ -19,12 +19,12 @@ from lenet_jax import data
 from lenet_jax.machine import cores
 
 OURS = "lenet-jax"
-# What `lenet_jax.main` sets before JAX starts.
+# As `lenet_jax.main` sets it before JAX starts.
 ENVIRONMENTS = {peer: {"JAX_NUM_CPU_DEVICES": str(cores())} for peer in (OURS, *POPULATIONS)}
 
 
 class Worker:
-    """A peer in a process of its own, which works only while it is asked."""
+    """Starts a peer in its own process and sends it requests."""
 
     def __init__(self, peer: str):
         self.peer = peer
@@ -43,7 +43,7 @@ class Worker:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit(f"the worker of {self.peer} ended with {self._process.wait()}")
+            raise SystemExit(f"the worker of {self.peer} exited with {self._process.wait()}")
         return json.loads(answer)
 
     def close(self) -> None:
@@ -54,24 +54,24 @@ class Worker:
 
 
 def work(peer: str) -> None:
-    """The worker's loop: a JSON request a line on stdin, a JSON answer a line on stdout."""
+    """The worker's loop: one JSON request per line on stdin, one JSON answer per line on stdout."""
     answers, sys.stdout = sys.stdout, sys.stderr
     dataset = data.load("mnist")
-    made = None
+    running = None
     for line in sys.stdin:
         request = json.loads(line)
         begun = time.perf_counter()
         match request["do"]:
             case "make":
                 network = Network(*map(tuple, request["network"]))
-                made = (PEERS | POPULATIONS)[peer](network, first_weights(network), dataset)
+                running = (PEERS | POPULATIONS)[peer](network, first_weights(network), dataset)
                 answer: Any = None
             case "train":
-                assert made is not None
-                answer = made.train(np.asarray(request["indices"]))
+                assert running is not None
+                answer = running.train(np.asarray(request["indices"]))
             case "evaluate":
-                assert made is not None
-                answer = made.evaluate()
+                assert running is not None
+                answer = running.evaluate()
             case "matmul":
                 answer = matmul_peak()
             case other:
@@ -100,11 +100,11 @@ def first_weights(network: Network) -> dict[str, np.ndarray]:
 
 
 def matmul_peak(size: int = 2048, repeats: int = 10) -> float:
-    """The best rate of a square float32 product, in FLOP/s."""
+    """The best measured rate of a square float32 matrix product, in FLOP/s."""
     import jax
     import jax.numpy as jnp
 
-    product = jax.jit(jnp.matmul)  # on all cores, by whichever library XLA prefers
+    product = jax.jit(jnp.matmul)  # on all cores, with the library that XLA chooses
     a = jax.random.normal(jax.random.key(0), (size, size))
     best = np.inf
     for _ in range(repeats + 1):

@@ -96,7 +96,7 @@ def get_config(arg=""):
 """
 CONFIGS = {
     "absent.py": (None, "no config file absent.py"),
-    "fine.py:smok": (SOURCE.format(""), "unknown config argument 'smok'; the one there is: smoke"),
+    "fine.py:smok": (SOURCE.format(""), "unknown config argument 'smok'; the only one is smoke"),
     "syntax.py": ("x = = 2", "syntax.py:1: SyntaxError: invalid syntax"),
     "raises.py": ("\n1 / 0", "raises.py:2: ZeroDivisionError: division by zero"),
     "imports.py": ("import absent_module", "imports.py:1: ModuleNotFoundError: No module named"),

@@ -1,10 +1,10 @@
-r"""Does a larger batch want a larger learning rate? 4 batch sizes × 5 rates, 3 seeds each.
+r"""Does a larger batch need a larger learning rate? 4 batch sizes × 5 learning rates, 3 seeds each.
 
     python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/batch_and_rate \
         --sweep=configs/sweeps/batch_and_rate.py --config.train.num_epochs=5
 
-The batch size shapes the program, so each is a group of its own; the rate is a number in it.
-Add `--dry_run` for the time on your machine: at 25 µs a model-image seven minutes.
+Each batch size needs its own compiled program, so it is a group; the learning rates share it.
+`--dry_run` prints the expected time on your machine: seven minutes at 25 µs per image and member.
 """
 
 from lenet_jax.sweeps.file import Sweep, product, sweep

@@ -1,11 +1,12 @@
-r"""How much of a result is luck? n seeds of one config: the honest error bar.
+r"""How much does a result vary with the seed? n seeds of one config.
 
     python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/seeds \
         --sweep=configs/sweeps/seeds.py
 
 The argument is the number of seeds: `--sweep=configs/sweeps/seeds.py:64`; 16 without one. A seed
-decides initial weights, data order and augmentation; sweep `seeds.init` or `seeds.order` to part
-them. Add `--dry_run` for the time on your machine: at 25 µs a model-image 17 s a seed (12 epochs).
+decides initial weights, data order and augmentation; sweep `seeds.init` or `seeds.order` to vary
+one of them. `--dry_run` prints the expected time on your machine: 17 s per seed (12 epochs) at
+25 µs per image and member.
 """
 
 from lenet_jax.sweeps.file import Sweep, sweep

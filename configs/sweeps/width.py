@@ -1,10 +1,10 @@
-r"""How wide need the network be? 4 widths of the convolutions × 3 of the linear layers, 3 seeds.
+r"""How wide must the network be? 4 widths of the convolutions × 3 of the linear layers × 3 seeds.
 
     python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/width \
         --sweep=configs/sweeps/width.py --config.train.num_epochs=5
 
-Every width shapes the program: 12 groups, each compiled once. Add `--dry_run` for the time on your
-machine; the widest members take most of it.
+Each width needs its own compiled program: 12 groups, each compiled once. `--dry_run` prints the
+expected time on your machine; the widest members take most of it.
 """
 
 from lenet_jax.sweeps.file import Sweep, product, sweep

@@ -88,7 +88,7 @@ def get_config(arg=""):
             "a",
             "mine.py:2: KeyError: 'a'",
         ),
-        (changed(""), "smok", "unknown config argument 'smok'; the one there is: smoke"),
+        (changed(""), "smok", "unknown config argument 'smok'; the only one is smoke"),
         (
             changed("config.train.batch_size = 'many'"),
             "",
