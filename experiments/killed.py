@@ -98,4 +98,4 @@ if __name__ == "__main__":
     from lenet_jax.runs import figures as report
 
     report.draw_figures = lambda *_: []
-    sys.exit(main.main(["lenet_jax.main", *sys.argv[2:]]))
+    sys.exit(main.main(sys.argv[2:]))

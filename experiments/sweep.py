@@ -5,4 +5,4 @@ import sys
 from lenet_jax.sweep import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv, "python -m experiments.sweep"))
+    sys.exit(main(sys.argv[1:], "python -m experiments.sweep"))

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from lenet_jax.config import Config
     from lenet_jax.inference.network import Network
 
-__all__ = ["load", "train"]
+__all__ = ["__version__", "load", "train"]
+
+__version__ = "0.1.0"
 
 
 def train(config: Config | str, workdir: str | Path | None = None) -> Network:

@@ -25,6 +25,7 @@ from lenet_jax.terminal import arguments as command
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
 
+PROGRAM = "python -m lenet_jax.export"
 SUFFIXES = {
     "stablehlo": ".stablehlo",
     "safetensors": ".safetensors",
@@ -38,9 +39,14 @@ TOLERANCE = 1e-5  # per unit of the largest logit, or absolute below 1
 Predict = Callable[[np.ndarray], np.ndarray]  # from pixels to logits
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command: the exit code."""
-    parser = command.make_parser("lenet_jax.export", "Write a trained network for other programs.")
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
+    """Runs the command: the exit code.
+
+    Args:
+      argv: its arguments.
+      program: what starts it, for the help.
+    """
+    parser = command.make_parser(program, "Write a trained network for other programs.")
     parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="what to write")
     parser.add_argument("--out", metavar="FILE", help="default: in the folder `export` of DIR")
     arguments = parser.parse_args(argv)

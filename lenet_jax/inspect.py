@@ -19,15 +19,21 @@ if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
     from lenet_jax.report.findings import Example, Findings
 
+PROGRAM = "python -m lenet_jax.inspect"
 DESCRIPTION = (
     "Show what a trained network has learned, in pictures and on one page: what excites its"
     " filters, one image's way through it, what it gets wrong, and how sure it is."
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command: the exit code."""
-    parser = command.make_parser("lenet_jax.inspect", DESCRIPTION, weights=False)
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
+    """Runs the command: the exit code.
+
+    Args:
+      argv: its arguments.
+      program: what starts it, for the help.
+    """
+    parser = command.make_parser(program, DESCRIPTION, weights=False)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--index", type=int, metavar="N", help="follow test image N, from 0 on")
     which.add_argument("--image", metavar="FILE", help="follow this PNG or JPEG")

@@ -6,6 +6,7 @@ STARTED = time.perf_counter()  # before the imports, which are part of the way t
 
 import os  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 
 from absl import flags  # noqa: E402
 
@@ -13,26 +14,32 @@ from lenet_jax import machine  # noqa: E402
 from lenet_jax.config import flags as command_line  # noqa: E402
 from lenet_jax.errors import UserError, WriteError  # noqa: E402
 
+PROGRAM = "python -m lenet_jax.main"
 MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
 
 # Kernels whose sums have one order, and no choice of kernels by the clock.
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
 
-def main(argv: list[str]) -> int:
-    """Parses the flags and runs; the exit code."""
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
+    """Parses the flags and runs; the exit code.
+
+    Args:
+      argv: its arguments.
+      program: what starts it, for the help and for the command that resumes.
+    """
     flag_values = command_line.make_flags()
     flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values)
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
     try:
-        config = command_line.parse(argv, flag_values)
+        config = command_line.parse([program, *argv], flag_values, program)
         if flag_values.deterministic:
             os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
         machine.use_compilation_cache()
         machine.use_cores()
         from lenet_jax.runs.run import run  # late: a mistake on the command line is told at once
 
-        command = ["python", "-m", "lenet_jax.main", *argv[1:]]
+        command = [*program.split(), *argv]
         return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -42,4 +49,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:]))

@@ -11,15 +11,21 @@ from lenet_jax.terminal import arguments as command
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
 
+PROGRAM = "python -m lenet_jax.predict"
 DESCRIPTION = (
     "Say what is on pictures. A drawn or photographed sign may have any size and shade: it is"
     " made like the images that the network was trained on."
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs the command: the exit code, 2 if any picture could not be read."""
-    parser = command.make_parser("lenet_jax.predict", DESCRIPTION)
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
+    """Runs the command: the exit code, 2 if any picture could not be read.
+
+    Args:
+      argv: its arguments.
+      program: what starts it, for the help.
+    """
+    parser = command.make_parser(program, DESCRIPTION)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)

@@ -10,6 +10,7 @@ The same command again goes on with the chunks that are missing. `--dry_run` sho
 
 import re
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -19,19 +20,19 @@ from lenet_jax.machine import use_compilation_cache, use_cores
 from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE
 from lenet_jax.sweeps import file as sweep_file
 
-COMMAND = "python -m lenet_jax.sweep"
+PROGRAM = "python -m lenet_jax.sweep"
 
 
-def main(argv: list[str], command: str = COMMAND) -> int:
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     """Parses the flags and runs the sweep; the exit code.
 
     Args:
-      argv: the program's name, then its arguments.
-      command: what starts the program, for the help and for the command that resumes.
+      argv: its arguments.
+      program: what starts it, for the help and for the command that resumes.
     """
     flag_values = make_flags()
     try:
-        config = command_line.parse(argv, flag_values, command)
+        config = command_line.parse([program, *argv], flag_values, program)
         given = [path for path, _ in command_line.overrides(flag_values)]
         if not flag_values.sweep:
             raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
@@ -55,7 +56,7 @@ def main(argv: list[str], command: str = COMMAND) -> int:
             collect=flag_values.collect,
             dry_run=flag_values.dry_run,
         )
-        return sweep_run.run(config, members, options, [*command.split(), *argv[1:]])
+        return sweep_run.run(config, members, options, [*program.split(), *argv])
     except UserError as error:
         print(error, file=sys.stderr)
         return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
@@ -108,4 +109,4 @@ def _parse_worker(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(main(sys.argv[1:]))

@@ -20,14 +20,20 @@ from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage.weights import printable
 from lenet_jax.terminal.arguments import Parser
 
+PROGRAM = "python -m lenet_jax.torch_bridge"
 EVAL_BATCH = 500  # images per forward pass
 MISTAKE, UNWRITABLE = 2, 4
 
 
-def main(argv: Sequence[str]) -> int:
-    """Runs a command: the exit code."""
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
+    """Runs a command: the exit code.
+
+    Args:
+      argv: its arguments.
+      program: what starts it, for the help.
+    """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser(program).parse_args(argv)
         arguments.function(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
@@ -152,9 +158,9 @@ def _numbers(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not X or X,Y,Z") from error
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m lenet_jax.torch_bridge",
+        prog=program,
         description="Look at, convert and test LeNets that PyTorch or this package trained.",
         epilog="FILE is .safetensors, .pt or .pth (these two need torch), a run directory, or, with"
         " --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2, fc3; the"

@@ -31,7 +31,7 @@ def test_the_run_decides_the_exit_code(monkeypatch, code):
 
     monkeypatch.setattr(run, "run", record)
     arguments = [f"{CONFIG}:smoke", "--workdir=a folder", "--config.seed=3"]
-    assert main(["main", *arguments]) == code
+    assert main(arguments) == code
     ((config, workdir, command, started),) = calls
     assert (config.seed, config.train.num_epochs) == (3, 2)
     assert workdir == "a folder"
@@ -44,7 +44,7 @@ def test_ctrl_c_before_training_is_no_traceback(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupt)
-    assert main(["main", CONFIG, "--workdir=run"]) == 130
+    assert main([CONFIG, "--workdir=run"]) == 130
     assert capsys.readouterr() == ("", "")
 
 
@@ -74,7 +74,7 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(environment, cache
 def test_what_a_gpu_needs_is_set_before_jax_starts(monkeypatch, arguments, before, after):
     os.environ["XLA_FLAGS"] = before
     monkeypatch.setattr(run, "run", lambda *_, **__: 0)
-    assert main(["main", CONFIG, "--workdir=run", *arguments]) == 0
+    assert main([CONFIG, "--workdir=run", *arguments]) == 0
     assert os.environ["XLA_FLAGS"] == after
 
 

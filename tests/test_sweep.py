@@ -34,7 +34,7 @@ def environment(monkeypatch):
     ],
 )
 def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, flags, words):
-    assert sweep.main(["sweep", *FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
+    assert sweep.main([*FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
     told = capsys.readouterr().err
     assert words in told
     assert len(told.splitlines()) <= 3
@@ -43,7 +43,7 @@ def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, fla
 
 def test_a_run_directory_is_no_sweeps(environment, tmp_path, capsys):
     (tmp_path / "run.json").write_text("{}")
-    assert sweep.main(["sweep", *FLAGS, f"--workdir={tmp_path}"]) == 2
+    assert sweep.main([*FLAGS, f"--workdir={tmp_path}"]) == 2
     assert "holds a run; take another --workdir" in capsys.readouterr().err
 
 

@@ -303,7 +303,7 @@ TOOLS = [
 
 
 def run_sweep(arguments):
-    return sweep.main(["sweep", *arguments])
+    return sweep.main(arguments)
 
 
 SWEEP = "from lenet_jax.sweeps.file import *\ndef get_sweep():\n    return {}\n"
@@ -338,7 +338,7 @@ def place(tmp_path_factory):
             (path / name.partition(":")[0]).write_text(text)
     with mock.patch.dict(os.environ), contextlib.chdir(path):  # noqa: SIM117
         with contextlib.redirect_stdout(io.StringIO()):
-            assert main.main(["main", *run_arguments("run", 2)]) == 0
+            assert main.main(run_arguments("run", 2)) == 0
     return path
 
 
@@ -375,7 +375,7 @@ def check(capsys, function, arguments, line):
 
 
 def run_main(arguments):
-    return main.main(["main", *arguments])
+    return main.main(arguments)
 
 
 @pytest.mark.parametrize(("arguments", "line"), FLAGS)

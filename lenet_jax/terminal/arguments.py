@@ -25,15 +25,15 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{words}\nSee {self.prog} --help.")
 
 
-def make_parser(module: str, description: str, *, weights: bool = True) -> Parser:
+def make_parser(program: str, description: str, *, weights: bool = True) -> Parser:
     """A parser with the flags that name a trained network: --workdir, --weights, --member.
 
     Args:
-      module: the command's module, `lenet_jax.predict`.
+      program: what starts the command: `python -m lenet_jax.predict`.
       description: what the command does.
       weights: whether a bare file of weights will do.
     """
-    parser = Parser(f"python -m {module}", description=description, allow_abbrev=False)
+    parser = Parser(program, description=description, allow_abbrev=False)
     parser.add_argument("--workdir", metavar="DIR", help="a run directory, or a sweep's")
     if weights:
         parser.add_argument("--weights", metavar="FILE", help="a file: .safetensors, .pt or .pth")

@@ -1,0 +1,62 @@
+"""The console script `lenet-jax`: each of its commands is the `main` of a module.
+
+    lenet-jax train --config=FILE.py --workdir=DIR
+
+is `python -m lenet_jax.main --config=FILE.py --workdir=DIR`, and so for the others.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import lenet_jax
+from lenet_jax.errors import UserError
+from lenet_jax.terminal import arguments
+
+# Of each command its module and what it does. A module is imported when its command is run.
+COMMANDS = {
+    "train": ("main", "train a network, or resume a run"),
+    "sweep": ("sweep", "train many networks from one sweep file"),
+    "inspect": ("inspect", "show what a trained network has learned"),
+    "predict": ("predict", "classify images"),
+    "export": ("export", "write a trained network for other programs"),
+    "torch-bridge": ("torch_bridge", "inspect, convert and evaluate PyTorch weights"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command: its exit code.
+
+    Args:
+      argv: the command and its arguments; None: those of the process.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return arguments.run(_run, argv)
+
+
+def _run(argv: Sequence[str]) -> int:
+    name, *rest = argv or ["--help"]
+    if name in ("--help", "-h"):
+        print(help_text())
+        return 0
+    if name == "--version":
+        print(f"lenet-jax {lenet_jax.__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version"], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the commands: {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {name!r}; {hint}")
+    module = importlib.import_module(f"lenet_jax.{COMMANDS[name][0]}")
+    return module.main(rest, f"lenet-jax {name}")
+
+
+def help_text() -> str:
+    """Returns the usage and a line for each command."""
+    rows = [f"  {name:<14}{meaning}" for name, (_, meaning) in COMMANDS.items()]
+    usage = ["lenet-jax COMMAND [ARGUMENT ...]", "lenet-jax --version"]
+    return "\n".join([*usage, "", *rows, "", "lenet-jax COMMAND --help shows its arguments."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+import lenet_jax
+from lenet_jax import cli
+from tests.support.root import ROOT
+
+
+def test_alone_it_lists_its_commands(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^  ([\w-]+) ", out, re.MULTILINE) == list(cli.COMMANDS)
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lenet-jax {lenet_jax.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("sweeep", "did you mean sweep?"),
+        ("torch_bridge", "did you mean torch-bridge?"),
+        ("--versoin", "did you mean --version?"),
+        ("qqq", "the commands: train, sweep, inspect, predict, export, torch-bridge"),
+    ],
+)
+def test_an_unknown_command_is_a_short_error(capsys, word, hint):
+    assert cli.main([word, "--workdir=x"]) == 2
+    out, error = capsys.readouterr()
+    assert (out, error) == ("", f"unknown command {word!r}; {hint}\n")
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_help_names_the_program_as_it_was_started(capsys, name):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0
+    assert f"lenet-jax {name}" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_user_s_mistake_in_a_command_is_its_exit_code(capsys):
+    assert cli.main(["predict", "a.png"]) == 2
+    assert capsys.readouterr().err.startswith("missing --workdir=DIR")
+
+
+def test_the_help_does_not_wait_for_jax():
+    program = "import sys; from lenet_jax import cli; cli.main([]); sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
