@@ -16,8 +16,8 @@ import lenet_jax
 def main(folder: Path) -> None:
     """Writes the pages into a folder; `index.html` lists them."""
     warnings.simplefilter("error")
-    # Modules are named one by one, as pdoc leaves out those of a package with `__all__`; others come
-    # twice.
+    # Modules are named one by one, because pdoc leaves out those of a package with `__all__`. Those
+    # of the other packages come twice.
     warnings.filterwarnings("ignore", "The module specification .* has already been added")
     warnings.filterwarnings("ignore", ".*ArrayTree failed")  # a forward reference of optax
     pdoc.render.configure(docformat="google")
