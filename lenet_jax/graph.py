@@ -1,7 +1,7 @@
-"""The computation graph of a forward pass, to read: `python -m lenet_jax.graph --backend plain`.
+"""Prints the computation graph of a forward pass: `python -m lenet_jax.graph --backend plain`.
 
-PyTorch records its graph while the forward pass runs and hangs it on the output (`out.grad_fn`).
-JAX traces the function once, before it runs, into a jaxpr; this prints it.
+PyTorch records its graph while the forward pass runs and attaches it to the output (`out.grad_fn`).
+JAX traces the function once, before it runs, to a jaxpr; this module formats it as text.
 """
 
 import argparse
@@ -17,19 +17,19 @@ from jaxtyping import Array, PyTree
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
 
-UNKNOWN = "…"  # an input of a loop's or a branch's body
+UNKNOWN = "…"  # an input of the body of a loop or branch
 
 
 class Operation(NamedTuple):
     """One line of the graph.
 
     Attributes:
-      layer: the `jax.named_scope` it was called in; empty outside of any.
-      depth: how many operations it is a part of.
-      name: the primitive, or the function that has a derivative of its own.
-      output: dtype and shape, as `float32[1,28,28,6]`.
-      inputs: `%n` for what line n gives (`%n[i]` for one thing of several), names of parameters
-        and of x, numbers.
+      layer: its `jax.named_scope`; empty outside any scope.
+      depth: the number of operations that enclose it.
+      name: the primitive, or the function with a custom derivative.
+      output: dtype and shape, such as `float32[1,28,28,6]`.
+      inputs: `%n` for the output of line n (`%n[i]` if it has several), names of parameters and
+        of x, and literals.
     """
 
     layer: str
@@ -40,16 +40,16 @@ class Operation(NamedTuple):
 
 
 def describe(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> str:
-    """The operations of `forward(params, x)` as lines of text, in the order that they run.
+    """The operations of `forward(params, x)` as lines of text, in execution order.
 
-    A line has its number, the layer, the operation, what comes out, and its inputs: `%3` is what
-    line 3 gives. The parts of a function with a derivative of its
-    own (`custom_vjp`, `custom_jvp`) stand indented below it, as do the bodies of loops.
+    Each line has a number, the layer, the operation, its output and its inputs; `%3` is the output
+    of line 3. The operations of a function with a custom derivative (`custom_vjp`, `custom_jvp`)
+    are indented below it, as are the bodies of loops.
 
     Args:
-      forward: a function that can be traced; its layers are named by `jax.named_scope`.
-      params: what it is called with first; arrays or `jax.ShapeDtypeStruct`.
-      x: what it is called with second, likewise.
+      forward: a traceable function; its layers are named by `jax.named_scope`.
+      params: its first argument: arrays or `jax.ShapeDtypeStruct`s.
+      x: its second argument, likewise.
     """
     lines = operations(forward, params, x)
     cells = [
@@ -65,7 +65,7 @@ def describe(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> s
 
 
 def operations(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) -> list[Operation]:
-    """The operations of `forward(params, x)`, in the order that they run; see `describe`."""
+    """The operations of `forward(params, x)` in execution order; see `describe`."""
     closed = jax.make_jaxpr(forward)(params, x)
     inputs = [*_leaf_names(params, ""), *_leaf_names(x, "x")]
     graph: list[Operation] = []
@@ -76,7 +76,7 @@ def operations(forward: Callable[[Any, Any], Any], params: PyTree, x: PyTree) ->
 def _append(
     graph: list[Operation], jaxpr: Jaxpr, inputs: Sequence[str], layer: str, depth: int
 ) -> list[str]:
-    """Adds a jaxpr's operations; where its outputs come from."""
+    """Appends a jaxpr's operations; returns the names of its outputs."""
     names: dict[Var, str] = dict.fromkeys(jaxpr.constvars, "constant")
     names |= zip(jaxpr.invars, inputs, strict=True)
 
@@ -87,7 +87,7 @@ def _append(
         scope = str(equation.source_info.name_stack) or layer
         sources = [name_of(atom) for atom in equation.invars]
         bodies = list(_bodies(equation.params))
-        if equation.primitive.name == "jit":  # of jax.numpy's own functions: nothing to tell
+        if equation.primitive.name == "jit":  # jax.numpy's own functions are jitted: inline them
             outputs = _append(graph, bodies[0], sources, scope, depth)
         else:
             name = equation.primitive.name
@@ -128,13 +128,13 @@ def _leaf_names(tree: PyTree, root: str) -> list[str]:
 
 
 def main() -> None:
-    """Prints the graph of the notes' network for one image."""
+    """Prints the graph of LeNet for one image."""
     parser = argparse.ArgumentParser(description="Prints the computation graph of LeNet.")
     parser.add_argument(
         "--backend",
         choices=get_args(ops.Backend),
         default="auto",
-        help="how conv → pool is computed: as it runs, or plainly (default: %(default)s)",
+        help="implementation of the layers; auto: the one that runs here (default: %(default)s)",
     )
     backend = parser.parse_args().backend
     model = nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0)))

@@ -49,7 +49,7 @@ def test_the_native_network_is_two_convolutions_and_three_products():
     assert not {"conv_general_dilated", "dot_general"} & set(names)
 
 
-def test_a_function_with_its_own_derivative_stands_above_its_parts():
+def test_a_function_with_a_custom_derivative_precedes_its_operations():
     operations = lenet_operations("phase")
     at = next(i for i, op in enumerate(operations) if op.name == "max_over_phases (custom_vjp)")
     assert operations[at].depth == 0 and operations[at + 1].depth == 1
@@ -80,12 +80,12 @@ def test_bodies_of_loops_and_branches_are_shown():
         return jax.lax.scan(lambda carry, w: (carry * w, carry), x, params)
 
     operations = graph.operations(forward, jnp.ones((5, 3)), jnp.ones(3))
-    parts = [(op.name, op.inputs) for op in operations if op.depth == 1]
-    assert ("sin", (graph.UNKNOWN,)) in parts and ("cos", (graph.UNKNOWN,)) in parts
-    assert any(name == "mul" and "…" not in inputs for name, inputs in parts)
+    inner = [(op.name, op.inputs) for op in operations if op.depth == 1]
+    assert ("sin", (graph.UNKNOWN,)) in inner and ("cos", (graph.UNKNOWN,)) in inner
+    assert any(name == "mul" and "…" not in inputs for name, inputs in inner)
 
 
-def test_the_command_prints_the_backend_that_was_asked_for(monkeypatch, capsys):
+def test_the_command_prints_the_requested_backend(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["graph", "--backend", "plain"])
     graph.main()
     text = capsys.readouterr().out

@@ -80,8 +80,11 @@ OVERRIDES = [
     ("checkpoint.every_epochs=0", "checkpoint.every_epochs=0: must be an integer of at least 1"),
     ("model.num_classes=7", "config.model.num_classes is 7, but the data 'mnist' has 10"),
     ("model.in_channels=3", "config.model.in_channels is 3, but the data 'mnist' has 1"),
-    ("data.valid_examples=60000", "data.valid_examples is 60000; of 60000 training images 0 to"),
-    ("data.train_examples=60000", "data.train_examples is 60000; it must be 1 to 55000, what"),
+    (
+        "data.valid_examples=60000",
+        "data.valid_examples is 60000; it must be 0 to 59999, fewer than",
+    ),
+    ("data.train_examples=60000", "data.train_examples is 60000; it must be 1 to 55000, the"),
     ("data.image_size=16", "images of 28×28 cannot be padded to data.image_size=16; try data.fit"),
     ("data.name=", "data.name='': must be text, and not empty"),
     ("data.name=./absent", "data.name: there is no folder absent"),
@@ -137,7 +140,7 @@ FOLDERS = {
         struct.pack(">2xBBI", 8, 1, 2**31) + b"xx",
         "is truncated: its header claims 2147483648 bytes, more than it can hold",
     ),
-    "floats": (TRAIN, idx(np.zeros((90, 16, 16), "<f4"), 13), "has values of idx type 0x0d; only"),
+    "floats": (TRAIN, idx(np.zeros((90, 16, 16), "<f4"), 13), "has idx type 0x0d; only"),
     "flat": (
         TRAIN,
         idx(np.zeros((90, 256), np.uint8)),

@@ -1,4 +1,4 @@
-"""Datasets as uint8 arrays, and the formats they are read from."""
+"""Datasets as uint8 arrays, and readers of the supported formats."""
 
 from lenet_jax.data.dataset import Dataset, Split, fit_images, load
 

@@ -1,6 +1,6 @@
-"""Image-classification data as arrays on the host: the embedded MNIST, idx files, or TFDS.
+"""Image-classification datasets as arrays in host memory: the embedded MNIST, idx files, or TFDS.
 
-TFDS and Pillow are imported only where a dataset asks for them; TensorFlow never is.
+TFDS and Pillow are imported only when a dataset needs them; TensorFlow never is.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from lenet_jax.errors import UserError
 
 EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
 FITS = ("pad", "resize")
-RULES_VERSION = 1  # of the fit and the split below; another rule is another fingerprint
+RULES_VERSION = 1  # of the fit and split rules below; part of every fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """What one run trains, chooses and reports on.
+    """The training, validation and test splits of one dataset.
 
     Attributes:
-      name: as it was asked for.
-      fingerprint: SHA-256, in hex, of all that decides the arrays: the source's bytes, the class
-        names, the fit and the split. Where the source lies does not matter, nor whether it is
-        gzipped.
+      name: as requested.
+      fingerprint: SHA-256, in hex, of everything that determines the arrays: the source's content,
+        the class names, the fit and the split. It does not depend on where the source is stored or
+        whether it is gzipped.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are, seen or not."""
+        """The number of classes, including those without examples."""
         return len(self.class_names)
 
     @property
@@ -75,30 +75,30 @@ def load(
 ) -> Dataset:
     """Loads a dataset and splits its training images into train and validation.
 
-    The validation images are those whose numbers are smallest among the 64-bit numbers that NumPy's
-    PCG64, seeded with `split_seed`, draws for the training images in file order; `train_examples`
-    keeps those that come next. Both stay in file order. The rule is the same for every NumPy, and a
-    smaller `train_examples` is a subset of a larger one.
+    NumPy's PCG64, seeded with `split_seed`, draws a 64-bit number for each training image in file
+    order. The images with the smallest numbers are the validation split; `train_examples` keeps
+    those that come next. Both splits stay in file order. The rule does not depend on NumPy's
+    version, and a smaller `train_examples` gives a subset of a larger one.
 
     Args:
-      name: `mnist`, the embedded copy; or a folder of idx files (see `idx.read_idx_folder`), which
-        is whatever exists as a folder or starts like a path (`/`, `./`, `../`, `~`); or a TFDS
-        name, with config and version if need be: `fashion_mnist`, `emnist/letters`. The prefix
+      name: `mnist` for the embedded copy; a folder of idx files (see `idx.read_idx_folder`), that
+        is, any name that exists as a folder or starts like a path (`/`, `./`, `../`, `~`); or a
+        TFDS name, optionally with config and version: `fashion_mnist`, `emnist/letters`. The prefix
         `tfds:` forces TFDS: `tfds:mnist` is TFDS's own copy. The MNIST family is downloaded and
-        prepared on first use; any other TFDS dataset must have been prepared as array_record. Its
-        test split is `test`, or `validation` where there is none.
-      data_dir: folder of prepared TFDS datasets, and of their decoded arrays under `lenet_jax`.
-        None: TFDS's own default, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-      image_size: height and width of the images that come out, in pixels.
-      fit: what to do with images of another size: `pad` puts them into the middle of zeros,
-        `resize` stretches or shrinks both sides (bilinear, antialiased).
-      valid_examples: training images to set aside for validation; 0 is allowed.
-      split_seed: which ones those are; not negative.
-      train_examples: how many of the others to train on; None: all.
+        prepared on first use; any other TFDS dataset must already be prepared as array_record. The
+        test split is `test`, or `validation` if there is none.
+      data_dir: folder of prepared TFDS datasets and, under `lenet_jax`, of their decoded arrays.
+        None: TFDS's default, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+      image_size: height and width of the returned images, in pixels.
+      fit: how images of another size are fitted: `pad` centres them on zeros, `resize` scales both
+        sides (bilinear, antialiased).
+      valid_examples: number of training images held out for validation; may be 0.
+      split_seed: seed of the validation split; not negative.
+      train_examples: number of the remaining images to train on; None: all.
 
     Raises:
-      UserError: there is no such data, it is broken, it is not image classification, or it cannot
-        be fitted or split as asked.
+      UserError: the data do not exist, are damaged, are not image classification, or cannot be
+        fitted or split as requested.
     """
     if fit not in FITS:
         raise UserError(f"data.fit is {fit!r}; it must be one of {', '.join(FITS)}")
@@ -136,17 +136,17 @@ def load(
 def split_indices(
     num_examples: int, valid_examples: int, split_seed: int, train_examples: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which examples are train and which validation, by the rule that `load` states.
+    """Returns the indices of the training and of the validation examples; see `load`.
 
     Raises:
-      UserError: there are not that many examples, or a number is out of its range.
+      UserError: there are too few examples, or an argument is out of range.
     """
     if split_seed < 0:
         raise UserError(f"data.split_seed is {split_seed}; it must not be negative")
     if not 0 <= valid_examples < num_examples:
         raise UserError(
-            f"data.valid_examples is {valid_examples}; of {num_examples} training images "
-            f"0 to {num_examples - 1} can be set aside"
+            f"data.valid_examples is {valid_examples}; it must be 0 to {num_examples - 1}, "
+            f"fewer than the {num_examples} training images"
         )
     left = num_examples - valid_examples
     if train_examples is None:
@@ -154,9 +154,9 @@ def split_indices(
     if not 1 <= train_examples <= left:
         raise UserError(
             f"data.train_examples is {train_examples}; it must be 1 to {left}, "
-            f"what valid_examples={valid_examples} leaves of {num_examples}"
+            f"the images that valid_examples={valid_examples} leaves of {num_examples}"
         )
-    # NumPy promises the raw numbers of a bit generator for ever, but not its permutations.
+    # NumPy guarantees the raw stream of a bit generator across versions, but not permutations.
     draws = np.random.PCG64(split_seed).random_raw(num_examples)
     order = np.argsort(draws, kind="stable")
     valid, train = np.split(order[: valid_examples + train_examples], [valid_examples])
@@ -166,12 +166,12 @@ def split_indices(
 def fit_images(
     images: UInt8[np.ndarray, "n h w c"], size: int, fit: str
 ) -> UInt8[np.ndarray, "n size size c"]:
-    """Brings images to size × size pixels, by `pad` or `resize` as `load` says.
+    """Fits images to size × size pixels by `pad` or `resize`; see `load`.
 
-    Padding of an odd number of pixels has the odd one below and to the right.
+    If the padding is odd, the extra pixel is at the bottom or at the right.
 
     Raises:
-      UserError: the images are larger than what they should be padded to.
+      UserError: the images are too large to be padded.
     """
     count, height, width, channels = images.shape
     if height == width == size:
@@ -203,7 +203,7 @@ def _is_folder(name: str) -> bool:
 def _expand(path: str | os.PathLike[str]) -> pathlib.Path:
     try:
         return pathlib.Path(path).expanduser()
-    except RuntimeError as error:  # `~name` of nobody
+    except RuntimeError as error:  # `~name` of an unknown user
         raise UserError(f"{path}: {error}") from error
 
 
@@ -212,9 +212,9 @@ def _verify_embedded_mnist() -> None:
         expected, file_name = line.split()
         path = EMBEDDED_MNIST / file_name
         if path.suffix != ".gz":
-            continue  # the sums of the contents, which those of the archives imply
+            continue  # the hash of an archive's content, implied by the archive's own
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise UserError(f"the embedded {path} is missing or damaged; install lenet-jax again")
+            raise UserError(f"the embedded {path} is missing or damaged; reinstall lenet-jax")
 
 
 def _load_folder(folder: pathlib.Path) -> tuple[Split, Split, tuple[str, ...], tuple[str, ...]]:

@@ -1,8 +1,8 @@
-"""Reader of idx files, the format in which the MNIST family is published.
+"""Reader for idx files, the format in which the MNIST family is published.
 
-An idx file is two zero bytes, a type code (8 for uint8), the number of dimensions, one big-endian
-32-bit size for each, and the values in C order. Read here are values of uint8, from a file that is
-plain or gzipped, whatever its name says.
+An idx file consists of two zero bytes, a type code (8 for uint8), the number of dimensions, one
+big-endian 32-bit size per dimension, and the values in C order. Only uint8 values are supported, in
+plain or gzipped files, regardless of the file name.
 
 Source: "The IDX file format", at the foot of http://yann.lecun.com/exdb/mnist/.
 """
@@ -22,12 +22,12 @@ from jaxtyping import UInt8
 from lenet_jax.errors import UserError
 
 UINT8_CODE = 0x08
-MAX_DEFLATE_RATIO = 1032  # deflate packs at most 258 bytes into two bits
+MAX_DEFLATE_RATIO = 1032  # deflate encodes at most 258 bytes in two bits
 CHUNK_BYTES = 1 << 20
 
 
 class Labelled(NamedTuple):
-    """Images and one label for each, as they are on disk."""
+    """Images and their labels, as stored on disk."""
 
     images: UInt8[np.ndarray, "n h w c"]
     labels: UInt8[np.ndarray, " n"]
@@ -41,7 +41,7 @@ def read_idx(path: pathlib.Path) -> UInt8[np.ndarray, "..."]:
 
     Raises:
       UserError: the file cannot be read, or is not exactly one idx array of uint8. A header that
-        claims more than the file can hold is refused before memory is taken for it.
+        claims more than the file can hold is refused before any memory is allocated.
     """
     try:
         with path.open("rb") as file:
@@ -51,15 +51,15 @@ def read_idx(path: pathlib.Path) -> UInt8[np.ndarray, "..."]:
 
 
 def read_idx_stream(file: io.BufferedIOBase, size: int, where: str) -> UInt8[np.ndarray, "..."]:
-    """Reads an idx file, gzipped or not, that is already open.
+    """Reads an open idx file, gzipped or not.
 
     Args:
       file: seekable, at its start.
-      size: the bytes it stores.
-      where: what an error calls it.
+      size: its size in bytes.
+      where: its name in error messages.
 
     Raises:
-      UserError: as `read_idx`.
+      UserError: as for `read_idx`.
     """
     is_gzip = file.read(2) == b"\x1f\x8b"
     file.seek(0)
@@ -79,7 +79,7 @@ def _read_array(stream: io.BufferedIOBase, max_bytes: int, where: str) -> UInt8[
         raise UserError(f"{where} is not an idx file: it starts with {start}")
     code, ndim = magic[2:]
     if code != UINT8_CODE:
-        raise UserError(f"{where} has values of idx type 0x{code:02x}; only uint8 (0x08) is read")
+        raise UserError(f"{where} has idx type 0x{code:02x}; only uint8 (0x08) is supported")
     if not 1 <= ndim <= 4:
         raise UserError(f"{where} claims {ndim} dimensions; images have 3 or 4, labels 1")
     sizes = stream.read(4 * ndim)
@@ -109,17 +109,17 @@ def _read_array(stream: io.BufferedIOBase, max_bytes: int, where: str) -> UInt8[
 
 
 def read_idx_folder(folder: pathlib.Path) -> tuple[Labelled, Labelled]:
-    """Reads a folder of idx files under the names that MNIST gave them.
+    """Reads a folder of idx files named as in MNIST.
 
-    The names are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the same with `t10k` or
-    `test`. `.gz` may follow, `idx4` stand for `idx3`, and a dot for the dash before `idx`. Of a
-    file that lies there both plain and gzipped, the plain one is read.
+    The names are `train-images-idx3-ubyte` and `train-labels-idx1-ubyte`, and the same with `t10k`
+    or `test` instead of `train`. They may end in `.gz`, have `idx4` instead of `idx3`, and a dot
+    instead of the dash before `idx`. A plain file takes precedence over its gzipped copy.
 
     Returns:
-      Train and test, whatever their count; all images have one shape (h, w, c), with c 1 or 3.
+      The training and the test set. All images have the same shape (h, w, c), with c 1 or 3.
 
     Raises:
-      UserError: a file is missing or broken, or two of them do not fit each other.
+      UserError: a file is missing or damaged, or two files are inconsistent.
     """
     images_path = _find(folder, ("train",), "images", ("idx3", "idx4"))
     labels_path = _find(folder, ("train",), "labels", ("idx1",))
@@ -137,7 +137,7 @@ def read_idx_folder(folder: pathlib.Path) -> tuple[Labelled, Labelled]:
     if test.labels.max() > train.labels.max():
         raise UserError(
             f"{test_labels_path} has label {test.labels.max()}; "
-            f"those of {labels_path.name} end at {train.labels.max()}"
+            f"the largest in {labels_path.name} is {train.labels.max()}"
         )
     return train, test
 
@@ -148,11 +148,10 @@ def pair(
     images_name: str | pathlib.Path,
     labels_name: str | pathlib.Path,
 ) -> Labelled:
-    """Puts images, (n, h, w) or (n, h, w, c), and labels together; an error calls them by name.
+    """Combines images, (n, h, w) or (n, h, w, c), with their labels; names are for error messages.
 
     Raises:
-      UserError: the shapes are not those of images or labels, c is not 1 or 3, or their counts
-        differ.
+      UserError: a shape is not that of images or labels, c is not 1 or 3, or the counts differ.
     """
     if images.ndim == 3:
         images = images[..., None]
@@ -179,13 +178,13 @@ def _find(
         for idx_name in idx_names
     ]
     paths = [folder / (stem + suffix) for stem in stems for suffix in ("", ".gz")]
-    found = [path for path in paths if path.is_file()]
-    if not found:
+    existing = [path for path in paths if path.is_file()]
+    if not existing:
         names = " or ".join(f"{prefix}-{kind}-{idx_names[0]}-ubyte" for prefix in prefixes)
         raise UserError(f"{folder} has no file {names}, plain or with .gz")
-    if len({path.name.removesuffix(".gz") for path in found}) > 1:
-        raise UserError(f"{folder} has both {found[0].name} and {found[-1].name}; keep one")
-    return found[0]
+    if len({path.name.removesuffix(".gz") for path in existing}) > 1:
+        raise UserError(f"{folder} has both {existing[0].name} and {existing[-1].name}; keep one")
+    return existing[0]
 
 
 def _by(images: UInt8[np.ndarray, "n h w c"]) -> str:

@@ -1,6 +1,6 @@
-"""TFDS image classification as arrays: decoded once, then cached as plain `.npy` files.
+"""TFDS image-classification datasets as arrays: decoded once, then cached as `.npy` files.
 
-TFDS and Pillow are imported only when there is something to decode; TensorFlow never is.
+TFDS and Pillow are imported only for decoding; TensorFlow never is.
 """
 
 import difflib
@@ -20,7 +20,7 @@ from jaxtyping import Int32, UInt8
 from lenet_jax.errors import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-CHUNK = 1024  # examples read at once
+CHUNK = 1024  # examples per read
 NAME = re.compile(r"\w+(/[\w.-]+)?(:[\d.*]+)?")
 
 Fit = Callable[[UInt8[np.ndarray, "n h w c"]], UInt8[np.ndarray, "n size size c"]]
@@ -29,26 +29,26 @@ Fit = Callable[[UInt8[np.ndarray, "n h w c"]], UInt8[np.ndarray, "n size size c"
 class TfdsArrays(NamedTuple):
     """Train and test: uint8 images (n, size, size, c), int32 labels (n,)."""
 
-    arrays: dict[str, np.ndarray]  # by the names in ARRAYS
+    arrays: dict[str, np.ndarray]  # keyed by ARRAYS
     class_names: tuple[str, ...]
-    digests: tuple[str, ...]  # of the arrays, in the order of ARRAYS
+    digests: tuple[str, ...]  # SHA-256 of each array, in the order of ARRAYS
 
 
 def load_tfds_arrays(name: str, data_dir: pathlib.Path, fit: Fit, fit_name: str) -> TfdsArrays:
-    """Loads a TFDS dataset, from the cache where that is sound, and fills the cache otherwise.
+    """Loads a TFDS dataset from the cache if that is valid, else decodes it and fills the cache.
 
-    The cache lies in `data_dir/lenet_jax`. It holds as long as its hashes are right and nobody
-    touches the files of the prepared dataset.
+    The cache is in `data_dir/lenet_jax`. It is valid if its hashes match and the files of the
+    prepared dataset have not changed.
 
     Args:
-      name: `dataset`, `dataset/config`, with `:version` or without.
+      name: `dataset` or `dataset/config`, optionally followed by `:version`.
       data_dir: the folder of all TFDS datasets.
-      fit: brings images of any one height and width to the size wanted.
-      fit_name: tells one `fit` from another; part of a folder's name.
+      fit: fits images of one height and width to the requested size.
+      fit_name: identifies `fit`; part of the cache folder's name.
 
     Raises:
-      UserError: there is no such dataset, it is not prepared and cannot be, it is damaged, or it is
-        not classification of uint8 images with one or three channels.
+      UserError: the dataset does not exist, is not prepared and cannot be, is damaged, or is not
+        classification of uint8 images with one or three channels.
     """
     if not NAME.fullmatch(name):
         raise UserError(f"data.name: {name!r} is neither a folder nor the name of a TFDS dataset")
@@ -63,7 +63,7 @@ def load_tfds_arrays(name: str, data_dir: pathlib.Path, fit: Fit, fit_name: str)
 
 
 def digest(array: np.ndarray) -> str:
-    """Returns the SHA-256, in hex, of an array's type, shape and values."""
+    """Returns the SHA-256, in hex, of an array's dtype, shape and values."""
     state = hashlib.sha256(f"{array.dtype.str} {array.shape}\n".encode())
     state.update(np.ascontiguousarray(array).data)
     return state.hexdigest()
@@ -84,12 +84,12 @@ def _read_cache(cache: pathlib.Path, name: str) -> TfdsArrays | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logging.warning("the decoded arrays in %s are not sound and made anew: %s", cache, error)
+        logging.warning("the decoded arrays in %s are damaged; rebuilding them: %s", cache, error)
         return None
 
 
 def _write_cache(cache: pathlib.Path, name: str, source: pathlib.Path, decoded: TfdsArrays) -> None:
-    # Others may read or write the same cache now: every file appears whole, the manifest last.
+    # Other processes may use the same cache: each file is renamed once complete, the manifest last.
     temporary = cache / f"temporary-{os.getpid()}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _write_cache(cache: pathlib.Path, name: str, source: pathlib.Path, decoded: 
 
 
 def _list_files(folder: pathlib.Path) -> list[list]:
-    """Returns name, size and time of what is in a folder, which tells whether it was touched."""
+    """Returns name, size and modification time of a folder's entries, to detect changes."""
     stats = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
@@ -125,7 +125,7 @@ def _file_sha256(path: pathlib.Path) -> str:
 
 
 def _load_builder(name: str, data_dir: pathlib.Path) -> Any:
-    """Returns a builder of the prepared dataset, which is prepared here if it can be."""
+    """Returns a builder of the prepared dataset, preparing it first if possible."""
     builder = _find_prepared(name, data_dir)
     if builder is None:
         _prepare(name, data_dir)
@@ -151,16 +151,16 @@ def _find_prepared(name: str, data_dir: pathlib.Path) -> Any | None:
 def _prepare(name: str, data_dir: pathlib.Path) -> None:
     from tensorflow_datasets.core.registered import list_imported_builders
 
-    from lenet_jax.data import tfds_builders as idx_builders
+    from lenet_jax.data import tfds_builders
 
     dataset = re.split("[/:]", name)[0]
-    if dataset in idx_builders.BUILDERS:
-        idx_builders.prepare(name, data_dir)
+    if dataset in tfds_builders.BUILDERS:
+        tfds_builders.prepare(name, data_dir)
         return
     known = list_imported_builders()
     if dataset in known:
         raise UserError(
-            f"TFDS's {name} is not prepared in {data_dir}; preparing it needs TensorFlow, once: "
+            f"TFDS's {name} is not prepared in {data_dir}; preparing it needs TensorFlow once: "
             f"pip install tensorflow && tfds build {name} --file_format=array_record "
             f"--data_dir={data_dir}"
         )
@@ -176,11 +176,11 @@ def _decode(name: str, builder: Any, fit: Fit) -> TfdsArrays:
     class_names = tuple(info.features[label_key].names)
     test_split = "test" if "test" in info.splits else "validation"
     if not {"train", test_split} <= set(info.splits):
-        raise UserError(f"TFDS's {name} has no train and test, only: {', '.join(info.splits)}")
+        raise UserError(f"TFDS's {name} lacks train or test; it has: {', '.join(info.splits)}")
     if "array_record" not in {kind.value for kind in info.available_file_formats()}:
         raise UserError(
             f"TFDS's {name} is prepared in {builder.data_dir} as {info.file_format.value}, which "
-            f"needs TensorFlow; delete it there and prepare it as array_record"
+            f"needs TensorFlow; delete it and prepare it again as array_record"
         )
     arrays = {}
     for split, tfds_split in (("train", "train"), ("test", test_split)):
@@ -198,7 +198,7 @@ def _decode(name: str, builder: Any, fit: Fit) -> TfdsArrays:
 
 
 def _find_keys(name: str, info: Any) -> tuple[str, str]:
-    """Returns the names of the image and of its label among the features."""
+    """Returns the feature names of the image and of its label."""
     from tensorflow_datasets import features as tfds_features
 
     is_named = isinstance(info.features, tfds_features.FeaturesDict)
@@ -217,7 +217,8 @@ def _find_keys(name: str, info: Any) -> tuple[str, str]:
     dtype, shape = np.dtype(features[image_key].np_dtype), features[image_key].shape
     if dtype != np.uint8 or len(shape) != 3 or shape[-1] not in (1, 3):
         raise UserError(
-            f"TFDS's {name} has images of {dtype} {shape}; only uint8 with 1 or 3 channels is read"
+            f"TFDS's {name} has images of {dtype} {shape}; supported are uint8 images with 1 or 3 "
+            "channels"
         )
     return image_key, label_key
 
@@ -242,7 +243,7 @@ def _read_split(
 def _decode_image(encoded: bytes | None, channels: int) -> UInt8[np.ndarray, "h w c"]:
     from PIL import Image
 
-    if encoded is None:  # what array_record reads behind the end of a file that was cut off
+    if encoded is None:  # what array_record returns beyond the end of a truncated file
         raise ValueError("an example has no image")
     with Image.open(io.BytesIO(encoded)) as image:
         pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -252,5 +253,5 @@ def _decode_image(encoded: bytes | None, channels: int) -> UInt8[np.ndarray, "h 
 def _damaged(name: str, folder: str | pathlib.Path, error: Exception | str) -> UserError:
     reason = str(error).partition("\n")[0]
     return UserError(
-        f"TFDS's {name} in {folder} is damaged; delete it there and prepare it again: {reason}"
+        f"TFDS's {name} in {folder} is damaged; delete it and prepare it again: {reason}"
     )

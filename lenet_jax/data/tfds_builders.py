@@ -1,9 +1,9 @@
-"""TFDS builders of the MNIST family that need no TensorFlow.
+"""TFDS builders of the MNIST family that do not need TensorFlow.
 
-TFDS describes these datasets, downloads their files and holds them against its checksums. What it
-leaves to TensorFlow (unpacking, encoding PNG, writing records) is done with gzip, Pillow and
-array_record, and gives what TFDS itself would have prepared. This module imports TFDS, which takes
-a second: import it late.
+TFDS describes these datasets, downloads their files and verifies its checksums. The steps for which
+it uses TensorFlow (unpacking, PNG encoding, writing records) are done with gzip, Pillow and
+array_record instead; the result is what TFDS would have prepared. Importing this module imports
+TFDS, which takes a second: import it late.
 """
 
 import io
@@ -27,27 +27,27 @@ from tensorflow_datasets.image_classification import mnist
 from lenet_jax.data.idx import read_idx, read_idx_stream
 from lenet_jax.errors import UserError
 
-CONNECTION_RETRIES = 4  # three seconds in all; the ten of TFDS take more than three minutes
+CONNECTION_RETRIES = 4  # three seconds in total; TFDS's ten take over three minutes
 
 
 def prepare(name: str, data_dir: pathlib.Path) -> None:
     """Downloads a dataset of the MNIST family, verifies it and writes it as array_record.
 
-    A file that already lies in `data_dir/downloads/manual` under its published name is verified
-    and used in place of the download.
+    A file in `data_dir/downloads/manual` under its published name is verified and used instead of
+    the download.
 
     Args:
-      name: a key of `BUILDERS`; behind it a config where there are some, and a version if need be:
-        `fashion_mnist`, `emnist/letters`, `kmnist:3.0.1`.
+      name: a key of `BUILDERS`, optionally with config and version: `fashion_mnist`,
+        `emnist/letters`, `kmnist:3.0.1`.
       data_dir: the folder of all TFDS datasets.
 
     Raises:
-      UserError: no such config or version, no connection, a wrong checksum, or a full disk.
+      UserError: unknown config or version, no connection, a wrong checksum, or a full disk.
     """
     dataset, kwargs = naming.parse_builder_name_kwargs(name)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # a line for each retry
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would log every retry
     downloader.MAX_RETRIES = CONNECTION_RETRIES
     builder_class = BUILDERS[str(dataset)]
     configs = [config.name for config in builder_class.BUILDER_CONFIGS]
@@ -57,7 +57,7 @@ def prepare(name: str, data_dir: pathlib.Path) -> None:
         )
     try:
         builder = builder_class(data_dir=str(data_dir), **kwargs)
-    except AssertionError as error:  # what TFDS raises for a version that it cannot prepare
+    except AssertionError as error:  # raised by TFDS for a version that it cannot prepare
         raise UserError(f"TFDS has no {name!r}: {error}") from error
     try:
         builder.download_and_prepare(
@@ -79,7 +79,7 @@ def prepare(name: str, data_dir: pathlib.Path) -> None:
 
 
 class _FourIdxFiles:
-    """Splits of what is published as four gzipped idx files below one address."""
+    """Splits of a dataset that is published as four gzipped idx files under one URL."""
 
     URL: str
 
@@ -118,16 +118,16 @@ class KMNIST(_FourIdxFiles, mnist.KMNIST, skip_registration=True):
 
 
 class EMNIST(mnist.EMNIST, skip_registration=True):
-    """Handwritten letters and digits, published as one zip; the config chooses the classes.
+    """Handwritten letters and digits, published as one zip; the config selects the classes.
 
-    The images stay transposed, the way NIST published them and TFDS gives them.
+    The images are transposed, as published by NIST and returned by TFDS.
     """
 
     name = "emnist"
 
     def _split_generators(self, dl_manager: Any) -> Any:
         config = self.builder_config_name
-        # The members are asked for by the names they must have: no name in the archive is a path.
+        # Members are read by their expected names: no name in the archive is used as a path.
         with zipfile.ZipFile(dl_manager.download(self.URL)) as archive:
             return {
                 split: _generate_examples(
@@ -149,7 +149,7 @@ def _read_member(archive: zipfile.ZipFile, name: str) -> UInt8[np.ndarray, "..."
 def _generate_examples(
     images: UInt8[np.ndarray, "n h w"], labels: UInt8[np.ndarray, " n"]
 ) -> Iterator[tuple[int, dict[str, object]]]:
-    # The position is the key, as in TFDS; the order of the prepared examples comes from the keys.
+    # The key is the position, as in TFDS; it determines the order of the prepared examples.
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         yield index, {"image": _encode_png(image), "label": int(label)}
 
@@ -161,7 +161,7 @@ def _encode_png(image: UInt8[np.ndarray, "h w"]) -> bytes:
 
 
 def _cause(error: BaseException) -> str:
-    # The innermost error says what happened; `requests` wraps it in lines of addresses.
+    # The innermost error names the cause; `requests` wraps it in lines of addresses.
     while error.__context__ is not None:
         error = error.__context__
     return str(error).splitlines()[0]

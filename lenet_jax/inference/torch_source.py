@@ -1,10 +1,10 @@
-"""The text of a Python file that is the network in PyTorch, for those who have only that."""
+"""Source code of a standalone PyTorch module for an exported network."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 TEXT = '''\
-"""A LeNet trained with lenet_jax, for PyTorch. Needs torch and safetensors, nothing else.
+"""A LeNet trained with lenet_jax, for PyTorch. Needs only torch and safetensors.
 
     network = load("{weights}")
     logits = network(normalise(pixels))  # uint8 of shape (n, {in_channels}, {size}, {size})
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-MEAN, STD = {mean}, {std}  # of a pixel in 0..255, per channel
+MEAN, STD = {mean}, {std}  # per channel, of pixels in 0..255
 CLASSES = {classes}
 
 
@@ -36,7 +36,7 @@ class LeNet(nn.Module):
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(numbers).reshape(1, -1, 1, 1) for numbers in (MEAN, STD))
+    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (MEAN, STD))
     return (pixels.float() - mean) / std
 
 
@@ -54,14 +54,14 @@ def source(
     class_names: Sequence[str],
     weights: str,
 ) -> str:
-    """The file's text.
+    """The source code of the module.
 
     Args:
       sizes: the arguments of `LeNet`.
-      mean: of a pixel per channel, in 0..255.
-      std: likewise.
-      class_names: what the logits stand for.
-      weights: the name of the file of weights beside it.
+      mean: mean per channel, of pixels in 0..255.
+      std: standard deviation, likewise.
+      class_names: the classes of the logits, in order.
+      weights: name of the weights file in the same folder.
     """
     (c1, c2), (f1, f2), size = sizes["channels"], sizes["features"], sizes["image_size"]
     return TEXT.format(

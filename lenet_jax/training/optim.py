@@ -1,7 +1,8 @@
-"""From the config's words to an optax transformation and a schedule, with PyTorch's arithmetic.
+"""Optimisers and learning-rate schedules in optax, with PyTorch's arithmetic.
 
-Everything here is built inside the compiled training step. Names and booleans are Python's; every
-other number may be traced, so that a population varies it, and no state depends on its value.
+They are built inside the compiled training step. Names and booleans are static; all other
+hyperparameters may be traced, so members of a population can differ in them. No state's structure
+depends on their values.
 """
 
 from typing import NamedTuple
@@ -27,26 +28,26 @@ def make_optimizer(
     eps: Scalar,
     max_grad_norm: Scalar | None = None,
 ) -> optax.GradientTransformation:
-    """Builds what `torch.optim.SGD`, `Adam` or `AdamW` does between a gradient and its parameters.
+    """Builds the equivalent of `torch.optim.SGD`, `Adam` or `AdamW`.
 
-    The gradient is clipped, decayed and averaged in this order. Weight decay applies to every
-    parameter, biases too. Adam and AdamW are optax's, which are PyTorch's.
+    The gradient is clipped, decayed and averaged, in this order. Weight decay applies to all
+    parameters, including biases. Adam and AdamW are optax's, which equal PyTorch's.
 
     Args:
       name: `sgd`, `adam` or `adamw`.
-      learning_rate: a number, or a function of the count of steps done.
-      momentum: sgd only, in [0, 1). The buffer is there at 0 too.
-      dampening: sgd only, in [0, 1]: what is withheld from each gradient but the first.
-      nesterov: sgd only. PyTorch refuses it without momentum or with dampening; here `config` does.
-      weight_decay: at least 0. Added to the gradient as L2 by sgd and adam; taken from the
-        parameter, times the learning rate, by adamw.
-      b1: adam and adamw only, in [0, 1): decay of the mean of gradients.
-      b2: adam and adamw only, in [0, 1): decay of the mean of squared gradients.
-      eps: adam and adamw only: added to the root of the latter.
-      max_grad_norm: bound on the norm of the whole gradient; None: no bound.
+      learning_rate: a number, or a function of the number of steps taken.
+      momentum: sgd only, in [0, 1). The buffer is allocated even if it is 0.
+      dampening: sgd only, in [0, 1]: fraction by which every gradient but the first is reduced.
+      nesterov: sgd only. Requires momentum and no dampening, as in PyTorch; the config checks it.
+      weight_decay: at least 0. In sgd and adam an L2 term in the gradient; in adamw decoupled,
+        scaled by the learning rate.
+      b1: adam and adamw only, in [0, 1): decay rate of the mean of the gradients.
+      b2: adam and adamw only, in [0, 1): decay rate of the mean of the squared gradients.
+      eps: adam and adamw only: added to the square root of the latter.
+      max_grad_norm: bound on the gradient's global norm; None: no clipping.
 
     Raises:
-      ValueError: no optimiser has this name.
+      ValueError: the name is unknown.
     """
     decay = optax.add_decayed_weights(weight_decay)
     adam = scale_by_adam(b1, b2, eps)
@@ -58,7 +59,7 @@ def make_optimizer(
         case "adamw":
             parts = [adam, decay]
         case _:
-            raise ValueError(f"unknown optimizer {name!r}; there are sgd, adam and adamw")
+            raise ValueError(f"unknown optimizer {name!r}; it must be sgd, adam or adamw")
     if max_grad_norm is not None:
         parts.insert(0, clip_grad_norm(max_grad_norm))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
@@ -74,10 +75,10 @@ class MomentumState(NamedTuple):
 def scale_by_momentum(
     momentum: Scalar, dampening: Scalar, nesterov: bool
 ) -> optax.GradientTransformation:
-    """The part of `torch.optim.SGD` that optax lacks: momentum with dampening.
+    """Momentum with dampening, as in `torch.optim.SGD`; optax has no dampening.
 
-    buffer ← momentum · buffer + (1 - dampening) · gradient, but the first gradient enters whole,
-    and every gradient does where the momentum is 0. The update is the buffer, or with Nesterov
+    buffer ← momentum · buffer + (1 - dampening) · gradient. The first gradient is not dampened, nor
+    is any gradient if the momentum is 0. The update is the buffer, or, with Nesterov momentum,
     gradient + momentum · buffer.
 
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning"
@@ -102,23 +103,23 @@ def scale_by_momentum(
 
 
 def scale_by_adam(b1: Scalar, b2: Scalar, eps: Scalar) -> optax.GradientTransformation:
-    """`optax.scale_by_adam`, made to run under JAX's strict promotion of types."""
+    """`optax.scale_by_adam` under JAX's strict dtype promotion."""
     adam = optax.scale_by_adam(b1, b2, eps)
 
     def update(
         updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, optax.OptState]:
-        with jax.numpy_dtype_promotion("standard"):  # it raises floats to the power of a count
+        with jax.numpy_dtype_promotion("standard"):  # it raises floats to an integer power
             return adam.update(updates, state, params)
 
     return optax.GradientTransformation(adam.init, update)
 
 
 def clip_grad_norm(max_norm: Scalar) -> optax.GradientTransformation:
-    """Shrinks a gradient whose global norm exceeds `max_norm` > 0 to that norm.
+    """Scales a gradient whose global norm exceeds `max_norm` > 0 to that norm.
 
-    `torch.nn.utils.clip_grad_norm_`, with its 1e-6 in the denominator, which
-    `optax.clip_by_global_norm` has not.
+    As `torch.nn.utils.clip_grad_norm_`, including the 1e-6 in the denominator, which
+    `optax.clip_by_global_norm` lacks.
     """
 
     def clip(gradients: optax.Updates, _: optax.Params | None) -> optax.Updates:
@@ -142,38 +143,39 @@ def make_schedule(
     div_factor: Scalar,
     final_div_factor: Scalar,
 ) -> optax.Schedule:
-    """Builds the learning rate as a function of the number of optimiser steps already done.
+    """Builds the learning rate as a function of the number of optimiser steps taken.
 
-    Each is PyTorch's scheduler of that kind, stepped once per batch: `CosineAnnealingLR`, `StepLR`,
-    `LinearLR`, and `OneCycleLR` with `cycle_momentum=False`. After `num_steps` they stay where they
-    are. (optax's want boundaries as Python integers, so a population could not vary them.)
+    Each schedule is that of PyTorch's scheduler, stepped once per batch: `CosineAnnealingLR`,
+    `StepLR`, `LinearLR`, and `OneCycleLR` with `cycle_momentum=False`. After `num_steps` the
+    learning rate stays constant. (optax's schedules need boundaries as Python integers, so members
+    of a population could not differ in them.)
 
-    A warm-up of n steps gives step t < n the rate (t + 1) / (n + 1) of the peak, so that step n is
-    the first at the peak; the named schedule then runs over the steps that are left. As in PyTorch,
-    `cosine` and `linear` would reach `final_scale` on step `num_steps`, one after the last.
+    During a warm-up of n steps, step t < n has (t + 1) / (n + 1) of the peak learning rate, so step
+    n is the first at the peak; the named schedule covers the remaining steps. As in PyTorch,
+    `cosine` and `linear` would reach `final_scale` at step `num_steps`, one after the last.
 
     Args:
       name: `constant`, `cosine`, `step`, `one_cycle` or `linear`.
-      learning_rate: the peak.
+      learning_rate: the peak learning rate.
       num_steps: optimiser steps of the whole run.
       steps_per_epoch: optimiser steps of one epoch.
-      warmup_epochs: length of the warm-up, rounded to steps; `one_cycle` has its own instead.
-      final_scale: `cosine` and `linear`: last rate over the peak.
-      step_epochs: `step`: epochs between two drops, rounded to steps, at least one step.
-      step_scale: `step`: factor of a drop.
-      pct_start: `one_cycle`: share of the steps that rise, in [0, 1].
-      div_factor: `one_cycle`: peak over first rate.
-      final_div_factor: `one_cycle`: first over last rate.
+      warmup_epochs: length of the linear warm-up, rounded to steps; not for `one_cycle`.
+      final_scale: `cosine` and `linear`: final over peak learning rate.
+      step_epochs: `step`: epochs between drops, rounded to steps, at least one step.
+      step_scale: `step`: factor of each drop.
+      pct_start: `one_cycle`: share of the steps with rising learning rate, in [0, 1].
+      div_factor: `one_cycle`: peak over initial learning rate.
+      final_div_factor: `one_cycle`: initial over final learning rate.
 
     Raises:
-      ValueError: no schedule has this name.
+      ValueError: the name is unknown.
 
     Source: for `one_cycle`, Smith and Topin, "Super-Convergence" (2017); for `cosine`, Loshchilov
     and Hutter, "SGDR" (2016), without restarts.
     """
     if name not in ("constant", "cosine", "step", "one_cycle", "linear"):
         raise ValueError(
-            f"unknown schedule {name!r}; there are constant, cosine, step, one_cycle and linear"
+            f"unknown schedule {name!r}; it must be constant, cosine, step, one_cycle or linear"
         )
 
     def in_steps(epochs: Scalar) -> Float[Array, ""]:
@@ -212,12 +214,12 @@ def make_schedule(
 
 
 def _remaining(step: Scalar, first: Scalar, last: Scalar) -> Float[Array, ""]:
-    """The share, in [0, 1], of the way from `first` to `last` that is still ahead; 0 if no way."""
+    """The remaining fraction, in [0, 1], of the steps from `first` to `last`; 0 if none."""
     return jnp.clip((last - step) / jnp.maximum(last - first, 1e-6), 0.0, 1.0)
 
 
 def _cosine(start: Scalar, end: Scalar, remaining: Scalar) -> Float[Array, ""]:
     """Half a cosine wave from `start` to `end`."""
-    # sin² of half the angle is (1 - cos) / 2 without its cancellation near the end.
+    # sin² of half the angle equals (1 - cos) / 2 without cancellation near the end.
     weight = jnp.sin(jnp.pi / 2 * remaining) ** 2
     return weight * start + (1 - weight) * end

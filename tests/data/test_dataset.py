@@ -1,4 +1,4 @@
-"""The embedded MNIST and idx folders: exact pixels, a stated split, a fingerprint that tells."""
+"""The embedded MNIST and idx folders: exact pixels, documented split, distinctive fingerprint."""
 
 import gzip
 import hashlib
@@ -47,7 +47,7 @@ def mnist() -> data.Dataset:
     return data.load("mnist")
 
 
-def test_embedded_mnist_is_whole(mnist):
+def test_embedded_mnist_is_complete(mnist):
     assert (len(mnist.train), len(mnist.valid), len(mnist.test)) == (55_000, 5_000, 10_000)
     assert mnist.class_names == tuple("0123456789")
     assert mnist.num_classes == 10
@@ -72,7 +72,7 @@ def test_train_and_valid_are_all_of_train_in_file_order(mnist):
     np.testing.assert_array_equal(mnist.train.images[:, 2:30, 2:30, 0], raw[train])
 
 
-def test_the_sums_of_the_contents_are_true():
+def test_the_checksums_match_the_contents():
     for line in (dataset.EMBEDDED_MNIST / "SHA256SUMS").read_text().splitlines():
         expected, name = line.split()
         path = dataset.EMBEDDED_MNIST / name
@@ -88,7 +88,7 @@ def test_a_damaged_copy_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "EMBEDDED_MNIST", copy)
     path = copy / "t10k-labels-idx1-ubyte.gz"
     content = bytearray(path.read_bytes())
-    content[4] ^= 1  # the time in gzip's header, of which gzip itself keeps no checksum
+    content[4] ^= 1  # the time in gzip's header, which gzip's checksum does not cover
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is missing or damaged"):
         data.load("mnist")
@@ -98,7 +98,7 @@ def test_a_damaged_copy_is_refused(tmp_path, monkeypatch):
 
 
 def test_pinned_split_and_fingerprint(tmp_path):
-    """Whoever changes these must raise RULES_VERSION: runs that began before cannot go on."""
+    """Changing these requires a new RULES_VERSION, and older runs can no longer be resumed."""
     train, valid = split_indices(60_000, 5000, 0, 3000)
     assert valid[:5].tolist() == PINNED_VALID
     assert train[:5].tolist() == PINNED_TRAIN
@@ -107,7 +107,7 @@ def test_pinned_split_and_fingerprint(tmp_path):
 
 
 @given(st.data(), st.integers(2, 300), st.integers(0, 2**40))
-def test_the_split_is_a_partition_and_grows(draws, count, seed):
+def test_the_split_is_a_partition_and_smaller_ones_are_subsets(draws, count, seed):
     valid_examples = draws.draw(st.integers(0, count - 1))
     left = count - valid_examples
     fewer = draws.draw(st.integers(1, left))
@@ -123,14 +123,14 @@ def test_the_split_is_a_partition_and_grows(draws, count, seed):
     assert set(some) <= set(more)
 
 
-def test_another_seed_is_another_split():
+def test_another_seed_gives_another_split():
     assert (split_indices(100, 50, 0, None)[1] != dataset.split_indices(100, 50, 1, None)[1]).any()
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"valid_examples": 40}, "of 40 training images 0 to 39"),
+        ({"valid_examples": 40}, "it must be 0 to 39, fewer than the 40 training images"),
         ({"valid_examples": -1}, "data.valid_examples is -1"),
         ({"train_examples": 31}, "must be 1 to 30"),
         ({"train_examples": 0}, "data.train_examples is 0"),
@@ -156,7 +156,7 @@ def test_no_validation_is_allowed(tmp_path):
 
 @pytest.mark.parametrize("fit", ["pad", "resize"])
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)])
-def test_a_folder_gives_what_lies_in_it(tmp_path, fit, shape):
+def test_a_folder_is_loaded_exactly(tmp_path, fit, shape):
     folder = write_folder(tmp_path, shape)
     dataset = data.load(str(folder), image_size=8, fit=fit, valid_examples=7)
     assert dataset.image_shape == (8, 8, 3 if shape[-1] == 3 else 1)
@@ -169,13 +169,13 @@ def test_a_folder_gives_what_lies_in_it(tmp_path, fit, shape):
         assert dataset.test.images.sum() == raw.sum()
 
 
-def test_a_path_may_be_relative_or_of_the_home(tmp_path, monkeypatch):
+def test_a_path_may_be_relative_or_start_at_the_home(tmp_path, monkeypatch):
     write_folder(tmp_path / "digits")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     names = ("digits", "./digits", "~/digits", str(tmp_path / "digits"))
-    prints = {data.load(name, image_size=8, valid_examples=10).fingerprint for name in names}
-    assert len(prints) == 1
+    fingerprints = {data.load(name, image_size=8, valid_examples=10).fingerprint for name in names}
+    assert len(fingerprints) == 1
 
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c", "~nobody/x"])
@@ -184,25 +184,23 @@ def test_a_missing_folder_is_refused(name):
         data.load(name)
 
 
-def test_the_name_mnist_is_the_embedded_copy_even_beside_such_a_folder(
-    tmp_path, monkeypatch, mnist
-):
+def test_the_name_mnist_is_the_embedded_copy_even_if_a_folder_has_it(tmp_path, monkeypatch, mnist):
     (tmp_path / "mnist").mkdir()
     monkeypatch.chdir(tmp_path)
     assert data.load("mnist").fingerprint == mnist.fingerprint
 
 
-def test_the_fingerprint_does_not_depend_on_where_or_how_it_lies(tmp_path):
+def test_the_fingerprint_does_not_depend_on_location_or_compression(tmp_path):
     first = write_folder(tmp_path / "first")
     second = write_folder(tmp_path / "second", suffix=".gz")
-    prints = {
+    fingerprints = {
         data.load(str(folder), image_size=8, valid_examples=10).fingerprint
         for folder in (first, second)
     }
-    assert len(prints) == 1
+    assert len(fingerprints) == 1
 
 
-def test_the_fingerprint_tells_data_and_settings_apart(tmp_path):
+def test_the_fingerprint_distinguishes_data_and_settings(tmp_path):
     plain: dict[str, Any] = {"image_size": 8, "valid_examples": 10}
     folder = write_folder(tmp_path / "plain")
     variants = [
@@ -213,7 +211,7 @@ def test_the_fingerprint_tells_data_and_settings_apart(tmp_path):
         {"split_seed": 1},
         {"train_examples": 20},
     ]
-    prints = [data.load(str(folder), **plain | variant).fingerprint for variant in variants]
+    fingerprints = [data.load(str(folder), **plain | variant).fingerprint for variant in variants]
     for index, name in enumerate(
         f"{split}-{kind}-ubyte"
         for split in ("train", "t10k")
@@ -223,10 +221,10 @@ def test_the_fingerprint_tells_data_and_settings_apart(tmp_path):
         array = read_idx(other / name).copy()
         array.reshape(-1)[0] ^= 1
         write_idx(other / name, array)
-        prints.append(data.load(str(other), **plain).fingerprint)
-    assert len(set(prints)) == len(prints) == 10
+        fingerprints.append(data.load(str(other), **plain).fingerprint)
+    assert len(set(fingerprints)) == len(fingerprints) == 10
     all_named = data.load(str(folder), **plain, train_examples=30)
-    assert all_named.fingerprint == prints[0]
+    assert all_named.fingerprint == fingerprints[0]
 
 
 def test_resize_interpolates_between_pixel_centres():
@@ -236,7 +234,7 @@ def test_resize_interpolates_between_pixel_centres():
     np.testing.assert_allclose(resized, expected, atol=1)
 
 
-def test_resize_averages_when_it_shrinks():
+def test_resize_averages_when_shrinking():
     checkers = np.indices((32, 32)).sum(0) % 2 * 200
     image = np.repeat(checkers[None, :, :, None], 3, axis=-1).astype(np.uint8)
     image[..., 2] = 7

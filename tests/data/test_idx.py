@@ -1,4 +1,4 @@
-"""The idx reader: what it accepts it returns exactly, what it refuses it refuses in words."""
+"""The idx reader: accepted files are read exactly, others are refused with a message."""
 
 import gzip
 import pathlib
@@ -31,13 +31,13 @@ arrays = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=
 
 
 @given(arrays, st.booleans())
-def test_an_array_comes_back_as_it_was(array, is_gzipped):
+def test_an_array_is_read_exactly(array, is_gzipped):
     content = to_idx(array)
     result = read_bytes(gzip.compress(content, mtime=0) if is_gzipped else content)
     np.testing.assert_array_equal(result, array, strict=True)
 
 
-def test_an_array_of_several_chunks_and_gzip_members_comes_back():
+def test_an_array_of_several_chunks_and_gzip_members_is_read_exactly():
     array = np.random.default_rng(0).integers(0, 256, (3, 700, 1000), np.uint8)
     content = to_idx(array)
     members = gzip.compress(content[:1_500_000], 1) + gzip.compress(content[1_500_000:], 1)
@@ -62,14 +62,14 @@ def test_any_bytes_are_read_or_refused(tail, magic):
 def test_a_damaged_gzip_is_read_or_refused(array, data):
     content = bytearray(gzip.compress(to_idx(array), mtime=0))
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    # A flip in the gzip header's time, flags of the system and such leaves the content alone.
+    # A flip in the gzip header's time or system flags does not change the content.
     try:
         np.testing.assert_array_equal(read_bytes(bytes(content)), array)
     except UserError as error:
         assert "some-idx" in str(error)
 
 
-SOUND = to_idx(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
+VALID = to_idx(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
 
 
 @pytest.mark.parametrize(
@@ -77,28 +77,28 @@ SOUND = to_idx(np.arange(12, dtype=np.uint8).reshape(3, 2, 2))
     [
         (b"", "starts with nothing"),
         (b"\x89PNG----", "not an idx file: it starts with 89 50 4e 47"),
-        (SOUND[:3], "not an idx file"),
-        (SOUND[:9], "truncated: it ends inside its header"),
-        (SOUND[:-1], "truncated: its header claims 3 × 2 × 2 bytes, it holds 11"),
-        (SOUND + b"\0", "longer than its header says"),
-        (b"\0\0\x0d\x01" + SOUND[4:], "idx type 0x0d; only uint8"),
+        (VALID[:3], "not an idx file"),
+        (VALID[:9], "truncated: it ends inside its header"),
+        (VALID[:-1], "truncated: its header claims 3 × 2 × 2 bytes, it holds 11"),
+        (VALID + b"\0", "longer than its header says"),
+        (b"\0\0\x0d\x01" + VALID[4:], "idx type 0x0d; only uint8"),
         (b"\0\0\x08\x00", "claims 0 dimensions"),
         (b"\0\0\x08\x05" + bytes(20), "claims 5 dimensions"),
         (b"\0\0\x08\x01" + bytes(4), "is empty"),
-        (gzip.compress(SOUND, mtime=0)[:-9], "truncated or damaged"),
-        (gzip.compress(SOUND, mtime=0)[:-1] + b"\xff", "truncated or damaged"),
-        (gzip.compress(SOUND[:-1], mtime=0), "it holds 11"),
-        (gzip.compress(SOUND + bytes(100), mtime=0), "longer than its header says"),
+        (gzip.compress(VALID, mtime=0)[:-9], "truncated or damaged"),
+        (gzip.compress(VALID, mtime=0)[:-1] + b"\xff", "truncated or damaged"),
+        (gzip.compress(VALID[:-1], mtime=0), "it holds 11"),
+        (gzip.compress(VALID + bytes(100), mtime=0), "longer than its header says"),
     ],
 )
-def test_a_broken_file_is_refused(content, message):
+def test_a_damaged_file_is_refused(content, message):
     with pytest.raises(UserError, match=message):
         read_bytes(content)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_a_huge_claim_is_refused_before_memory_is_taken(pack, monkeypatch):
-    monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("memory was taken"))
+def test_a_huge_claim_is_refused_before_memory_is_allocated(pack, monkeypatch):
+    monkeypatch.setattr(np, "empty", lambda *_: pytest.fail("memory was allocated"))
     content = struct.pack(">2xBBI", 8, 1, 2**31) + b"xx"
     assert len(content) == 10
     with pytest.raises(UserError, match="truncated: its header claims 2147483648 bytes"):
@@ -122,7 +122,7 @@ def test_a_claim_beyond_memory_is_refused(monkeypatch):
 
     monkeypatch.setattr(np, "empty", fail)
     with pytest.raises(UserError, match="does not fit into memory"):
-        read_bytes(SOUND)
+        read_bytes(VALID)
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -148,13 +148,13 @@ def test_a_folder_is_read(tmp_path, suffix, test, channels):
         assert labelled.labels.shape == (5,)
 
 
-def test_dotted_and_idx4_names_are_understood(tmp_path):
+def test_dotted_and_idx4_names_are_accepted(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train-images-idx3-ubyte").rename(tmp_path / "train-images.idx4-ubyte")
     assert len(read_idx_folder(tmp_path)) == 2
 
 
-def test_the_plain_file_is_read_where_both_are(tmp_path):
+def test_a_plain_file_takes_precedence_over_a_gzipped_one(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
     read_idx_folder(tmp_path)
@@ -163,7 +163,7 @@ def test_the_plain_file_is_read_where_both_are(tmp_path):
 @pytest.mark.parametrize(
     "name", ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
 )
-def test_each_file_must_be_there(tmp_path, name):
+def test_each_file_is_required(tmp_path, name):
     write_folder(tmp_path)
     (tmp_path / f"{name}-ubyte").unlink()
     with pytest.raises(UserError, match=f"has no file .*{name}"):
@@ -188,7 +188,7 @@ def test_train_and_test_must_agree(tmp_path):
 def test_a_test_label_unknown_to_train_is_refused(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(to_idx(np.full(5, 2, np.uint8)))
-    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has label 2; .* end at 1"):
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte has label 2; .* is 1"):
         read_idx_folder(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Prepared TFDS datasets: decoded once, cached, and rebuilt whenever the cache is not sound."""
+"""Prepared TFDS datasets: decoded once, cached, and decoded again if the cache is invalid."""
 
 import io
 import json
@@ -31,7 +31,7 @@ def encode(image: np.ndarray) -> bytes:
 
 
 class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Colour images of several sizes; subclasses change what is said of them."""
+    """Colour images of several sizes; subclasses change the metadata."""
 
     VERSION = tfds.core.Version("1.0.0")
     FEATURES: ClassVar[dict[str, Any]] = {
@@ -62,7 +62,7 @@ class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def prepare(data_dir, **changes):
-    """Prepares a dataset `pictures` in which some of the class is changed."""
+    """Prepares the dataset `pictures`, with some attributes of its builder changed."""
     builder = type("Pictures", (Pictures,), changes, skip_registration=True)
     builder(data_dir=str(data_dir)).download_and_prepare(file_format="array_record")
     return data_dir
@@ -80,7 +80,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def decodings(monkeypatch):
-    """Lists the names that are decoded, not taken from the cache."""
+    """The names of the datasets that were decoded rather than read from the cache."""
     names, original = [], tfds_arrays._decode
     monkeypatch.setattr(
         tfds_arrays, "_decode", lambda name, *rest: names.append(name) or original(name, *rest)
@@ -95,8 +95,8 @@ def test_images_of_several_sizes_are_fitted_one_by_one(pictures):
     expected = {
         (data.fit_images(picture(i, "test")[None], 8, "pad").tobytes(), i % 3) for i in range(TEST)
     }
-    found = zip(dataset.test.images, dataset.test.labels.tolist(), strict=True)
-    assert {(image.tobytes(), label) for image, label in found} == expected
+    loaded = zip(dataset.test.images, dataset.test.labels.tolist(), strict=True)
+    assert {(image.tobytes(), label) for image, label in loaded} == expected
     assert len(dataset.train) == TRAIN
     assert "tensorflow" not in sys.modules
 
@@ -108,7 +108,7 @@ def test_large_images_are_resized_or_refused(tmp_path):
         load(tmp_path, image_size=4)
 
 
-def test_several_chunks_are_put_together(pictures, monkeypatch):
+def test_several_chunks_are_concatenated(pictures, monkeypatch):
     whole = load(pictures)
     (pictures / "lenet_jax" / "pictures-pad-8-v1" / "manifest.json").unlink()
     monkeypatch.setattr(tfds_arrays, "CHUNK", 7)
@@ -129,7 +129,7 @@ def test_the_second_load_comes_from_the_cache(pictures, decodings):
 
 @pytest.mark.parametrize("name", [*(f"{key}.npy" for key in tfds_arrays.ARRAYS), "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "header", "cut", "empty", "missing", "text"])
-def test_a_cache_that_is_not_sound_is_rebuilt(pictures, decodings, name, damage):
+def test_a_damaged_cache_is_rebuilt(pictures, decodings, name, damage):
     expected = load(pictures)
     path = pictures / "lenet_jax" / "pictures-pad-8-v1" / name
     content = bytearray(path.read_bytes())
@@ -156,7 +156,7 @@ def test_a_cache_that_is_not_sound_is_rebuilt(pictures, decodings, name, damage)
     assert decodings == ["pictures"] * 2
 
 
-def test_a_cache_of_data_prepared_anew_is_rebuilt(pictures, decodings):
+def test_a_cache_is_rebuilt_after_its_data_are_prepared_again(pictures, decodings):
     first = load(pictures)
     shutil.rmtree(pictures / "pictures")
     prepare(pictures, label=lambda self, number: 2 - number % 3)
@@ -173,13 +173,13 @@ def test_a_cache_moves_with_its_data(pictures, tmp_path_factory, decodings):
     assert decodings == ["pictures"]
 
 
-def test_where_no_cache_can_be_written_the_data_are_still_loaded(pictures, decodings):
+def test_data_are_loaded_even_if_the_cache_cannot_be_written(pictures, decodings):
     (pictures / "lenet_jax").write_text("in the way")
     assert load(pictures).fingerprint == load(pictures).fingerprint
     assert decodings == ["pictures"] * 2
 
 
-def test_caches_hold_no_pickles(pictures):
+def test_caches_contain_no_pickles(pictures):
     load(pictures)
     files = sorted((pictures / "lenet_jax" / "pictures-pad-8-v1").iterdir())
     assert [path.name for path in files] == sorted(
@@ -189,11 +189,11 @@ def test_caches_hold_no_pickles(pictures):
         np.load(path, allow_pickle=False)
 
 
-def test_keys_are_found_where_tfds_does_not_name_them(tmp_path):
+def test_keys_are_inferred_if_tfds_does_not_name_them(tmp_path):
     assert load(prepare(tmp_path, KEYS=None)).image_shape == (8, 8, 3)
 
 
-def test_a_validation_split_stands_in_for_test(tmp_path):
+def test_a_validation_split_replaces_a_missing_test_split(tmp_path):
     dataset = load(prepare(tmp_path, SPLITS={"train": TRAIN, "validation": TEST}))
     assert len(dataset.test) == TEST
 
@@ -201,8 +201,8 @@ def test_a_validation_split_stands_in_for_test(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"SPLITS": {"train": TRAIN}}, "pictures has no train and test, only: train"),
-        ({"SPLITS": {"test": TEST}}, "pictures has no train and test, only: test"),
+        ({"SPLITS": {"train": TRAIN}}, "pictures lacks train or test; it has: train"),
+        ({"SPLITS": {"test": TEST}}, "pictures lacks train or test; it has: test"),
         (
             {"FEATURES": {"id": tfds.features.Scalar(np.int64)}, "KEYS": None},
             "pictures is not image classification",
@@ -210,7 +210,7 @@ def test_a_validation_split_stands_in_for_test(tmp_path):
         ({"KEYS": ("image", "id")}, "pictures is not image classification"),
         (
             {"FEATURES": Pictures.FEATURES | {"image": tfds.features.Image(shape=(None, None, 4))}},
-            r"has images of uint8 \(None, None, 4\); only uint8 with 1 or 3 channels",
+            r"has images of uint8 \(None, None, 4\); supported are uint8 images with 1 or 3",
         ),
         (
             {
@@ -222,7 +222,7 @@ def test_a_validation_split_stands_in_for_test(tmp_path):
         ({"label": lambda self, number: -1}, "train, has labels -1 to -1 for 3 classes"),
     ],
 )
-def test_what_is_not_image_classification_is_refused(tmp_path, changes, message):
+def test_other_tasks_than_image_classification_are_refused(tmp_path, changes, message):
     prepare(tmp_path, **changes)
     with pytest.raises(UserError, match=message) as error:
         load(tmp_path)
@@ -252,14 +252,14 @@ def test_a_damaged_dataset_is_refused(pictures, damage):
             (folder / "features.json").unlink()
         case _:
             path.write_bytes(content[: len(content) // 2])
-    # Without its features a dataset counts as not prepared, and TFDS knows none of that name.
+    # Without its features a dataset counts as not prepared, and TFDS has none of that name.
     message = "no TFDS dataset 'pictures'" if damage == "no features" else "is damaged; delete it"
     with pytest.raises(UserError, match=message) as error:
         load(pictures)
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_an_example_without_an_image_is_damage():
+def test_an_example_without_an_image_is_an_error():
     with pytest.raises(ValueError, match="no image"):
         tfds_arrays._decode_image(None, 1)
 
@@ -285,7 +285,7 @@ def test_tfrecord_is_refused(pictures):
         ("mnist/a=b", "neither"),
     ],
 )
-def test_what_there_is_not_is_refused(name, message, tmp_path):
+def test_unknown_names_are_refused(name, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
         data.load(name, data_dir=tmp_path / "tfds")
     assert len(str(error.value).splitlines()) == 1
@@ -297,7 +297,7 @@ def test_the_default_folder_is_that_of_tfds(pictures, monkeypatch):
     assert data.load("pictures", image_size=8, valid_examples=0).num_classes == 3
 
 
-def test_the_digest_tells_type_shape_and_values_apart():
+def test_the_digest_distinguishes_dtype_shape_and_values():
     array = np.arange(6, dtype=np.int32)
     others = [array.astype(np.uint32), array.reshape(2, 3), array + 1, array]
     digests = [tfds_arrays.digest(other) for other in others]

@@ -1,7 +1,7 @@
-"""The builders: what they prepare is, pixel for pixel, what the idx files hold.
+"""The builders prepare exactly the pixels of the idx files.
 
-The files lie where TFDS looks for what was downloaded by hand, so that everything but the transfer
-is the real thing. Only the expected checksums are those of the small files.
+The files are placed where TFDS looks for manual downloads, so everything but the transfer is real.
+Only the expected checksums are replaced by those of the small files.
 """
 
 import gzip
@@ -18,8 +18,7 @@ from tensorflow_datasets.core.download import checksums
 from tensorflow_datasets.core.utils import Size
 
 from lenet_jax import data
-from lenet_jax.data import dataset
-from lenet_jax.data import tfds_builders as idx_builders
+from lenet_jax.data import dataset, tfds_builders
 from lenet_jax.data.idx import read_idx
 from lenet_jax.errors import UserError
 
@@ -51,8 +50,8 @@ def to_gzipped_idx(array):
     return gzip.compress(header + array.tobytes(), mtime=0)
 
 
-def lay_out(data_dir, builder, contents, monkeypatch):
-    """Puts files into the manual folder and makes their checksums the ones expected."""
+def place_files(data_dir, builder, contents, monkeypatch):
+    """Writes files to the manual folder and makes their checksums the expected ones."""
     manual = data_dir / "downloads" / "manual"
     manual.mkdir(parents=True)
     infos = {}
@@ -84,8 +83,8 @@ def test_prepared_examples_are_those_of_the_files(
     name, first_classes, arrays, tmp_path, monkeypatch
 ):
     contents = dict(zip(FILES, map(to_gzipped_idx, arrays), strict=True))
-    builder = idx_builders.BUILDERS[name]
-    lay_out(tmp_path, builder, contents, monkeypatch)
+    builder = tfds_builders.BUILDERS[name]
+    place_files(tmp_path, builder, contents, monkeypatch)
     dataset = data.load(f"tfds:{name}", data_dir=tmp_path, image_size=28, valid_examples=0)
     assert_same_examples(dataset.train, arrays[0], arrays[1])
     assert_same_examples(dataset.test, arrays[2], arrays[3])
@@ -95,52 +94,52 @@ def test_prepared_examples_are_those_of_the_files(
 
 
 def test_emnist_is_read_from_its_zip(arrays, tmp_path, monkeypatch):
-    archive = tmp_path / "made.zip"
+    archive = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("../../outside", b"no member's name becomes a path")
         for name, array in zip(FILES, arrays, strict=True):
             member = f"gzip/emnist-letters-{name.replace('t10k', 'test')}"
             file.writestr(member, to_gzipped_idx(array))
     contents = {"gzip.zip": archive.read_bytes()}
-    lay_out(tmp_path / "tfds", idx_builders.EMNIST, contents, monkeypatch)
+    place_files(tmp_path / "tfds", tfds_builders.EMNIST, contents, monkeypatch)
     dataset = data.load(
         "emnist/letters", data_dir=tmp_path / "tfds", image_size=28, valid_examples=0
     )
     assert_same_examples(dataset.train, arrays[0], arrays[1])
     assert_same_examples(dataset.test, arrays[2], arrays[3])
     assert dataset.num_classes == 37
-    assert {path.name for path in tmp_path.iterdir()} == {"made.zip", "tfds"}
+    assert {path.name for path in tmp_path.iterdir()} == {"archive.zip", "tfds"}
 
 
 def test_the_checksums_of_tfds_are_enforced(arrays, tmp_path):
-    """The embedded archives have MNIST's content, but are not byte for byte those of TFDS."""
+    """The embedded archives have MNIST's content, but are not byte-identical to those of TFDS."""
     manual = tmp_path / "downloads" / "manual"
     manual.mkdir(parents=True)
     for name, array in zip(FILES, arrays, strict=True):
         (manual / name).write_bytes(to_gzipped_idx(array))
     for name in ("mnist", "fashion_mnist", "kmnist"):
         with pytest.raises(UserError, match=rf"{name} is not prepared: .*wrong checksum"):
-            idx_builders.prepare(name, tmp_path)
+            tfds_builders.prepare(name, tmp_path)
         assert not list((tmp_path / name).iterdir())
 
 
 def test_every_file_has_a_checksum():
     known = checksums.get_all_url_infos()
-    for builder in (idx_builders.MNIST, idx_builders.FashionMNIST, idx_builders.KMNIST):
+    for builder in (tfds_builders.MNIST, tfds_builders.FashionMNIST, tfds_builders.KMNIST):
         assert {builder.URL + name for name in FILES} <= set(known)
-    assert idx_builders.EMNIST.URL in known
+    assert tfds_builders.EMNIST.URL in known
 
 
-def test_a_damaged_file_of_the_right_checksum_is_refused(arrays, tmp_path, monkeypatch):
+def test_a_damaged_file_with_the_right_checksum_is_refused(arrays, tmp_path, monkeypatch):
     contents = dict(zip(FILES, map(to_gzipped_idx, arrays), strict=True))
     contents[FILES[0]] = contents[FILES[0]][:1000]
-    lay_out(tmp_path, idx_builders.MNIST, contents, monkeypatch)
+    place_files(tmp_path, tfds_builders.MNIST, contents, monkeypatch)
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is truncated"):
-        idx_builders.prepare("mnist", tmp_path)
+        tfds_builders.prepare("mnist", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["kmnist", "emnist/letters"])
-def test_no_network_is_one_clear_line(name, tmp_path):
+def test_a_missing_connection_is_reported_in_one_line(name, tmp_path):
     with pytest.raises(UserError) as error:
         data.load(name, data_dir=tmp_path)
     assert "cannot be downloaded: no network in tests" in str(error.value)
@@ -157,7 +156,7 @@ def test_no_network_is_one_clear_line(name, tmp_path):
 )
 def test_an_unknown_config_or_version_is_refused(name, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
-        idx_builders.prepare(name, tmp_path)
+        tfds_builders.prepare(name, tmp_path)
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -168,4 +167,4 @@ def test_the_builders_of_tfds_stay_registered():
 def test_labels_without_images_are_refused():
     images, labels = np.zeros((2, 28, 28), np.uint8), np.zeros(3, np.uint8)
     with pytest.raises((ValueError, TypeError)):
-        list(idx_builders._generate_examples(images, labels))
+        list(tfds_builders._generate_examples(images, labels))

@@ -1,4 +1,4 @@
-"""The resampling is exact bilinear interpolation, and the draws are what the strengths say."""
+"""Resampling is exact bilinear interpolation, and the draws follow the given strengths."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ def dense_bilinear(images, matrices, shifts):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_no_strength_gives_the_images_back_bit_for_bit(images, compiled):
+def test_zero_strengths_leave_the_images_bit_identical(images, compiled):
     function = jax.jit(augment) if compiled else augment
     out = function(jax.random.key(3), images, **NONE)
     assert out.dtype == jnp.float32
@@ -102,7 +102,7 @@ def test_rotation_is_drawn_in_degrees():
     np.testing.assert_array_equal(shifts, 0)
 
 
-def test_scale_is_drawn_as_a_factor_of_enlargement():
+def test_scale_is_drawn_as_an_enlargement_factor():
     matrices, _ = draw_affine(jax.random.key(0), 4000, **NONE | {"scale": 0.5})
     is_uniform_within(1 / np.asarray(matrices)[:, 0, 0], 0.5, 1.5)
     np.testing.assert_array_equal(matrices[:, 0, 0], matrices[:, 1, 1])
@@ -117,7 +117,7 @@ def test_shear_is_drawn_in_degrees_along_the_width():
 
 
 def test_all_strengths_compose():
-    """Input from output is shear · rotation / factor, each within its own strength."""
+    """The map from output to input is shear · rotation / factor, each within its strength."""
     matrices, _ = draw_affine(jax.random.key(0), 4000, **SOME)
     matrices = np.asarray(matrices, np.float64)
     factor = 1 / np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
@@ -132,7 +132,7 @@ def test_all_strengths_compose():
 
 
 def is_uniform_within(draws, low, high):
-    """Bounds kept and nearly reached, and as much in each tenth as chance allows."""
+    """Uniform: within the bounds, close to them, and evenly distributed over tenths."""
     margin = (high - low) * 1e-5
     assert low - margin <= draws.min() < low + 1e3 * margin
     assert high - 1e3 * margin < draws.max() <= high + margin
@@ -147,7 +147,7 @@ def test_draws_are_independent_of_each_other():
     assert np.abs(correlations - np.eye(3)).max() < 0.1
 
 
-def test_map_depends_on_key_and_position_alone(images):
+def test_map_depends_only_on_key_and_position(images):
     same = jnp.broadcast_to(images[:1], images.shape)
     out = augment(jax.random.key(5), same, **SOME)
     np.testing.assert_array_equal(out, augment(jax.random.key(5), same, **SOME))

@@ -1,4 +1,4 @@
-"""PyTorch's optimisers and schedulers are matched step by step: by file always, live with torch."""
+"""Optimisers and schedules match PyTorch step by step: recorded always, live with torch."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from lenet_jax.config.base import get_config
 from lenet_jax.training.optim import clip_grad_norm, make_optimizer, make_schedule
 from tests.golden import make_optim as golden
 
-WITHOUT_TORCH = "torch is not installed: only the recorded numbers are compared"
+WITHOUT_TORCH = "torch is not installed: only the recorded values are compared"
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def by_name(recorded, prefix):
 
 
 def schedule_of(case, num_steps=golden.NUM_STEPS):
-    words = golden.SCHEDULE | case
-    return make_schedule(**words, num_steps=num_steps, steps_per_epoch=golden.STEPS_PER_EPOCH)
+    settings = golden.SCHEDULE | case
+    return make_schedule(**settings, num_steps=num_steps, steps_per_epoch=golden.STEPS_PER_EPOCH)
 
 
 def optimizer_of(case):
@@ -48,10 +48,10 @@ def trajectory(optimizer, initial, gradients):
 
 
 def our_trajectory(case, initial, gradients):
-    words = dict(case)
-    if schedule := words.pop("schedule", None):
-        words["learning_rate"] = schedule_of(golden.SCHEDULES[schedule])
-    return jax.jit(lambda *arrays: trajectory(optimizer_of(words), *arrays))(initial, gradients)
+    settings = dict(case)
+    if schedule := settings.pop("schedule", None):
+        settings["learning_rate"] = schedule_of(golden.SCHEDULES[schedule])
+    return jax.jit(lambda *arrays: trajectory(optimizer_of(settings), *arrays))(initial, gradients)
 
 
 def our_learning_rates(case):
@@ -116,20 +116,20 @@ def test_long_runs_are_exact_at_the_end():
 
 
 def test_one_cycle_may_start_at_the_peak():
-    """PyTorch divides by 0 where the rise has one step."""
+    """PyTorch divides by 0 if the rise has one step."""
     rates = our_learning_rates({"name": "one_cycle", "pct_start": 1 / golden.NUM_STEPS})
     np.testing.assert_allclose(rates[0], 0.05, rtol=1e-6)
     assert np.all(np.diff(rates) < 0)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "step", "one_cycle", "linear"])
-def test_schedule_stays_where_it_ended(name):
+def test_schedule_is_constant_after_its_end(name):
     schedule = schedule_of({"name": name, "final_scale": 0.1, "step_epochs": 100})
     at_end = golden.NUM_STEPS - (name == "one_cycle")
     np.testing.assert_array_equal(schedule(at_end), schedule(10 * golden.NUM_STEPS))
 
 
-def test_warmup_rises_evenly_to_the_peak_and_meets_it_once():
+def test_warmup_rises_linearly_to_the_peak_and_reaches_it_once():
     rates = our_learning_rates({"name": "linear", "warmup_epochs": 0.4})
     np.testing.assert_allclose(rates[:5], 0.05 * np.array([0.2, 0.4, 0.6, 0.8, 1.0]), rtol=1e-6)
     assert rates[5] < rates[4]
@@ -146,16 +146,19 @@ def test_warmup_rises_evenly_to_the_peak_and_meets_it_once():
     ids=["sgd", "nesterov", "adam", "adamw"],
 )
 def test_population_equals_single_runs(case, recorded):
-    """Traced numbers, zeros among them, and everything of a schedule, under one vmap."""
+    """Traced hyperparameters, including zeros, and a whole schedule, under one vmap."""
     initial, gradients = by_name(recorded, "initial"), by_name(recorded, "gradients")
 
-    def run(numbers):
-        schedule = {key: numbers[key] for key in ("learning_rate", "pct_start", "div_factor")}
-        words = {key: numbers[key] for key in ("momentum", "weight_decay", "b1", "max_grad_norm")}
-        words["learning_rate"] = schedule_of({"name": "one_cycle"} | schedule)
-        return trajectory(optimizer_of(case | words), initial, gradients)
+    def run(hyperparameters):
+        schedule = {
+            key: hyperparameters[key] for key in ("learning_rate", "pct_start", "div_factor")
+        }
+        keys = ("momentum", "weight_decay", "b1", "max_grad_norm")
+        settings = {key: hyperparameters[key] for key in keys}
+        settings["learning_rate"] = schedule_of({"name": "one_cycle"} | schedule)
+        return trajectory(optimizer_of(case | settings), initial, gradients)
 
-    numbers = {
+    hyperparameters = {
         "learning_rate": [0.1, 0.01, 0.03],
         "pct_start": [0.3, 0.0, 1.0],
         "div_factor": [25.0, 10.0, 3.0],
@@ -164,9 +167,9 @@ def test_population_equals_single_runs(case, recorded):
         "b1": [0.9, 0.0, 0.5],
         "max_grad_norm": [1.0, 5.0, 1e9],
     }
-    population = jax.jit(jax.vmap(run))(jax.tree.map(jnp.float32, numbers, is_leaf=is_list))
+    population = jax.jit(jax.vmap(run))(jax.tree.map(jnp.float32, hyperparameters, is_leaf=is_list))
     for member in range(3):
-        single = jax.jit(run)({key: values[member] for key, values in numbers.items()})
+        single = jax.jit(run)({key: values[member] for key, values in hyperparameters.items()})
         for key in golden.SHAPES:
             np.testing.assert_allclose(population[key][member], single[key], rtol=0, atol=1e-5)
 
@@ -176,19 +179,21 @@ def is_list(node):
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "step", "one_cycle", "linear"])
-def test_every_number_of_a_schedule_may_be_traced(name):
-    numbers = golden.SCHEDULE | {"warmup_epochs": 0.5, "final_scale": 0.1}
-    static = our_learning_rates({"name": name} | numbers)
-    arrays = jax.tree.map(jnp.array, numbers)
-    traced = jax.jit(lambda numbers: our_learning_rates({"name": name} | numbers))(arrays)
+def test_every_parameter_of_a_schedule_may_be_traced(name):
+    hyperparameters = golden.SCHEDULE | {"warmup_epochs": 0.5, "final_scale": 0.1}
+    static = our_learning_rates({"name": name} | hyperparameters)
+    arrays = jax.tree.map(jnp.array, hyperparameters)
+    traced = jax.jit(lambda hyperparameters: our_learning_rates({"name": name} | hyperparameters))(
+        arrays
+    )
     np.testing.assert_allclose(traced, static, rtol=1e-5)
 
 
 def test_state_has_one_structure_for_all_values():
     parameters = {"kernel": jnp.ones((2, 3))}
-    words = ("momentum", "dampening", "weight_decay")
+    names = ("momentum", "dampening", "weight_decay")
     states = [
-        optimizer_of({"name": "sgd"} | dict.fromkeys(words, value)).init(parameters)
+        optimizer_of({"name": "sgd"} | dict.fromkeys(names, value)).init(parameters)
         for value in (0.0, 0.9)
     ]
     first, second = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), state) for state in states)
@@ -217,13 +222,13 @@ def test_config_sections_unpack():
         num_steps=golden.NUM_STEPS,
         steps_per_epoch=golden.STEPS_PER_EPOCH,
     )
-    words = {**config.optimizer, "learning_rate": schedule}
+    settings = {**config.optimizer, "learning_rate": schedule}
     parameters = {"kernel": jnp.ones((2, 3))}
-    make_optimizer(**words, max_grad_norm=config.train.max_grad_norm).init(parameters)
+    make_optimizer(**settings, max_grad_norm=config.train.max_grad_norm).init(parameters)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'sdg'; there are sgd, adam and adamw"):
+    with pytest.raises(ValueError, match="'sdg'; it must be sgd, adam or adamw"):
         optimizer_of({"name": "sdg"})
-    with pytest.raises(ValueError, match="'onecycle'; there are constant"):
+    with pytest.raises(ValueError, match="'onecycle'; it must be constant"):
         schedule_of({"name": "onecycle"})
