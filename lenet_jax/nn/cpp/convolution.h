@@ -1,8 +1,8 @@
-// Convolution, 2×2 max-pool, bias and ReLU in one pass.
+// Convolution, 2×2 max-pooling, bias and ReLU in one pass.
 //
-// A vector holds one pixel of kLanes images, so that nothing is shuffled. The four pixels that a
-// block of the pool compares meet the same terms in the same order, in the same instructions: equal
-// windows give equal sums, and ties stay ties.
+// A vector holds one pixel of kLanes images, so nothing is shuffled. The four pixels of a pooling
+// block add the same terms in the same order with the same instructions: equal windows give equal
+// sums, and ties stay ties.
 
 #pragma once
 
@@ -13,9 +13,9 @@
 
 namespace {
 
-constexpr int kSize = 5;       // of the kernel
-constexpr int kPhases = 4;     // of a block of the pool: pixels, in reading order
-constexpr int kCut = kPhases;  // in place of the winner's phase, where ReLU cuts
+constexpr int kSize = 5;       // height and width of the kernel
+constexpr int kPhases = 4;     // pixels of a pooling block, in row-major order
+constexpr int kCut = kPhases;  // instead of the winner's phase: ReLU cut the block
 
 struct Convolution {
   long channels, height, width, batch, filters;
@@ -30,22 +30,22 @@ struct Convolution {
   long pixels() const { return height * width; }
   long pooled_pixels() const { return pooled_height() * pooled_width(); }
 
-  // Where the windows of the blocks begin, in an image that lies (height, width, channels).
+  // Offset of each pooling block's window in an image of layout (height, width, channels).
   std::vector<int32_t> corners() const {
-    std::vector<int32_t> found;
+    std::vector<int32_t> offsets;
     for (long y = 0; y < pooled_height(); ++y) {
-      for (long x = 0; x < pooled_width(); ++x) found.push_back(2 * (y * width + x) * channels);
+      for (long x = 0; x < pooled_width(); ++x) offsets.push_back(2 * (y * width + x) * channels);
     }
-    return found;
+    return offsets;
   }
 
-  // Of the weight for a filter: (row, column, channel, filter) in the kernel.
+  // Index of a weight in the kernel of layout (row, column, channel, filter).
   long weight(long dy, long dx, long channel, long filter) const {
     return ((dy * kSize + dx) * channels + channel) * filters + filter;
   }
 };
 
-// One pooled pixel of kFilters filters.
+// One pooled pixel of kFilters filters, for kLanes images.
 template <int kFilters>
 void forward_pixel(const Convolution& layer, const float* x, const float* kernel, const float* bias,
                    float* out, int8_t* winners) {
@@ -72,7 +72,7 @@ void forward_pixel(const Convolution& layer, const float* x, const float* kernel
     Floats best = sums[0][filter];
     Ints winner = {};
     for (int phase = 1; phase < kPhases; ++phase) {
-      const Floats other = best != best ? best : sums[phase][filter];  // NaN stays
+      const Floats other = best != best ? best : sums[phase][filter];  // NaN propagates
       winner = other <= best ? winner : Ints{} + phase;
       best = other <= best ? best : other;
     }

@@ -1,4 +1,4 @@
-// A linear layer and its gradients: products of a matrix and a batch.
+// A linear layer and its gradients, as products of a matrix and a batch.
 
 #pragma once
 
@@ -10,14 +10,14 @@
 
 namespace {
 
-// A matrix, whichever way its rows lie.
+// A matrix with arbitrary strides.
 struct Matrix {
-  const float* numbers;
+  const float* data;
   long rows, columns, row_stride, column_stride;
 };
 
-// kRows rows of the product of a matrix with x (columns, width), plus the bias, if there is one;
-// kVectors vectors of the width, of the last of which `last` lanes are written.
+// Computes kRows rows and kVectors vectors of the product of a matrix and x (columns, width), plus
+// the bias, if any. Of the last vector only `last` lanes are written.
 template <int kRows, int kVectors>
 void multiply_tile(const Matrix& matrix, const float* x, long x_stride, const float* bias,
                    float* out, long out_stride, long last) {
@@ -29,7 +29,7 @@ void multiply_tile(const Matrix& matrix, const float* x, long x_stride, const fl
   for (long column = 0; column < matrix.columns; ++column) {
     Floats values[kVectors];
     for (int v = 0; v < kVectors; ++v) values[v] = load(x + column * x_stride + v * kLanes);
-    const float* weights = matrix.numbers + column * matrix.column_stride;
+    const float* weights = matrix.data + column * matrix.column_stride;
 #pragma GCC unroll 12
     for (long row = 0; row < kRows; ++row) {
       const float weight = weights[row * matrix.row_stride];
@@ -48,7 +48,7 @@ void multiply(const Matrix& matrix, const float* x, long x_stride, const float* 
               float* out) {
   for_tiles<kLinearRows>(matrix.rows, [&](auto rows, long row) {
     Matrix part = matrix;
-    part.numbers += row * matrix.row_stride;
+    part.data += row * matrix.row_stride;
     const float* part_bias = bias ? bias + row : nullptr;
     for (long column = 0; column < width; column += 2 * kLanes) {
       const long left = width - column;
@@ -63,7 +63,7 @@ void multiply(const Matrix& matrix, const float* x, long x_stride, const float* 
   });
 }
 
-// Its kernel is (inputs, units): the output takes the columns, the gradient of the input the rows.
+// The kernel is (inputs, units): the output uses its columns, the input gradient its rows.
 struct Linear {
   long inputs, units, batch;
 };
@@ -79,12 +79,12 @@ void input_gradient(const Linear& layer, const float* kernel, const float* cotan
            layer.batch, out);
 }
 
-// Here the vectors go along the units: the cotangent is transposed, with room behind each row.
+// Vectors run along the units here: the cotangent is transposed, each row padded to full vectors.
 void kernel_gradient(const Linear& layer, const float* x, const float* cotangent,
                      float* kernel_out, float* bias_out) {
-  thread_local std::vector<float> room;
+  thread_local std::vector<float> buffer;
   const long row = (layer.units + kLanes - 1) / kLanes * kLanes;
-  float* const transposed = reserve(room, layer.batch * row);
+  float* const transposed = reserve(buffer, layer.batch * row);
   std::fill_n(transposed, layer.batch * row, 0.0f);
   std::fill_n(bias_out, layer.units, 0.0f);
   for (long image = 0; image < layer.batch; ++image) {

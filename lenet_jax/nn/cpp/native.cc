@@ -1,7 +1,7 @@
-// The layers of LeNet and their gradients, for XLA on a CPU.
+// The layers of LeNet and their gradients, called by XLA on a CPU.
 //
-// Arrays have the batch last, a multiple of kLanes: x (c, h, w, b), kernel (5, 5, c, k), output
-// (k, h2, w2, b). Every loop is a tile of sums that stay in registers.
+// Arrays have the batch as their last axis, a multiple of kLanes: x (c, h, w, b), kernel
+// (5, 5, c, k), output (k, h2, w2, b). All loops work on tiles whose sums stay in registers.
 
 #include "convolution.h"
 #include "linear.h"
@@ -41,7 +41,7 @@ ffi::Error call_input_gradient(Floats32 kernel, Floats32 cotangent, Bytes8 winne
   return ffi::Error::Success();
 }
 
-// From its kernel and an array that has the batch last.
+// The sizes of a layer, from its kernel and an array with the batch last.
 Linear linear_of(Floats32& kernel, Floats32& array) {
   return {kernel.dimensions()[0], kernel.dimensions()[1], array.dimensions()[1]};
 }

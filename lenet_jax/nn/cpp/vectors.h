@@ -1,5 +1,5 @@
-// Vectors of the processor, as the compiler's own types: how long they are, how many fit into the
-// registers, and what they can do.
+// The processor's vectors as types of the compiler: their length, how many fit in registers, and
+// the operations on them.
 
 #pragma once
 
@@ -18,14 +18,14 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
-// Sizes of the tiles, by how many registers there are to hold their sums.
+// Tile sizes, chosen so that the sums fit in the registers.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kForwardFilters = 6, kGradientVectors = 5, kLinearRows = 12;
 #else
 constexpr int kForwardFilters = 3, kGradientVectors = 2, kLinearRows = 6;
 #endif
 
-constexpr int kHalf = kLanes == 4 ? 4 : 8;  // lanes of a vector for rows of few numbers
+constexpr int kHalf = kLanes == 4 ? 4 : 8;  // lanes of the vectors for short rows
 
 typedef float Floats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef float Halves __attribute__((vector_size(4 * kHalf), aligned(4), may_alias));
@@ -38,7 +38,7 @@ void store(float* to, Floats values) { *reinterpret_cast<Floats*>(to) = values; 
 Halves load_half(const float* from) { return *reinterpret_cast<const Halves*>(from); }
 void store_half(float* to, Halves values) { *reinterpret_cast<Halves*>(to) = values; }
 
-// By way of 16 bits: at once, g++ 12 would convert one lane after the other.
+// Converted through 16 bits: g++ 12 would convert directly one lane at a time.
 Ints load_bytes(const int8_t* from) {
   const Bytes bytes = *reinterpret_cast<const Bytes*>(from);
   return __builtin_convertvector(__builtin_convertvector(bytes, Shorts), Ints);
@@ -48,11 +48,11 @@ void store_bytes(int8_t* to, Ints values) {
       __builtin_convertvector(__builtin_convertvector(values, Shorts), Bytes);
 }
 
-// Room for `size` numbers that begins with a cache line, so that no vector lies across two.
-float* reserve(std::vector<float>& room, long size) {
+// Returns space for `size` floats, aligned to a cache line so that no vector spans two lines.
+float* reserve(std::vector<float>& buffer, long size) {
   constexpr std::uintptr_t kLine = 64;
-  room.resize(size + kLine / sizeof(float));
-  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(room.data()) + kLine - 1) /
+  buffer.resize(size + kLine / sizeof(float));
+  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(buffer.data()) + kLine - 1) /
                                   kLine * kLine);
 }
 
@@ -65,7 +65,7 @@ float sum_lanes(const float* lanes) {
   return sums[0];
 }
 
-// Exchanges bit kBit of the lane with the one that tells a from b.
+// Swaps the lanes of `a` that have bit kBit set with the lanes of `b` that have it clear.
 template <int kBit, int... kLane>
 __attribute__((always_inline)) inline void exchange(Floats& a, Floats& b,
                                                     std::integer_sequence<int, kLane...>) {
@@ -103,7 +103,7 @@ void with_constant(long number, Run run) {
   run(std::integral_constant<int, kMost>());
 }
 
-// Calls run(size, start) for tiles of at most kMost that divide `count` evenly among them.
+// Calls run(size, start) for tiles of at most kMost that divide `count` as evenly as possible.
 template <int kMost, class Run>
 void for_tiles(long count, Run run) {
   for (long start = 0, tiles = (count + kMost - 1) / kMost; tiles > 0; --tiles) {

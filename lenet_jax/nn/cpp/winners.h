@@ -1,11 +1,11 @@
-// The gradients of a convolution after which a pool and ReLU come.
+// The gradients of a convolution followed by max-pooling and ReLU.
 //
-// They are sparse: the pool sends back one cotangent of four, and ReLU cuts many of those. What is
-// left are the winners. They differ from image to image, so that vectors go along the rows of one
-// image here, over columns and channels.
+// They are sparse: max-pooling sends back one cotangent of four, and ReLU cuts many of those. The
+// remaining pixels are the winners. They differ between images, so vectors run along the rows of a
+// single image here, over columns and channels.
 //
-// What is cut adds nothing, even beside a NaN, where a dense product would add NaN. A cotangent
-// that is not finite may spoil the gradient of a few pixels around the window, of its image alone.
+// A cut pixel contributes nothing, even where a dense product would contribute NaN. A non-finite
+// cotangent may affect the gradient of a few pixels around its window, but only in its own image.
 
 #pragma once
 
@@ -18,16 +18,16 @@
 
 namespace {
 
-// kLanes images one after the other, each (height, width, channels), with room behind it. A thread
-// has room for one such object at a time.
+// kLanes consecutive images of layout (height, width, channels), each with padding after it. The
+// buffer is thread-local: a thread may have only one such object at a time.
 class Images {
  public:
   explicit Images(const Convolution& layer)
       : size_(layer.pixels() * layer.channels),
         stride_((size_ / kLanes + 2) * kLanes),
         places_(size_) {
-    thread_local std::vector<float> room;
-    numbers_ = reserve(room, kLanes * stride_);
+    thread_local std::vector<float> buffer;
+    data_ = reserve(buffer, kLanes * stride_);
     for (long n = 0, pixel = 0; n < size_; ++pixel) {
       for (long channel = 0; channel < layer.channels; ++channel, ++n) {
         places_[n] = channel * layer.plane() + pixel * layer.batch;
@@ -35,11 +35,11 @@ class Images {
     }
   }
 
-  float* operator[](long image) const { return numbers_ + image * stride_; }
+  float* operator[](long image) const { return data_ + image * stride_; }
 
-  void clear() { std::fill_n(numbers_, kLanes * stride_, 0.0f); }
+  void clear() { std::fill_n(data_, kLanes * stride_, 0.0f); }
 
-  // From an array that has the batch last.
+  // Reads from an array with the batch last.
   void read(const float* x) {
     for (long n = 0; n < size_; n += kLanes) {
       Floats rows[kLanes];
@@ -68,32 +68,32 @@ class Images {
 
  private:
   long size_, stride_;
-  std::vector<long> places_;  // of an image's numbers in the array
-  float* numbers_;
+  std::vector<long> places_;  // of each element of an image in the array
+  float* data_;
 };
 
-// The cotangent of a pixel that won, and the place of the numbers that it multiplies.
+// The cotangent of a winning pixel, and the offset of the values that it multiplies.
 struct Winner {
   float cotangent;
-  int32_t place;  // kNowhere: it is cut
+  int32_t place;  // kNowhere: cut by ReLU
 };
 constexpr int kNowhere = -1;
-typedef int64_t Bits __attribute__((may_alias));  // of a winner, of which the place has the sign
+typedef int64_t Bits __attribute__((may_alias));  // a Winner; its sign is that of `place`
 
-// The winners of kLanes images, each image's in groups of so many items at most. A thread has room
-// for one such object at a time.
+// The winners of kLanes images: for each image, `groups` lists of at most `items` winners.
+// The buffer is thread-local: a thread may have only one such object at a time.
 class Winners {
  public:
   Winners(long groups, long items) : groups_(groups), items_(items), counts_(kLanes * groups) {
-    thread_local std::vector<Winner> room;
-    room.resize(std::max<size_t>(room.size(), (counts_.size() + kLanes) * items + 1));
-    spread_ = room.data();
+    thread_local std::vector<Winner> buffer;
+    buffer.resize(std::max<size_t>(buffer.size(), (counts_.size() + kLanes) * items + 1));
+    spread_ = buffer.data();
     lists_ = spread_ + kLanes * items;
   }
 
   // Lists the winners of the first kLanes images. The strides are those of the cotangent. `places`
-  // are those of the items if the first pixel of a block won; for the second column, or row, it is
-  // so far to the `right`, or `down`.
+  // has the offset of each item if the first pixel of the block won; `right` and `down` are added
+  // if the winner is in the second column or row.
   void list(const float* cotangent, const int8_t* winners, long group_stride, long item_stride,
             const std::vector<int32_t>& places, int32_t right, int32_t down) {
     for (long group = 0; group < groups_; ++group) {
@@ -101,7 +101,7 @@ class Winners {
         const long from = group * group_stride + item * item_stride;
         const Ints winner = load_bytes(winners + from);
         const Ints place = places[item] + (winner & 1) * right + (winner >> 1) * down;
-        // Two vectors become the pairs of the even images, and those of the odd ones.
+        // Interleaves the vectors to pairs: first those of the even images, then of the odd ones.
         Floats even = load(cotangent + from);
         Floats odd = reinterpret_cast<Floats>(winner == kCut ? Ints{} + kNowhere : place);
         exchange<1>(even, odd);
@@ -136,14 +136,14 @@ class Winners {
   Winner *spread_, *lists_;
 };
 
-// Adds to kRows rows of sums what the winners give: as many rows of numbers as begin at their
-// places, times their cotangents. The rows are kVectors halves long.
+// Adds the contributions of the winners to kRows rows of sums: for each winner, the kRows rows of
+// values at its place, times its cotangent. A row has kVectors half vectors.
 template <int kRows, int kVectors>
-void add_winners(const Winners& winners, long image, long group, const float* numbers, long row,
+void add_winners(const Winners& winners, long image, long group, const float* values, long row,
                  float* sums, long sums_row) {
   Halves kept[kRows][kVectors] = {};
   winners.for_each(image, group, [&](const Winner& winner) {
-    const float* from = numbers + winner.place;
+    const float* from = values + winner.place;
 #pragma GCC unroll 6
     for (long y = 0; y < kRows; ++y) {
 #pragma GCC unroll 5
@@ -151,7 +151,7 @@ void add_winners(const Winners& winners, long image, long group, const float* nu
         kept[y][v] += load_half(from + v * kHalf) * winner.cotangent;
       }
       from += row;
-      asm("" : "+r"(from));  // or else every address gets a register of its own
+      asm("" : "+r"(from));  // otherwise every address takes a register
     }
   });
   for (long y = 0; y < kRows; ++y) {
@@ -162,14 +162,14 @@ void add_winners(const Winners& winners, long image, long group, const float* nu
   }
 }
 
-// Every winner adds the window that it saw to the gradient of its filter.
+// Each winner adds its input window, times its cotangent, to the gradient of its filter.
 void kernel_gradient(const Convolution& layer, const float* x, const float* cotangent,
                      const int8_t* winners, float* kernel_out, float* bias_out) {
-  thread_local std::vector<float> room;
+  thread_local std::vector<float> buffer;
   const long row = layer.width * layer.channels, used = kSize * layer.channels;
   const long vectors = (used + kHalf - 1) / kHalf, sums_row = vectors * kHalf;
   const long sums_size = kSize * sums_row;
-  float* const sums = reserve(room, layer.filters * sums_size);
+  float* const sums = reserve(buffer, layer.filters * sums_size);
   std::fill_n(sums, layer.filters * sums_size, 0.0f);
   const std::vector<int32_t> corners = layer.corners();
   Images images(layer);
@@ -203,16 +203,16 @@ void kernel_gradient(const Convolution& layer, const float* x, const float* cota
   }
 }
 
-// Every winner adds its filter's kernel to the gradient of what its block saw: six rows of as many
-// columns, of which the first or the last of both meet zeros that lie around the kernel.
+// Each winner adds its filter's kernel, times its cotangent, to the gradient of its block's 6×6
+// window. The kernel is surrounded by zeros, which cover the window's other row and column.
 void input_gradient(const Convolution& layer, const float* kernel, const float* cotangent,
                     const int8_t* winners, float* out) {
-  thread_local std::vector<float> room;
+  thread_local std::vector<float> buffer;
   const long row = layer.width * layer.channels, used = kSize * layer.channels;
   const long vectors = (used + layer.channels + kHalf - 1) / kHalf, kernel_row = vectors * kHalf;
   const long kernel_size = (kSize + 1) * kernel_row;
   const long size = layer.filters * kernel_size + kernel_row + layer.channels;
-  float* const kernels = reserve(room, size);
+  float* const kernels = reserve(buffer, size);
   std::fill_n(kernels, size, 0.0f);
   std::vector<int32_t> places(layer.filters);
   for (long filter = 0; filter < layer.filters; ++filter) {
