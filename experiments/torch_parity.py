@@ -73,7 +73,7 @@ class Setup(NamedTuple):
     """The common starting point of both libraries.
 
     Attributes:
-      spec, numbers, dataset: of the notes' config.
+      spec, numbers, dataset: those of `configs/notes.py`.
       state: the state before the first step.
       order: the indices of each step's images.
     """
@@ -251,7 +251,7 @@ def main() -> None:
     moved32 = train_in_torch(setup, "float32", moved)
 
     labels = setup.dataset.test.labels
-    found = {
+    comparison = {
         "float64": summarise(ours, theirs),
         "float32": summarise(ours32, theirs32),
         "torch_float32_and_itself_moved_by_one_ulp": summarise(theirs32, moved32),
@@ -266,7 +266,7 @@ def main() -> None:
         "learning_rate": setup.numbers["optimizer"]["learning_rate"],
         "momentum": setup.numbers["optimizer"]["momentum"],
         "seed": arguments.seed,
-        **found,
+        **comparison,
         "devices": [device.device_kind for device in jax.devices()],
         **environment(PACKAGES),
     }
@@ -281,7 +281,7 @@ def main() -> None:
         "lenet-jax vs PyTorch, float64": (differences(ours, theirs), OURS),
     }
     plot(ours, theirs, gaps, arguments.output / "torch_parity.png")
-    print(json.dumps(found, indent=2))
+    print(json.dumps(comparison, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""The documentation is true: its Python runs, and the tests that it cites exist."""
+"""The documentation is accurate: its Python runs, and what it cites and names exists."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "from_pytorch.md"
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "from_pytorch.md"
+DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 TEXT = DOCUMENT.read_text()
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -27,11 +30,11 @@ def test_python_blocks_run():
 
 @pytest.mark.torch
 def test_python_blocks_run_beside_live_pytorch():
-    pytest.importorskip("torch", reason="torch is not installed: its blocks are left out")
+    pytest.importorskip("torch", reason="torch is not installed: its blocks are skipped")
     assert {"torch_out", "first_max"} <= run_blocks({"python", "python torch"}).keys()
 
 
-def test_every_block_is_of_a_kind_that_is_run():
+def test_every_block_is_of_a_known_kind():
     assert {block[1] for block in BLOCK.finditer(TEXT)} == {"python", "python torch", "text"}
 
 
@@ -40,16 +43,26 @@ def test_the_cited_tests_exist(name):
     cited = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (DOCUMENT.parent / name).read_text())
     assert len(cited) >= 20
     for file, name in cited:
-        tree = ast.parse((DOCUMENT.parent.parent / file).read_text())
+        tree = ast.parse((ROOT / file).read_text())
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, file
 
 
-def test_links_lead_somewhere():
+def test_links_resolve():
     headings = re.findall(r"^##+ (.*)$", TEXT, re.MULTILINE)
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\((.*?)\)", TEXT):
-        found = target[1:] in anchors if target[0] == "#" else (DOCUMENT.parent / target).exists()
-        assert found, target
+        exists = target[1:] in anchors if target[0] == "#" else (DOCUMENT.parent / target).exists()
+        assert exists, target
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in DOCUMENTS)])
+def test_named_files_and_modules_exist(name):
+    text = (ROOT / name).read_text()
+    folders = "lenet_jax|configs|experiments|examples|tests|results|docs"
+    for path in re.findall(rf"(?<![\w/])(?:{folders})/[\w/.]*\w", text):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"(?:python|python3) -m\s+([\w.]+\w)", text):
+        assert importlib.util.find_spec(module), module
 
 
 def test_the_printed_graph_is_what_the_command_prints(monkeypatch, capsys):
@@ -64,10 +77,10 @@ def test_the_printed_graph_is_what_the_command_prints(monkeypatch, capsys):
 def test_the_readmes_python_runs(tmp_path, monkeypatch):
     from lenet_jax import data
 
-    readme = (DOCUMENT.parent.parent / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     (block,) = [block for block in BLOCK.finditer(readme) if "lenet_jax.load(" in block[2]]
     assert len([line for line in block[2].splitlines() if line]) <= 6
-    (tmp_path / "configs").symlink_to(DOCUMENT.parent.parent / "configs")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     test = data.load("mnist", image_size=28).test
     namespace = {"images": test.images[:200, ..., 0]}

@@ -1,11 +1,10 @@
-"""Writes optim.npz: what PyTorch's optimisers and schedulers do, step by step.
+"""Writes optim.npz: the trajectories of PyTorch's optimisers and schedulers.
 
     python -m tests.golden.make_optim
 
-needs torch and numpy. The arrays are the gradients and initial parameters that both sides start
-from, the parameters after each step of each of OPTIMIZERS, the learning rate of each step of each
-of SCHEDULES, and the version of torch. `test_optim` also calls the functions here, where there is
-torch.
+Needs torch and numpy. The file holds the initial parameters and gradients, the parameters after
+each step for all OPTIMIZERS, the learning rate at each step for all SCHEDULES, and the version of
+torch. If torch is installed, `test_optim` also calls the functions of this module.
 """
 
 import itertools
@@ -80,7 +79,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 
 def torch_optimizer(parameters, *, name, learning_rate, weight_decay, **options):
-    """The optimiser that our config words mean."""
+    """The PyTorch optimiser for a config's settings."""
     import torch
 
     common = {"lr": learning_rate, "weight_decay": weight_decay}
@@ -92,7 +91,7 @@ def torch_optimizer(parameters, *, name, learning_rate, weight_decay, **options)
 
 
 def torch_schedule(optimizer, *, name, learning_rate, warmup_epochs, **options):
-    """The scheduler that our config words mean; sets the optimiser's rate to the first."""
+    """The PyTorch scheduler for a config's settings; sets the optimiser's initial rate."""
     from torch.optim import lr_scheduler
 
     if name == "one_cycle":
@@ -159,7 +158,7 @@ def torch_learning_rates(case):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
     scheduler = torch_schedule(optimizer, **SCHEDULE | case)
     rates = [optimizer.param_groups[0]["lr"]]
-    for _ in range(NUM_STEPS - 1):  # once more, and OneCycleLR with pct_start 1 divides by 0
+    for _ in range(NUM_STEPS - 1):  # one more would make OneCycleLR with pct_start 1 divide by 0
         optimizer.step()
         scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
