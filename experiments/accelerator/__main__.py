@@ -1,0 +1,154 @@
+r"""What does a GPU or TPU compute, how fast, and how far from float64? Minutes, one command.
+
+    python -m experiments.accelerator
+    python -m experiments.accelerator --stages=populations,thousand --minutes=4 --again
+
+The stages, each a process of its own, with the time it may take on a GPU:
+
+- `device`: what the device is, and which versions run on it;
+- `correctness`: layers and network against float64, ties included, by backend and precision;
+- `single`: one network of `configs/notes.py` trained to its end;
+- `populations`: speed and memory by size, strategy and form of the layers;
+- `thousand`: 1,024 networks × 10 epochs by the clock;
+- `determinism`: the same bits twice, with XLA's flags and without.
+
+Each writes its results into `results/accelerator_DEVICE.json` as soon as it has them. A stage that
+is done is left out when the command runs again; one that failed is recorded, with its error, and
+the others run. It needs the package, with JAX, Flax, optax, ml_collections and absl: neither TFDS,
+nor figures, nor a network connection. Exit code: 0, or 1 if a stage failed.
+"""
+
+import argparse
+import datetime
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from experiments.accelerator import device, record, table
+from experiments.accelerator.record import Stage, log
+from lenet_jax import machine
+
+QUESTION = "What does this accelerator compute, how fast, and how far from float64?"
+# Seconds that a stage may take; a stage plans for them, and is ended half a minute later.
+SECONDS = {
+    "correctness": 75,
+    "single": 90,
+    "populations": 150,
+    "thousand": 80,
+    "determinism": 90,
+}
+GRACE = 30
+DONE, FAILED = 0, 1
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the stages that are asked for and not done; the exit code."""
+    arguments = parse(argv)
+    if arguments.run_stage:
+        run_stage(arguments)
+        return DONE
+    # A stage leaves to the others what it does not use, and compiles what no stage has compiled.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    machine.use_compilation_cache()
+    deadline = time.monotonic() + 60 * arguments.minutes
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    file = arguments.results / f"accelerator_{device.find_name()}{'_short' * arguments.short}.json"
+    for name in arguments.stages:
+        if (
+            record.read(file)["stages"].get(name, {}).get("status") == "done"
+            and not arguments.again
+        ):
+            log(f"{name}: done already; --again repeats it")
+            continue
+        left = deadline - time.monotonic()
+        if left < 15:
+            log(f"{name}: left out, the {arguments.minutes:g} minutes are over")
+            continue
+        run_in_process(name, file, left, arguments.short)
+    log("")
+    results = record.read(file)
+    for line in table.lines(results):
+        log(line)
+    log(f"written: {file}")
+    asked = [results["stages"].get(name, {}).get("status") for name in arguments.stages]
+    return FAILED if set(asked) & {"failed", "out of time"} else DONE
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parses the command line; exits with code 2 on a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.accelerator", description=QUESTION)
+    parser.add_argument(
+        "--stages",
+        type=lambda text: text.split(","),
+        default=list(SECONDS),
+        help=f"some of {','.join(SECONDS)}",
+    )
+    parser.add_argument("--minutes", type=float, default=7.0, help="for all stages together")
+    parser.add_argument("--again", action="store_true", help="repeat stages that are done")
+    parser.add_argument(
+        "--short", action="store_true", help="sizes for a CPU, which decide nothing"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    # How the command starts a stage in a process of its own.
+    parser.add_argument("--run_stage", help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    unknown = [name for name in arguments.stages if name not in SECONDS]
+    if unknown:
+        parser.error(f"no stage {', '.join(unknown)}; there are {', '.join(SECONDS)}")
+    return arguments
+
+
+def run_in_process(name: str, file: Path, left: float, short: bool) -> None:
+    """Runs a stage in a process of its own, and records how it ended.
+
+    Args:
+      name: of the stage.
+      file: the results.
+      left: seconds until the process is killed at the latest.
+      short: sizes for a CPU.
+    """
+    log(f"--- {name}")
+    started, budget = time.monotonic(), min(SECONDS[name], left)
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record.update_stage(file, name, status="running", date=date, error=None, results={})
+    command = [sys.executable, "-m", "experiments.accelerator", f"--run_stage={name}"]
+    command += [f"--file={file}", f"--deadline={started + budget}", *["--short"] * short]
+    with tempfile.TemporaryFile("w+") as errors:
+        # A session of its own, so that what the stage has started ends with it.
+        process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+        try:
+            code = process.wait(min(budget + GRACE, left))
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        errors.seek(0)
+        text = errors.read()
+    status = {0: "done", None: "out of time"}.get(code, "failed")
+    error = None if status == "done" else f"exit code {code}\n{text[-6000:]}"
+    seconds = time.monotonic() - started
+    record.update_stage(file, name, status=status, seconds=seconds, error=error)
+    if error is not None:
+        log(f"{name}: {status}, {error}")
+    log(f"--- {name}: {status} after {seconds:.0f} s")
+
+
+def run_stage(arguments: argparse.Namespace) -> None:
+    """Runs a stage in this process, which has been started for it."""
+    stage = Stage(arguments.run_stage, arguments.file, arguments.deadline, arguments.short)
+    module = importlib.import_module(f"experiments.accelerator.{stage.name}")
+    device.describe(stage.file)
+    module.measure(stage)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

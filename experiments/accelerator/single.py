@@ -1,0 +1,112 @@
+"""Stage `single`: one network of `configs/notes.py`, trained to its end, for each backend.
+
+Training, validation and the look at the test images are timed apart. The time to 99 % counts
+training alone, up to the end of the first epoch whose weights get that share of the test images
+right, as in `experiments.time_to_accuracy`.
+"""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.accelerator.record import Stage, log, memory
+from lenet_jax import config as configs
+from lenet_jax import data
+from lenet_jax.nn import ops
+from lenet_jax.training import spec as specs
+from lenet_jax.training import step as train
+
+TARGET = 0.99
+# Backend, images per gradient: the config's, and the whole batch at once.
+VARIANTS = (("phase", 64), ("plain", 64), ("phase", 32))
+SHORT = {"data.train_examples": 512, "data.valid_examples": 100, "train.num_epochs": 2}
+
+
+def measure(stage: Stage) -> None:
+    """Trains a network for each variant, as many as there is time for."""
+    runs: list[dict[str, Any]] = []
+    for backend, micro_batch_size in VARIANTS[:1] if stage.short else VARIANTS:
+        changes = {"model.backend": backend, "train.micro_batch_size": micro_batch_size}
+        run = train_network(changes | (SHORT if stage.short else {}), stage)
+        runs.append({"backend": backend, "micro_batch_size": micro_batch_size} | run)
+        log(
+            f"{backend}, {micro_batch_size} images a gradient: {run['images_per_second']:,.0f}"
+            f" images/s, {100 * run['test_accuracy']:.2f} % after {run['epochs']} epochs,"
+            f" compiled in {run['compile_seconds']:.1f} s"
+        )
+        stage.save(runs=runs)
+        if stage.seconds_left < 0:
+            break
+
+
+def train_network(changes: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """Trains the network of the notes with some changes, to its end or the stage's."""
+    config = configs.load("configs/notes.py", changes.items())
+    dataset = data.load(**config.data)
+    spec, hyperparameters = specs.make_spec(config, dataset), specs.hyperparameters(config)
+    train_split, valid_split, test_split = (
+        jax.device_put((split.images, split.labels))
+        for split in (dataset.train, dataset.valid, dataset.test)
+    )
+    compile_jit = functools.partial(jax.jit, compiler_options=ops.compiler_options())
+    state = compile_jit(functools.partial(train.init_state, spec))(
+        specs.seeds(config), hyperparameters
+    )
+    started = time.perf_counter()
+    arguments = (state, *train_split, np.int32(0), hyperparameters)
+    train_epoch = (
+        compile_jit(functools.partial(train.train_epoch, spec)).lower(*arguments).compile()
+    )
+    compile_seconds = time.perf_counter() - started
+    started = time.perf_counter()
+    evaluate = compile_jit(lambda params, *split: train.evaluate(spec, params, *split)[0])
+    jax.block_until_ready(
+        (evaluate(state.params, *valid_split), evaluate(state.params, *test_split))
+    )
+    evaluation_compile_seconds = time.perf_counter() - started
+
+    epochs: list[dict[str, float]] = []
+    best, best_params, best_epoch = -1.0, state.params, 0
+    for epoch in range(config.train.num_epochs):
+        begun = time.perf_counter()
+        state, _ = train_epoch(state, *train_split, np.int32(epoch), hyperparameters)
+        jax.block_until_ready(state.params)
+        trained = time.perf_counter()
+        valid = float(evaluate(state.params, *valid_split).accuracy)
+        validated = time.perf_counter()
+        test = float(evaluate(state.params, *test_split).accuracy)
+        epochs.append(
+            {
+                "train_seconds": trained - begun,
+                "valid_seconds": validated - trained,
+                "test_seconds": time.perf_counter() - validated,
+                "valid_accuracy": valid,
+                "test_accuracy": test,
+            }
+        )
+        if valid > best:
+            best, best_params, best_epoch = valid, state.params, epoch + 1
+        if stage.seconds_left < 0:
+            break
+    seconds = np.cumsum([epoch["train_seconds"] for epoch in epochs])
+    reached = [bool(epoch["test_accuracy"] >= TARGET) for epoch in epochs]
+    return {
+        "config": "configs/notes.py",
+        "changes": changes,
+        "test_accuracy": float(evaluate(best_params, *test_split).accuracy),
+        "best_epoch": best_epoch,
+        "epochs": len(epochs),
+        "epochs_asked_for": config.train.num_epochs,
+        "diverged": bool(state.step < 0),
+        "images_per_second": spec.num_examples / float(np.median(np.diff(seconds, prepend=0))),
+        "train_seconds": float(seconds[-1]),
+        "seconds_to_target": float(seconds[reached.index(True)]) if any(reached) else None,
+        "target": TARGET,
+        "compile_seconds": compile_seconds,
+        "evaluation_compile_seconds": evaluation_compile_seconds,
+        "per_epoch": epochs,
+        "memory": memory(),
+    }
