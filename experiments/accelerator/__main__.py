@@ -57,12 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     machine.use_compilation_cache()
     deadline = time.monotonic() + 60 * arguments.minutes
     arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / f"accelerator_{device.find_name()}{'_short' * arguments.short}.json"
+    name = device.find_name() + "_short" * arguments.short
+    file = arguments.results / f"accelerator_{name}.json"
     for name in arguments.stages:
-        if (
-            record.read(file)["stages"].get(name, {}).get("status") == "done"
-            and not arguments.again
-        ):
+        stage = record.read(file)["stages"].get(name, {})
+        if stage.get("status") == "done" and not arguments.again:
             log(f"{name}: done already; --again repeats it")
             continue
         left = deadline - time.monotonic()
@@ -90,9 +89,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=7.0, help="for all stages together")
     parser.add_argument("--again", action="store_true", help="repeat stages that are done")
-    parser.add_argument(
-        "--short", action="store_true", help="sizes for a CPU, which decide nothing"
-    )
+    parser.add_argument("--short", action="store_true", help="sizes that a CPU can train")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     # How the command starts a stage in a process of its own.
     parser.add_argument("--run_stage", help=argparse.SUPPRESS)

@@ -6,6 +6,7 @@ and products in bfloat16, so that any error is one of the program and not of rou
 """
 
 import functools
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,8 +22,8 @@ from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
 
 BACKENDS = ("phase", "plain")
-# Values of `jax_default_matmul_precision`: its presets, of which `bfloat16` means "the fastest", and
-# what asks for bfloat16 and TF32 by name, which not every device has.
+# Of `jax_default_matmul_precision`. JAX's `bfloat16` means the fastest; the last two ask for
+# bfloat16 and TF32 themselves, which not every device has.
 PRECISIONS = (
     *("default", "highest", "tensorfloat32", "bfloat16"),
     *("BF16_BF16_F32", "TF32_TF32_F32"),
@@ -39,47 +40,41 @@ def measure(stage: Stage) -> None:
     batch = 4 if stage.short else 64
     cases, network = make_cases(batch), make_network(batch)
     expected = expect(cases, network)
-    lowered, compiled, refused = {}, {}, {}
-    precisions = ("highest",) if stage.short else PRECISIONS
-    for precision in precisions:
-        for backend in BACKENDS:
-            name = f"{backend}, {precision}"
-            try:
-                with jax.default_matmul_precision(precision):
-                    program = jax.jit(
-                        functools.partial(compute, backend),
-                        compiler_options=ops.compiler_options(),
-                    )
-                    lowered[name] = program.lower(cases, *network)
-            except (ValueError, NotImplementedError) as error:
-                refused[name] = str(error)
-    with ThreadPoolExecutor() as pool:
-        pending = {name: pool.submit(program.compile) for name, program in lowered.items()}
-        for name, future in pending.items():
-            try:
-                compiled[name] = future.result()
-            except jax.errors.JaxRuntimeError as error:
-                refused[name] = str(error)
     checks: dict[str, Any] = {}
     violations: list[str] = []
-    for name, program in compiled.items():
-        try:
-            values = jax.tree.map(np.asarray, program(cases, *network))
-        except jax.errors.JaxRuntimeError as error:
-            refused[name] = str(error)
-            continue
-        checks[name] = compare(values, expected, cases)
-        bound = BOUNDS.get(name.partition(", ")[2], LOOSEST)
-        broken = [f"{name}: {message}" for message in find_violations(checks[name], bound)]
-        violations += broken
-        worst = max(
-            error["relative"]
-            for check in checks[name].values()
-            for error in check["errors"].values()
+    refused: dict[str, str] = {}
+    precisions = ("highest",) if stage.short else PRECISIONS
+    with ThreadPoolExecutor(6) as pool:
+        pending = {}
+        for precision, backend in itertools.product(precisions, BACKENDS):
+            try:
+                lowered = lower(backend, precision, cases, network)
+                pending[f"{backend}, {precision}"] = pool.submit(lowered.compile)
+            except (ValueError, NotImplementedError) as error:
+                refused[f"{backend}, {precision}"] = str(error)
+        for name, future in pending.items():
+            try:
+                values = jax.tree.map(np.asarray, future.result()(cases, *network))
+            except jax.errors.JaxRuntimeError as error:
+                refused[name] = str(error)
+                continue
+            checks[name] = compare(values, expected, cases)
+            bound = BOUNDS.get(name.partition(", ")[2], LOOSEST)
+            broken = find_violations(checks[name], bound)
+            violations += [f"{name}: {message}" for message in broken]
+            log(f"{name}: {len(broken)} out of bounds")
+            stage.save(checks=checks, violations=violations, refused=refused, batch_size=batch)
+
+
+def lower(
+    backend: ops.Backend, precision: str, cases: Cases, network: tuple[Any, np.ndarray, np.ndarray]
+) -> jax.stages.Lowered:
+    """`compute` for a backend under a precision, traced; raises ValueError if it is refused."""
+    with jax.default_matmul_precision(precision):
+        program = jax.jit(
+            functools.partial(compute, backend), compiler_options=ops.compiler_options()
         )
-        log(f"{name}: largest relative error {worst:.1e}, {len(broken)} out of bounds")
-        stage.save(checks=checks, violations=violations, refused=refused)
-    stage.save(checks=checks, violations=violations, refused=refused, batch_size=batch)
+        return program.lower(cases, *network)
 
 
 def make_cases(batch: int) -> Cases:
@@ -228,9 +223,8 @@ def read_winners(probes: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     placed = np.zeros((4, k, 1, kernel.shape[2], size + 1, size + 1))
     for phase in range(4):
         row, column = divmod(phase, 2)
-        placed[phase, :, 0, :, row : row + size, column : column + size] = kernel.transpose(
-            3, 2, 0, 1
-        )
+        there = placed[phase, :, 0, :, row : row + size, column : column + size]
+        there[...] = kernel.transpose(3, 2, 0, 1)
     distances = [((own - there) ** 2).sum(axis=(-3, -2, -1)) for there in placed]
     return np.argmin(distances, axis=0).transpose(3, 0, 1, 2)
 
@@ -258,10 +252,8 @@ def compare(values: dict[str, Any], expected: dict[str, Any], cases: Cases) -> d
                 "others_moved": int((moved & ~tied).sum()),
             }
         if name == "lenet":
-            predictions = [
-                np.argmax(logits, axis=1) for logits in (values[name]["logits"], arrays["logits"])
-            ]
-            checks[name]["predictions_changed"] = int((predictions[0] != predictions[1]).sum())
+            predicted, right = (np.argmax(a["logits"], axis=1) for a in (values[name], arrays))
+            checks[name]["predictions_changed"] = int((predicted != right).sum())
     return checks
 
 

@@ -1,15 +1,15 @@
-"""Stage `determinism`: does training give the same bits twice, with XLA's flags and without?
+"""Stage `determinism`: whether training gives the same bits twice, with XLA's flags and without.
 
-Each training is a process of its own, since the flags are read when XLA starts, with an empty
-compilation cache, since what is compiled may depend on timings.
+Each training is a process of its own, since the flags are read when XLA starts, with a
+compilation cache of its own, since what is compiled may depend on timings. Two run at once.
 """
 
+import contextlib
 import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from typing import Any
 
 from experiments.accelerator.record import Stage, log
 from lenet_jax.main import DETERMINISTIC_FLAGS
@@ -21,32 +21,32 @@ TRAIN = "from experiments.accelerator.determinism import train_and_hash; train_a
 def measure(stage: Stage) -> None:
     """Trains four times, each a single network and a population, and compares their SHA-256."""
     for name, flags in (("deterministic", DETERMINISTIC_FLAGS), ("default", "")):
-        results = [_hashes(flags, stage) for _ in range(2)]
+        results = _train_twice(flags, stage)
         same = results[0] == results[1]
         stage.save(**{name: {"flags": flags, "same_bits": same, "sha256": results}})
         log(f"{name} flags: {'the same' if same else 'other'} bits")
-        if stage.short or stage.seconds_left < 30:
+        if stage.short or stage.seconds_left < 45:
             break
 
 
-def _hashes(flags: str, stage: Stage) -> dict[str, Any]:
-    arguments = (4, 2) if stage.short else (STEPS, MEMBERS)
-    with tempfile.TemporaryDirectory() as folder:
-        own = {
-            "JAX_COMPILATION_CACHE_DIR": folder,
-            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
-        }
-        if stage.short:
-            own.pop("JAX_COMPILATION_CACHE_DIR")
-        done = subprocess.run(
-            [sys.executable, "-c", TRAIN.format(*arguments)],
-            env=os.environ | own,
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-    single, population = done.stdout.split()[-2:]
-    return {"single": single, "population": population}
+def _train_twice(flags: str, stage: Stage) -> list[dict[str, str]]:
+    code = TRAIN.format(*((4, 2) if stage.short else (STEPS, MEMBERS)))
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for _ in range(2):
+            if not stage.short:
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
+                environment = environment | {"JAX_COMPILATION_CACHE_DIR": folder}
+            command = [sys.executable, "-c", code]
+            processes.append(
+                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+            )
+        outputs = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise RuntimeError(f"exit codes {[process.returncode for process in processes]}")
+    pairs = [output.split()[-2:] for output in outputs]
+    return [{"single": single, "population": population} for single, population in pairs]
 
 
 def train_and_hash(steps: int, count: int) -> None:
@@ -70,9 +70,8 @@ def train_and_hash(steps: int, count: int) -> None:
 
     def train_single(images: jax.Array, labels: jax.Array) -> train.TrainState:
         state = train.init_state(spec, specs.seeds(config), hyperparameters)
-        return train.train_epoch(spec, state, images, labels, jax.numpy.int32(0), hyperparameters)[
-            0
-        ]
+        epoch = jax.numpy.int32(0)
+        return train.train_epoch(spec, state, images, labels, epoch, hyperparameters)[0]
 
     state = jax.jit(train_single, compiler_options=options)(split.images, split.labels)
     compiled = populations.compile_population(variant, spec, populations.load_data().valid)

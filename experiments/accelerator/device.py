@@ -1,9 +1,10 @@
 """What device a result is of, and what software ran on it."""
 
+import json
 import shutil
 import subprocess
 import sys
-from importlib import metadata
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,7 @@ def find_name() -> str:
 
 def describe(file: Path) -> None:
     """Writes what the device and the software are into the results."""
-    import json
-
-    import jax
+    import jax  # late: the process that starts the stages leaves the device alone
 
     results = record.read(file)
     results["environment"] = environment(_installed(PACKAGES + CUDA_PACKAGES)) | {
@@ -41,9 +40,7 @@ def describe(file: Path) -> None:
 
 
 def _installed(packages: tuple[str, ...]) -> list[str]:
-    names = {
-        distribution.name.lower().replace("_", "-") for distribution in metadata.distributions()
-    }
+    names = {distribution.name.lower().replace("_", "-") for distribution in distributions()}
     return [name for name in packages if name.lower().replace("_", "-") in names]
 
 

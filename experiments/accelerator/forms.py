@@ -36,7 +36,7 @@ FORMS = {"im2col": im2col, "convolution": convolution}
 
 @contextlib.contextmanager
 def use(form: str) -> Iterator[None]:
-    """Has networks that are traced meanwhile take a form of FORMS; any other is a backend's name."""
+    """Has networks that are traced meanwhile take this form, if it is one of FORMS."""
     if form not in FORMS:
         yield
         return

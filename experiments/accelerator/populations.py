@@ -61,20 +61,22 @@ class Variant:
 
 VARIANTS = (
     *(Variant(members) for members in (1, 64, 1024)),
-    *(Variant(64, form) for form in ("plain", "convolution", "im2col")),
-    Variant(256),
     Variant(1024, shared_data_order=True),
-    Variant(1024, precision="highest"),
+    Variant(64, "im2col"),
+    Variant(64, "convolution"),
     Variant(4096),
+    Variant(256),
+    Variant(1024, precision="highest"),
+    Variant(64, "plain"),
     Variant(8),
     Variant(8, strategy="map"),
     Variant(1024, micro_batch_size=32),
     Variant(1024, "convolution"),
     Variant(1024, "im2col"),
-    Variant(1024, "plain"),
+    Variant(512),
     Variant(1024, precision="BF16_BF16_F32"),
     Variant(2048),
-    Variant(512),
+    Variant(1024, "plain"),
 )
 SHORT_VARIANTS = (Variant(1), Variant(2), Variant(2, "im2col"), Variant(2, strategy="map"))
 
@@ -121,18 +123,19 @@ def measure_variant(variant: Variant, steps: int) -> dict[str, Any]:
     spec = dataclasses.replace(make_variant_spec(variant), num_examples=steps * 64)
     few = Split(dataset.valid.images[:80], dataset.valid.labels[:80])
     compiled = compile_population(variant, spec, few)
-    members, calls = compiled.members, []
-    members, metrics = jax.block_until_ready(
-        compiled.train_epoch(members, *compiled.arguments, ZERO)
-    )
+    calls: list[float] = []
+
+    def train_steps(members: Any) -> tuple[Any, Any]:
+        return jax.block_until_ready(compiled.train_epoch(members, *compiled.arguments, ZERO))
+
+    members, metrics = train_steps(compiled.members)
     while len(calls) < MAX_CALLS and sum(calls) < ENOUGH_SECONDS:
         begun = time.perf_counter()
-        members, metrics = jax.block_until_ready(
-            compiled.train_epoch(members, *compiled.arguments, ZERO)
-        )
+        members, metrics = train_steps(members)
         calls.append(time.perf_counter() - begun)
-    planned = compiled.train_epoch.memory_analysis()
+    analysis = compiled.train_epoch.memory_analysis()
     sizes = ("temp", "argument", "output", "alias", "generated_code")
+    planned = {name: getattr(analysis, f"{name}_size_in_bytes") for name in sizes}
     return {
         "images_per_second": variant.members * steps * 64 / min(calls),
         "seconds": calls,
@@ -140,9 +143,7 @@ def measure_variant(variant: Variant, steps: int) -> dict[str, Any]:
         "batch_size": 64,
         "compile_seconds": compiled.seconds,
         "diverged": int(np.isnan(metrics.train_loss).sum()),
-        "memory_planned_by_xla": {
-            name: getattr(planned, f"{name}_size_in_bytes") for name in sizes
-        },
+        "memory_planned_by_xla": planned,
         "memory_estimated_for_sweeps": estimated_memory(variant, spec),
         "memory_of_process": memory(),
     }
@@ -180,16 +181,18 @@ def compile_population(variant: Variant, spec: Spec, valid: Split) -> Compiled:
         members, numbers = population.start(seeded_configs(variant.members))
         arguments = numbers, population.put(load_data().train), population.put(valid)
         started = time.perf_counter()
-        program = population._advance.lower(members, *arguments, ZERO).compile()
+        train_epoch: Any = population._advance
+        program = train_epoch.lower(members, *arguments, ZERO).compile()
     return Compiled(population, members, arguments, program, time.perf_counter() - started)
 
 
-def make_variant_spec(variant: Variant, config: str = CONFIG, **changes: Any) -> Spec:
-    """The spec of a variant's members."""
-    changes |= {"train.micro_batch_size": variant.micro_batch_size}
+def make_variant_spec(variant: Variant, **train: Any) -> Spec:
+    """The spec of a variant's members, with other values in the section `train` of the config."""
+    changes = {"train.micro_batch_size": variant.micro_batch_size}
+    changes |= {f"train.{key}": value for key, value in train.items()}
     if variant.form in BACKENDS:
         changes |= {"model.backend": variant.form}
-    return make_spec(configs.load(config, changes.items()), load_data())
+    return make_spec(configs.load(CONFIG, changes.items()), load_data())
 
 
 @functools.cache
@@ -198,11 +201,14 @@ def load_data() -> Dataset:
     return data.load("mnist")
 
 
+def seeded_configs(count: int) -> list[configs.Config]:
+    """The config with each of the seeds from 0."""
+    return [_seeded_config(seed) for seed in range(count)]
+
+
 @functools.cache
-def seeded_configs(count: int, config: str = CONFIG) -> tuple[configs.Config, ...]:
-    """The config with the seeds from 0."""
-    base = configs.load(config)
-    return tuple(configs.replace(base, {"seed": seed}) for seed in range(count))
+def _seeded_config(seed: int) -> configs.Config:
+    return configs.load(CONFIG, [("seed", seed)])
 
 
 def estimated_memory(variant: Variant, spec: Spec) -> int:

@@ -21,7 +21,7 @@ def update_stage(file: Path, stage: str, **values: Any) -> None:
     """Adds to what a file says of a stage, or replaces it."""
     results = read(file)
     results["stages"].setdefault(stage, {}).update(values)
-    write_atomically(file, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_atomically(file, json.dumps(results, indent=1) + "\n")
 
 
 @dataclasses.dataclass

@@ -102,7 +102,8 @@ def lenet(params: Any, images: np.ndarray, labels: np.ndarray) -> Arrays:
     """
 
     def weights(layer: str) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(np.asarray(params[layer][name], np.float64) for name in ("kernel", "bias"))
+        kernel, bias = params[layer]["kernel"], params[layer]["bias"]
+        return np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
 
     def pooled(x: np.ndarray, layer: str) -> np.ndarray:
         b, height, width, _ = x.shape

@@ -57,15 +57,13 @@ def train_network(changes: dict[str, Any], stage: Stage) -> dict[str, Any]:
     )
     started = time.perf_counter()
     arguments = (state, *train_split, np.int32(0), hyperparameters)
-    train_epoch = (
-        compile_jit(functools.partial(train.train_epoch, spec)).lower(*arguments).compile()
-    )
+    train_epoch = compile_jit(functools.partial(train.train_epoch, spec))
+    train_epoch = train_epoch.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - started
     started = time.perf_counter()
     evaluate = compile_jit(lambda params, *split: train.evaluate(spec, params, *split)[0])
-    jax.block_until_ready(
-        (evaluate(state.params, *valid_split), evaluate(state.params, *test_split))
-    )
+    for split in (valid_split, test_split):
+        jax.block_until_ready(evaluate(state.params, *split))
     evaluation_compile_seconds = time.perf_counter() - started
 
     epochs: list[dict[str, float]] = []

@@ -71,7 +71,8 @@ def _thousand(results: dict[str, Any]) -> list[str]:
 
 def _determinism(results: dict[str, Any]) -> list[str]:
     return [
-        f"{name}: {'same' if run['same_bits'] else 'other'} bits" for name, run in results.items()
+        f"{name} flags: {'the same' if run['same_bits'] else 'other'} bits"
+        for name, run in results.items()
     ]
 
 

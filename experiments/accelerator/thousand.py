@@ -51,7 +51,7 @@ def train(variant: Variant, stage: Stage) -> dict[str, Any]:
     started = time.perf_counter()
     count = 4 if stage.short else MEMBERS
     variant = dataclasses.replace(variant, members=min(variant.members, count))
-    spec = make_variant_spec(variant, **{"train.num_epochs": EPOCHS})
+    spec = make_variant_spec(variant, num_epochs=EPOCHS)
     valid, test = load_data().valid, load_data().test
     if stage.short:
         spec = dataclasses.replace(spec, num_examples=256)
