@@ -37,7 +37,7 @@ class Variant:
     Attributes:
       members: how many.
       form: of the convolutions: `phase`, `plain`, or one of `forms`.
-      strategy: `vmap` or `map`.
+      strategy: `vmap`, `map`, or `auto`, what suits the device.
       micro_batch_size: images a gradient, of a batch of 64.
       shared_data_order: whether all members see the same batches.
       precision: of matrix products, as `jax_default_matmul_precision`.

@@ -25,6 +25,7 @@ from experiments.accelerator.record import Stage, log, memory
 from lenet_jax.data.dataset import Split
 
 MEMBERS, EPOCHS = 1024, 10
+DEFAULT = Variant(MEMBERS, strategy="auto")  # without the results of stage `populations`
 FIELDS = ("members", "form", "strategy", "micro_batch_size", "shared_data_order", "precision")
 
 
@@ -35,7 +36,7 @@ def measure(stage: Stage) -> None:
         row = measured.get(key)
         if name == "shared_order" and (row is None or stage.seconds_left < 30):
             break
-        variant = Variant(**{field: row[field] for field in FIELDS}) if row else Variant(MEMBERS)
+        variant = Variant(**{field: row[field] for field in FIELDS}) if row else DEFAULT
         result = train(variant, stage)
         stage.save(**{name: result})
         log(

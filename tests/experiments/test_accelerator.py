@@ -1,0 +1,121 @@
+"""The experiment of accelerators in its short form, on the CPU."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.accelerator import __main__ as command
+from experiments.accelerator import correctness, forms, populations, record
+from lenet_jax.nn import ops
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results file of two stages."""
+    folder = tmp_path_factory.mktemp("results")
+    arguments = ["--short", "--stages=correctness,thousand", f"--results={folder}"]
+    assert command.main(arguments) == 0
+    return folder / "accelerator_cpu_short.json"
+
+
+def test_every_stage_writes_its_results(results):
+    content = json.loads(results.read_text())
+    assert {stage["status"] for stage in content["stages"].values()} == {"done"}
+    checked = content["stages"]["correctness"]["results"]
+    assert checked["violations"] == []
+    assert checked["refused"] == {}
+    constant = checked["checks"]["phase, highest"]["conv1: constant"]
+    assert constant["ties"] == constant["pools"] > 0
+    thousand = content["stages"]["thousand"]["results"]["own_orders"]
+    assert (thousand["networks"], thousand["epochs"]) == (4, 10)
+    assert thousand["test_accuracy_mean"] > 0.3
+    assert content["environment"]["devices"][0] == "cpu"
+    assert content["environment"]["versions"]["jax"] == jax.__version__
+
+
+def test_a_stage_that_is_done_is_left_out(results, capfd):
+    before = results.read_bytes()
+    assert command.main(["--short", "--stages=thousand", f"--results={results.parent}"]) == 0
+    assert "thousand: done already" in capfd.readouterr().out
+    assert results.read_bytes() == before
+
+
+def test_a_stage_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "SECONDS", {"first": 60, "second": 60})
+    monkeypatch.setattr(command.table, "DETAILS", {}.fromkeys(("first", "second"), lambda _: []))
+    monkeypatch.setattr(command.device, "find_name", lambda: "none")
+    assert command.main([f"--results={tmp_path}"]) == 1
+    stages = record.read(tmp_path / "accelerator_none.json")["stages"]
+    assert [stage["status"] for stage in stages.values()] == ["failed", "failed"]
+    assert "No module named 'experiments.accelerator.first'" in stages["first"]["error"]
+
+
+def test_a_stage_that_takes_too_long_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "SECONDS", {"correctness": 60})
+    file = tmp_path / "results.json"
+    command.run_in_process("correctness", file, 0.1, short=True)
+    assert record.read(file)["stages"]["correctness"]["status"] == "out of time"
+
+
+def test_an_unknown_stage_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--stages=corectness"])
+    assert "no stage corectness; there are correctness," in capsys.readouterr().err
+
+
+def last_maximum(right, x, kernel, bias, *, backend):
+    """The last of equal maxima receives the gradient."""
+    turned = right(x[:, ::-1, ::-1], kernel[::-1, ::-1], bias, backend=backend)
+    return turned[:, ::-1, ::-1]
+
+
+def too_large(right, *arrays, backend):
+    """Everything is 0.1 % too large."""
+    return 1.001 * right(*arrays, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (None, None),
+        (last_maximum, "conv2: constant: 600 of 600 ties moved"),
+        (too_large, "conv2: integers: output: relative error 1.0e-03"),
+    ],
+)
+def test_a_wrong_layer_is_found(monkeypatch, layer, message):
+    every = correctness.make_cases(2)
+    cases = {name: every[name] for name in ("conv2: constant", "conv2: integers")}
+    expected = correctness.expect(cases)
+    if layer is not None:
+        wrong = functools.partial(layer, ops.conv_pool_relu)
+        monkeypatch.setattr(ops, "conv_pool_relu", wrong)
+    values = jax.jit(functools.partial(correctness.compute_layers, "plain"))(cases)
+    checks = correctness.compare(jax.tree.map(np.asarray, values), expected, cases)
+    violations = correctness.find_violations(checks, 1e-5)
+    assert (message in violations) if message else violations == []
+
+
+@pytest.mark.parametrize("form", forms.FORMS)
+def test_the_other_forms_are_right(form):
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (
+        jnp.asarray(rng.standard_normal(shape, np.float32))
+        for shape in ((3, 12, 12, 2), (5, 5, 2, 4), (4,))
+    )
+    expected = ops.conv_pool_relu(x, kernel, bias, backend="plain")
+    with forms.use(form):
+        actual = ops.conv_pool_relu(x, kernel, bias, backend="plain")
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_fastest_variant_of_a_backend_is_the_best():
+    rows = [
+        {"form": form, "precision": "default", "shared_data_order": shared, "images_per_second": v}
+        for form, shared, v in (("phase", False, 1), ("plain", False, 2), ("im2col", False, 3))
+    ]
+    assert populations.best([*rows, {"error": "out of memory"}]) == rows[1]
+    assert populations.best(rows, shared=True) is None
