@@ -205,3 +205,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     add_pixels(evaluate)
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

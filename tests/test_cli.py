@@ -1,4 +1,5 @@
 import re
+import runpy
 import subprocess
 import sys
 
@@ -43,6 +44,16 @@ def test_help_names_the_program_as_it_was_started(capsys, name):
         cli.main([name, "--help"])
     assert end.value.code == 0
     assert f"lenet-jax {name}" in capsys.readouterr().out.splitlines()[0]
+
+
+@pytest.mark.parametrize("module", [module for module, _ in cli.COMMANDS.values()])
+def test_each_is_a_module_too(capsys, monkeypatch, module):
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, f"lenet_jax.{module}", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"lenet_jax.{module}", run_name="__main__")
+    assert end.value.code == 0
+    assert f"python -m lenet_jax.{module}" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_a_user_s_mistake_in_a_command_is_its_exit_code(capsys):
