@@ -32,16 +32,15 @@ def measure(turns: int) -> dict[str, Any]:
     from lenet_jax import data
     from lenet_jax.runs.run import Arrays
     from lenet_jax.storage.checkpoint import Checkpoints
-    from lenet_jax.training.loop import Programs
-    from lenet_jax.training.spec import make_spec
+    from lenet_jax.training.batches import EpochSlice
+    from lenet_jax.training.loop import Trainer
     from lenet_jax.training.step import no_metrics
 
     config = configs.load("configs/notes.py")
-    dataset = data.load(**config.data)
-    programs = Programs(config, make_spec(config, dataset), dataset)
-    programs.compile()
-    state, sums = programs.init(), programs.place(no_metrics())
-    order, num_steps = programs.order(state, 0), programs.spec.steps_per_epoch // SEGMENTS
+    trainer = Trainer(config, data.load(**config.data))
+    trainer.compile()
+    state, sums = trainer.init(), trainer.place(no_metrics())
+    steps = EpochSlice(trainer.order(state, 0), 0, trainer.spec.steps_per_epoch // SEGMENTS)
 
     seconds: dict[bool, list[float]] = {False: [], True: []}
     alone = []
@@ -51,7 +50,7 @@ def measure(turns: int) -> dict[str, Any]:
                 begun = time.perf_counter()
                 if saves:
                     checkpoints.save(2 * turn, Arrays(state, sums, state.params), {"epoch": turn})
-                state, _, rate = programs.train_steps(state, sums, order, 0, num_steps)
+                state, _, rate = trainer.take_steps(state, sums, steps)
                 jax.block_until_ready(rate)
                 seconds[saves].append(time.perf_counter() - begun)
                 checkpoints.latest()

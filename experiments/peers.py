@@ -180,41 +180,39 @@ def load_config(network: Network) -> configs.Config:
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     """lenet-jax: one compiled program for all requested steps."""
     from lenet_jax.inference import state_dict as torch_bridge
-    from lenet_jax.training import parallel
-    from lenet_jax.training import spec as specs
-    from lenet_jax.training import step as train
+    from lenet_jax.training import parallel, step
+    from lenet_jax.training.batches import DeviceSplit, EpochSlice
+    from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 
     config = load_config(network)
-    made = specs.make_spec(config, dataset)
-    numbers = specs.hyperparameters(config)
+    spec, settings = make_spec(config, dataset), hyperparameters(config)
 
-    def sized(batch_size: int) -> specs.Spec:
+    def sized(batch_size: int) -> Spec:
         micro = min(batch_size, config.train.micro_batch_size)
         num_devices = parallel.count_sharing(batch_size, micro)
         return dataclasses.replace(
-            made, batch_size=batch_size, micro_batch_size=micro, num_devices=num_devices
+            spec, batch_size=batch_size, micro_batch_size=micro, num_devices=num_devices
         )
 
     @functools.cache
     def on_devices(num_devices: int, name: str) -> Any:
-        split = getattr(dataset, name)
-        return parallel.replicate((split.images, split.labels), num_devices)
+        return parallel.replicate(DeviceSplit.of(getattr(dataset, name)), num_devices)
 
     @functools.cache
     def steps_program(batch_size: int) -> Any:
-        made_for = sized(batch_size)
+        sized_spec = sized(batch_size)
 
-        def run_steps(state: train.TrainState, order: Any, images: Any, labels: Any) -> Any:
-            arrays = images, labels, order, 0, order.shape[0], numbers
-            return train.train_steps(made_for, state, train.no_metrics(), *arrays)
+        def run_steps(state: step.TrainState, order: Any, split: DeviceSplit) -> Any:
+            steps = EpochSlice(order, 0, order.shape[0])
+            return step.train_steps(sized_spec, state, step.no_metrics(), split, steps, settings)
 
-        return parallel.compile_shared(run_steps, made_for.num_devices, donate_argnums=(0,))
+        return parallel.compile_shared(run_steps, sized_spec.num_devices, donate_argnums=(0,))
 
     default = sized(config.train.batch_size)
     evaluate_all = parallel.compile_shared(
-        functools.partial(train.evaluate, default), default.num_devices
+        functools.partial(step.evaluate, default), default.num_devices
     )
-    state = train.init_state(made, specs.seeds(config), numbers)
+    state = step.init_state(spec, seeds(config), settings)
     params = torch_bridge.from_state_dict(weights, state.params)
     held = {"state": dataclasses.replace(state, params=params)}
 
@@ -222,13 +220,13 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
         batch_size = indices.shape[1]
         devices = sized(batch_size).num_devices
         args = parallel.replicate((held["state"], indices), devices)
-        held["state"], metrics = steps_program(batch_size)(*args, *on_devices(devices, "train"))
+        held["state"], metrics = steps_program(batch_size)(*args, on_devices(devices, "train"))
         return float(metrics.mean_loss)
 
     def evaluate() -> int:
         devices = default.num_devices
         params = parallel.replicate(held["state"].params, devices)
-        metrics, _ = evaluate_all(params, *on_devices(devices, "test"))
+        metrics, _ = evaluate_all(params, on_devices(devices, "test"))
         return int(metrics.correct)
 
     return Peer(take_steps, evaluate)
@@ -243,8 +241,8 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
     import jax
 
     from lenet_jax.data.dataset import Split
-    from lenet_jax.training import spec as specs
     from lenet_jax.training.population import Population
+    from lenet_jax.training.spec import make_spec
 
     config = load_config(network)
     members = [configs.replace(config, {"seed": seed}) for seed in range(size)]
@@ -252,23 +250,23 @@ def make_population(network: Network, weights: Weights, dataset: Dataset, *, siz
 
     @functools.cache
     def prepare(steps: int, batch_size: int) -> Any:
-        made = dataclasses.replace(
-            specs.make_spec(config, dataset),
+        spec = dataclasses.replace(
+            make_spec(config, dataset),
             num_examples=steps * batch_size,
             batch_size=batch_size,
             micro_batch_size=min(batch_size, config.train.micro_batch_size),
         )
-        population = Population(made, size)
+        population = Population(spec, size)
         # One validation image: validation is not timed.
         splits = dataset.train, Split(dataset.valid.images[:1], dataset.valid.labels[:1])
-        held["members"], numbers = population.start(members)
-        return population, numbers, *map(population.put, splits)
+        held["members"], settings = population.start(members)
+        return population, settings, *map(population.put, splits)
 
     def take_steps(indices: np.ndarray) -> float:
-        population, numbers, train_split, valid_split = prepare(*indices.shape)
+        population, settings, train_split, valid_split = prepare(*indices.shape)
         held["population"] = population
         held["members"], metrics = population.train_epoch(
-            held["members"], numbers, train_split, valid_split, 0
+            held["members"], settings, train_split, valid_split, 0
         )
         return float(np.mean(population.pick(metrics.train_loss, size)))
 

@@ -38,26 +38,27 @@ def measure() -> dict[str, Any]:
     from lenet_jax import data
     from lenet_jax.runs.run import PACKAGES
     from lenet_jax.training import parallel
-    from lenet_jax.training import spec as specs
-    from lenet_jax.training import step as train
+    from lenet_jax.training.batches import DeviceSplit
+    from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+    from lenet_jax.training.step import TrainState, init_state, train_epoch
 
     changes = {"data.train_examples": STEPS * BATCH_SIZE, "train.batch_size": BATCH_SIZE}
     config = configs.load("configs/lenet5.py", changes.items())
     dataset = data.load(**config.data)
-    made, numbers = specs.make_spec(config, dataset), specs.hyperparameters(config)
-    state = train.init_state(made, specs.seeds(config), numbers)
+    spec, settings = make_spec(config, dataset), hyperparameters(config)
+    state = init_state(spec, seeds(config), settings)
     flops = flops_of_calls(state)
-    arrays = jax.device_put((dataset.train.images, dataset.train.labels))
+    split = jax.device_put(DeviceSplit.of(dataset.train))
 
-    def epoch(state: train.TrainState, images: jax.Array, labels: jax.Array) -> Any:
-        return train.train_epoch(made, state, images, labels, jax.numpy.int32(0), numbers)
+    def epoch(state: TrainState, split: DeviceSplit) -> Any:
+        return train_epoch(spec, state, split, jax.numpy.int32(0), settings)
 
-    program = parallel.compile_shared(epoch, 1).lower(state, *arrays).compile()
+    program = parallel.compile_shared(epoch, 1).lower(state, split).compile()
     for _ in range(PASSES_BEFORE):
-        state = jax.block_until_ready(program(state, *arrays))[0]
+        state = jax.block_until_ready(program(state, split))[0]
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            jax.block_until_ready(program(state, *arrays))
+            jax.block_until_ready(program(state, split))
         (file,) = Path(folder).rglob("*.trace.json.gz")
         with gzip.open(file) as stream:
             events = json.load(stream)["traceEvents"]
@@ -71,7 +72,7 @@ def measure() -> dict[str, Any]:
         "question": QUESTION,
         "network": "lenet5",
         "batch_size": BATCH_SIZE,
-        "micro_batch_size": made.micro_batch_size,
+        "micro_batch_size": spec.micro_batch_size,
         "microseconds_per_image": total,
         "matmul_peak_flops": matmul_peak(),
         "operations": sorted(
@@ -81,7 +82,7 @@ def measure() -> dict[str, Any]:
                     "microseconds_per_image": micro[event],
                     "flops_per_second": 1e6 * done / micro[event],
                 }
-                for event, name, done in _operations(text, made.micro_batch_size, flops)
+                for event, name, done in _operations(text, spec.micro_batch_size, flops)
                 if event in micro
             ),
             key=lambda operation: -operation["microseconds_per_image"],

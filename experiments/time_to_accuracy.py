@@ -27,24 +27,21 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     from lenet_jax import config as configs  # imported here: JAX reads the environment
     from lenet_jax import data
     from lenet_jax.runs.run import PACKAGES
-    from lenet_jax.training.loop import Programs
-    from lenet_jax.training.segments import train_in_parts
-    from lenet_jax.training.spec import make_spec
+    from lenet_jax.training.loop import Trainer, train_in_segments
     from lenet_jax.training.step import no_metrics
 
     runs = []
     for seed in seeds:
         config = configs.load(config_file, [("seed", seed)])
-        dataset = data.load(**config.data)
-        programs = Programs(config, make_spec(config, dataset), dataset)
-        programs.compile()
+        trainer = Trainer(config, data.load(**config.data))
+        trainer.compile()
         seconds, epochs = 0.0, []
-        for part in train_in_parts(programs, programs.init(), programs.place(no_metrics())):
-            seconds += part.seconds
-            if part.valid is not None:
-                epochs.append((part.state.params, seconds))
+        for segment in train_in_segments(trainer, trainer.init(), trainer.place(no_metrics())):
+            seconds += segment.seconds
+            if segment.valid is not None:
+                epochs.append((segment.state.params, seconds))
         # Only now: during training, evaluation would compete for the cores.
-        accuracy = [float(programs.evaluate(params, "test")[0].accuracy) for params, _ in epochs]
+        accuracy = [float(trainer.evaluate(params, "test")[0].accuracy) for params, _ in epochs]
         run = {"seed": seed, "epochs": None, "seconds": None}
         for epoch, (_, then) in enumerate(epochs):
             if accuracy[epoch] >= target:

@@ -39,9 +39,9 @@ from lenet_jax.nn import ops
 from lenet_jax.plots.style import open_sheet
 from lenet_jax.storage.run_dir import write_atomically
 from lenet_jax.storage.weights import StateDict
-from lenet_jax.training import batches
-from lenet_jax.training import step as train
+from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
+from lenet_jax.training.step import TrainState, evaluate, init_state, train_step
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 TOLERANCE = 1e-3  # nats
@@ -73,15 +73,15 @@ class Setup(NamedTuple):
     """The common starting point of both libraries.
 
     Attributes:
-      spec, numbers, dataset: those of `configs/notes.py`.
+      spec, settings, dataset: those of `configs/notes.py`.
       state: the state before the first step.
       order: the indices of each step's images.
     """
 
     spec: Spec
-    numbers: dict[str, Any]
+    settings: dict[str, Any]
     dataset: data.Dataset
-    state: train.TrainState
+    state: TrainState
     order: Int32[np.ndarray, "steps b"]
 
     def weights(self) -> dict[str, Float[np.ndarray, "..."]]:
@@ -116,40 +116,41 @@ def prepare(num_steps: int, seed: int = 0, learning_rate: float = 0.01) -> Setup
     config = configs.load("configs/notes.py", changes.items())
     dataset = data.load(**config.data)
     spec = dataclasses.replace(make_spec(config, dataset), mean=(32.0,), std=(64.0,))
-    numbers = hyperparameters(config)
-    state = train.init_state(spec, seeds(config), numbers)
-    order = batches.epoch_order(spec, state.order_key, jnp.int32(0))
-    return Setup(spec, numbers, dataset, state, np.asarray(order)[:num_steps])
+    settings = hyperparameters(config)
+    state = init_state(spec, seeds(config), settings)
+    order = epoch_order(spec, state.order_key, jnp.int32(0))
+    return Setup(spec, settings, dataset, state, np.asarray(order)[:num_steps])
 
 
 def train_here(setup: Setup, precision: str) -> Trajectory:
     """Trains with `train.train_step`, one batch after the other, in `float32` or `float64`."""
-    spec, numbers, dataset, state, order = setup
+    spec, settings, dataset, state, order = setup
     compiled = functools.partial(jax.jit, compiler_options=ops.compiler_options())
 
     @compiled
-    def step(state, images, labels, indices):
-        batch = batches.make_batch(spec, images, labels, indices, state.augment_key, numbers)
-        return train.train_step(spec, state, batch, numbers)
+    def step(state, split, indices):
+        batch = make_batch(spec, split, indices, state.augment_key, settings)
+        return train_step(spec, state, batch, settings)
 
     # With float64 parameters, everything from the first product on is float64.
     with jax.enable_x64(precision == "float64"), jax.numpy_dtype_promotion("standard"):
         state = jax.tree.map(
             lambda x: x.astype(precision) if x.dtype == jnp.float32 else x, setup.state
         )
-        images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
+        split = jax.device_put(DeviceSplit.of(dataset.train))
         losses = []
         for indices in order:
-            state, metrics = step(state, images, labels, indices)
+            state, metrics = step(state, split, indices)
             losses.append(metrics.mean_loss)
-        evaluate = compiled(functools.partial(train.evaluate, spec))
-        _, logits = evaluate(state.params, dataset.test.images, dataset.test.labels)
+        _, logits = compiled(functools.partial(evaluate, spec))(
+            state.params, DeviceSplit.of(dataset.test)
+        )
         return Trajectory(np.array(losses), np.asarray(logits))
 
 
 def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajectory:
     """Trains these weights with PyTorch's layers, loss, gradients and optimiser."""
-    spec, numbers, dataset, _, order = setup
+    spec, settings, dataset, _, order = setup
     torch.set_num_threads(1)  # so that the order of summation does not depend on the cores
     dtype = getattr(torch, precision)
 
@@ -160,11 +161,9 @@ def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajecto
     model = dict(spec.model)
     network = TorchLeNet(model["channels"], model["features"]).to(dtype)
     network.load_state_dict({name: torch.tensor(array) for name, array in weights.items()})
-    settings = numbers["optimizer"]
-    learning_rate = float(np.float32(settings["learning_rate"]))  # as in lenet-jax's step
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=learning_rate, momentum=settings["momentum"]
-    )
+    sgd = settings["optimizer"]
+    learning_rate = float(np.float32(sgd["learning_rate"]))  # as in lenet-jax's step
+    optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=sgd["momentum"])
     losses = []
     for indices in order:
         optimizer.zero_grad()
@@ -263,8 +262,8 @@ def main() -> None:
     record = {
         "steps": len(setup.order),
         "batch_size": setup.spec.batch_size,
-        "learning_rate": setup.numbers["optimizer"]["learning_rate"],
-        "momentum": setup.numbers["optimizer"]["momentum"],
+        "learning_rate": setup.settings["optimizer"]["learning_rate"],
+        "momentum": setup.settings["optimizer"]["momentum"],
         "seed": arguments.seed,
         **comparison,
         "devices": [device.device_kind for device in jax.devices()],

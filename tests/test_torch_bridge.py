@@ -13,8 +13,9 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference import state_dict as torch_bridge
 from lenet_jax.runs import figures as report
 from lenet_jax.storage import weights as state_file
-from lenet_jax.training import step as train
+from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.spec import make_spec
+from lenet_jax.training.step import evaluate
 from tests.support import tiny
 from tests.support.weights import SIZES, refusal, split
 
@@ -47,9 +48,7 @@ def test_inspect_prints_what_a_run_left(capsys, run):
 def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
     monkeypatch.setattr(torch_command, "EVAL_BATCH", 20)  # the last batch has 13
     folder, spec, params, dataset = run
-    metrics, _ = train.evaluate(
-        spec, params, jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
-    )
+    metrics, _ = evaluate(spec, params, jax.device_put(DeviceSplit.of(dataset.test)))
     wrong = int(metrics.count - metrics.correct)
     assert 0 < wrong < 33
     assert torch_command.main(["evaluate", str(folder), "--data=bars"]) == 0

@@ -58,22 +58,22 @@ def train_and_hash(steps: int, count: int) -> None:
 
     from experiments.accelerator import populations
     from lenet_jax.nn import ops
-    from lenet_jax.training import spec as specs
-    from lenet_jax.training import step as train
+    from lenet_jax.training.batches import DeviceSplit
+    from lenet_jax.training.spec import hyperparameters, seeds
+    from lenet_jax.training.step import TrainState, init_state, train_epoch
 
     variant = populations.Variant(count)
     spec = dataclasses.replace(populations.make_variant_spec(variant), num_examples=64 * steps)
     (config, *_) = populations.seeded_configs(1)
-    hyperparameters = specs.hyperparameters(config)
-    split = populations.load_data().train
+    settings = hyperparameters(config)
     options = ops.compiler_options()
 
-    def train_single(images: jax.Array, labels: jax.Array) -> train.TrainState:
-        state = train.init_state(spec, specs.seeds(config), hyperparameters)
-        epoch = jax.numpy.int32(0)
-        return train.train_epoch(spec, state, images, labels, epoch, hyperparameters)[0]
+    def train_single(split: DeviceSplit) -> TrainState:
+        state = init_state(spec, seeds(config), settings)
+        return train_epoch(spec, state, split, jax.numpy.int32(0), settings)[0]
 
-    state = jax.jit(train_single, compiler_options=options)(split.images, split.labels)
+    split = DeviceSplit.of(populations.load_data().train)
+    state = jax.jit(train_single, compiler_options=options)(split)
     compiled = populations.compile_population(variant, spec, populations.load_data().valid)
     members, _ = compiled.train_epoch(compiled.members, *compiled.arguments, np.int32(0))
     for params in (state.params, members.state.params):

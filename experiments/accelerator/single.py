@@ -16,8 +16,9 @@ from experiments.accelerator.record import Stage, log, memory
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.nn import ops
-from lenet_jax.training import spec as specs
-from lenet_jax.training import step as train
+from lenet_jax.training import step
+from lenet_jax.training.batches import DeviceSplit
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 
 TARGET = 0.99
 # Backend, images per gradient: the config's, and the whole batch at once.
@@ -46,36 +47,34 @@ def train_network(changes: dict[str, Any], stage: Stage) -> dict[str, Any]:
     """Trains the network of the notes with some changes, to its end or the stage's."""
     config = configs.load("configs/notes.py", changes.items())
     dataset = data.load(**config.data)
-    spec, hyperparameters = specs.make_spec(config, dataset), specs.hyperparameters(config)
+    spec, settings = make_spec(config, dataset), hyperparameters(config)
     train_split, valid_split, test_split = (
-        jax.device_put((split.images, split.labels))
+        jax.device_put(DeviceSplit.of(split))
         for split in (dataset.train, dataset.valid, dataset.test)
     )
     compile_jit = functools.partial(jax.jit, compiler_options=ops.compiler_options())
-    state = compile_jit(functools.partial(train.init_state, spec))(
-        specs.seeds(config), hyperparameters
-    )
+    state = compile_jit(functools.partial(step.init_state, spec))(seeds(config), settings)
     started = time.perf_counter()
-    arguments = (state, *train_split, np.int32(0), hyperparameters)
-    train_epoch = compile_jit(functools.partial(train.train_epoch, spec))
+    arguments = (state, train_split, np.int32(0), settings)
+    train_epoch = compile_jit(functools.partial(step.train_epoch, spec))
     train_epoch = train_epoch.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    evaluate = compile_jit(lambda params, *split: train.evaluate(spec, params, *split)[0])
+    evaluate = compile_jit(lambda params, split: step.evaluate(spec, params, split)[0])
     for split in (valid_split, test_split):
-        jax.block_until_ready(evaluate(state.params, *split))
+        jax.block_until_ready(evaluate(state.params, split))
     evaluation_compile_seconds = time.perf_counter() - started
 
     epochs: list[dict[str, float]] = []
     best, best_params, best_epoch = -1.0, state.params, 0
     for epoch in range(config.train.num_epochs):
         begun = time.perf_counter()
-        state, _ = train_epoch(state, *train_split, np.int32(epoch), hyperparameters)
+        state, _ = train_epoch(state, train_split, np.int32(epoch), settings)
         jax.block_until_ready(state.params)
         trained = time.perf_counter()
-        valid = float(evaluate(state.params, *valid_split).accuracy)
+        valid = float(evaluate(state.params, valid_split).accuracy)
         validated = time.perf_counter()
-        test = float(evaluate(state.params, *test_split).accuracy)
+        test = float(evaluate(state.params, test_split).accuracy)
         epochs.append(
             {
                 "train_seconds": trained - begun,
@@ -94,7 +93,7 @@ def train_network(changes: dict[str, Any], stage: Stage) -> dict[str, Any]:
     return {
         "config": "configs/notes.py",
         "changes": changes,
-        "test_accuracy": float(evaluate(best_params, *test_split).accuracy),
+        "test_accuracy": float(evaluate(best_params, test_split).accuracy),
         "best_epoch": best_epoch,
         "epochs": len(epochs),
         "epochs_asked_for": config.train.num_epochs,

@@ -18,16 +18,14 @@ from lenet_jax.nn import native
 from lenet_jax.nn import ops
 from lenet_jax.runs import figures as report
 from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.training import step as train
 from lenet_jax.inference import load as trained
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.terminal.console import Console
 from lenet_jax.errors import UserError, WriteError
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.machine import environment
-from lenet_jax.training.segments import Part, train_in_parts
-from lenet_jax.training.loop import Programs
-from lenet_jax.training.spec import Spec, make_spec
+from lenet_jax.training.loop import Segment, Trainer, train_in_segments
+from lenet_jax.training.step import Metrics, TrainState, no_metrics
 from lenet_jax.runs.resume import look_back, what_changed
 from lenet_jax.storage.run_dir import Row, RunDir
 
@@ -38,8 +36,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 class Arrays(NamedTuple):
     """The arrays that change during a run: what a checkpoint holds."""
 
-    state: train.TrainState
-    sums: train.Metrics  # over the epoch that the state is in
+    state: TrainState
+    sums: Metrics  # over the epoch that the state is in
     best_params: nnx.State
 
 
@@ -87,20 +85,19 @@ def run(
       WriteError: the disk is full, or has failed; what was saved before is still there.
     """
     console = Console()
-    dataset = data.load(**config.data)
-    spec = make_spec(config, dataset)
+    trainer = Trainer(config, data.load(**config.data))
     begun = (Path(workdir) / "checkpoints").exists()
-    initial = None if begun else _initial_params(config, spec)
+    initial = None if begun else _initial_params(trainer)
     try:
         with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:
-            extension, summary = look_back(directory, config, dataset)
+            extension, summary = look_back(directory, config, trainer.dataset)
             if summary is not None:
                 console.note("this run is finished")
                 console.result(summary, directory.files())
                 return DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
-                parts = directory, checkpoints, console, interrupt
-                job = _Job(config, spec, dataset, initial, *parts, profile)
+                job = _Job(trainer, initial, directory, checkpoints, console, interrupt)
+                job.profile = profile
                 return job.run(command, started, extension)
     except OSError as error:
         raise WriteError(error, workdir) from error
@@ -111,20 +108,17 @@ class _Job:
 
     def __init__(
         self,
-        config: configs.Config,
-        spec: Spec,
-        dataset: data.Dataset,
+        trainer: Trainer,
         initial: nnx.State | None,
         directory: RunDir,
         checkpoints: Checkpoints,
         console: Console,
         interrupt: Interrupt,
-        profile: bool,
     ):
-        self.config, self.spec, self.dataset = config, spec, dataset
+        self.trainer, self.config = trainer, trainer.config
+        self.spec, self.dataset = trainer.spec, trainer.dataset
         self.directory, self.checkpoints = directory, checkpoints
-        self.console, self.interrupt, self.profile = console, interrupt, profile
-        self.programs = Programs(config, spec, dataset)
+        self.console, self.interrupt, self.profile = console, interrupt, False
         self.initial = initial  # parameters to begin with; None: drawn
 
     def run(self, command: Sequence[str], started: float, extension: str | None) -> int:
@@ -136,7 +130,7 @@ class _Job:
             "command": shlex.join(command),
             "jax_backend": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
-            "devices_sharing_a_batch": self.programs.spec.num_devices,
+            "devices_sharing_a_batch": self.spec.num_devices,
             "backend": backend,
             "native_code": native.key() if backend == "native" else None,
             "seed": self.config.seed,
@@ -181,8 +175,8 @@ class _Job:
 
     def _restore(self) -> tuple[Arrays | None, Notes]:
         """What the directory holds of this run; the arrays are None if it has yet to begin."""
-        state = self.programs.shapes()
-        like = Arrays(state, jax.eval_shape(train.no_metrics), state.params)
+        state = self.trainer.abstract_state()
+        like = Arrays(state, jax.eval_shape(no_metrics), state.params)
         restored = self.checkpoints.restore(like, self.console.warn)
         if restored is None:
             logged = self.directory.num_logged()
@@ -206,8 +200,8 @@ class _Job:
     def _execute(self, arrays: Arrays | None, notes: Notes, started: float) -> tuple[int, str, str]:
         """Trains and reports: the exit code, the status, and the reason in words."""
         with self.console.compiling():
-            self.programs.compile()
-            arrays = self._begin() if arrays is None else self.programs.place(arrays)
+            self.trainer.compile()
+            arrays = self._begin() if arrays is None else self.trainer.place(arrays)
             assert arrays is not None
         step = int(arrays.state.step)
         if step:
@@ -220,13 +214,13 @@ class _Job:
         if self.interrupt.notice():
             return self.interrupt.exit_code, "interrupted", self.interrupt.reason
         trace = self.directory.path / "profile" if self.profile else None
-        parts = train_in_parts(self.programs, arrays.state, arrays.sums, trace=trace)
+        segments = train_in_segments(self.trainer, arrays.state, arrays.sums, trace=trace)
         shown = self.console.epochs(self.spec.num_epochs, notes.epoch + 1)
-        with shown as progress, contextlib.closing(parts):
-            for part in parts:
-                notes = notes._replace(epoch_seconds=notes.epoch_seconds + part.seconds)
-                arrays = arrays._replace(state=part.state, sums=part.sums)
-                failed = _failed_step(part)
+        with shown as progress, contextlib.closing(segments):
+            for segment in segments:
+                notes = notes._replace(epoch_seconds=notes.epoch_seconds + segment.seconds)
+                arrays = arrays._replace(state=segment.state, sums=segment.sums)
+                failed = _failed_step(segment)
                 if failed is not None:
                     at = f"step {failed}, in epoch {notes.epoch + 1}"
                     reason = f"the loss or the weights stopped being finite at {at}"
@@ -234,42 +228,42 @@ class _Job:
                     told = "none" if kept is None else f"that of step {kept}"
                     self.console.warn(f"{reason}; latest checkpoint: {told}")
                     return DIVERGED, "diverged", reason
-                if part.valid is not None:
-                    row = self._row(part, part.valid, notes)
+                if segment.valid is not None:
+                    row = self._row(segment, segment.valid, notes)
                     notes = notes.with_epoch(row)
                     best = notes.best_epoch == notes.epoch
                     if best:
-                        arrays = arrays._replace(best_params=part.state.params)
+                        arrays = arrays._replace(best_params=segment.state.params)
                     self.directory.log(row)
                     progress.finish(row, best=best)
                 else:
-                    progress.advance(part.step / self.spec.steps_per_epoch)
+                    progress.advance(segment.step / self.spec.steps_per_epoch)
                 last = notes.epoch == self.spec.num_epochs
                 stop = not last and self.interrupt.notice()
                 due = (
-                    part.valid is not None and not notes.epoch % self.config.checkpoint.every_epochs
+                    segment.valid is not None and not notes.epoch % self.config.checkpoint.every_epochs
                 )
                 if stop or last or due:
                     words = {"run": notes._asdict(), "rows": list(self.directory.rows)}
-                    self.checkpoints.save(part.step, arrays, words)
+                    self.checkpoints.save(segment.step, arrays, words)
                 if stop:
                     return self.interrupt.exit_code, "interrupted", self.interrupt.reason
         self._finish(arrays.best_params, notes, seconds_to_first_step)
         return DONE, "done", "all epochs are trained"
 
     def _begin(self) -> Arrays:
-        state = self.programs.init()
+        state = self.trainer.init()
         if self.initial is not None:
-            params = self.programs.place(self.initial)
+            params = self.trainer.place(self.initial)
             state = dataclasses.replace(state, params=params)
-        return Arrays(state, self.programs.place(train.no_metrics()), state.params)
+        return Arrays(state, self.trainer.place(no_metrics()), state.params)
 
-    def _row(self, part: Part, valid: train.Metrics, notes: Notes) -> Row:
-        """The metrics of the epoch that ends with a part."""
-        sums, valid, rate = jax.device_get((part.sums, valid, part.learning_rate))
+    def _row(self, segment: Segment, valid: Metrics, notes: Notes) -> Row:
+        """The metrics of the epoch that ends with a segment."""
+        sums, valid, rate = jax.device_get((segment.sums, valid, segment.learning_rate))
         return {
             "epoch": notes.epoch + 1,
-            "step": part.step,
+            "step": segment.step,
             "train/loss": float(sums.loss / sums.count),
             "train/accuracy": float(sums.correct / sums.count),
             "valid/loss": float(valid.loss / valid.count),
@@ -280,7 +274,7 @@ class _Job:
 
     def _finish(self, params: nnx.State, notes: Notes, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image, and writes what people look at."""
-        test, logits = self.programs.evaluate(params, "test")
+        test, logits = self.trainer.evaluate(params, "test")
         trained = self.spec.num_examples * notes.epoch
         summary = {
             "status": "done",
@@ -306,13 +300,13 @@ class _Job:
         self.console.result(summary, self.directory.files())
 
 
-def _initial_params(config: configs.Config, spec: Spec) -> nnx.State | None:
+def _initial_params(trainer: Trainer) -> nnx.State | None:
     """The parameters that `train.initial_weights` names: `PATH` or `SWEEP:MEMBER`.
 
     Raises:
       UserError: they are not there, or are of another network.
     """
-    name = config.train.initial_weights
+    name, spec = trainer.config.train.initial_weights, trainer.spec
     if name is None:
         return None
     path, _, number = name.rpartition(":")
@@ -322,13 +316,13 @@ def _initial_params(config: configs.Config, spec: Spec) -> nnx.State | None:
     return torch_bridge.from_state_dict(network.state_dict, like, name)
 
 
-def _failed_step(part: Part) -> int | None:
+def _failed_step(segment: Segment) -> int | None:
     """The step after which the run is no longer finite, counted from 1; None if it still is."""
-    step = int(part.state.step)
+    step = int(segment.state.step)
     if step < 0:
         return -step
     # Of an epoch's last step the validation may tell: finite parameters can give infinite losses.
-    finite = part.valid is None or math.isfinite(float(part.valid.loss))
+    finite = segment.valid is None or math.isfinite(float(segment.valid.loss))
     return None if finite else step
 
 

@@ -1,109 +1,211 @@
-"""The compiled programs of one run, with its data on the devices that share the work."""
+"""The training of one network in segments of about a second, on the devices that share the work.
 
+While one segment is written about, the device is busy with the next. Between two segments a run may
+be stopped and saved. Into which segments an epoch falls changes no bit.
+"""
+
+import contextlib
 import dataclasses
 import functools
-from typing import Any
+import math
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32, PyTree, UInt8
+from jaxtyping import Array, Float, Int32, PyTree
 
 from lenet_jax.config.file import Config
-from lenet_jax.data.dataset import Dataset, Split
-from lenet_jax.training import batches, parallel
-from lenet_jax.training import step as train
-from lenet_jax.training.spec import Spec, hyperparameters, seeds
+from lenet_jax.data.dataset import Dataset
+from lenet_jax.training import parallel
+from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order
+from lenet_jax.training.spec import Hyperparameters, Spec, hyperparameters, make_spec, seeds
+from lenet_jax.training.step import (
+    Metrics,
+    TrainState,
+    evaluate,
+    init_state,
+    learning_rate,
+    no_metrics,
+    train_steps,
+)
+
+SECONDS = 1.0  # of a segment; a signal waits for two
+FIRST_IMAGES = 4096  # in a segment, as long as the speed is not known
 
 
-class Programs:
-    """What trains and evaluates the network of one config.
+class Segment(NamedTuple):
+    """Consecutive steps of one epoch, and their results.
 
     Attributes:
-      spec: what is compiled.
+      step: steps taken in all, up to the end of the segment.
+      state: after these steps.
+      sums: over the epoch so far.
+      learning_rate: the last step's.
+      valid: the sums over the validation images; None unless the epoch ends with the segment.
+      seconds: duration of the steps, without the validation.
     """
 
-    def __init__(self, config: Config, spec: Spec, dataset: Dataset):
-        """Chooses the devices; nothing is compiled or copied yet."""
+    step: int
+    state: TrainState
+    sums: Metrics
+    learning_rate: Float[Array, ""]
+    valid: Metrics | None
+    seconds: float = 0.0
+
+
+class Trainer:
+    """Trains and evaluates the network of one config.
+
+    Attributes:
+      config: what it was made from.
+      dataset: what it trains and evaluates on.
+      spec: what is fixed when the functions are compiled.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset):
+        """Chooses the devices; nothing is compiled or copied yet.
+
+        Raises:
+          UserError: as `make_spec` does.
+        """
+        spec = make_spec(config, dataset)
         num_devices = parallel.count_sharing(spec.batch_size, spec.micro_batch_size)
+        self.config, self.dataset = config, dataset
         self.spec = dataclasses.replace(spec, num_devices=num_devices)
-        self._dataset = dataset
-        self._seeds, self._numbers = seeds(config), hyperparameters(config)
-        self._init = functools.partial(train.init_state, self.spec)
+        self._seeds, self._hyperparameters = seeds(config), hyperparameters(config)
+        self._init = functools.partial(init_state, self.spec)
 
-    def shapes(self) -> train.TrainState:
+    def abstract_state(self) -> TrainState:
         """The shapes and dtypes of a state."""
-        return jax.eval_shape(self._init, self._seeds, self._numbers)
+        return jax.eval_shape(self._init, self._seeds, self._hyperparameters)
 
-    def init(self) -> train.TrainState:
+    def init(self) -> TrainState:
         """The state before the first step."""
-        return self.place(jax.jit(self._init)(self._seeds, self._numbers))
+        return self.place(jax.jit(self._init)(self._seeds, self._hyperparameters))
 
     def place(self, tree: PyTree) -> Any:
         """Copies arrays to the devices."""
         return parallel.replicate(tree, self.spec.num_devices)
 
     def compile(self) -> None:
-        """Copies the data, and compiles what trains and evaluates or finds it in the cache.
+        """Copies the data to the devices, and compiles the functions or loads them from the cache.
 
         The splits that are evaluated are padded to one size, so that they share one program.
         """
-        spec, dataset = self.spec, self._dataset
-        self._train_split = self.place((dataset.train.images, dataset.train.labels))
-        evaluated = {"valid": dataset.valid, "test": dataset.test}
-        longest = max(map(len, evaluated.values()))
-        self._splits = {name: self.place(_pad(split, longest)) for name, split in evaluated.items()}
+        spec, dataset = self.spec, self.dataset
+        size = max(len(dataset.valid), len(dataset.test))
+        self._train_split = self.place(DeviceSplit.of(dataset.train))
+        self._splits = {
+            "valid": self.place(DeviceSplit.of(dataset.valid, size)),
+            "test": self.place(DeviceSplit.of(dataset.test, size)),
+        }
 
-        # Numbers are arguments: a program that knew them would be compiled anew for others.
-        def train_steps(state: train.TrainState, *args: Any) -> tuple[Any, ...]:
-            state, sums = train.train_steps(spec, state, *args)
-            return state, sums, train.learning_rate(spec, args[-1], state.step - 1)
+        def compile_shared(function: Any, *args: PyTree) -> Any:
+            function = functools.partial(function, spec)
+            return parallel.compile_shared(function, spec.num_devices).lower(*args).compile()
 
-        compile_shared = functools.partial(parallel.compile_shared, num_devices=spec.num_devices)
-        state, sums = (
-            _like(shapes, self._train_split[0])
-            for shapes in (self.shapes(), jax.eval_shape(train.no_metrics))
-        )
-        order = compile_shared(functools.partial(batches.epoch_order, spec))
-        lowered = order.lower(state.order_key, np.int32(0))
-        self._order = lowered.compile()
-        order = _like(lowered.out_info, self._train_split[0])
+        state = _like(self.abstract_state(), self._train_split.images)
+        self._epoch_order = compile_shared(epoch_order, state.order_key, np.int32(0))
+        order = _like(self._epoch_order.out_info, self._train_split.images)
+        steps = EpochSlice(order, np.int32(0), np.int32(0))
         # Nothing is donated: while the next steps are taken, a checkpoint is made of the last ones.
-        args = (*self._train_split, order, np.int32(0), np.int32(0), self._numbers)
-        self._train_steps = compile_shared(train_steps).lower(state, sums, *args).compile()
-        program = compile_shared(functools.partial(train.evaluate, spec))
-        self._evaluate = program.lower(state.params, *self._splits["test"]).compile()
+        # Hyperparameters are arguments, since constants would force a recompilation.
+        sums = _like(jax.eval_shape(no_metrics), self._train_split.images)
+        args = state, sums, self._train_split, steps, self._hyperparameters
+        self._take_steps = compile_shared(_take_steps, *args)
+        self._evaluate = compile_shared(evaluate, state.params, self._splits["test"])
 
-    def order(self, state: train.TrainState, epoch: int) -> Int32[Array, "steps b"]:
+    def order(self, state: TrainState, epoch: int) -> Int32[Array, "steps b"]:
         """The examples of each step of an epoch, which is counted from 0."""
-        return self._order(state.order_key, np.int32(epoch))
+        return self._epoch_order(state.order_key, np.int32(epoch))
 
-    def train_steps(
-        self,
-        state: train.TrainState,
-        sums: train.Metrics,
-        order: Int32[Array, "steps b"],
-        first: int,
-        last: int,
-    ) -> tuple[train.TrainState, train.Metrics, Float[Array, ""]]:
-        """Takes the steps `first` to `last` - 1 of the epoch that has this order.
+    def evaluate(self, params: nnx.State, split: str) -> tuple[Metrics, Float[Array, "n k"]]:
+        """The metrics of a split, `valid` or `test`, and its logits, with rows of 0 behind them."""
+        return self._evaluate(params, self._splits[split])
+
+    def take_steps(
+        self, state: TrainState, sums: Metrics, steps: EpochSlice
+    ) -> tuple[TrainState, Metrics, Float[Array, ""]]:
+        """Dispatches some steps of an epoch; returns before they are taken.
+
+        Args:
+          state: before the first of the steps.
+          sums: over the epoch's steps so far.
+          steps: with `first` and `last` as Python's integers.
 
         Returns:
-          The new state, the sums with what was met on the way, and the last step's learning rate.
+          The new state, the sums with those of these steps, and the last step's learning rate.
         """
-        args = (*self._train_split, order, np.int32(first), np.int32(last), self._numbers)
-        return self._train_steps(state, sums, *args)
-
-    def evaluate(self, params: nnx.State, split: str) -> tuple[train.Metrics, Float[Array, "n k"]]:
-        """The metrics of a split, `valid` or `test`, and its logits, with rows of 0 behind them."""
-        return self._evaluate(params, *self._splits[split])
+        first, last = (np.asarray(bound, np.int32) for bound in (steps.first, steps.last))
+        steps = EpochSlice(steps.order, first, last)
+        return self._take_steps(state, sums, self._train_split, steps, self._hyperparameters)
 
 
-def _pad(split: Split, size: int) -> tuple[UInt8[np.ndarray, "n h w c"], np.ndarray, np.int32]:
-    """The images and labels with zeros behind them, and how many count."""
-    count = len(split)
-    images = np.pad(split.images, ((0, size - count), (0, 0), (0, 0), (0, 0)))
-    return images, np.pad(split.labels, (0, size - count)), np.int32(count)
+def train_in_segments(
+    trainer: Trainer, state: TrainState, sums: Metrics, *, trace: Path | None = None
+) -> Generator[Segment, None, None]:
+    """Trains from a state on to the end of the last epoch.
+
+    Close it where it is not read to its end: a segment may be under way.
+
+    Args:
+      trainer: compiled.
+      state: where to start, between two steps.
+      sums: over the steps that its epoch has behind it.
+      trace: a folder to write a profile of the last epoch to; None: no profile.
+    """
+    num_epochs, whole = trainer.spec.num_epochs, trainer.spec.steps_per_epoch
+    pace = max(1, FIRST_IMAGES // trainer.spec.batch_size)
+    done = step = int(state.step)
+    none, order = trainer.place(no_metrics()), None
+    running = ahead = None
+    with contextlib.ExitStack() as tracing:
+        try:
+            free = time.perf_counter()
+            while True:
+                epoch, first = divmod(step, whole)
+                ahead = None
+                if epoch < num_epochs:
+                    if trace is not None and epoch + 1 == num_epochs:
+                        jax.block_until_ready(state)
+                        tracing.enter_context(jax.profiler.trace(trace))
+                        trace = None
+                    if order is None or first == 0:
+                        order = trainer.order(state, epoch)
+                    last = first + math.ceil((whole - first) / math.ceil((whole - first) / pace))
+                    steps = EpochSlice(order, first, last)
+                    state, sums, rate = trainer.take_steps(state, sums if first else none, steps)
+                    valid = trainer.evaluate(state.params, "valid")[0] if last == whole else None
+                    step = epoch * whole + last
+                    ahead = Segment(step, state, sums, rate, valid)
+                if running is not None:
+                    jax.block_until_ready(running.sums)
+                    seconds = time.perf_counter() - free
+                    pace = max(1, round(SECONDS / seconds * (running.step - done)))
+                    jax.block_until_ready(running.valid)
+                    free, done = time.perf_counter(), running.step
+                    yield running._replace(seconds=seconds)
+                if ahead is None:
+                    return
+                running = ahead
+        finally:
+            jax.block_until_ready(ahead)
+
+
+def _take_steps(
+    spec: Spec,
+    state: TrainState,
+    sums: Metrics,
+    split: DeviceSplit,
+    steps: EpochSlice,
+    hyperparameters: Hyperparameters,
+) -> tuple[TrainState, Metrics, Float[Array, ""]]:
+    state, sums = train_steps(spec, state, sums, split, steps, hyperparameters)
+    return state, sums, learning_rate(spec, hyperparameters, state.step - 1)
 
 
 def _like(shapes: PyTree, placed: jax.Array) -> Any:

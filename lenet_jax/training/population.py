@@ -1,11 +1,11 @@
 """Many networks of one spec, trained in one program on all devices: no files, no printing.
 
-A population is a stack of the states and numbers that single runs have, and its members take the
-same `train.train_step`. Seeds and numbers (learning rate, weight decay, augmentation, …) differ
+A population is a stack of the states and settings that single runs have, and its members take the
+same `step.train_step`. Seeds and settings (learning rate, weight decay, augmentation, …) differ
 between members; what shapes the program, the `Spec`, does not.
 
 On a CPU the members of a device train one after the other (`map`: what a network this small
-touches then stays in the cache), with one host device per core, see `main.use_cores`. On
+touches then stays in the cache), with one host device per core, see `machine.use_cores`. On
 accelerators they train side by side (`vmap`).
 
 A member whose loss or parameters stop being finite is frozen in the state before that step, and
@@ -14,7 +14,7 @@ its `step` becomes negative: -17 says that the 17th step failed. No other member
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +27,19 @@ from jaxtyping import Array, Float, Int32, PyTree
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
 from lenet_jax.nn import ops
-from lenet_jax.training import step as train
-from lenet_jax.training.batches import Batch, epoch_order, loop_batches
+from lenet_jax.training.batches import Batch, DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.spec import Hyperparameters, Spec, hyperparameters, seeds
+from lenet_jax.training.step import (
+    Metrics,
+    TrainState,
+    evaluate,
+    guarded_step,
+    init_state,
+    no_metrics,
+    train_epoch,
+)
 
 Strategy = Literal["auto", "map", "vmap"]
-Arrays: TypeAlias = tuple[jax.Array, jax.Array]  # a split's images and labels, on the device
 Tree = TypeVar("Tree", bound=PyTree)
 AXIS = "members"
 
@@ -50,13 +57,13 @@ class Members:
       best_valid: the sums over the validation images in that epoch.
     """
 
-    state: train.TrainState
+    state: TrainState
     best_params: nnx.State
     best_epoch: Int32[Array, "..."]
-    best_valid: train.Metrics
+    best_valid: Metrics
 
 
-class Numbers(NamedTuple):
+class Settings(NamedTuple):
     """What the members differ in; a slot that is not `active` is padding and never trains."""
 
     seeds: Mapping[str, Any]
@@ -74,7 +81,7 @@ class EpochMetrics(NamedTuple):
 
 
 class Population:
-    """The programs for populations of one spec; the arrays that they work on are the caller's.
+    """The compiled functions of populations of one spec; the caller holds the arrays.
 
     Attributes:
       spec: what the members have in common.
@@ -113,12 +120,12 @@ class Population:
         )
         self._test = self._compile(self._evaluate, (members, everywhere))
 
-    def put(self, split: Split) -> Arrays:
+    def put(self, split: Split) -> DeviceSplit:
         """Copies a split to every device."""
         everywhere = NamedSharding(self._mesh, PartitionSpec())
-        return jax.device_put((split.images, split.labels), everywhere)
+        return jax.device_put(DeviceSplit.of(split), everywhere)
 
-    def start(self, configs: Sequence[Config]) -> tuple[Members, Numbers]:
+    def start(self, configs: Sequence[Config]) -> tuple[Members, Settings]:
         """The members of these configs before their first step, and what they differ in.
 
         Slots that are left over are padding. Every result has the slots in front: `pick` finds the
@@ -126,31 +133,31 @@ class Population:
         """
         assert 0 < len(configs) <= self.size
         padded = [*configs, *[configs[0]] * (self.size - len(configs))]
-        numbers = Numbers(
+        settings = Settings(
             _stack([seeds(config) for config in padded], np.int32),
             _stack([hyperparameters(config) for config in padded], np.float32),
             np.arange(self.size) < len(configs),
         )
         order = self._slots()
-        numbers = jax.tree.map(lambda array: array[order], numbers)
-        numbers = jax.device_put(numbers, NamedSharding(self._mesh, PartitionSpec(AXIS)))
-        return self._init(numbers), numbers
+        settings = jax.tree.map(lambda array: array[order], settings)
+        settings = jax.device_put(settings, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+        return self._init(settings), settings
 
     def train_epoch(
         self,
         members: Members,
-        numbers: Numbers,
-        train_split: Arrays,
-        valid_split: Arrays,
+        settings: Settings,
+        train_split: DeviceSplit,
+        valid_split: DeviceSplit,
         epoch: int,
     ) -> tuple[Members, EpochMetrics]:
         """Takes every member through an epoch, counted from 0, and validates it.
 
         The arrays of the `members` that come in are given away.
         """
-        return self._advance(members, numbers, train_split, valid_split, np.int32(epoch))
+        return self._advance(members, settings, train_split, valid_split, np.int32(epoch))
 
-    def test(self, members: Members, split: Arrays) -> train.Metrics:
+    def test(self, members: Members, split: DeviceSplit) -> Metrics:
         """The sums over all images of a split, under each member's best parameters."""
         return self._test(members.best_params, split)
 
@@ -176,70 +183,84 @@ class Population:
         options |= {"compiler_options": ops.compiler_options()}
         return jax.jit(sharded, **options)
 
-    def _begin(self, numbers: Numbers) -> Members:
-        state = train.init_state(self.spec, numbers.seeds, numbers.hyperparameters)
-        state = dataclasses.replace(state, step=jnp.where(numbers.active, state.step, -1))
+    def _begin(self, settings: Settings) -> Members:
+        state = init_state(self.spec, settings.seeds, settings.hyperparameters)
+        state = dataclasses.replace(state, step=jnp.where(settings.active, state.step, -1))
         # Fewer hits than any network has: the first epoch is better.
-        none = train.Metrics(loss=jnp.float32(0), correct=jnp.float32(-1), count=jnp.float32(0))
+        none = Metrics(loss=jnp.float32(0), correct=jnp.float32(-1), count=jnp.float32(0))
         return Members(state, state.params, jnp.int32(0), none)
 
     def _advance_apart(
-        self, members: Members, numbers: Numbers, train_split: Arrays, valid: Arrays, epoch: Array
+        self,
+        members: Members,
+        settings: Settings,
+        train_split: DeviceSplit,
+        valid: DeviceSplit,
+        epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
         """Each member goes through the epoch in its own order."""
 
-        def advance(args: tuple[Members, Numbers]) -> tuple[Members, EpochMetrics]:
-            member, numbers = args
-            hyper = numbers.hyperparameters
+        def advance(args: tuple[Members, Settings]) -> tuple[Members, EpochMetrics]:
+            member, settings = args
+            hyper = settings.hyperparameters
 
-            def run(state: train.TrainState) -> tuple[train.TrainState, train.Metrics]:
-                return train.train_epoch(self.spec, state, *train_split, epoch, hyper)
+            def run(state: TrainState) -> tuple[TrainState, Metrics]:
+                return train_epoch(self.spec, state, train_split, epoch, hyper)
 
             return self._validate(member, *_unless_frozen(run, member.state), valid, epoch)
 
-        return self._over(advance)((members, numbers))
+        return self._over(advance)((members, settings))
 
     def _advance_together(
-        self, members: Members, numbers: Numbers, train_split: Arrays, valid: Arrays, epoch: Array
+        self,
+        members: Members,
+        settings: Settings,
+        train_split: DeviceSplit,
+        valid: DeviceSplit,
+        epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
         """All members take a step with one batch, and then with the next."""
 
-        def step(carry: tuple[train.TrainState, train.Metrics], batch: Batch) -> Any:
-            def take(args: tuple[train.TrainState, Hyperparameters]) -> Any:
+        def body(
+            step: Int32[Array, ""], carry: tuple[TrainState, Metrics, Batch]
+        ) -> tuple[TrainState, Metrics, Batch]:
+            states, sums, batch = carry
+
+            def take(args: tuple[TrainState, Hyperparameters]) -> Any:
                 state, hyper = args
                 return _unless_frozen(
-                    lambda state: train.guarded_step(self.spec, state, batch, hyper), state
+                    lambda state: guarded_step(self.spec, state, batch, hyper), state
                 )
 
-            states, sums = carry
-            states, new = self._over(take)((states, numbers.hyperparameters))
-            return states, jax.tree.map(jnp.add, sums, new)
+            states, new = self._over(take)((states, settings.hyperparameters))
+            return states, jax.tree.map(jnp.add, sums, new), fetch(step + 1)  # as in `train_steps`
 
-        def validate(args: tuple[Members, train.TrainState, train.Metrics]) -> Any:
+        def validate(args: tuple[Members, TrainState, Metrics]) -> Any:
             return self._validate(*args, valid, epoch)
 
-        first, hyper = jax.tree.map(lambda x: x[0], (members.state, numbers.hyperparameters))
-        sums = jax.tree.map(
-            lambda zero: jnp.full(len(members.best_epoch), zero), train.no_metrics()
-        )
-        last = self.spec.steps_per_epoch
+        steps = self.spec.steps_per_epoch
+        first, hyper = jax.tree.map(lambda x: x[0], (members.state, settings.hyperparameters))
         order = epoch_order(self.spec, first.order_key, epoch)
-        rows = order, 0, last, first.augment_key, epoch * last
-        states, metrics = loop_batches(
-            self.spec, step, (members.state, sums), *train_split, *rows, hyper
-        )
+
+        def fetch(step: Int32[Array, ""]) -> Batch:
+            key = jax.random.fold_in(first.augment_key, epoch * steps + step)
+            return make_batch(self.spec, train_split, order[step], key, hyper)
+
+        sums = jax.tree.map(lambda zero: jnp.full(len(members.best_epoch), zero), no_metrics())
+        carry = members.state, sums, fetch(jnp.int32(0))
+        states, metrics, _ = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, carry)
         return self._over(validate)((members, states, metrics))
 
     def _validate(
         self,
         member: Members,
-        state: train.TrainState,
-        metrics: train.Metrics,
-        valid_split: Arrays,
+        state: TrainState,
+        metrics: Metrics,
+        valid_split: DeviceSplit,
         epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
         """The member after an epoch, with its best parameters kept, and the epoch's metrics."""
-        valid, _ = train.evaluate(self.spec, state.params, *valid_split)
+        valid, _ = evaluate(self.spec, state.params, valid_split)
         # As in a single run, the loss after the last step is the validation's.
         failed = (state.step >= 0) & ~jnp.isfinite(valid.loss)
         state = dataclasses.replace(state, step=jnp.where(failed, -state.step, state.step))
@@ -257,11 +278,11 @@ class Population:
             best_epoch=choose(better, epoch + 1, member.best_epoch),
             best_valid=choose(better, valid, member.best_valid),
         )
-        told = (metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy)
-        return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in told))
+        values = (metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy)
+        return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in values))
 
-    def _evaluate(self, params: nnx.State, split: Arrays) -> train.Metrics:
-        return self._over(lambda params: train.evaluate(self.spec, params, *split)[0])(params)
+    def _evaluate(self, params: nnx.State, split: DeviceSplit) -> Metrics:
+        return self._over(lambda params: evaluate(self.spec, params, split)[0])(params)
 
 
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
@@ -272,11 +293,11 @@ def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
 
 
 def _unless_frozen(
-    run: Callable[[train.TrainState], tuple[train.TrainState, train.Metrics]],
-    state: train.TrainState,
-) -> tuple[train.TrainState, train.Metrics]:
+    run: Callable[[TrainState], tuple[TrainState, Metrics]],
+    state: TrainState,
+) -> tuple[TrainState, Metrics]:
     """Skips the work where members run one by one; side by side they cost nothing more."""
-    return lax.cond(state.step >= 0, run, lambda state: (state, train.no_metrics()), state)
+    return lax.cond(state.step >= 0, run, lambda state: (state, no_metrics()), state)
 
 
 def _map(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

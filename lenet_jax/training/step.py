@@ -1,8 +1,7 @@
 """Training and evaluation as pure functions of arrays: no files, no printing, no loop over epochs.
 
-`train_epoch` is one program: a loop of `train_step` over the epoch's batches. It may be jitted,
-mapped over members of a population, and sharded. `train_steps` is a part of it, for those who want
-to look up in between.
+`train_epoch` is one compiled program: a loop of `train_step` over the epoch's batches. It may be
+jitted, mapped over members of a population, and sharded. `train_steps` takes a slice of an epoch.
 """
 
 import dataclasses
@@ -13,11 +12,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike
 
 from lenet_jax.nn import autograd, ops
 from lenet_jax.training import batches, optim, parallel
-from lenet_jax.training.batches import Batch
+from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
 from lenet_jax.training.spec import Hyperparameters, Spec
 
 
@@ -85,8 +84,7 @@ def init_state(
 def train_epoch(
     spec: Spec,
     state: TrainState,
-    images: UInt8[Array, "n h w c"],
-    labels: Int32[Array, " n"],
+    split: DeviceSplit,
     epoch: Int32[Array, ""],
     hyperparameters: Hyperparameters,
 ) -> tuple[TrainState, Metrics]:
@@ -99,46 +97,49 @@ def train_epoch(
       The new state, and the sums of the losses and hits met on the way.
     """
     order = batches.epoch_order(spec, state.order_key, epoch)
-    last = spec.steps_per_epoch
-    return train_steps(spec, state, no_metrics(), images, labels, order, 0, last, hyperparameters)
+    steps = EpochSlice(order, 0, spec.steps_per_epoch)
+    return train_steps(spec, state, no_metrics(), split, steps, hyperparameters)
 
 
 def train_steps(
     spec: Spec,
     state: TrainState,
     metrics: Metrics,
-    images: UInt8[Array, "n h w c"],
-    labels: Int32[Array, " n"],
-    order: Int32[Array, "steps b"],
-    first: ScalarLike,
-    last: ScalarLike,
+    split: DeviceSplit,
+    steps: EpochSlice,
     hyperparameters: Hyperparameters,
 ) -> tuple[TrainState, Metrics]:
-    """Takes the steps `first` to `last` - 1 of an epoch.
+    """Takes some consecutive steps of an epoch.
 
-    An epoch in parts, of whatever lengths, ends in the same bits as an epoch in one go.
+    An epoch in slices, of whatever lengths, ends in the same bits as an epoch in one go.
 
     Args:
-      spec: what is compiled.
-      state: before step `first`.
-      metrics: sums over the epoch's steps so far; what is met on the way is added to them.
-      images: pixels of the training images.
-      labels: their classes.
-      order: indices of each step's examples, from `epoch_order`.
-      first: counted from 0 in this epoch; may be traced.
-      last: may be traced.
-      hyperparameters: the numbers, see `spec.hyperparameters`.
+      spec: what is fixed when the program is compiled.
+      state: before the first of the steps.
+      metrics: sums over the epoch's steps so far; those of these steps are added.
+      split: the training images.
+      steps: which steps of the epoch, and the order of its examples.
+      hyperparameters: see `spec.hyperparameters`.
     """
+    steps_before = state.step - steps.first
+    augment_key = state.augment_key
 
-    def step(carry: tuple[TrainState, Metrics], batch: Batch) -> tuple[TrainState, Metrics]:
-        state, metrics = carry
+    def fetch(step: Int32[Array, ""]) -> Batch:
+        key = jax.random.fold_in(augment_key, steps_before + step)
+        return batches.make_batch(spec, split, steps.order[step], key, hyperparameters)
+
+    def body(
+        step: Int32[Array, ""], carry: tuple[TrainState, Metrics, Batch]
+    ) -> tuple[TrainState, Metrics, Batch]:
+        state, metrics, batch = carry
         state, new = guarded_step(spec, state, batch, hyperparameters)
-        return state, jax.tree.map(jnp.add, metrics, new)
+        # The batch of the next step: what a loop carries is a real array. Gathered in the step that
+        # uses it, it would be fused into each slice that the first convolution takes of it.
+        return state, jax.tree.map(jnp.add, metrics, new), fetch(step + 1)
 
-    rows = order, first, last, state.augment_key, state.step - first
-    return batches.loop_batches(
-        spec, step, (state, metrics), images, labels, *rows, hyperparameters
-    )
+    first, last = (jnp.asarray(bound, jnp.int32) for bound in (steps.first, steps.last))
+    state, metrics, _ = lax.fori_loop(first, last, body, (state, metrics, fetch(first)))
+    return state, metrics
 
 
 def guarded_step(
@@ -169,12 +170,13 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """One step of the optimiser: forward, backward, update.
 
-    The gradient is that of the mean loss over the whole batch. It is accumulated over the batch's
-    parts, which fit the cache better than the whole, and summed over the devices that share it.
+    The gradient is that of the mean loss over the whole batch. It is accumulated over
+    micro-batches, which fit the cache better than the whole, and summed over the devices that share
+    the batch.
     """
 
-    def mean_loss(params: nnx.State, part: tuple[Array, ...]) -> tuple[Array, Metrics]:
-        images, labels, weights = part
+    def mean_loss(params: nnx.State, micro_batch: tuple[Array, ...]) -> tuple[Array, Metrics]:
+        images, labels, weights = micro_batch
         logits = apply(spec, params, images)
         losses = weights * ops.cross_entropy(
             logits, labels, label_smoothing=hyperparameters["label_smoothing"]
@@ -183,12 +185,12 @@ def train_step(
         metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(weights))
         return metrics.loss / batch.total, metrics
 
-    def add_part(grads: nnx.State, part: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
-        _, new, metrics = autograd.backward(mean_loss, state.params, part, has_aux=True)
+    def accumulate(grads: nnx.State, micro_batch: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
+        _, new, metrics = autograd.backward(mean_loss, state.params, micro_batch, has_aux=True)
         return autograd.accumulate(grads, new), metrics
 
-    parts = batch.images, batch.labels, batch.weights
-    grads, metrics = lax.scan(add_part, autograd.zero_grad(state.params), parts)
+    micro_batches = batch.images, batch.labels, batch.weights
+    grads, metrics = lax.scan(accumulate, autograd.zero_grad(state.params), micro_batches)
     metrics = jax.tree.map(jnp.sum, metrics)
     grads, metrics = parallel.sum_over_devices((grads, metrics), spec.num_devices)
     updates, opt_state = _optimizer(spec, hyperparameters).update(
@@ -204,19 +206,14 @@ def train_step(
 
 
 def evaluate(
-    spec: Spec,
-    params: nnx.State,
-    images: UInt8[Array, "n h w c"],
-    labels: Int32[Array, " n"],
-    count: ScalarLike | None = None,
+    spec: Spec, params: nnx.State, split: DeviceSplit
 ) -> tuple[Metrics, Float[Array, "n k"]]:
-    """Loss and hits over the first `count` images, and their logits; None: over all.
+    """Loss and hits over the real images of a split, and their logits, with rows of 0 behind them.
 
-    The count may be traced, so that splits padded to one size share one program. Rows of logits
-    behind it are 0.
+    How many are real may be traced, so that splits padded to one size share one program.
     """
-    capacity, batch_size = images.shape[0], spec.eval_batch_size
-    count = jnp.asarray(capacity if count is None else count, jnp.int32)
+    capacity, batch_size = split.images.shape[0], spec.eval_batch_size
+    count = jnp.asarray(split.length, jnp.int32)
     # Every device takes one batch of a round.
     round_size = batch_size * spec.num_devices
     num_rounds = -(-capacity // round_size)
@@ -224,23 +221,23 @@ def evaluate(
     def fetch(round_: Int32[Array, ""]) -> Float[Array, "c h w b"]:
         indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
         own = parallel.own_share(indices, spec.num_devices)
-        return batches.normalised(spec, images[own])
+        return batches.normalised(spec, split.images[own])
 
-    def step(
-        round_: Int32[Array, ""], logits: Float[Array, "m b k"], images: Float[Array, "c h w b"]
-    ) -> Float[Array, "m b k"]:
-        return logits.at[round_].set(apply(spec, params, images))
+    def body(round_: Int32[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        logits, images = carry
+        return logits.at[round_].set(apply(spec, params, images)), fetch(round_ + 1)
 
     num_classes = dict(spec.model)["num_classes"]
     dtype = jax.tree.leaves(params)[0].dtype
     logits = jnp.zeros((num_rounds, batch_size, num_classes), dtype)
-    logits = batches.loop_prefetched(step, logits, fetch, 0, (count + round_size - 1) // round_size)
+    first, last = jnp.int32(0), (count + round_size - 1) // round_size
+    logits, _ = lax.fori_loop(first, last, body, (logits, fetch(first)))
     if spec.num_devices > 1:
         logits = lax.all_gather(logits, parallel.AXIS, axis=1)
     logits = logits.reshape(-1, num_classes)[:capacity]
     counted = (jnp.arange(capacity) < count).astype(jnp.float32)
-    hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    losses = ops.cross_entropy(logits, labels)
+    hits = (jnp.argmax(logits, axis=-1) == split.labels).astype(jnp.float32)
+    losses = ops.cross_entropy(logits, split.labels)
     metrics = Metrics(jnp.sum(counted * losses), jnp.sum(counted * hits), jnp.sum(counted))
     return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 

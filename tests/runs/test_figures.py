@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from lenet_jax.plots import results as figures
 from lenet_jax.plots import filters as filter_figures
-from lenet_jax.training import spec as specs
+from lenet_jax.training.spec import make_spec
 from lenet_jax.runs import figures as report
 from lenet_jax.inference import state_dict as torch_bridge
 
@@ -22,7 +22,7 @@ ROWS = [{"epoch": 1, "train/loss": 1.5}]
 
 @pytest.fixture(scope="module")
 def made():
-    return specs.make_spec(tiny.config(), DATASET)
+    return make_spec(tiny.config(), DATASET)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_the_weights_come_with_what_feeds_the_network(made, params, tmp_path):
 @pytest.mark.parametrize("image_size", [16, 28, 32])
 def test_the_table_of_layers_is_the_network(image_size):
     config = tiny.config(data={"image_size": image_size})
-    made = specs.make_spec(config, DATASET)
+    made = make_spec(config, DATASET)
     model = nnx.eval_shape(lambda: made.make_model(jax.random.key(0)))
     table = {name: (shape, count) for name, shape, count in report.layers(made)}
     assert list(table) == ["conv1", "conv2", "fc1", "fc2", "fc3"]

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from lenet_jax.terminal import console
-from lenet_jax.training import segments as parts
+from lenet_jax.training import loop
 from lenet_jax.runs import figures as report
 from lenet_jax.runs.resume import what_changed
 from lenet_jax.storage.checkpoint import Checkpoints, manifest
@@ -105,8 +105,8 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(
         if round(epochs * STEPS) == 7:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(parts, "FIRST_IMAGES", 1)
-    monkeypatch.setattr(parts, "SECONDS", 0.0)  # a step is a part
+    monkeypatch.setattr(loop, "FIRST_IMAGES", 1)
+    monkeypatch.setattr(loop, "SECONDS", 0.0)  # a step is a segment
     with monkeypatch.context() as patch:
         patch.setattr(console.Epochs, "advance", send)
         stopped = start(tmp_path, make_config(folder, checkpoint={"every_epochs": 100}))

@@ -18,20 +18,20 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from lenet_jax.training import batches
 from lenet_jax.storage import checkpoint
 from lenet_jax import data
 from lenet_jax.nn import native
 from lenet_jax.nn import ops
 from lenet_jax.training import parallel
-from lenet_jax.training import spec as specs
 from lenet_jax.runs import figures as report
 from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.training import step as train
 from lenet_jax import config as configs
 from lenet_jax.runs import run as runs
 from lenet_jax.errors import UserError, WriteError
-from lenet_jax.training.loop import Programs
+from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.loop import Trainer
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.step import evaluate, init_state, train_step
 from lenet_jax.storage.run_dir import RunDir
 from tests.support.runs import (
     COMMAND,
@@ -86,10 +86,9 @@ def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
     best = max(rows, key=lambda row: (row["valid/accuracy"], -row["epoch"]))
     arrays = restore(finished)
     dataset = data.load(**finished.config.data)
-    made = specs.make_spec(finished.config, dataset)
-    evaluate = jax.jit(functools.partial(train.evaluate, made))
+    spec = make_spec(finished.config, dataset)
     valid, metrics = (
-        evaluate(arrays.best_params, jnp.asarray(split.images), jnp.asarray(split.labels))[0]
+        jax.jit(functools.partial(evaluate, spec))(arrays.best_params, DeviceSplit.of(split))[0]
         for split in (dataset.valid, dataset.test)
     )
     assert float(valid.mean_loss) == pytest.approx(best["valid/loss"], rel=1e-5)
@@ -192,12 +191,12 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
 def first_step_that_is_not_finite(config):
     """Of the first epoch, counted from 1; by plain steps one after the other."""
     dataset = data.load(**config.data)
-    made, numbers = specs.make_spec(config, dataset), specs.hyperparameters(config)
-    state = train.init_state(made, specs.seeds(config), numbers)
-    images, labels = jnp.asarray(dataset.train.images), jnp.asarray(dataset.train.labels)
-    for step, indices in enumerate(batches.epoch_order(made, state.order_key, jnp.int32(0)), 1):
-        batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
-        state, metrics = jax.jit(functools.partial(train.train_step, made))(state, batch, numbers)
+    spec, settings = make_spec(config, dataset), hyperparameters(config)
+    state = init_state(spec, seeds(config), settings)
+    split = jax.device_put(DeviceSplit.of(dataset.train))
+    for step, indices in enumerate(epoch_order(spec, state.order_key, jnp.int32(0)), 1):
+        batch = make_batch(spec, split, indices, state.augment_key, settings)
+        state, metrics = jax.jit(functools.partial(train_step, spec))(state, batch, settings)
         if not all(map(np.isfinite, (metrics.loss, *map(np.sum, jax.tree.leaves(state.params))))):
             return step
     return None
@@ -238,12 +237,12 @@ def test_a_repeated_run_ends_in_the_same_bits(finished, tmp_path, no_figures):
 
 def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monkeypatch):
     dataset = data.load(**finished.config.data)
-    made = specs.make_spec(finished.config, dataset)
+    spec = make_spec(finished.config, dataset)
     states, orders = [], []
     for num_devices in (1, 2):
         monkeypatch.setattr(parallel, "count_sharing", lambda *_, n=num_devices: n)
-        state = Programs(finished.config, made, dataset).init()
-        order = parallel.compile_shared(functools.partial(batches.epoch_order, made), num_devices)
+        state = Trainer(finished.config, dataset).init()
+        order = parallel.compile_shared(functools.partial(epoch_order, spec), num_devices)
         states.append(jax.tree.map(bits, state))
         orders.append(np.asarray(order(state.order_key, np.int32(3))))
         assert len(orders[-1].shape) == 2

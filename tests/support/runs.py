@@ -19,8 +19,8 @@ from lenet_jax import data
 from lenet_jax.runs import run as runs
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import RunDir
-from lenet_jax.training import spec as specs
-from lenet_jax.training import step as train
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.step import init_state, no_metrics
 from tests.support import tiny
 
 EPOCHS, STEPS, TRAIN, TEST = 3, 5, 70, 33
@@ -80,13 +80,11 @@ def send_in_epoch(monkeypatch, epoch, number):
 
 def restore(run):
     """The arrays of a run's last checkpoint."""
-    made = specs.make_spec(run.config, data.load(**run.config.data))
-    seeds, numbers = specs.seeds(run.config), specs.hyperparameters(run.config)
-    state = jax.jit(functools.partial(train.init_state, made))(seeds, numbers)
+    spec = make_spec(run.config, data.load(**run.config.data))
+    init = jax.jit(functools.partial(init_state, spec))
+    state = init(seeds(run.config), hyperparameters(run.config))
     with Checkpoints(run.path / "checkpoints", keep=2) as checkpoints:
-        restored = checkpoints.restore(
-            runs.Arrays(state, train.no_metrics(), state.params), pytest.fail
-        )
+        restored = checkpoints.restore(runs.Arrays(state, no_metrics(), state.params), pytest.fail)
         assert restored is not None
         return restored[0]
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lenet_jax.training import parallel
-from lenet_jax.training import spec as specs
-from lenet_jax.training import step as train
-from lenet_jax.training.loop import Programs
+from lenet_jax.training.batches import DeviceSplit, EpochSlice
+from lenet_jax.training.loop import Trainer
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.step import evaluate, init_state, no_metrics, train_epoch
 from tests.support import tiny
 
 CONFIG = tiny.config(train={"micro_batch_size": 4}, augment={"shift": 1.0})
@@ -18,16 +19,15 @@ DATASET = tiny.dataset()
 @functools.cache
 def trained_on(num_devices):
     """An epoch, its metrics, and the test images' logits."""
-    made = specs.make_spec(CONFIG, DATASET)
-    made = dataclasses.replace(made, num_devices=num_devices)
-    numbers = specs.hyperparameters(CONFIG)
-    state = train.init_state(made, specs.seeds(CONFIG), numbers)
-    placed = parallel.replicate((state, DATASET.train.images, DATASET.train.labels), num_devices)
-    epoch = parallel.compile_shared(functools.partial(train.train_epoch, made), num_devices)
-    state, metrics = epoch(*placed, np.int32(0), numbers)
-    test = parallel.replicate((DATASET.test.images, DATASET.test.labels), num_devices)
-    evaluate = parallel.compile_shared(functools.partial(train.evaluate, made), num_devices)
-    return jax.device_get((state.params, metrics, evaluate(state.params, *test)))
+    spec = dataclasses.replace(make_spec(CONFIG, DATASET), num_devices=num_devices)
+    settings = hyperparameters(CONFIG)
+    state = init_state(spec, seeds(CONFIG), settings)
+    placed = parallel.replicate((state, DeviceSplit.of(DATASET.train)), num_devices)
+    epoch = parallel.compile_shared(functools.partial(train_epoch, spec), num_devices)
+    state, metrics = epoch(*placed, np.int32(0), settings)
+    test = parallel.replicate(DeviceSplit.of(DATASET.test), num_devices)
+    test_all = parallel.compile_shared(functools.partial(evaluate, spec), num_devices)
+    return jax.device_get((state.params, metrics, test_all(state.params, test)))
 
 
 def test_devices_that_share_a_batch_train_as_one_does():
@@ -50,16 +50,17 @@ def test_every_device_has_whole_micro_batches(batch_size, micro_batch_size, num_
     assert parallel.count_sharing(batch_size, micro_batch_size) == num_devices
 
 
-def test_programs_choose_the_devices_and_evaluate_each_split_whole():
-    programs = Programs(CONFIG, specs.make_spec(CONFIG, DATASET), DATASET)
-    assert programs.spec.num_devices == 2
-    programs.compile()
-    state, none = programs.init(), programs.place(train.no_metrics())
-    state, metrics, rate = programs.train_steps(state, none, programs.order(state, 0), 0, 5)
+def test_a_trainer_chooses_the_devices_and_evaluates_each_split_whole():
+    trainer = Trainer(CONFIG, DATASET)
+    assert trainer.spec.num_devices == 2
+    trainer.compile()
+    state, none = trainer.init(), trainer.place(no_metrics())
+    steps = EpochSlice(trainer.order(state, 0), 0, 5)
+    state, metrics, rate = trainer.take_steps(state, none, steps)
     assert len(state.params["fc1"]["kernel"][...].sharding.device_set) == 2
     assert metrics.count == 70 and rate > 0
     for name, count in (("valid", 20), ("test", 33)):
-        found, logits = programs.evaluate(state.params, name)
+        found, logits = trainer.evaluate(state.params, name)
         assert found.count == count
         counted = np.any(np.asarray(logits) != 0, axis=1)
         assert np.all(counted[:count]) and not np.any(counted[count:])

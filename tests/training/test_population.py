@@ -12,10 +12,11 @@ import pytest
 
 from lenet_jax.config.file import replace
 from lenet_jax.nn import ops
-from lenet_jax.training import batches, population
-from lenet_jax.training import spec as specs
-from lenet_jax.training import step as train
+from lenet_jax.training import population
+from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.population import Population
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.step import evaluate, init_state, train_epoch, train_step
 from tests.support import tiny
 from tests.support.backends import at_hand
 
@@ -30,33 +31,31 @@ class Trained:
     curves: population.EpochMetrics
 
     def __init__(self, configs, size=None, dataset=DATASET, **settings):
-        made = specs.make_spec(configs[0], dataset)
-        programs = make_population(made, size or len(configs), **settings)
+        spec = make_spec(configs[0], dataset)
+        trainer = make_population(spec, size or len(configs), **settings)
         splits = dataset.train, dataset.valid, dataset.test
-        train_split, valid_split, test_split = map(programs.put, splits)
-        members, numbers = programs.start(configs)
+        train_split, valid_split, test_split = map(trainer.put, splits)
+        members, varied = trainer.start(configs)
         rows = []
-        for epoch in range(made.num_epochs):
-            members, metrics = programs.train_epoch(
-                members, numbers, train_split, valid_split, epoch
-            )
-            rows.append(programs.pick(metrics, len(configs)))
+        for epoch in range(spec.num_epochs):
+            members, metrics = trainer.train_epoch(members, varied, train_split, valid_split, epoch)
+            rows.append(trainer.pick(metrics, len(configs)))
         stacked = (np.stack(epochs, axis=1) for epochs in zip(*rows, strict=True))
         self.curves = population.EpochMetrics._make(stacked)
-        self.test = programs.pick(programs.test(members, test_split), len(configs))
-        self.params = programs.pick(members.state.params, len(configs))
-        self.best_params = programs.pick(members.best_params, len(configs))
-        self.step = programs.pick(members.state.step, len(configs))
-        self.best_epoch = programs.pick(members.best_epoch, len(configs))
+        self.test = trainer.pick(trainer.test(members, test_split), len(configs))
+        self.params = trainer.pick(members.state.params, len(configs))
+        self.best_params = trainer.pick(members.best_params, len(configs))
+        self.step = trainer.pick(members.state.step, len(configs))
+        self.best_epoch = trainer.pick(members.best_epoch, len(configs))
 
     def all(self):
         return self.params, self.best_params, self.curves, self.test, self.best_epoch, self.step
 
 
 @functools.cache
-def make_population(made, size, count=1, **settings):
-    """Programs are kept, so that tests which ask for the same ones compile them once."""
-    return Population(made, size, devices=DEVICES[:count], **settings)
+def make_population(spec, size, count=1, **settings):
+    """Populations are kept, so that tests which ask for the same ones compile once."""
+    return Population(spec, size, devices=DEVICES[:count], **settings)
 
 
 def member(seed=0, rate=0.05, **sections):
@@ -67,29 +66,29 @@ def member(seed=0, rate=0.05, **sections):
 
 
 @functools.cache
-def single_programs(made):
+def single_run(spec):
     options = ops.compiler_options()
     return tuple(
-        jax.jit(functools.partial(function, made), compiler_options=options)
-        for function in (train.init_state, train.train_epoch, train.evaluate)
+        jax.jit(functools.partial(function, spec), compiler_options=options)
+        for function in (init_state, train_epoch, evaluate)
     )
 
 
 def on_device(split):
-    return jnp.asarray(split.images), jnp.asarray(split.labels)
+    return jax.device_put(DeviceSplit.of(split))
 
 
 def run_alone(config, epochs=None):
     """What `run` does: the losses of every epoch, the last state and the first."""
-    made = specs.make_spec(config, DATASET)
-    numbers = specs.hyperparameters(config)
-    init, epoch, evaluate = single_programs(made)
-    first = state = init(specs.seeds(config), numbers)
-    train_arrays, valid_arrays = on_device(DATASET.train), on_device(DATASET.valid)
+    spec = make_spec(config, DATASET)
+    settings = hyperparameters(config)
+    init, train, validate = single_run(spec)
+    first = state = init(seeds(config), settings)
+    train_split, valid_split = on_device(DATASET.train), on_device(DATASET.valid)
     losses = []
-    for number in range(made.num_epochs if epochs is None else epochs):
-        state, metrics = epoch(state, *train_arrays, np.int32(number), numbers)
-        valid, _ = evaluate(state.params, *valid_arrays)
+    for number in range(spec.num_epochs if epochs is None else epochs):
+        state, metrics = train(state, train_split, np.int32(number), settings)
+        valid, _ = validate(state.params, valid_split)
         losses.append((float(metrics.mean_loss), float(valid.mean_loss)))
     return np.asarray(losses), state, first
 
@@ -124,15 +123,13 @@ def four():
 def test_a_member_is_the_single_run_of_its_config(strategy, backend):
     configs = [replace(config, {"model.backend": backend}) for config in MEMBERS]
     trained = Trained(configs, strategy=strategy)
-    programs = make_population(specs.make_spec(configs[0], DATASET), 4, strategy=strategy)
-    started, _ = programs.start(configs)
+    trainer = make_population(make_spec(configs[0], DATASET), 4, strategy=strategy)
+    started, _ = trainer.start(configs)
     for index, config in enumerate(configs):
         losses, state, first = run_alone(config)
         begun = take(started.state, index)
         assert_same(begun.params, first.params)
-        assert_same(
-            *(batches.epoch_order(programs.spec, s.order_key, jnp.int32(1)) for s in (begun, first))
-        )
+        assert_same(*(epoch_order(trainer.spec, s.order_key, jnp.int32(1)) for s in (begun, first)))
         np.testing.assert_allclose(trained.curves.train_loss[index], losses[:, 0], rtol=1e-4)
         np.testing.assert_allclose(trained.curves.valid_loss[index], losses[:, 1], rtol=1e-4)
         assert_close(take(trained.params, index), state.params, 1e-4)
@@ -153,8 +150,8 @@ def test_every_number_of_a_config_varies_within_one_program():
         {"augment": {"rotate": 20.0}, "seeds": {"augment": 5}},
     )
     configs = [tiny.config(**change) for change in changes]
-    made = {dataclasses.replace(specs.make_spec(c, DATASET), augments=True) for c in configs}
-    assert len(made) == 1
+    specs = {dataclasses.replace(make_spec(c, DATASET), augments=True) for c in configs}
+    assert len(specs) == 1
     trained = Trained([configs[-1], *configs])
     for index, config in enumerate(configs, start=1):
         losses, state, _ = run_alone(config)
@@ -169,10 +166,10 @@ def test_the_best_parameters_are_those_of_the_first_best_epoch(four):
     for index, config in enumerate(MEMBERS):
         _, state, _ = run_alone(config, epochs=best[index])
         assert_close(take(four.best_params, index), state.params, 1e-4)
-    metrics, _ = train.evaluate(
-        specs.make_spec(MEMBERS[0], DATASET),
+    metrics, _ = evaluate(
+        make_spec(MEMBERS[0], DATASET),
         jax.tree.map(jnp.asarray, take(four.best_params, 0)),
-        *on_device(DATASET.test),
+        on_device(DATASET.test),
     )
     assert four.test.count[0] == len(DATASET.test)
     np.testing.assert_allclose(four.test.loss[0], metrics.loss, rtol=1e-5)
@@ -233,15 +230,15 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(strategy, wild):
     others = np.asarray([0, 2, 3])
     assert_same(take(trained.all(), others), take(calm.all(), others))
 
-    made, numbers = specs.make_spec(configs[1], DATASET), specs.hyperparameters(configs[1])
-    state = train.init_state(made, specs.seeds(configs[1]), numbers)
-    images, labels = on_device(DATASET.train)
-    step = jax.jit(functools.partial(train.train_step, made))
+    spec, settings = make_spec(configs[1], DATASET), hyperparameters(configs[1])
+    state = init_state(spec, seeds(configs[1]), settings)
+    split = on_device(DATASET.train)
+    step = jax.jit(functools.partial(train_step, spec))
     failed = 0
     for epoch in range(EPOCHS):
-        for indices in batches.epoch_order(made, state.order_key, jnp.int32(epoch)):
-            batch = batches.make_batch(made, images, labels, indices, state.augment_key, numbers)
-            after, metrics = step(state, batch, numbers)
+        for indices in epoch_order(spec, state.order_key, jnp.int32(epoch)):
+            batch = make_batch(spec, split, indices, state.augment_key, settings)
+            after, metrics = step(state, batch, settings)
             failed += 1
             finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(after.params)]
             if not (jnp.isfinite(metrics.loss) and all(finite)):
@@ -281,9 +278,9 @@ def test_a_member_that_diverges_late_keeps_what_was_best_before():
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
 @pytest.mark.parametrize("augment", [{}, {"shift": 2.0}])
 def test_a_shared_order_gives_what_equal_orders_give(strategy, augment):
-    seeds = {"order": 3, "augment": 4}
-    configs = [member(s, r, seeds=seeds, augment=augment) for s, r in ((0, 0.05), (1, 0.1))]
-    configs.append(member(2, 1e30, seeds=seeds, augment=augment))
+    shared = {"order": 3, "augment": 4}
+    configs = [member(s, r, seeds=shared, augment=augment) for s, r in ((0, 0.05), (1, 0.1))]
+    configs.append(member(2, 1e30, seeds=shared, augment=augment))
     apart = Trained(configs, strategy=strategy, count=2)
     together = Trained(configs, strategy=strategy, count=2, shared_data_order=True)
     assert_close(together.all(), apart.all(), 1e-4)

@@ -5,13 +5,13 @@ import pytest
 
 from lenet_jax.data.dataset import Split
 from lenet_jax.errors import UserError
-from lenet_jax.training import spec as specs
+from lenet_jax.training.spec import hyperparameters, make_spec, pixel_statistics
 from tests.support import tiny
 
 
 def test_statistics_are_those_of_the_training_pixels():
     dataset = tiny.dataset()
-    mean, std = specs.pixel_statistics(dataset)
+    mean, std = pixel_statistics(dataset)
     assert mean == pytest.approx((dataset.train.images.mean(),))
     assert std == pytest.approx((dataset.train.images.std(),))
 
@@ -21,27 +21,27 @@ def test_a_constant_channel_can_be_divided_by():
     images = np.full((4, 16, 16, 3), 9, np.uint8)
     images[..., 1] = np.arange(16)
     dataset = dataclasses.replace(dataset, train=Split(images, np.zeros(4, np.int32)))
-    mean, std = specs.pixel_statistics(dataset)
+    mean, std = pixel_statistics(dataset)
     assert mean == pytest.approx((9, 7.5, 9))
     assert std == pytest.approx((1, np.std(np.arange(16)), 1))
 
 
 def test_numbers_are_arguments_and_words_are_structure():
     config = tiny.config(optimizer={"name": "adam"})
-    made = specs.make_spec(config, tiny.dataset())
-    numbers = specs.hyperparameters(config)
+    made = make_spec(config, tiny.dataset())
+    numbers = hyperparameters(config)
     assert dict(made.optimizer) == {"name": "adam", "nesterov": False}
     assert dict(made.schedule) == {"name": "one_cycle"}
     assert numbers["optimizer"].keys() == set(config.optimizer) - {"name", "nesterov"}
     assert all(isinstance(value, float) for value in numbers["schedule"].values())
-    assert hash(made) == hash(specs.make_spec(config, tiny.dataset()))
+    assert hash(made) == hash(make_spec(config, tiny.dataset()))
 
 
 def test_the_last_step_of_an_epoch_may_be_smaller():
-    made = specs.make_spec(tiny.config(), tiny.dataset(train=70))
+    made = make_spec(tiny.config(), tiny.dataset(train=70))
     assert made.steps_per_epoch == 5
     assert not made.augments
-    assert specs.make_spec(tiny.config(augment={"shear": 1.0}), tiny.dataset()).augments
+    assert make_spec(tiny.config(augment={"shear": 1.0}), tiny.dataset()).augments
 
 
 @pytest.mark.parametrize(("key", "found"), [("num_classes", 6), ("in_channels", 1)])
@@ -50,4 +50,4 @@ def test_a_model_of_other_sizes_than_the_data_is_refused(key, found):
     with pytest.raises(
         UserError, match=f"config.model.{key} is 3, but the data 'bars' has {found}"
     ):
-        specs.make_spec(config, tiny.dataset())
+        make_spec(config, tiny.dataset())
