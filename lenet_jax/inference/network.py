@@ -17,6 +17,7 @@ from lenet_jax.data import image_files as pictures
 from lenet_jax.data.dataset import fit_images
 from lenet_jax.errors import UserError
 from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import STEPS, LeNet
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
@@ -59,7 +60,7 @@ class Network:
 
     def probabilities(self, images: Images) -> Float[np.ndarray, "n k"]:
         """The probability of each class."""
-        return softmax(self.logits(images))
+        return np.asarray(jax.nn.softmax(self.logits(images)))
 
     def logits(self, images: Images) -> Float[np.ndarray, "n k"]:
         """The network's output."""
@@ -134,7 +135,7 @@ class Network:
         self, images: UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
     ) -> Float[Array, "n h w c"]:
         """What the model takes, of images that `prepare` gave."""
-        return normalised(jnp.asarray(images), self.mean, self.std)
+        return ops.normalise(jnp.asarray(images), self.mean, self.std)
 
     @property
     def image_size(self) -> int:
@@ -208,20 +209,6 @@ class Network:
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
 
 
-def softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    """The probabilities that logits stand for."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
-
-
-def normalised(
-    images: UInt8[Array, "n h w c"], mean: Sequence[float], std: Sequence[float]
-) -> Float[Array, "n h w c"]:
-    """Pixels with the mean taken off, over the deviation."""
-    shift, scale = (np.array(numbers, np.float32).reshape(1, 1, 1, -1) for numbers in (mean, std))
-    return images.astype(jnp.float32) * (1 / scale) - shift / scale
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _logits(
     graphdef: nnx.GraphDef,
@@ -230,7 +217,7 @@ def _logits(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> Float[Array, "n k"]:
-    return nnx.merge(graphdef, params)(normalised(images, mean, std))
+    return nnx.merge(graphdef, params)(ops.normalise(images, mean, std))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -242,4 +229,4 @@ def _activation(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> Float[Array, "n ..."]:
-    return nnx.merge(graphdef, params).activations(normalised(images, mean, std))[layer]
+    return nnx.merge(graphdef, params).activations(ops.normalise(images, mean, std))[layer]

@@ -9,17 +9,20 @@ its sums in registers. Where there is no compiler for it, and on accelerators, `
     into the four values (the phases) that the pool compares. So both layers are one matrix
     product, (4·k, 36·c) @ (36·c, h/2·w/2·b), and a maximum over its four groups of rows.
 
-Inside `phase` the batch is the last axis: every copy, comparison and sum then runs over
-contiguous numbers. There is no convolution in it, which XLA's CPU backend compiles badly in loops.
+Inside `native` and `phase` the batch is the last axis: every copy, comparison and sum then runs
+over contiguous numbers. `batch_last` moves it there and back; XLA cancels the pair between two
+layers. There is no convolution in `phase`, which XLA's CPU backend compiles badly in loops.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, Int8
+from jaxtyping import Array, ArrayLike, Float, Int, Int8, UInt8
 
 from lenet_jax.errors import UserError
 from lenet_jax.nn import native
@@ -93,7 +96,7 @@ def linear(
       UserError: `native` is asked for, and cannot be had.
     """
     if _choose(backend, x, kernel) == "native":
-        return native.linear(x.T, kernel, bias).T
+        return batch_last(native.linear(batch_last(x), kernel, bias))
     return x @ kernel + bias.reshape(1, -1)
 
 
@@ -139,6 +142,11 @@ def compiler_options() -> dict[str, Any]:
     return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
 
 
+def batch_last(x: Float[Array, "first *middle last"]) -> Float[Array, "last *middle first"]:
+    """(b, h, w, c) ↔ (c, h, w, b), or (b, n) ↔ (n, b): the layout of the fast backends and back."""
+    return x.swapaxes(0, -1)
+
+
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """max(x, 0), with gradient 0 at 0: [-3, 5, -1, 2] → [0, 5, 0, 2]."""
     return jax.nn.relu(x)
@@ -166,17 +174,17 @@ def _conv_pool_relu_plain(
 def _conv_pool_relu_native(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
-    return native.conv_pool_relu(x.transpose(3, 1, 2, 0), kernel, bias).transpose(3, 1, 2, 0)
+    return batch_last(native.conv_pool_relu(batch_last(x), kernel, bias))
 
 
 def _conv_pool_relu_phase(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
-    windows: Array = pooling_windows(x.transpose(3, 1, 2, 0), (kernel.shape[0] + 1) // 2)
+    windows: Array = pooling_windows(batch_last(x), (kernel.shape[0] + 1) // 2)
     *_, h, w, b = windows.shape
     phases = phase_kernels(kernel).T @ windows.reshape(-1, h * w * b)
     pooled = max_over_phases(phases.reshape(4, -1, h, w, b))
-    return relu(pooled + bias.reshape(-1, 1, 1, 1)).transpose(3, 1, 2, 0)
+    return batch_last(relu(pooled + bias.reshape(-1, 1, 1, 1)))
 
 
 def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c phases_k"]:
@@ -268,6 +276,22 @@ def _sum_shifted(copies: Float[Array, "taps ..."], axis: int) -> Float[Array, ".
 
 
 pooling_windows.defvjp(_pooling_windows_forward, _pooling_windows_backward)
+
+
+def normalise(
+    pixels: UInt8[Array, "b h w c"] | Float[Array, "b h w c"],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float[Array, "b h w c"]:
+    """(pixels - mean) / std, in float32.
+
+    Args:
+      pixels: in 0..255.
+      mean: of a pixel, per channel.
+      std: likewise.
+    """
+    shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+    return pixels.astype(jnp.float32) * (1 / scale) - shift / scale
 
 
 def cross_entropy(

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from lenet_jax.data.dataset import Split
-from lenet_jax.inference.network import Network, normalised, softmax
+from lenet_jax.inference.network import Network
 from lenet_jax.nn import autograd, ops
 
 CONVOLUTIONS = ("conv1", "conv2")
@@ -91,7 +91,7 @@ class Findings:
     @functools.cached_property
     def probabilities(self) -> Float[np.ndarray, "n k"]:
         """Of each class, for each image."""
-        return softmax(self.logits)
+        return np.asarray(jax.nn.softmax(self.logits))
 
     @functools.cached_property
     def predictions(self) -> Int[np.ndarray, " n"]:
@@ -208,7 +208,7 @@ def _survey(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-    steps = nnx.merge(graphdef, params).activations(normalised(images, mean, std))
+    steps = nnx.merge(graphdef, params).activations(ops.normalise(images, mean, std))
     maps = {name: steps[name].reshape(len(images), -1, steps[name].shape[-1]) for name in steps}
     return (
         {name: maps[name].max(1) for name in CONVOLUTIONS},

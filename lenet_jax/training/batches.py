@@ -48,14 +48,13 @@ class EpochSlice(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Normalised images, labels, and a weight of 0 for padding.
+    """Pixels in 0..255, labels, and a weight of 0 for padding.
 
-    The leading axis m counts the micro-batches, whose gradients are accumulated. Channels are first
-    and the batch is last, as the fast backends want it. `total` is of the whole batch, which
-    devices may share.
+    The leading axis m counts the micro-batches, whose gradients are accumulated. `total` is of the
+    whole batch, which devices may share.
     """
 
-    images: Float[Array, "m c h w b"]
+    images: UInt8[Array, "m b h w c"] | Float[Array, "m b h w c"]
     labels: Int32[Array, "m b"]
     weights: Float[Array, "m b"]
     total: Float[Array, ""]
@@ -87,21 +86,9 @@ def make_batch(
         own_maps = (parallel.own_share(x, spec.num_devices) for x in maps)
         images = augment.apply_affine(images.astype(jnp.float32), *own_maps)
     micro_batches = (-1, spec.micro_batch_size)
-    images = images.reshape(*micro_batches, *images.shape[1:])
     return Batch(
-        images=jax.vmap(lambda images: normalised(spec, images))(images),
+        images=images.reshape(*micro_batches, *images.shape[1:]),
         labels=split.labels[chosen].reshape(micro_batches),
         weights=(own >= 0).astype(jnp.float32).reshape(micro_batches),
         total=jnp.sum((indices >= 0).astype(jnp.float32)),
     )
-
-
-def normalised(
-    spec: Spec, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
-) -> Float[Array, "c h w b"]:
-    """Pixels in 0..255 as the network is fed with them: normalised, and with the batch last."""
-    std = jnp.asarray(spec.std, jnp.float32).reshape(-1, 1, 1, 1)
-    mean = jnp.asarray(spec.mean, jnp.float32).reshape(-1, 1, 1, 1)
-    # The transposition of a matrix is what XLA does fast.
-    batch_last = images.reshape(images.shape[0], -1).T.reshape(*images.shape[1:], -1)
-    return batch_last.transpose(2, 0, 1, 3).astype(jnp.float32) * (1 / std) - mean / std

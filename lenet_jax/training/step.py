@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike
+from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
 
 from lenet_jax.nn import autograd, ops
 from lenet_jax.training import batches, optim, parallel
@@ -218,10 +218,10 @@ def evaluate(
     round_size = batch_size * spec.num_devices
     num_rounds = -(-capacity // round_size)
 
-    def fetch(round_: Int32[Array, ""]) -> Float[Array, "c h w b"]:
+    def fetch(round_: Int32[Array, ""]) -> UInt8[Array, "b h w c"]:
         indices = round_ * round_size + jnp.arange(round_size, dtype=jnp.int32)
         own = parallel.own_share(indices, spec.num_devices)
-        return batches.normalised(spec, split.images[own])
+        return split.images[own]
 
     def body(round_: Int32[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
         logits, images = carry
@@ -242,9 +242,11 @@ def evaluate(
     return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 
 
-def apply(spec: Spec, params: nnx.State, images: Float[Array, "c h w b"]) -> Float[Array, "b k"]:
-    """Logits of images as `batches.normalised` gives them."""
-    return nnx.merge(spec.graphdef, params)(images.transpose(3, 1, 2, 0))
+def apply(
+    spec: Spec, params: nnx.State, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
+) -> Float[Array, "b k"]:
+    """Logits of images, whose pixels are in 0..255."""
+    return nnx.merge(spec.graphdef, params)(ops.normalise(images, spec.mean, spec.std))
 
 
 def learning_rate(
