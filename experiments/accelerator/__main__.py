@@ -3,14 +3,17 @@ r"""What does a GPU or TPU compute, how fast, and how far from float64? Minutes,
     python -m experiments.accelerator
     python -m experiments.accelerator --stages=populations,thousand --minutes=4 --again
 
-The stages, each a process of its own, with the time it may take on a GPU:
+The stages, each a process of its own, the most valuable first:
 
 - `device`: what the device is, and which versions run on it;
 - `correctness`: layers and network against float64, ties included, by backend and precision;
 - `single`: one network of `configs/notes.py` trained to its end;
 - `populations`: speed and memory by size, strategy and form of the layers;
 - `thousand`: 1,024 networks × 10 epochs by the clock;
-- `determinism`: the same bits twice, with XLA's flags and without.
+- `profile`: what a step of a population costs, against what the device can do;
+- `determinism`: the same bits twice, with XLA's flags and without;
+- `precision`: the accuracy of 256 seeds in float32, TF32 and bfloat16;
+- `resume`: a sweep that is killed and started again.
 
 Each writes its results into `results/accelerator_DEVICE.json` as soon as it has them. A stage that
 is done is left out when the command runs again; one that failed is recorded, with its error, and
@@ -40,7 +43,10 @@ SECONDS = {
     "single": 90,
     "populations": 150,
     "thousand": 80,
+    "profile": 75,
     "determinism": 90,
+    "precision": 100,
+    "resume": 100,
 }
 GRACE = 30
 DONE, FAILED = 0, 1

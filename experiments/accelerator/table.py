@@ -76,6 +76,37 @@ def _determinism(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def _profile(results: dict[str, Any]) -> list[str]:
+    rates = {name: f"{rate:.2e}" for name, rate in results.get("peaks", {}).items()}
+    text = [f"peak of {name}: {rate} a second" for name, rate in rates.items()]
+    if "seconds_a_step" in results:
+        text.append(
+            f"a step: {1e3 * results['seconds_a_step']:.2f} ms,"
+            f" {results['dense_flops_per_second']:.2e} dense FLOP/s,"
+            f" {results['xla_bytes_per_second']:.2e} bytes/s"
+        )
+    for row in results.get("operations", [])[:8]:
+        text.append(f"  {100 * row['share']:4.1f} %  {row['operation'][:80]}")
+    return text
+
+
+def _precision(results: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['precision']}: {100 * row['test_accuracy_mean']:.3f} ±"
+        f" {100 * row['test_accuracy_sd']:.3f} % (sd, {row['seeds']} seeds);"
+        f" {100 * row['difference_from_highest_mean']:+.3f} ±"
+        f" {100 * row['difference_from_highest_standard_error']:.3f} (standard error) of highest"
+        for row in results.get("precisions", [])
+    ]
+
+
+def _resume(results: dict[str, Any]) -> list[str]:
+    if "same_table" not in results:
+        return [f"left out: {results.get('left_out')}"]
+    table = "the same" if results["same_table"] else "another"
+    return [f"killed after {len(results['chunks_when_killed'])} of 3 chunks: {table} table"]
+
+
 def _or_never(seconds: float | None) -> str:
     return "never" if seconds is None else f"{seconds:.1f} s"
 
@@ -86,4 +117,7 @@ DETAILS = {
     "populations": _populations,
     "thousand": _thousand,
     "determinism": _determinism,
+    "profile": _profile,
+    "precision": _precision,
+    "resume": _resume,
 }

@@ -17,12 +17,12 @@ from experiments.accelerator.populations import (
     CONFIG,
     Variant,
     compile_population,
+    few_images,
     load_data,
     make_variant_spec,
     seeded_configs,
 )
 from experiments.accelerator.record import Stage, log, memory
-from lenet_jax.data.dataset import Split
 
 MEMBERS, EPOCHS = 1024, 10
 DEFAULT = Variant(MEMBERS, strategy="auto")  # without the results of stage `populations`
@@ -56,7 +56,7 @@ def train(variant: Variant, stage: Stage) -> dict[str, Any]:
     valid, test = load_data().valid, load_data().test
     if stage.short:
         spec = dataclasses.replace(spec, num_examples=256)
-        valid, test = (Split(split.images[:80], split.labels[:80]) for split in (valid, test))
+        valid = test = few_images()
     # The precision is part of what a program is found by, so one block has all that is timed.
     with jax.default_matmul_precision(variant.precision):
         compiled = compile_population(variant, spec, valid)

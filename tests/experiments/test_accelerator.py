@@ -14,27 +14,37 @@ from lenet_jax.nn import ops
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """The results file of two stages."""
+def results(tmp_path_factory, pytestconfig):
+    """The results file of two stages, or with --long of all."""
     folder = tmp_path_factory.mktemp("results")
-    arguments = ["--short", "--stages=correctness,thousand", f"--results={folder}"]
+    arguments = ["--short", "--minutes=20", f"--results={folder}"]
+    if not pytestconfig.getoption("long"):
+        arguments.append("--stages=correctness,thousand")
     assert command.main(arguments) == 0
     return folder / "accelerator_cpu_short.json"
 
 
-def test_every_stage_writes_its_results(results):
+def test_every_stage_writes_its_results(results, pytestconfig):
     content = json.loads(results.read_text())
+    stages = {name: stage["results"] for name, stage in content["stages"].items()}
     assert {stage["status"] for stage in content["stages"].values()} == {"done"}
-    checked = content["stages"]["correctness"]["results"]
-    assert checked["violations"] == []
-    assert checked["refused"] == {}
-    constant = checked["checks"]["phase, highest"]["conv1: constant"]
-    assert constant["ties"] == constant["pools"] > 0
-    thousand = content["stages"]["thousand"]["results"]["own_orders"]
-    assert (thousand["networks"], thousand["epochs"]) == (4, 10)
-    assert thousand["test_accuracy_mean"] > 0.3
     assert content["environment"]["devices"][0] == "cpu"
     assert content["environment"]["versions"]["jax"] == jax.__version__
+    assert (stages["correctness"]["violations"], stages["correctness"]["refused"]) == ([], {})
+    constant = stages["correctness"]["checks"]["phase, highest"]["conv1: constant"]
+    assert constant["ties"] == constant["pools"] > 0
+    thousand = stages["thousand"]["own_orders"]
+    assert (thousand["networks"], thousand["epochs"]) == (4, 10)
+    assert thousand["test_accuracy_mean"] > 0.3
+    if pytestconfig.getoption("long"):
+        (run,) = stages["single"]["runs"]
+        assert (run["epochs"], len(run["per_epoch"])) == (2, 2)
+        assert [row["form"] for row in stages["populations"]["variants"]] == ["phase", "im2col"]
+        assert stages["populations"]["best"] == stages["populations"]["variants"][0]
+        assert stages["profile"]["xla_flops_a_step"] > stages["profile"]["dense_flops_a_step"] > 0
+        assert stages["determinism"]["deterministic"]["same_bits"]
+        assert stages["precision"]["precisions"][0]["seeds"] == 2
+        assert stages["resume"]["same_table"]
 
 
 def test_a_stage_that_is_done_is_left_out(results, capfd):
