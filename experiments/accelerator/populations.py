@@ -178,8 +178,8 @@ def compile_population(
         shared_data_order=variant.shared_data_order,
     )
     with forms.use(variant.form), jax.default_matmul_precision(variant.precision):
-        members, numbers = population.start(seeded_configs(variant.members, config))
-        arguments = numbers, population.put(load_data().train), population.put(valid)
+        members, settings = population.start(seeded_configs(variant.members, config))
+        arguments = settings, population.put(load_data().train), population.put(valid)
         started = time.perf_counter()
         train_epoch: Any = population._advance
         program = train_epoch.lower(members, *arguments, ZERO).compile()

@@ -32,6 +32,7 @@ from experiments.benchmark import NETWORKS, flops_per_image
 from lenet_jax.nn import ops
 from lenet_jax.training import batches
 from lenet_jax.training import step as train
+from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import Spec
 
@@ -93,19 +94,19 @@ def best_seconds(function: Callable[..., Any], *arguments: Any) -> float:
 def step_cost(variant: Variant, spec: Spec) -> dict[str, float]:
     """What XLA counts for one step of all members, with the gathering of their batches."""
 
-    def take_step(states: Any, hyperparameters: Any, indices: Any, images: Any, labels: Any) -> Any:
+    def take_step(states: Any, hyperparameters: Any, indices: Any, split: DeviceSplit) -> Any:
         def advance(state: train.TrainState, hyperparameters: Any, indices: jax.Array) -> Any:
             key = state.augment_key
-            batch = batches.make_batch(spec, images, labels, indices, key, hyperparameters)
+            batch = batches.make_batch(spec, split, indices, key, hyperparameters)
             return train.guarded_step(spec, state, batch, hyperparameters)
 
         return jax.vmap(advance)(states, hyperparameters, indices)
 
     population = Population(spec, variant.members, devices=jax.devices()[:1])
-    members, numbers = population.start(seeded_configs(variant.members))
+    members, settings = population.start(seeded_configs(variant.members))
     indices = np.zeros((variant.members, 64), np.int32)
-    split = load_data().train
-    arguments = members.state, numbers.hyperparameters, indices, split.images, split.labels
+    split = population.put(load_data().train)
+    arguments = members.state, settings.hyperparameters, indices, split
     program = jax.jit(take_step, compiler_options=ops.compiler_options()).lower(*arguments)
     cost: Any = program.compile().cost_analysis()
     return cost[0] if isinstance(cost, list) else cost

@@ -68,11 +68,11 @@ def train(variant: Variant, stage: Stage) -> dict[str, Any]:
         prepared = time.perf_counter()
         epochs, accuracy, epoch_seconds, best = EPOCHS, [], [], []
         for chunk in chunks:
-            members, numbers = population.start(chunk)
+            members, settings = population.start(chunk)
             epoch = 0
             while epoch < epochs:
                 begun = time.perf_counter()
-                members, metrics = compiled.train_epoch(members, numbers, *splits, np.int32(epoch))
+                members, metrics = compiled.train_epoch(members, settings, *splits, np.int32(epoch))
                 jax.block_until_ready(metrics)
                 epoch_seconds.append(time.perf_counter() - begun)
                 if len(epoch_seconds) == 1:  # what the time allows
