@@ -11,6 +11,8 @@ import pytest
 from tests.support import tiny
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Runs `lenet_jax.main` where the network is a wall, and TensorFlow a mistake.
 GUARDED = """
 import runpy, sys

@@ -15,6 +15,8 @@ from lenet_jax import inspect
 from tests.support.photos import photo
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.slow
+
 FIGURES = [
     *("calibration", "confusion_matrix", "conv1_filters", "conv2_filters", "curves"),
     *("histograms", "journey", "mistakes", "saliency"),

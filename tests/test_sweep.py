@@ -10,6 +10,8 @@ import pytest
 from lenet_jax import sweep
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--config=configs/lenet5.py:smoke", "--sweep=configs/sweeps/seeds.py:6"]
 
 

@@ -54,6 +54,7 @@ def compiler(path: Path, script: str) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_it_is_compiled_once_and_again_where_it_is_broken(tmp_path):
     use_it(tmp_path)
@@ -67,6 +68,7 @@ def test_it_is_compiled_once_and_again_where_it_is_broken(tmp_path):
     assert len(library.read_bytes()) == len(sound)
 
 
+@pytest.mark.slow
 @pytest.mark.compiler
 def test_without_a_folder_to_keep_it_in_it_serves_one_process(tmp_path):
     (tmp_path / "lenet_jax").write_text("in the way")

@@ -5,6 +5,8 @@ from tests.support import tiny
 
 from experiments import faults
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):

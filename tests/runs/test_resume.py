@@ -23,7 +23,7 @@ from tests.support.runs import (
     start,
 )
 
-pytestmark = pytest.mark.usefixtures("patient")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient")]
 
 
 def test_a_finished_run_says_so_and_is_left_as_it_is(finished):

@@ -24,6 +24,8 @@ from lenet_jax.sweeps.file import chain, product, sweep
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 EPOCHS, SEEDS, MEMBERS = 3, 4, 16  # and one that diverges
 COMMAND = ["python", "-m", "experiments.sweep"]
 FILES = {"results.csv", "history.npz", "summary.json", "sweep.png", "winner.py"}

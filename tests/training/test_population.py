@@ -20,6 +20,8 @@ from lenet_jax.training.step import evaluate, init_state, train_epoch, train_ste
 from tests.support import tiny
 from tests.support.backends import at_hand
 
+pytestmark = pytest.mark.slow
+
 DATASET = tiny.dataset()
 EPOCHS, STEPS = 3, 5
 DEVICES = jax.devices()
