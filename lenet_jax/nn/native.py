@@ -17,14 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int8
 
 from lenet_jax import machine
 from lenet_jax.errors import UserError
 
-SIZE = 5  # of the kernels it is written for
-LANES = 16  # a multiple of every vector's length
 FOLDER = Path(__file__).with_name("cpp")
 SOURCE = FOLDER / "native.cc"  # which includes the others
 COMPILERS = ("c++", "g++", "clang++")
@@ -38,32 +34,6 @@ OTHERWISE = (
     "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.backend"
     " out, which needs none."
 )
-
-Residuals = tuple[Float[Array, "c h w b"], Float[Array, "5 5 c k"], Int8[Array, "k h2 w2 b"]]
-
-
-def conv_pool_relu(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
-) -> Float[Array, "k h2 w2 b"]:
-    """`ops.conv_pool_relu` of float32 arrays that have the batch last.
-
-    Raises:
-      UserError: it cannot be compiled here, see `missing`.
-    """
-    load()
-    return fused_conv_pool_relu(_pad_batch(x), kernel, bias)[..., : x.shape[-1]]
-
-
-def linear(
-    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
-) -> Float[Array, "k b"]:
-    """`ops.linear` of float32 arrays that have the batch last.
-
-    Raises:
-      UserError: it cannot be compiled here, see `missing`.
-    """
-    load()
-    return native_linear(_pad_batch(x), kernel, bias)[:, : x.shape[-1]]
 
 
 @functools.cache
@@ -169,84 +139,3 @@ def _run(command: Sequence[str]) -> bytes:
         raise UserError(
             f"{command[0]} does not compile lenet_jax/nn/cpp/{SOURCE.name}: {told}\n{OTHERWISE}"
         ) from error
-
-
-@jax.custom_vjp
-def fused_conv_pool_relu(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
-) -> Float[Array, "k h2 w2 b"]:
-    """`conv_pool_relu` of a batch that is a multiple of `LANES`, with its gradient."""
-    return _forward(x, kernel, bias)[0]
-
-
-def _forward(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
-) -> tuple[Float[Array, "k h2 w2 b"], Residuals]:
-    _, height, width, batch = x.shape
-    shape = len(bias), (height - SIZE + 1) // 2, (width - SIZE + 1) // 2, batch
-    maps, winners = jax.ffi.ffi_call(
-        "conv_pool_forward",
-        (_like(bias, shape), jax.ShapeDtypeStruct(shape, jnp.int8)),
-        vmap_method="sequential",
-    )(x, kernel, bias)
-    return maps, (x, kernel, winners)
-
-
-def _backward(
-    residuals: Residuals, cotangent: Float[Array, "k h2 w2 b"]
-) -> tuple[Float[Array, "c h w b"], Float[Array, "5 5 c k"], Float[Array, " k"]]:
-    # Two calls, so that XLA leaves out what nobody asks for: the gradient of the images.
-    x, kernel, winners = residuals
-    of_kernel, of_bias = jax.ffi.ffi_call(
-        "conv_pool_kernel_gradient",
-        (_like(kernel, kernel.shape), _like(kernel, kernel.shape[-1:])),
-        vmap_method="sequential",
-    )(x, cotangent, winners)
-    of_x = jax.ffi.ffi_call(
-        "conv_pool_input_gradient", _like(x, x.shape), vmap_method="sequential"
-    )(kernel, cotangent, winners)
-    return of_x, of_kernel, of_bias
-
-
-fused_conv_pool_relu.defvjp(_forward, _backward)
-
-
-@jax.custom_vjp
-def native_linear(
-    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
-) -> Float[Array, "k b"]:
-    """`linear` of a batch that is a multiple of `LANES`, with its gradient."""
-    out = _like(x, (kernel.shape[1], x.shape[1]))
-    return jax.ffi.ffi_call("linear_forward", out, vmap_method="sequential")(x, kernel, bias)
-
-
-def _linear_forward(
-    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
-) -> tuple[Float[Array, "k b"], tuple[Float[Array, "n b"], Float[Array, "n k"]]]:
-    return native_linear(x, kernel, bias), (x, kernel)
-
-
-def _linear_backward(
-    residuals: tuple[Float[Array, "n b"], Float[Array, "n k"]], cotangent: Float[Array, "k b"]
-) -> tuple[Float[Array, "n b"], Float[Array, "n k"], Float[Array, " k"]]:
-    x, kernel = residuals
-    of_kernel, of_bias = jax.ffi.ffi_call(
-        "linear_kernel_gradient",
-        (_like(kernel, kernel.shape), _like(kernel, kernel.shape[1:])),
-        vmap_method="sequential",
-    )(x, cotangent)
-    of_x = jax.ffi.ffi_call("linear_input_gradient", _like(x, x.shape), vmap_method="sequential")(
-        kernel, cotangent
-    )
-    return of_x, of_kernel, of_bias
-
-
-native_linear.defvjp(_linear_forward, _linear_backward)
-
-
-def _pad_batch(x: Float[Array, "*shape b"]) -> Float[Array, "*shape padded"]:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % LANES)])
-
-
-def _like(array: Array, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, array.dtype)

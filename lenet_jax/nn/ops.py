@@ -1,31 +1,27 @@
-"""Convolution, max-pool, ReLU and flatten as functions on arrays, in a plain and in fast forms.
+"""The layers as functions of arrays, with a batch first, and the choice of how they are computed.
 
-The backends of `conv_pool_relu` compute the same numbers and the same gradients, ties included, as
-long as all are finite. `plain` says what is meant. `native` is what runs on a CPU: C++ that keeps
-its sums in registers. Where there is no compiler for it, and on accelerators, `phase` runs:
-
-    A 5×5 convolution followed by a 2×2 max-pool reads, for each pooled pixel, one 6×6 window at
-    stride 2. Four copies of the kernel, zero-padded to 6×6 at the four offsets, turn that window
-    into the four values (the phases) that the pool compares. So both layers are one matrix
-    product, (4·k, 36·c) @ (36·c, h/2·w/2·b), and a maximum over its four groups of rows.
+The backends of `conv_pool_relu` and `linear` compute the same numbers and the same derivatives of
+every order, ties included, as long as all numbers are finite: `plain` is the definition, in JAX's
+own convolution and pooling; `native` runs on a CPU, in C++ (`cpu_kernels.py`); `phase` runs where
+there is no compiler for it, and on accelerators (`phase.py`).
 
 Inside `native` and `phase` the batch is the last axis: every copy, comparison and sum then runs
 over contiguous numbers. `batch_last` moves it there and back; XLA cancels the pair between two
-layers. There is no convolution in `phase`, which XLA's CPU backend compiles badly in loops.
+layers.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int, Int8, UInt8
+from jaxtyping import Array, ArrayLike, Float, Int, UInt8
 
 from lenet_jax.errors import UserError
-from lenet_jax.nn import native
+from lenet_jax.nn import cpu_kernels, native
+from lenet_jax.nn.phase import conv_phases, max_over_phases
 
 Backend = Literal["auto", "native", "phase", "plain"]
 
@@ -73,7 +69,7 @@ def conv_pool_relu(
         "phase": _conv_pool_relu_phase,
         "native": _conv_pool_relu_native,
     }
-    return lower[_choose(backend, x, kernel, size == native.SIZE)](x, kernel, bias)
+    return lower[_choose(backend, x, kernel, size == cpu_kernels.SIZE)](x, kernel, bias)
 
 
 def linear(
@@ -96,7 +92,7 @@ def linear(
       UserError: `native` is asked for, and cannot be had.
     """
     if _choose(backend, x, kernel) == "native":
-        return batch_last(native.linear(batch_last(x), kernel, bias))
+        return batch_last(cpu_kernels.linear(batch_last(x), kernel, bias))
     return x @ kernel + bias.reshape(1, -1)
 
 
@@ -174,108 +170,14 @@ def _conv_pool_relu_plain(
 def _conv_pool_relu_native(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
-    return batch_last(native.conv_pool_relu(batch_last(x), kernel, bias))
+    return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
 
 
 def _conv_pool_relu_phase(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
-    windows: Array = pooling_windows(batch_last(x), (kernel.shape[0] + 1) // 2)
-    *_, h, w, b = windows.shape
-    phases = phase_kernels(kernel).T @ windows.reshape(-1, h * w * b)
-    pooled = max_over_phases(phases.reshape(4, -1, h, w, b))
+    pooled = max_over_phases(conv_phases(batch_last(x), kernel))
     return batch_last(relu(pooled + bias.reshape(-1, 1, 1, 1)))
-
-
-def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c phases_k"]:
-    """The kernel at the four offsets of a 2×2 block, as the columns of one matrix.
-
-    Row (row, column, channel) of the (s+1)×(s+1) window; column (phase, k), phases in reading
-    order. Every phase meets its terms in the same order, so that equal windows give equal sums to
-    the last bit and ties stay ties.
-    """
-    size, _, c, k = kernel.shape
-    offsets = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    padded = [jnp.pad(kernel, ((p, 1 - p), (q, 1 - q), (0, 0), (0, 0))) for p, q in offsets]
-    return jnp.stack(padded, axis=3).reshape((size + 1) ** 2 * c, 4 * k)
-
-
-@jax.custom_vjp
-def max_over_phases(phases: Float[Array, "4 ..."]) -> Float[Array, "..."]:
-    """The maximum of the four pooling phases; the first maximum receives the gradient.
-
-    This is JAX's form of a `torch.autograd.Function`: the function, a forward that also returns
-    what backward needs (`ctx.save_for_backward`), and a backward from cotangent to gradients.
-    """
-    return _max_over_phases_forward(phases)[0]
-
-
-def _max_over_phases_forward(
-    phases: Float[Array, "4 ..."],
-) -> tuple[Float[Array, "..."], Int8[Array, "..."]]:
-    top, bottom = jnp.maximum(phases[0], phases[1]), jnp.maximum(phases[2], phases[3])
-    winner_of_top = jnp.where(phases[0] >= phases[1], 0, 1)
-    winner_of_bottom = jnp.where(phases[2] >= phases[3], 2, 3)
-    winner = jnp.where(top >= bottom, winner_of_top, winner_of_bottom).astype(jnp.int8)
-    return jnp.maximum(top, bottom), winner
-
-
-def _max_over_phases_backward(
-    winner: Int8[Array, "..."], cotangent: Float[Array, "..."]
-) -> tuple[Float[Array, "4 ..."]]:
-    return (jnp.stack([jnp.where(winner == phase, cotangent, 0) for phase in range(4)]),)
-
-
-max_over_phases.defvjp(_max_over_phases_forward, _max_over_phases_backward)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def pooling_windows(
-    x: Float[Array, "c h w b"], taps: int
-) -> Float[Array, "taps 2 taps 2 c h2 w2 b"]:
-    """For every 2×2 block, the 2·taps × 2·taps window that starts there.
-
-    The rows and columns of a window are split into (tap, parity): with the pixels sorted by parity
-    first, a window is taps × taps plain slices.
-    """
-    c, height, width, b = x.shape
-    h, w = height // 2 - taps + 1, width // 2 - taps + 1
-    by_parity = x.reshape(c, height // 2, 2, width // 2, 2, b).transpose(2, 4, 0, 1, 3, 5)
-    rows = [
-        jnp.stack([by_parity[:, :, :, i : i + h, j : j + w] for j in range(taps)], axis=1)
-        for i in range(taps)
-    ]
-    return jnp.stack(rows)
-
-
-def _pooling_windows_forward(
-    x: Float[Array, "c h w b"], taps: int
-) -> tuple[Float[Array, "taps 2 taps 2 c h2 w2 b"], None]:
-    return pooling_windows(x, taps), None
-
-
-def _pooling_windows_backward(
-    taps: int, residuals: None, cotangent: Float[Array, "taps 2 taps 2 c h2 w2 b"]
-) -> tuple[Float[Array, "c h w b"]]:
-    # The sum over taps² shifted copies, columns first and then rows: 2·taps terms a pixel.
-    columns = _sum_shifted(cotangent.transpose(2, 0, 1, 3, 4, 5, 6, 7), axis=5)
-    by_parity = _sum_shifted(columns, axis=3)
-    *_, c, h, w, b = by_parity.shape
-    return (by_parity.transpose(2, 3, 0, 4, 1, 5).reshape(c, 2 * h, 2 * w, b),)
-
-
-def _sum_shifted(copies: Float[Array, "taps ..."], axis: int) -> Float[Array, "..."]:
-    """Σ over i of copy i, moved by i along `axis` in an extent that is larger by taps - 1."""
-    taps = copies.shape[0]
-    padding = [(0, 0)] * (copies.ndim - 1)
-    shifted = []
-    for i in range(taps):
-        padding[axis] = (i, taps - 1 - i)
-        shifted.append(jnp.pad(copies[i], padding))
-    return sum(shifted[1:], start=shifted[0])
-
-
-pooling_windows.defvjp(_pooling_windows_forward, _pooling_windows_backward)
 
 
 def normalise(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from lenet_jax.errors import UserError
-from lenet_jax.nn import native, ops
+from lenet_jax.nn import cpu_kernels, native, ops
 from tests.support.backends import NATIVE
 
 SCRIPT = """
 import sys
-from lenet_jax.nn import native
+from lenet_jax.nn import cpu_kernels, native
 if "refuse" in sys.argv:
     import subprocess
     run = subprocess.run
@@ -25,7 +25,7 @@ if "refuse" in sys.argv:
     subprocess.run = refuse
 import jax.numpy as jnp
 ones = jnp.ones
-out = native.conv_pool_relu(ones((1, 6, 6, 3)), ones((5, 5, 1, 2)), ones(2))
+out = cpu_kernels.conv_pool_relu(ones((1, 6, 6, 3)), ones((5, 5, 1, 2)), ones(2))
 assert out.shape == (2, 1, 1, 3) and (out == 26).all()
 """
 
@@ -136,7 +136,7 @@ def test_what_is_not_finite_is_passed_on(backend):
 @pytest.mark.compiler
 def test_a_cotangent_that_is_not_finite_spoils_its_own_image_alone():
     x, kernel = jnp.ones((3, 8, 8, 20)), jnp.ones((5, 5, 3, 2))
-    _, vjp = jax.vjp(native.conv_pool_relu, x, kernel, jnp.ones(2))
+    _, vjp = jax.vjp(cpu_kernels.conv_pool_relu, x, kernel, jnp.ones(2))
     cotangent = np.ones((2, 2, 2, 20), np.float32)
     cotangent[0, 0, 0, 17] = np.nan
     of_x, of_kernel, of_bias = vjp(jnp.asarray(cotangent))
@@ -155,16 +155,20 @@ def test_no_sum_depends_on_the_images_beside_it(channels, filters):
     kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
     bias = rng.normal(size=filters).astype(np.float32)
     cotangent = rng.normal(size=(filters, 4, 6, 33)).astype(np.float32)
-    out, vjp = jax.vjp(native.conv_pool_relu, *map(jnp.asarray, (x, kernel, bias)))
+    out, vjp = jax.vjp(cpu_kernels.conv_pool_relu, *map(jnp.asarray, (x, kernel, bias)))
     of_x = vjp(jnp.asarray(cotangent))[0]
     for image, filter_ in ((0, 0), (32, filters - 1), (17, filters // 2)):
         image_alone, bias_alone = jnp.asarray(x[..., image : image + 1]), jnp.asarray(bias)
-        alone, vjp = jax.vjp(native.conv_pool_relu, image_alone, jnp.asarray(kernel), bias_alone)
+        alone, vjp = jax.vjp(
+            cpu_kernels.conv_pool_relu, image_alone, jnp.asarray(kernel), bias_alone
+        )
         np.testing.assert_array_equal(alone[..., 0], out[..., image])
         of_x_alone = vjp(jnp.asarray(cotangent[..., image : image + 1]))[0]
         np.testing.assert_array_equal(of_x_alone[..., 0], of_x[..., image])
         filter_alone = jnp.asarray(kernel[..., filter_ : filter_ + 1])
-        alone = native.conv_pool_relu(image_alone, filter_alone, bias_alone[filter_ : filter_ + 1])
+        alone = cpu_kernels.conv_pool_relu(
+            image_alone, filter_alone, bias_alone[filter_ : filter_ + 1]
+        )
         np.testing.assert_array_equal(alone[0, ..., 0], out[filter_, ..., image])
 
 
@@ -223,7 +227,7 @@ def test_it_maps_over_networks():
     kernels = jnp.asarray(rng.normal(size=(2, 5, 5, 6, 3)), jnp.float32)
 
     def total(x, kernel):
-        return jnp.sum(native.conv_pool_relu(x, kernel, jnp.ones(3)) ** 2)
+        return jnp.sum(cpu_kernels.conv_pool_relu(x, kernel, jnp.ones(3)) ** 2)
 
     gradient = jax.grad(total, argnums=(0, 1))
     together = jax.jit(jax.vmap(gradient))(x, kernels)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lenet_jax.nn import ops
+from lenet_jax.nn import ops, phase
 from tests.support.backends import NATIVE, at_hand
 
 KINDS = ("random", "constant", "quantised", "mostly background")
@@ -98,7 +98,7 @@ def test_the_first_of_equal_maxima_receives_the_gradient(backend):
 
 def test_max_over_phases_breaks_every_tie_for_the_first():
     values = np.array(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1).astype(np.float32)
-    out, vjp = jax.vjp(ops.max_over_phases, jnp.asarray(values))
+    out, vjp = jax.vjp(phase.max_over_phases, jnp.asarray(values))
     (gradient,) = vjp(jnp.ones_like(out))
     np.testing.assert_array_equal(out, values.max(axis=0))
     np.testing.assert_array_equal(gradient.argmax(axis=0), values.argmax(axis=0))
@@ -107,7 +107,7 @@ def test_max_over_phases_breaks_every_tie_for_the_first():
 
 def test_pooling_windows_are_the_windows():
     x = np.arange(2 * 8 * 10 * 3, dtype=np.float32).reshape(2, 8, 10, 3)
-    windows: jax.Array = ops.pooling_windows(jnp.asarray(x), 3)
+    windows: jax.Array = phase.pooling_windows(jnp.asarray(x), 3)
     windows = windows.reshape(6, 6, 2, 2, 3, 3)
     for i in range(2):
         for j in range(3):

@@ -2,12 +2,12 @@
 
 import pytest
 
-from lenet_jax.nn import native
+from lenet_jax.nn import cpu_kernels, native
 
 NATIVE = pytest.param("native", marks=pytest.mark.compiler)
 
 
 def at_hand(size: int) -> list[str]:
     """Those that can be run here with kernels of this size."""
-    has_native = size == native.SIZE and native.missing() is None
+    has_native = size == cpu_kernels.SIZE and native.missing() is None
     return ["plain", "phase", *(["native"] if has_native else [])]

@@ -27,10 +27,12 @@ ffi::Error call_forward(Floats32 x, Floats32 kernel, Floats32 bias, ffi::Result<
   return ffi::Error::Success();
 }
 
-ffi::Error call_kernel_gradient(Floats32 x, Floats32 cotangent, Bytes8 winners,
+// The kernel's gradient has the groups in front.
+ffi::Error call_kernel_gradient(Floats32 x, Floats32 cotangent, Bytes8 winners, int32_t images,
                                 ffi::Result<Floats32> kernel, ffi::Result<Floats32> bias) {
-  kernel_gradient(convolution_of(x, cotangent), x.typed_data(), cotangent.typed_data(),
-                  winners.typed_data(), kernel->typed_data(), bias->typed_data());
+  kernel_gradient(convolution_of(x, cotangent), kernel->dimensions()[0], images, x.typed_data(),
+                  cotangent.typed_data(), winners.typed_data(), kernel->typed_data(),
+                  bias->typed_data());
   return ffi::Error::Success();
 }
 
@@ -73,7 +75,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>().Ret<Bytes8>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     conv_pool_kernel_gradient, call_kernel_gradient,
-    ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Arg<Bytes8>().Ret<Floats32>().Ret<Floats32>());
+    ffi::Ffi::Bind()
+        .Arg<Floats32>()
+        .Arg<Floats32>()
+        .Arg<Bytes8>()
+        .Attr<int32_t>("images")
+        .Ret<Floats32>()
+        .Ret<Floats32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     conv_pool_input_gradient, call_input_gradient,
     ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Arg<Bytes8>().Ret<Floats32>());

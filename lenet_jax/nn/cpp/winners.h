@@ -162,9 +162,11 @@ void add_winners(const Winners& winners, long image, long group, const float* va
   }
 }
 
-// Each winner adds its input window, times its cotangent, to the gradient of its filter.
-void kernel_gradient(const Convolution& layer, const float* x, const float* cotangent,
-                     const int8_t* winners, float* kernel_out, float* bias_out) {
+// Each winner adds its input window, times its cotangent, to the gradient of its filter: one
+// gradient for each group of images; the groups follow one another in the batch.
+void kernel_gradient(const Convolution& layer, long groups, long group_size, const float* x,
+                     const float* cotangent, const int8_t* winners, float* kernel_out,
+                     float* bias_out) {
   thread_local std::vector<float> buffer;
   const long row = layer.width * layer.channels, used = kSize * layer.channels;
   const long vectors = (used + kHalf - 1) / kHalf, sums_row = vectors * kHalf;
@@ -174,32 +176,46 @@ void kernel_gradient(const Convolution& layer, const float* x, const float* cota
   const std::vector<int32_t> corners = layer.corners();
   Images images(layer);
   Winners lists(layer.filters, layer.pooled_pixels());
+  const long real = groups * group_size;
   for (long first = 0; first < layer.batch; first += kLanes) {
     images.read(x + first);
     lists.list(cotangent + first, winners + first, layer.pooled_plane(), layer.batch, corners,
                layer.channels, row);
-    for (long image = 0; image < kLanes; ++image) {
+    for (long image = 0; image < std::min<long>(kLanes, real - first); ++image) {
       for (long filter = 0; filter < layer.filters; ++filter) {
         for_tiles<kGradientVectors>(vectors, [&](auto tile, long v) {
           add_winners<kSize, tile()>(lists, image, filter, images[image] + v * kHalf, row,
                                      sums + filter * sums_size + v * kHalf, sums_row);
         });
       }
+      if ((first + image + 1) % group_size) continue;
+      for (long dy = 0; dy < kSize; ++dy) {
+        for (long n = 0; n < used; ++n, kernel_out += layer.filters) {
+          for (long filter = 0; filter < layer.filters; ++filter) {
+            kernel_out[filter] = sums[filter * sums_size + dy * sums_row + n];
+          }
+        }
+      }
+      if (groups > 1) std::fill_n(sums, layer.filters * sums_size, 0.0f);
     }
   }
   for (long filter = 0; filter < layer.filters; ++filter) {
-    for (long dy = 0; dy < kSize; ++dy) {
-      for (long n = 0; n < used; ++n) {
-        kernel_out[(dy * used + n) * layer.filters + filter] =
-            sums[filter * sums_size + dy * sums_row + n];
+    const long begin = filter * layer.pooled_plane(), end = begin + layer.pooled_plane();
+    if (groups == 1) {
+      Floats total = {};
+      for (long n = begin; n < end; n += kLanes) {
+        total += load_bytes(winners + n) == kCut ? Floats{} : load(cotangent + n);
+      }
+      bias_out[filter] = sum_lanes(reinterpret_cast<const float*>(&total));
+      continue;
+    }
+    for (long group = 0; group < groups; ++group) bias_out[group * layer.filters + filter] = 0.0f;
+    for (long pixel = begin; pixel < end; pixel += layer.batch) {
+      for (long image = 0; image < real; ++image) {
+        float& total = bias_out[image / group_size * layer.filters + filter];
+        total += winners[pixel + image] == kCut ? 0.0f : cotangent[pixel + image];
       }
     }
-    Floats total = {};
-    const long begin = filter * layer.pooled_plane(), end = begin + layer.pooled_plane();
-    for (long n = begin; n < end; n += kLanes) {
-      total += load_bytes(winners + n) == kCut ? Floats{} : load(cotangent + n);
-    }
-    bias_out[filter] = sum_lanes(reinterpret_cast<const float*>(&total));
   }
 }
 

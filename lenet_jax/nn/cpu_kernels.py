@@ -1,0 +1,156 @@
+"""The layers in the registers of a CPU: calls of the C++ in `cpp/`, with derivatives of any order.
+
+Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`; others are padded.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.interpreters import ad, batching
+from jaxtyping import Array, Float, Int8
+
+from lenet_jax.nn import native
+from lenet_jax.nn.phase import at_winner, conv_phases
+from lenet_jax.nn.primitives import Trilinear, make_primitive, map_images
+
+SIZE = 5  # of the kernels that the convolution is written for
+LANES = 16  # a multiple of every vector's length
+CUT = 4  # in place of the winner's phase, where ReLU cuts
+
+
+def conv_pool_relu(
+    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+) -> Float[Array, "k h2 w2 b"]:
+    """`ops.conv_pool_relu` of float32 arrays that have the batch last.
+
+    Raises:
+      UserError: the C++ cannot be compiled here, see `native.missing`.
+    """
+    native.load()
+    return _conv_pool_relu.bind(x, kernel, bias)[0]
+
+
+def linear(
+    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
+) -> Float[Array, "k b"]:
+    """`ops.linear` of float32 arrays that have the batch last.
+
+    Raises:
+      UserError: the C++ cannot be compiled here, see `native.missing`.
+    """
+    native.load()
+    return _linear.apply(x, kernel, bias)
+
+
+def _forward(
+    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+) -> list[Array]:
+    """The layer's value, and the phase that won in each block, or `CUT`."""
+    _, height, width, batch = x.shape
+    x = _pad_batch(x)
+    shape = len(bias), (height - SIZE + 1) // 2, (width - SIZE + 1) // 2, x.shape[-1]
+    outs = _like(bias, shape), jax.ShapeDtypeStruct(shape, jnp.int8)
+    return [
+        out[..., :batch] for out in jax.ffi.ffi_call("conv_pool_forward", outs)(x, kernel, bias)
+    ]
+
+
+def _read_winners(
+    x: Float[Array, "c h w b"],
+    kernel: Float[Array, "5 5 c k"],
+    bias: Float[Array, " k"],
+    winners: Int8[Array, "k h2 w2 b"],
+) -> Float[Array, "k h2 w2 b"]:
+    """The convolution plus the bias, at the given winners; 0 where there are none."""
+    phases = conv_phases(x, kernel) + bias.reshape(1, -1, 1, 1, 1)
+    return at_winner(phases, winners)
+
+
+def _kernel_gradient(
+    x: Float[Array, "c h w b"],
+    cotangent: Float[Array, "k h2 w2 b"],
+    winners: Int8[Array, "k h2 w2 b"],
+    *,
+    groups: int,
+) -> Sequence[Array]:
+    shape = groups, SIZE, SIZE, x.shape[0], cotangent.shape[0]
+    outs = _like(x, shape), _like(x, (groups, shape[-1]))
+    args = _pad_batch(x), _pad_batch(cotangent), _pad_batch(winners)
+    images = np.int32(x.shape[-1] // groups)
+    return jax.ffi.ffi_call("conv_pool_kernel_gradient", outs)(*args, images=images)
+
+
+def _input_gradient(
+    kernel: Float[Array, "5 5 c k"],
+    cotangent: Float[Array, "k h2 w2 b"],
+    winners: Int8[Array, "k h2 w2 b"],
+) -> Float[Array, "c h w b"]:
+    _, h, w, batch = cotangent.shape
+    cotangent, winners = _pad_batch(cotangent), _pad_batch(winners)
+    out = _like(kernel, (kernel.shape[2], 2 * h + SIZE - 1, 2 * w + SIZE - 1, cotangent.shape[-1]))
+    x = jax.ffi.ffi_call("conv_pool_input_gradient", out)(kernel, cotangent, winners)
+    return x[..., :batch]
+
+
+_at_winners = Trilinear("conv_at_winners", _read_winners, _kernel_gradient, _input_gradient)
+_conv_pool_relu = make_primitive("conv_pool_relu", _forward)
+
+
+def _conv_pool_relu_jvp(
+    primals: Sequence[Array], tangents: Sequence[Any]
+) -> tuple[Sequence[Array], Sequence[Any]]:
+    outs = _conv_pool_relu.bind(*primals)
+    tangent = _at_winners.tangent((*primals, outs[1]), tangents, outs[0])
+    return outs, [tangent, ad.Zero(jax.typeof(outs[1]).to_tangent_aval())]
+
+
+ad.primitive_jvps[_conv_pool_relu] = _conv_pool_relu_jvp
+batching.primitive_batchers[_conv_pool_relu] = lambda args, axes: map_images(
+    _conv_pool_relu, args, axes, weights=(1, 2)
+)
+
+
+def _linear_forward(
+    x: Float[Array, "n b"], kernel: Float[Array, "n k"], bias: Float[Array, " k"]
+) -> Float[Array, "k b"]:
+    batch = x.shape[-1]
+    x = _pad_batch(x)
+    out = _like(x, (kernel.shape[1], x.shape[1]))
+    return jax.ffi.ffi_call("linear_forward", out)(x, kernel, bias)[:, :batch]
+
+
+def _linear_kernel_gradient(
+    x: Float[Array, "n b"], cotangent: Float[Array, "k b"], *, groups: int
+) -> Sequence[Array]:
+    if groups == 1:
+        x, cotangent = _pad_batch(x), _pad_batch(cotangent)
+        shape = x.shape[0], cotangent.shape[0]
+        outs = _like(x, shape), _like(x, shape[1:])
+        kernel, bias = jax.ffi.ffi_call("linear_kernel_gradient", outs)(x, cotangent)
+        return kernel[None], bias[None]
+    x, cotangent = (array.reshape(len(array), groups, -1) for array in (x, cotangent))
+    return jnp.einsum("ngb,kgb->gnk", x, cotangent), cotangent.sum(axis=-1).T
+
+
+def _linear_input_gradient(
+    kernel: Float[Array, "n k"], cotangent: Float[Array, "k b"]
+) -> Float[Array, "n b"]:
+    batch = cotangent.shape[-1]
+    cotangent = _pad_batch(cotangent)
+    out = _like(kernel, (kernel.shape[0], cotangent.shape[-1]))
+    return jax.ffi.ffi_call("linear_input_gradient", out)(kernel, cotangent)[:, :batch]
+
+
+_linear = Trilinear("linear", _linear_forward, _linear_kernel_gradient, _linear_input_gradient)
+
+
+def _pad_batch(x: Array) -> Array:
+    padding = -x.shape[-1] % LANES
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) if padding else x
+
+
+def _like(array: Array, shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, array.dtype)
