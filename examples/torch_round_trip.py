@@ -18,7 +18,8 @@ import torch
 from flax import nnx
 from torch.nn import functional
 
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.load import save_params
+from lenet_jax.inference.state_dict import from_state_dict
 from lenet_jax.nn.lenet import LeNet
 
 
@@ -68,20 +69,20 @@ def main() -> None:
     torch.manual_seed(0)
     network = TorchLeNet()
 
-    # From a file, use `torch_bridge.load(path, LIKE)`.
-    params = torch_bridge.from_state_dict(network.state_dict(), LIKE)
+    # From a file, use `load_params(path, LIKE)`.
+    params = from_state_dict(network.state_dict(), LIKE)
     print(f"PyTorch → JAX: logits differ by {compare(network, params):.1e} at most")
 
     # Back through a file, with changed weights.
     params = jax.tree.map(lambda leaf: leaf * 0.9, params)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "from_jax.safetensors"
-        torch_bridge.save(path, params, notes={})
+        save_params(path, params, metadata={})
         network.load_state_dict(safetensors.torch.load_file(path))
     print(f"JAX → PyTorch: logits differ by {compare(network, params):.1e} at most")
 
     # The round trip is bit-exact.
-    again = torch_bridge.from_state_dict(network.state_dict(), LIKE)
+    again = from_state_dict(network.state_dict(), LIKE)
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, params))
     print("Round trip: bit-identical")
 

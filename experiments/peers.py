@@ -111,7 +111,7 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     import optax
     from flax import nnx
 
-    from lenet_jax.inference import state_dict as torch_bridge
+    from lenet_jax.inference.state_dict import from_state_dict
 
     c1, c2 = network.channels
     f1, f2 = network.features
@@ -131,7 +131,7 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
             return self.fc3(nnx.relu(self.fc2(x)))
 
     model = LeNet(nnx.Rngs(0))
-    nnx.update(model, torch_bridge.from_state_dict(weights, nnx.state(model, nnx.Param)))
+    nnx.update(model, from_state_dict(weights, nnx.state(model, nnx.Param)))
     optimizer = nnx.Optimizer(model, optax.sgd(LEARNING_RATE, MOMENTUM), wrt=nnx.Param)
     images, test_images = normalised(dataset, "train"), normalised(dataset, "test")
     labels, test_labels = dataset.train.labels, dataset.test.labels
@@ -179,7 +179,7 @@ def load_config(network: Network) -> configs.Config:
 
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     """lenet-jax: one compiled program for all requested steps."""
-    from lenet_jax.inference import state_dict as torch_bridge
+    from lenet_jax.inference.state_dict import from_state_dict
     from lenet_jax.training import parallel, step
     from lenet_jax.training.batches import DeviceSplit, EpochSlice
     from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
@@ -213,7 +213,7 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
         functools.partial(step.evaluate, default), default.num_devices
     )
     state = step.init_state(spec, seeds(config), settings)
-    params = torch_bridge.from_state_dict(weights, state.params)
+    params = from_state_dict(weights, state.params)
     held = {"state": dataclasses.replace(state, params=params)}
 
     def take_steps(indices: np.ndarray) -> float:

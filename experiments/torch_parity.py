@@ -33,11 +33,11 @@ from torch.nn import functional
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.machine import environment
 from lenet_jax.nn import ops
 from lenet_jax.plots.style import open_sheet
-from lenet_jax.storage.run_dir import write_atomically
+from lenet_jax.storage.files import write_json
 from lenet_jax.storage.weights import StateDict
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
@@ -86,7 +86,7 @@ class Setup(NamedTuple):
 
     def weights(self) -> dict[str, Float[np.ndarray, "..."]]:
         """The initial weights under PyTorch's names and in its layouts."""
-        return torch_bridge.to_state_dict(self.state.params)
+        return to_state_dict(self.state.params)
 
 
 class Trajectory(NamedTuple):
@@ -270,7 +270,7 @@ def main() -> None:
         **environment(PACKAGES),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.output / "torch_parity.json", json.dumps(record, indent=2) + "\n")
+    write_json(arguments.output / "torch_parity.json", record)
     gaps = {
         "PyTorch vs itself, initial weights moved by 1 ulp, float32": (
             differences(theirs32, moved32),

@@ -39,19 +39,19 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     started = time.perf_counter()
     from lenet_jax import config as configs
     from lenet_jax import machine
-    from lenet_jax.errors import UserError
+    from lenet_jax.errors import ExitCode, UserError
 
     machine.use_compilation_cache()
     machine.use_cores()
-    from lenet_jax.runs.run import DIVERGED, DONE, run  # JAX reads the environment
+    from lenet_jax.runs.run import run  # JAX reads the environment
 
     workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
     checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
     command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r})"]
     code = run(checked, workdir, command, started)
-    if code == DIVERGED:
+    if code == ExitCode.DIVERGED:
         raise UserError(f"the run in {workdir} diverged: its loss stopped being finite")
-    if code != DONE:
+    if code != ExitCode.DONE:
         raise KeyboardInterrupt
     return load(workdir)
 

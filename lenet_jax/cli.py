@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import lenet_jax
-from lenet_jax.errors import UserError
-from lenet_jax.terminal import arguments
+from lenet_jax.errors import ExitCode, UserError, run_command
 
 # Of each command its module and what it does. A module is imported when its command is run.
 COMMANDS = {
@@ -32,17 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: the command and its arguments; None: those of the process.
     """
     argv = sys.argv[1:] if argv is None else argv
-    return arguments.run(_run, argv)
+    return run_command(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> int:
     name, *rest = argv or ["--help"]
     if name in ("--help", "-h"):
         print(help_text())
-        return 0
+        return ExitCode.DONE
     if name == "--version":
         print(f"lenet-jax {lenet_jax.__version__}")
-        return 0
+        return ExitCode.DONE
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, [*COMMANDS, "--help", "--version"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"the commands: {', '.join(COMMANDS)}"

@@ -1,16 +1,33 @@
-"""The exceptions that are meant for the person at the keyboard."""
+"""Errors meant for the user, the exit codes of commands, and short text for messages."""
 
+import enum
 import errno
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 # What a write fails with when the disk is at fault, and not the path.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
-class UserError(Exception):
-    """A mistake that its reader can mend: what was wrong, where, and what to do.
+class ExitCode(enum.IntEnum):
+    """How a command ended; the last three are a shell's codes for SIGINT, SIGPIPE and SIGTERM."""
 
-    The message is shown as it is, without a traceback, so it has at most three lines.
+    DONE = 0
+    USAGE = 2  # wrong usage or input: at most three lines on stderr, nothing written
+    DIVERGED = 3
+    DISK = 4
+    INTERRUPTED = 130
+    CLOSED_PIPE = 141
+    TERMINATED = 143
+
+
+class UserError(Exception):
+    """An error that the user can fix: what is wrong, where, and what to do.
+
+    The message is printed as it is, without a traceback, so it has at most three lines.
     """
 
 
@@ -18,8 +35,73 @@ class WriteError(UserError):
     """A file cannot be written, and its path is not to blame: the disk is full, or has failed."""
 
     def __init__(self, error: OSError, path: str | os.PathLike[str]):
-        """Tells in one line what the system said of `path`, or of the file that it names itself."""
+        """Describes `error` in one line, for `path` unless the error names a file itself."""
         super().__init__(
             f"{error.filename or path} cannot be written: {error.strerror or error};"
-            " make room, and the same command goes on"
+            " free disk space, then run the same command again"
         )
+
+
+def write_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
+    """What to raise for a write to `path` that failed: a `WriteError` if the disk is at fault."""
+    if error.errno in DISK_FAULTS:
+        return WriteError(error, path)
+    return UserError(f"{path} cannot be written: {error.strerror or error}")
+
+
+def run_command(main: Callable[..., int], *arguments: Any) -> int:
+    """Runs a command and maps what it raises to an exit code.
+
+    Args:
+      main: the command; returns its exit code.
+      *arguments: what to call it with.
+    """
+    try:
+        try:
+            return main(*arguments)
+        finally:
+            sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python exits
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return ExitCode.DISK if isinstance(error, WriteError) else ExitCode.USAGE
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        discard_stdout()
+        return ExitCode.CLOSED_PIPE
+    except OSError as error:
+        if error.errno not in DISK_FAULTS:
+            raise
+        if error.filename is None:
+            discard_stdout()
+        print(WriteError(error, "the output"), file=sys.stderr)
+        return ExitCode.DISK
+
+
+def discard_stdout() -> None:
+    """Sends to nowhere what standard output cannot take, what it still buffers included."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+def printable(text: object, limit: int = 160) -> str:
+    """Text, such as an exception's, for one line: control characters escaped, and not long."""
+    if isinstance(text, SyntaxError):
+        text = text.msg  # without the file and the line
+    line = " ".join(str(text).split())
+    shown = line if line.isprintable() else repr(line)[1:-1]
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def show(value: object) -> str:
+    """A value, such as a path or a key, for one line: what is not printable is escaped.
+
+    Of a long path the end is kept, of anything else the beginning.
+    """
+    text = str(value)
+    if not text or not text.isprintable() or text != text.strip():
+        text = repr(text)
+    if len(text) <= 80:
+        return text
+    return f"…{text[-79:]}" if isinstance(value, Path) else f"{text[:79]}…"

@@ -1,6 +1,6 @@
-"""Takes a trained network out of this package: `python -m lenet_jax.export --workdir=RUN …`.
+"""Writes a trained network for other programs: `python -m lenet_jax.export --workdir=RUN …`.
 
-What is written is read again and gives the run's logits, or nothing is left behind.
+Every export is reloaded and gives the run's logits, or nothing is left behind.
 
 `stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch,
 with the normalisation inside; they compute convolution, ReLU and pooling one after the other (the
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lenet_jax.errors import UserError
-from lenet_jax.terminal import arguments as command
+from lenet_jax.errors import ExitCode, UserError, run_command, write_error
+from lenet_jax.storage.files import publish, write_atomically
+from lenet_jax.terminal.arguments import make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
@@ -46,16 +47,17 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: its arguments.
       program: what starts it, for the help.
     """
-    parser = command.make_parser(program, "Write a trained network for other programs.")
+    parser = make_parser(program, "Write a trained network for other programs.")
     parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="what to write")
     parser.add_argument("--out", metavar="FILE", help="default: in the folder `export` of DIR")
     arguments = parser.parse_args(argv)
-    path = command.network_path(arguments)
+    path = network_path(arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
     if arguments.out and not arguments.out.endswith(suffix):
         raise UserError(f"--out={arguments.out}: the name must end in {suffix}")
 
-    from lenet_jax.machine import use_compilation_cache  # late: a mistake is told at once
+    # Late: an error in the arguments is reported at once.
+    from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
     from lenet_jax.inference.load import load
@@ -67,19 +69,19 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     out = Path(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
     for line in export(network, arguments.format, out):
         print(line)
-    return command.DONE
+    return ExitCode.DONE
 
 
 def export(network: "Network", kind: str, out: Path) -> list[str]:
-    """Writes a network, reads it again, and compares.
+    """Writes a network, reloads it, and compares the logits.
 
     Args:
       network: what to write.
       kind: `stablehlo`, `safetensors`, `torch` or `onnx`.
-      out: the file; its folder is made.
+      out: the file; its folder is created.
 
     Returns:
-      What was done, in words: the files, and the largest difference between the logits.
+      Lines for the user: the files, and the largest difference between the logits.
 
     Raises:
       UserError: the file cannot be written, what the format needs is not installed, or the logits
@@ -96,32 +98,32 @@ def export(network: "Network", kind: str, out: Path) -> list[str]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         beside, predict = writers[kind](network, draft)
-        parts = [predict(images[:1]), predict(images[1:])]  # any batch must do
+        reloaded = np.concatenate([predict(images[:1]), predict(images[1:])])  # any batch must do
         logits = network.logits(images)
-        difference = float(np.abs(np.concatenate(parts) - logits).max())
+        difference = float(np.abs(reloaded - logits).max())
         largest = float(np.abs(logits).max())
         if not difference <= TOLERANCE * max(1.0, largest):
             raise UserError(
-                f"{out} was not written: read again, it gives logits that differ by"
+                f"{out} was not written: reloaded, it gives logits that differ by"
                 f" {difference:.1e} from the run's, which go up to {largest:.1f}"
             )
         for name, text in beside(out.name).items():
-            out.with_name(name).write_text(text)
-        draft.replace(out)
+            write_atomically(out.with_name(name), text)
+        publish(draft, out)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+        raise write_error(error, out) from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
     files = [out, *map(out.with_name, beside(out.name))]
     return [
         *(f"{file}  {file.stat().st_size:,} bytes" for file in files),
-        f"read again: the logits of {len(images)} {whose} differ by {difference:.1e} at most",
+        f"reloaded: the logits of {len(images)} {whose} differ by {difference:.1e} at most",
     ]
 
 
 def _images(network: "Network") -> tuple[UInt8[np.ndarray, "n h w c"], str]:
-    """Test images of the run's data; where it is not at hand, noise."""
+    """Test images of the run's data, or noise if the data is not available."""
     from lenet_jax import data
 
     if network.config is not None:
@@ -154,9 +156,9 @@ def _write_safetensors(
     network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
     from lenet_jax.inference.load import load
-    from lenet_jax.storage import weights as state_file
+    from lenet_jax.storage import weights
 
-    state_file.write(draft, network.state_dict, network.notes)
+    draft.write_bytes(weights.encode(network.state_dict, network.metadata))
     return _nothing_beside, load(draft).logits
 
 
@@ -167,20 +169,20 @@ def _write_torch(
         import torch
     except ImportError as error:
         raise UserError(
-            "--format=torch reads what it wrote with PyTorch itself: pip install torch\n"
+            "--format=torch verifies the file with PyTorch itself: pip install torch\n"
             "Without it, --format=safetensors writes the same weights."
         ) from error
-    from lenet_jax.inference import state_dict as torch_bridge
-    from lenet_jax.inference import torch_source as torch_module
-    from lenet_jax.storage import weights as state_file
+    from lenet_jax.inference.state_dict import infer_sizes
+    from lenet_jax.inference.torch_source import source
+    from lenet_jax.storage import weights
 
-    sizes = torch_bridge.infer_sizes(network.state_dict)
+    sizes = infer_sizes(network.state_dict)
 
     def beside(name: str) -> dict[str, str]:
-        text = torch_module.source(sizes, network.mean, network.std, network.class_names, name)
+        text = source(sizes, network.mean, network.std, network.class_names, name)
         return {f"{name.removesuffix('.safetensors')}.py": text}
 
-    state_file.write(draft, network.state_dict, network.notes)
+    draft.write_bytes(weights.encode(network.state_dict, network.metadata))
     spec = importlib.util.spec_from_loader("exported_lenet", loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -202,7 +204,7 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(
-            "--format=onnx needs jax2onnx, which is not here\n"
+            "--format=onnx needs jax2onnx, which is not installed\n"
             "Install it, and what it needs: pip install '.[onnx]'"
         ) from error
     import jax
@@ -228,4 +230,4 @@ def _logits_of(network: "Network") -> Callable:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:]))

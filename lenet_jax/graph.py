@@ -4,7 +4,7 @@ PyTorch records its graph while the forward pass runs and attaches it to the out
 JAX traces the function once, before it runs, to a jaxpr; this module formats it as text.
 """
 
-import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, get_args
 
@@ -14,9 +14,12 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array, PyTree
 
+from lenet_jax.errors import ExitCode, run_command
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
+from lenet_jax.terminal.arguments import Parser
 
+PROGRAM = "python -m lenet_jax.graph"
 UNKNOWN = "…"  # an input of the body of a loop or branch
 
 
@@ -127,16 +130,23 @@ def _leaf_names(tree: PyTree, root: str) -> list[str]:
     return [".".join(filter(None, (root, name))).removesuffix(".value") for name in names]
 
 
-def main() -> None:
-    """Prints the graph of LeNet for one image."""
-    parser = argparse.ArgumentParser(description="Prints the computation graph of LeNet.")
+def main(argv: Sequence[str], program: str = PROGRAM) -> int:
+    """Prints the graph of LeNet for one image: the exit code.
+
+    Args:
+      argv: its arguments.
+      program: what starts it, for the help.
+    """
+    parser = Parser(
+        program, description="Print the computation graph of LeNet.", allow_abbrev=False
+    )
     parser.add_argument(
         "--backend",
         choices=get_args(ops.Backend),
         default="auto",
         help="implementation of the layers; auto: the one that runs here (default: %(default)s)",
     )
-    backend = parser.parse_args().backend
+    backend = parser.parse_args(argv).backend
     model = nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
 
@@ -144,7 +154,8 @@ def main() -> None:
         return nnx.merge(graphdef, params)(x)
 
     print(describe(forward, params, jax.ShapeDtypeStruct((1, 32, 32, 1), "float32")))
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, sys.argv[1:]))

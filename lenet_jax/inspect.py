@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lenet_jax.errors import UserError
-from lenet_jax.terminal import arguments as command
+from lenet_jax.errors import ExitCode, UserError, run_command, write_error
+from lenet_jax.storage.files import read_json, write_atomically
+from lenet_jax.storage.run_dir import RECORD
+from lenet_jax.terminal.arguments import make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.data.dataset import Dataset
@@ -33,7 +35,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: its arguments.
       program: what starts it, for the help.
     """
-    parser = command.make_parser(program, DESCRIPTION, weights=False)
+    parser = make_parser(program, DESCRIPTION, weights=False)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--index", type=int, metavar="N", help="follow test image N, from 0 on")
     which.add_argument("--image", metavar="FILE", help="follow this PNG or JPEG")
@@ -46,36 +48,37 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
-    path = command.network_path(arguments)
+    path = network_path(arguments)
 
-    from lenet_jax.machine import use_compilation_cache  # late: a mistake is told at once
+    # Late: an error in the arguments is reported at once.
+    from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
     from lenet_jax import data
-    from lenet_jax.inference.load import load, read_json
-    from lenet_jax.report import findings as insight
+    from lenet_jax.inference.load import load
     from lenet_jax.report import page
+    from lenet_jax.report.findings import find
 
     network = load(path, arguments.member)
     if network.config is None:
         raise UserError(f"{path} is a file of weights; --workdir takes a run, which has a config")
     dataset = data.load(**network.config.data)
     example = _example(arguments, network, dataset)
-    findings = insight.find(network, dataset.test, example)
+    findings = find(network, dataset.test, example)
     name = "inspect" if arguments.member is None else f"inspect/member_{arguments.member}"
     out = _make_folder(Path(arguments.out or path / name))
     try:
         draw_figures(out, network, dataset, findings)
     except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
-    record = read_json(path / "run.json", {})
+        raise write_error(error, out) from error
+    record = read_json(path / RECORD) or {}
     report = out / "report.html"
     _write(report, page.report(network, dataset, findings, record))
-    _tell(network, findings)
+    _print_summary(network, findings)
     for file in sorted(out.glob("*.png")):
         print(f"  {file}")
     print(f"  {report}")
-    return command.DONE
+    return ExitCode.DONE
 
 
 def draw_figures(out: Path, network: "Network", dataset: "Dataset", findings: "Findings") -> None:
@@ -172,31 +175,31 @@ def _make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path} cannot be made: {error.strerror}") from error
+        raise write_error(error, path) from error
     return path
 
 
-def _tell(network: "Network", findings: "Findings") -> None:
+def _print_summary(network: "Network", findings: "Findings") -> None:
     count, wrong = len(findings.test), len(findings.mistakes())
     accuracy = 100 * (1 - wrong / count)
     print(f"{network.source}: {accuracy:.2f} % right, {wrong:,} of {count:,} test images wrong")
     print(f"calibration error {100 * findings.calibration.error:.2f} %")
     dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
-    told = ", ".join(f"{number} in {name}" for name, number in dead.items())
-    print(f"dead ReLUs: {told or 'none'}")
+    counts = ", ".join(f"{number} in {name}" for name, number in dead.items())
+    print(f"dead ReLUs: {counts or 'none'}")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    asked = (arguments.workdir, arguments.member, arguments.image, arguments.index)
-    if any(value is not None for value in asked):
+    others = (arguments.workdir, arguments.member, arguments.image, arguments.index)
+    if any(value is not None for value in others):
         raise UserError("--compare=DIR,DIR takes runs; it goes with no flag but --out")
     names = [name for name in arguments.compare.split(",") if name]
     if len(names) < 2:
         raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
     places = [_place(name) for name in names]
 
-    from lenet_jax.inference.load import load
-    from lenet_jax.report.compare import compare  # late: a mistake is told at once
+    from lenet_jax.inference.load import load  # late, as above
+    from lenet_jax.report.compare import compare
 
     page, lines = compare([load(path, member) for path, member in places])
     out = _make_folder(Path(arguments.out or places[0][0] / "inspect")) / "compare.html"
@@ -204,7 +207,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     for line in lines:
         print(line)
     print(f"  {out}")
-    return command.DONE
+    return ExitCode.DONE
 
 
 def _place(name: str) -> tuple[Path, int | None]:
@@ -220,10 +223,10 @@ def _place(name: str) -> tuple[Path, int | None]:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text, encoding="utf-8")
+        write_atomically(file, text)
     except OSError as error:
-        raise UserError(f"{file} cannot be written: {error.strerror}") from error
+        raise write_error(error, file) from error
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -12,10 +12,9 @@ from absl import flags  # noqa: E402
 
 from lenet_jax import machine  # noqa: E402
 from lenet_jax.config import flags as command_line  # noqa: E402
-from lenet_jax.errors import UserError, WriteError  # noqa: E402
+from lenet_jax.errors import run_command  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
-MISTAKE, UNWRITABLE, CTRL_C = 2, 4, 130
 
 # Kernels whose sums have one order, and no choice of kernels by the clock.
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
@@ -31,22 +30,16 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     flag_values = command_line.make_flags()
     flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values)
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
-    try:
-        config = command_line.parse([program, *argv], flag_values, program)
-        if flag_values.deterministic:
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
-        machine.use_compilation_cache()
-        machine.use_cores()
-        from lenet_jax.runs.run import run  # late: a mistake on the command line is told at once
+    config = command_line.parse([program, *argv], flag_values, program)
+    if flag_values.deterministic:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
+    machine.use_compilation_cache()
+    machine.use_cores()
+    from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
 
-        command = [*program.split(), *argv]
-        return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
-    except KeyboardInterrupt:  # before training, which stops by itself, has begun
-        return CTRL_C
+    command = [*program.split(), *argv]
+    return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:]))

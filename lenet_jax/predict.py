@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lenet_jax.errors import UserError
-from lenet_jax.terminal import arguments as command
+from lenet_jax.errors import ExitCode, UserError, run_command
+from lenet_jax.terminal.arguments import make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
@@ -25,34 +25,32 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: its arguments.
       program: what starts it, for the help.
     """
-    parser = command.make_parser(program, DESCRIPTION)
+    parser = make_parser(program, DESCRIPTION)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(argv)
-    path = command.network_path(arguments)
+    path = network_path(arguments)
 
-    from lenet_jax.data import (
-        image_files as pictures,  # late: a mistake on the command line is told at once
-    )
+    from lenet_jax.data import image_files  # late: an error in the arguments is reported at once
 
-    files = pictures.find(arguments.images)
+    files = image_files.find(arguments.images)
     from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
     from lenet_jax.inference.load import load
 
     network = load(path, arguments.member)
-    found = pictures.read_all(files, network.channels, network.sign_size)
-    good = [(str(f), p) for f, p in zip(files, found, strict=True) if not isinstance(p, UserError)]
-    mistakes = [picture for picture in found if isinstance(picture, UserError)]
-    rows = answers(network, [name for name, _ in good], [picture for _, picture in good])
+    images = image_files.read_all(files, network.channels, network.sign_size)
+    good = [(str(f), i) for f, i in zip(files, images, strict=True) if not isinstance(i, UserError)]
+    mistakes = [image for image in images if isinstance(image, UserError)]
+    rows = answers(network, [name for name, _ in good], [image for _, image in good])
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         print_table(rows)
     for mistake in mistakes:
         print(mistake, file=sys.stderr)
-    return command.MISTAKE if mistakes else command.DONE
+    return ExitCode.USAGE if mistakes else ExitCode.DONE
 
 
 def answers(network: "Network", names: Sequence[str], images: Sequence[Any]) -> list[dict]:
@@ -111,4 +109,4 @@ def print_table(rows: Sequence[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command.run(main, sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:]))

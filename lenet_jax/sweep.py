@@ -3,9 +3,9 @@ r"""Which of many networks is best, and how sure is that? A sweep file, one comm
     python -m lenet_jax.sweep --config=configs/lenet5.py \
         --sweep=configs/sweeps/seeds.py --workdir=runs/seeds
 
-The same command again goes on with the chunks that are missing. `--dry_run` shows the plan.
-`--worker=1/4` to `--worker=4/4` are the parts of a sweep that several machines share, by a folder;
-`--collect` joins what is there. How a sweep file is written: `lenet_jax.sweeps.file`.
+The same command resumes a sweep with the chunks that are missing. `--dry_run` shows the plan.
+`--worker=1/4` to `--worker=4/4` split a sweep between machines that share a folder; `--collect`
+joins what is done. How to write a sweep file: `lenet_jax.sweeps.file`.
 """
 
 import re
@@ -15,10 +15,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from lenet_jax.config import flags as command_line
-from lenet_jax.errors import UserError, WriteError
+from lenet_jax.errors import UserError, run_command
 from lenet_jax.machine import use_compilation_cache, use_cores
-from lenet_jax.main import CTRL_C, MISTAKE, UNWRITABLE
-from lenet_jax.sweeps import file as sweep_file
+from lenet_jax.sweeps import file
 
 PROGRAM = "python -m lenet_jax.sweep"
 
@@ -31,37 +30,29 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       program: what starts it, for the help and for the command that resumes.
     """
     flag_values = make_flags()
-    try:
-        config = command_line.parse([program, *argv], flag_values, program)
-        given = [path for path, _ in command_line.overrides(flag_values)]
-        if not flag_values.sweep:
-            raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
-        worker = _parse_worker(flag_values.worker)
-        if flag_values.shared_data_order:
-            config = sweep_file.share_order(config)
-        members = sweep_file.load(flag_values.sweep, config, given)
-        use_compilation_cache()
-        use_cores()
-        from lenet_jax.sweeps import (
-            run as sweep_run,  # late: JAX counts its devices when it is imported
-        )
+    config = command_line.parse([program, *argv], flag_values, program)
+    given = [path for path, _ in command_line.overrides(flag_values)]
+    if not flag_values.sweep:
+        raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
+    worker = _parse_worker(flag_values.worker)
+    if flag_values.shared_data_order:
+        config = file.share_order(config)
+    members = file.load(flag_values.sweep, config, given)
+    use_compilation_cache()
+    use_cores()
+    from lenet_jax.sweeps.run import Options, run  # late: JAX counts its devices on import
 
-        options = sweep_run.Options(
-            workdir=flag_values.workdir,
-            save=flag_values.save,
-            shared_data_order=flag_values.shared_data_order,
-            strategy=flag_values.strategy,
-            chunk_size=flag_values.chunk_size,
-            worker=worker,
-            collect=flag_values.collect,
-            dry_run=flag_values.dry_run,
-        )
-        return sweep_run.run(config, members, options, [*program.split(), *argv])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return UNWRITABLE if isinstance(error, WriteError) else MISTAKE
-    except KeyboardInterrupt:
-        return CTRL_C
+    options = Options(
+        workdir=flag_values.workdir,
+        save=flag_values.save,
+        shared_data_order=flag_values.shared_data_order,
+        strategy=flag_values.strategy,
+        chunk_size=flag_values.chunk_size,
+        worker=worker,
+        collect=flag_values.collect,
+        dry_run=flag_values.dry_run,
+    )
+    return run(config, members, options, [*program.split(), *argv])
 
 
 def make_flags() -> flags.FlagValues:
@@ -70,7 +61,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
     flags.DEFINE_bool("dry_run", False, "show the plan, train and write nothing", values)
     flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n parts, i from 1 to n", values)
-    flags.DEFINE_bool("collect", False, "train nothing, join the chunks that are there", values)
+    flags.DEFINE_bool("collect", False, "train nothing, join the chunks that are done", values)
     flags.DEFINE_enum(
         "save",
         "best",
@@ -109,4 +100,4 @@ def _parse_worker(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -69,13 +69,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def run_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs a tool's main with words: its exit code, and what it printed and complained of."""
-    from lenet_jax.terminal import arguments
+    """Runs a command with arguments: its exit code, its output and its errors."""
+    from lenet_jax import errors
 
     monkeypatch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
 
     def run(main: Callable[[Sequence[str]], int], *words: object) -> tuple[int, str, str]:
-        code = arguments.run(main, [str(word) for word in words])
+        code = errors.run_command(main, [str(word) for word in words])
         out, error = capsys.readouterr()
         return code, out, error
 
@@ -107,20 +107,20 @@ def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep's directory whose member 7 is the network of `notes_run`, and 8 has no weights."""
-    from lenet_jax.storage import weights as state_file
+    from lenet_jax.storage import weights
 
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(notes_run / "config.json", folder)
     members = [{"member": m, "overrides": {"seed": m, "train.num_epochs": 3}} for m in (3, 7, 8)]
     (folder / "sweep.json").write_text(json.dumps({"members": members}))
-    state_dict, notes = state_file.read(notes_run)
+    state_dict, notes = weights.read(notes_run / "model.safetensors")
     stacked = {
         name: np.stack([np.asarray(array) * 0.5, np.asarray(array)])
         for name, array in state_dict.items()
     }
     (folder / "chunks" / "0000").mkdir(parents=True)
     file = folder / "chunks" / "0000" / "weights.safetensors"
-    state_file.write(file, stacked, notes | {"members": "3 7"})
+    weights.write(file, stacked, notes | {"members": "3 7"})
     rows = [{"member": m, "test_accuracy": 0.1 * m, "best_epoch": 2} for m in (3, 7, 8)]
     (file.parent / "results.json").write_text(json.dumps({"rows": rows}))
     curves = np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9], [0.0, 0.0, 0.0]], np.float32)
@@ -132,20 +132,20 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def state_dict() -> dict[str, np.ndarray]:
     """A state_dict of a small network, of random bits."""
-    from lenet_jax.inference import state_dict as torch_bridge
+    from lenet_jax.inference.state_dict import to_state_dict
     from tests.support.weights import SIZES, random_params
 
-    return torch_bridge.to_state_dict(random_params(**SIZES))
+    return to_state_dict(random_params(**SIZES))
 
 
 @pytest.fixture
 def saved(tmp_path: Path, state_dict: dict[str, np.ndarray]) -> Callable[..., Path]:
     """A function that writes a changed `state_dict`; None takes an entry out."""
-    from lenet_jax.storage import weights as state_file
+    from lenet_jax.storage import weights
 
     def save(changes: dict[str, np.ndarray | None], name: str = "network.safetensors") -> Path:
         changed = {k: v for k, v in (state_dict | changes).items() if v is not None}
-        state_file.write(tmp_path / name, changed, {})
+        weights.write(tmp_path / name, changed, {})
         return tmp_path / name
 
     return save

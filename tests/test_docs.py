@@ -65,11 +65,10 @@ def test_named_files_and_modules_exist(name):
         assert importlib.util.find_spec(module), module
 
 
-def test_the_printed_graph_is_what_the_command_prints(monkeypatch, capsys):
+def test_the_printed_graph_is_what_the_command_prints(capsys):
     from lenet_jax import graph
 
-    monkeypatch.setattr("sys.argv", ["graph", "--backend", "plain"])
-    graph.main()
+    assert graph.main(["--backend", "plain"]) == 0
     shown = next(block[2] for block in BLOCK.finditer(TEXT) if block[1] == "text")
     assert capsys.readouterr().out.startswith(shown)
 

@@ -77,7 +77,7 @@ def test_a_signal_ends_the_command_in_time_with_the_shells_code(tmp_path, number
         assert time.perf_counter() - sent < 5
     assert process.returncode == code
     assert error == ""
-    assert rest.splitlines()[-1].startswith(f"warning: stopped by {number.name}; go on with: ")
+    assert rest.splitlines()[-1].startswith(f"warning: stopped by {number.name}; to resume: ")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "interrupted"
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])

@@ -12,7 +12,7 @@ from PIL import Image
 
 import lenet_jax
 from lenet_jax import data, export
-from lenet_jax.storage import weights as state_file
+from lenet_jax.storage import weights
 from tests.support.root import ROOT
 
 
@@ -132,9 +132,9 @@ def test_a_member_of_a_sweep(run, sweep, kind, name, network, images):
 def test_what_gives_other_logits_is_not_left_behind(network, tmp_path, monkeypatch):
     out = tmp_path / "model.safetensors"
     out.write_text("the old one")
-    write = state_file.write
+    encode = weights.encode
     worse = {name: array * np.float32(1.001) for name, array in network.state_dict.items()}
-    monkeypatch.setattr(state_file, "write", lambda path, _, notes: write(path, worse, notes))
+    monkeypatch.setattr(weights, "encode", lambda _, metadata: encode(worse, metadata))
     with pytest.raises(export.UserError, match=r"it gives logits that differ by .*e-0[12]"):
         export.export(network, "safetensors", out)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]

@@ -243,7 +243,7 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
         ([f"--workdir={notes_run}", "--index=10000"], "test images 0 to 9999"),
         ([f"--workdir={notes_run}", "--index=-1"], "test images 0 to 9999"),
         ([f"--workdir={notes_run}", "--image=no.png"], "no.png cannot be read"),
-        ([f"--workdir={notes_run}", f"--out={tmp_path / 'file' / 'a'}"], "cannot be made"),
+        ([f"--workdir={notes_run}", f"--out={tmp_path / 'file' / 'a'}"], "cannot be written"),
     ):
         code, out, error = run(*words)
         assert (code, out) == (2, ""), words
@@ -254,8 +254,8 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
 
 def test_help_and_mistakes_need_no_jax():
     code = (
-        "import sys; from lenet_jax import inspect; from lenet_jax.terminal import arguments\n"
-        "assert arguments.run(inspect.main, ['--workdir=nowhere']) == 2\n"
+        "import sys; from lenet_jax import errors, inspect\n"
+        "assert errors.run_command(inspect.main, ['--workdir=nowhere']) == 2\n"
         "assert not {'jax', 'numpy', 'PIL', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=ROOT)

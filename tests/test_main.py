@@ -5,6 +5,7 @@ from unittest import mock
 
 import pytest
 
+from lenet_jax.errors import run_command
 from lenet_jax.machine import use_compilation_cache
 from lenet_jax.main import DETERMINISTIC_FLAGS, main
 from lenet_jax.runs import run
@@ -44,7 +45,7 @@ def test_ctrl_c_before_training_is_no_traceback(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupt)
-    assert main([CONFIG, "--workdir=run"]) == 130
+    assert run_command(main, [CONFIG, "--workdir=run"]) == 130
     assert capsys.readouterr() == ("", "")
 
 

@@ -103,8 +103,8 @@ def test_mistakes_are_told_in_three_lines(run, words, told, tmp_path, monkeypatc
 
 def test_help_and_mistakes_need_no_jax():
     code = (
-        "import sys; from lenet_jax import predict; from lenet_jax.terminal import arguments\n"
-        "assert arguments.run(predict.main, ['--workdir=nowhere', 'a.png']) == 2\n"
+        "import sys; from lenet_jax import errors, predict\n"
+        "assert errors.run_command(predict.main, ['--workdir=nowhere', 'a.png']) == 2\n"
         "assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from lenet_jax import sweep
+from lenet_jax.errors import run_command
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow
@@ -36,7 +37,7 @@ def environment(monkeypatch):
     ],
 )
 def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, flags, words):
-    assert sweep.main([*FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
+    assert run_command(sweep.main, [*FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
     told = capsys.readouterr().err
     assert words in told
     assert len(told.splitlines()) <= 3
@@ -45,8 +46,8 @@ def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, fla
 
 def test_a_run_directory_is_no_sweeps(environment, tmp_path, capsys):
     (tmp_path / "run.json").write_text("{}")
-    assert sweep.main([*FLAGS, f"--workdir={tmp_path}"]) == 2
-    assert "holds a run; take another --workdir" in capsys.readouterr().err
+    assert run_command(sweep.main, [*FLAGS, f"--workdir={tmp_path}"]) == 2
+    assert "holds a run; choose another --workdir" in capsys.readouterr().err
 
 
 def test_killed_and_started_again_the_table_is_the_same(tmp_path):

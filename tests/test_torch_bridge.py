@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lenet_jax import data
-from lenet_jax import torch_bridge as torch_command
+from lenet_jax import data, torch_bridge
 from lenet_jax.errors import UserError
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.load import load_model
+from lenet_jax.inference.state_dict import pixel_statistics
 from lenet_jax.runs import figures as report
-from lenet_jax.storage import weights as state_file
+from lenet_jax.storage import weights
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import evaluate
@@ -37,7 +37,7 @@ def run(monkeypatch, tmp_path):
 
 def test_inspect_prints_what_a_run_left(capsys, run):
     folder, *_ = run
-    assert torch_command.main(["inspect", str(folder)]) == 0
+    assert torch_bridge.main(["inspect", str(folder)]) == 0
     out, _ = capsys.readouterr()
     assert "a LeNet for images of 16×16×1\n  channels: (2, 3)\n  features: (8, 6)\n" in out
     assert "conv1.weight (2, 1, 5, 5)            50\n" in out
@@ -46,27 +46,27 @@ def test_inspect_prints_what_a_run_left(capsys, run):
 
 
 def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
-    monkeypatch.setattr(torch_command, "EVAL_BATCH", 20)  # the last batch has 13
+    monkeypatch.setattr("lenet_jax.inference.network.BATCH", 20)  # the last batch has 13
     folder, spec, params, dataset = run
     metrics, _ = evaluate(spec, params, jax.device_put(DeviceSplit.of(dataset.test)))
     wrong = int(metrics.count - metrics.correct)
     assert 0 < wrong < 33
-    assert torch_command.main(["evaluate", str(folder), "--data=bars"]) == 0
+    assert torch_bridge.main(["evaluate", str(folder), "--data=bars"]) == 0
     out, _ = capsys.readouterr()
     assert out.endswith(f"{1 - wrong / 33:.2%}, {wrong} of 33 images wrong\n")
 
 
 def test_notes_of_a_run_are_read_back_exactly(run):
     folder, spec, *_ = run
-    _, notes = torch_bridge.load_model(folder)
-    mean, std = torch_bridge.pixel_statistics(notes, 1, "it")
+    _, notes = load_model(folder)
+    mean, std = pixel_statistics(notes, 1, "it")
     assert (tuple(mean), tuple(std)) == (spec.mean, spec.std)
 
 
 def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):
     folder, *_ = run
     out = tmp_path / "out.safetensors"
-    assert torch_command.main(["convert", str(folder), str(out)]) == 0
+    assert torch_bridge.main(["convert", str(folder), str(out)]) == 0
     assert out.read_bytes() == (folder / "model.safetensors").read_bytes()
     assert capsys.readouterr().out == f"{out}\n"
     assert f"{out} exists already" in refusal(capsys, "convert", folder, out)
@@ -75,9 +75,9 @@ def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):
 def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
     out = tmp_path / "out.safetensors"
     argv = ["convert", str(saved({})), str(out), "--mean=0.1307", "--std=0.3081"]
-    assert torch_command.main(argv) == 0
-    _, notes = torch_bridge.load_model(out)
-    mean, std = torch_bridge.pixel_statistics(notes, 1, "it")
+    assert torch_bridge.main(argv) == 0
+    _, notes = load_model(out)
+    mean, std = pixel_statistics(notes, 1, "it")
     np.testing.assert_allclose([mean, std], [[33.3285], [78.5655]], rtol=1e-12)
 
 
@@ -95,7 +95,7 @@ def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
         (["convert", "FILE", "OUT.safetensors", "--mean=nan", "--std=1"], "in [0, 1]"),
         (["convert", "FILE", "OUT.safetensors", "--mean=x", "--std=1"], "'x' is not X or X,Y,Z"),
         (["convert", "FILE", "OUT.safetensors", "--mean=0,0", "--std=1"], "each of 1 input"),
-        (["evaluate", "FILE"], "does not tell how its images are normalised"),
+        (["evaluate", "FILE"], "does not say how its images are normalised"),
         (["evaluate", "FILE", "--mean=0", "--std=1"], "for 1 channels and 6 classes, but the data"),
         (["evaluate", "FILE", "--mean=0", "--std=1", "--data=./none"], "there is no folder none"),
         (["evaluate", "FILE", "--fit=crop"], "invalid choice: 'crop'"),
@@ -126,10 +126,10 @@ def make_idx_folder(folder):
 @pytest.mark.parametrize("mean", ["x", "", "1 2", "inf", "1e999"])
 def test_notes_that_are_no_numbers_are_refused(capsys, tmp_path, state_dict, mean):
     path = tmp_path / "network.safetensors"
-    state_file.write(path, state_dict, {"mean": mean, "std": "1.0"})
+    weights.write(path, state_dict, {"mean": mean, "std": "1.0"})
     assert refusal(capsys, "evaluate", path).startswith(f"{path}: ")
     with pytest.raises(UserError, match="std above 0"):
-        torch_bridge.pixel_statistics({"mean": "0", "std": "0"}, 1, "it")
+        pixel_statistics({"mean": "0", "std": "0"}, 1, "it")
 
 
 def test_other_classes_than_the_networks_are_refused(capsys, monkeypatch, run):
@@ -141,7 +141,7 @@ def test_other_classes_than_the_networks_are_refused(capsys, monkeypatch, run):
 
 def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit, match="0"):
-        torch_command.main(["--help"])
+        torch_bridge.main(["--help"])
     out, _ = capsys.readouterr()
     assert "python -m lenet_jax.torch_bridge" in out
     assert all(f"\n    {name} " in out for name in ("inspect", "convert", "evaluate"))

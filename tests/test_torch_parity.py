@@ -10,7 +10,7 @@ from flax import nnx
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn import ops
 from lenet_jax.nn.autograd import backward
 from lenet_jax.nn.lenet import LeNet
@@ -99,7 +99,7 @@ def our_network(channels, params, images, labels, backend):
         return backward(loss, params, images, has_aux=True)
 
     loss, grads, logits = run(params, images, labels)
-    return {"logits": logits, "loss": loss, **torch_bridge.to_state_dict(grads)}
+    return {"logits": logits, "loss": loss, **to_state_dict(grads)}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -215,7 +215,7 @@ def test_network_matches_live_pytorch(channels, backend):
     pytest.importorskip("torch", reason=WITHOUT_TORCH)
     _, images, labels = golden.network_inputs(channels)
     params = nnx.state(LeNet(channels, rngs=nnx.Rngs(7)), nnx.Param)
-    theirs = golden.torch_network(channels, torch_bridge.to_state_dict(params), images, labels)
+    theirs = golden.torch_network(channels, to_state_dict(params), images, labels)
     assert_same(our_network(channels, params, images, labels, backend), theirs)
 
 
@@ -236,7 +236,7 @@ def test_initial_parameters_have_the_distribution_of_live_pytorch():
     params = jax.jit(jax.vmap(init))(jax.random.split(jax.random.key(0), 300))
     params = jax.tree.map(np.asarray, params)
     members = (jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(300))
-    ours = [torch_bridge.to_state_dict(member) for member in members]
+    ours = [to_state_dict(member) for member in members]
     torch.manual_seed(0)
     theirs = [make_network.torch_network(*sizes).state_dict() for _ in range(300)]
     for name in theirs[0]:

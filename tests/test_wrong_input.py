@@ -18,10 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lenet_jax import main, predict, sweep
-from lenet_jax import torch_bridge as torch_command
+from lenet_jax import main, predict, sweep, torch_bridge
+from lenet_jax.errors import run_command
 from lenet_jax.storage.checkpoint import ARRAYS, MANIFEST, manifest
-from lenet_jax.terminal import arguments as command
 from tests.support import tiny
 from tests.support.root import ROOT
 
@@ -171,15 +170,15 @@ def each_checkpoint(change):
 RUNS = {
     "manifest_gone": (
         each_checkpoint(lambda step: (step / MANIFEST).unlink()),
-        "has no sound checkpoint: checkpoint 10 is damaged (it has no SHA256SUMS), checkpoint 5",
+        "has no intact checkpoint: checkpoint 10 is damaged (it has no SHA256SUMS), checkpoint 5",
     ),
     "all_flipped": (
         each_checkpoint(lambda step: (step / "notes.json").write_text("{}")),
-        "checkpoint 10 is damaged (notes.json is not as SHA256SUMS has it)",
+        "checkpoint 10 is damaged (notes.json differs from SHA256SUMS)",
     ),
     "folders_emptied": (
         each_checkpoint(lambda step: (shutil.rmtree(step), step.mkdir())),
-        "has no sound checkpoint: checkpoint 10 is damaged (it has no SHA256SUMS)",
+        "has no intact checkpoint: checkpoint 10 is damaged (it has no SHA256SUMS)",
     ),
     "all_gone": (
         lambda run: shutil.rmtree(run / "checkpoints") or (run / "checkpoints").mkdir(),
@@ -187,11 +186,11 @@ RUNS = {
     ),
     "foreign": (
         each_checkpoint(lambda step: ((step / ARRAYS).write_text("[]"), reseal(step))),
-        "is sound, but cannot be read here",
+        "is intact, but cannot be read here",
     ),
     "foreign_notes": (
         each_checkpoint(lambda step: ((step / "notes.json").write_text("[]"), reseal(step))),
-        "is sound, but cannot be read here",
+        "is intact, but cannot be read here",
     ),
     "foreign_words": (
         each_checkpoint(
@@ -212,7 +211,7 @@ RUNS = {
     ),
     "config_gone": (
         lambda run: (run / "config.json").unlink(),
-        "has checkpoints, but no config.json that tells what they are of",
+        "has checkpoints, but no config.json that says what they belong to",
     ),
     "config_no_json": (
         lambda run: (run / "config.json").write_text("import os"),
@@ -224,7 +223,7 @@ RUNS = {
     ),
     "record_gone": (
         lambda run: (run / "run.json").unlink(),
-        "has checkpoints, but no run.json that tells what they are of",
+        "has checkpoints, but no run.json that says what they belong to",
     ),
     "record_no_object": (
         lambda run: (run / "run.json").write_text("[]"),
@@ -271,42 +270,34 @@ TENSORS = {
     ),
     "nan": (
         lambda d: d.update({"fc3.bias": np.full(6, np.nan, np.float32)}),
-        "has NaN or infinite numbers in fc3.bias",
+        "has NaN or infinite values in fc3.bias",
     ),
 }
 
 
-def run_predict(arguments):
-    return command.run(predict.main, arguments)
-
-
 TOOLS = [
     (
-        torch_command.main,
+        torch_bridge.main,
         ["inspect", "absent.safetensors"],
         "absent.safetensors cannot be read:",
     ),
     (
-        torch_command.main,
+        torch_bridge.main,
         ["inspect", "bars"],
         "bars/model.safetensors cannot be read: No su",
     ),
-    (torch_command.main, ["inspect", "fine.py"], "fine.py: the name must end in .safetensors, .pt"),
-    (torch_command.main, ["inspct", "x"], "argument COMMAND: invalid choice: 'inspct'"),
+    (torch_bridge.main, ["inspect", "fine.py"], "fine.py: the name must end in .safetensors, .pt"),
+    (torch_bridge.main, ["inspct", "x"], "argument COMMAND: invalid choice: 'inspct'"),
     (
-        torch_command.main,
+        torch_bridge.main,
         ["evaluate", "run", "--data=./absent"],
         "data.name: there is no folder",
     ),
-    (torch_command.main, ["convert", "run", "no/x.safetensors"], "no/x.safetensors cannot be wr"),
-    (run_predict, ["digit.png"], "missing --workdir=DIR or --weights=FILE, for example"),
-    (run_predict, ["digit.png", "--workdir=absent"], "there is no absent"),
-    (run_predict, ["digit.png", "--workdir=bars"], "bars holds no run: it has no config.json"),
+    (torch_bridge.main, ["convert", "run", "no/x.safetensors"], "no/x.safetensors cannot be wr"),
+    (predict.main, ["digit.png"], "missing --workdir=DIR or --weights=FILE, for example"),
+    (predict.main, ["digit.png", "--workdir=absent"], "there is no absent"),
+    (predict.main, ["digit.png", "--workdir=bars"], "bars holds no run: it has no config.json"),
 ]
-
-
-def run_sweep(arguments):
-    return sweep.main(arguments)
 
 
 SWEEP = "from lenet_jax.sweeps.file import *\ndef get_sweep():\n    return {}\n"
@@ -363,10 +354,10 @@ def in_place(place, monkeypatch):
 
 
 def check(capsys, function, arguments, line):
-    """Runs a command that must refuse, with a first line that has `line` in it."""
+    """Runs a command that must refuse, with a first line that contains `line`."""
     capsys.readouterr()
     before = contents(Path())
-    assert function(arguments) == 2
+    assert run_command(function, arguments) == 2
     out, error = capsys.readouterr()
     assert line in error
     assert 1 <= len(error.splitlines()) <= 3
@@ -377,23 +368,19 @@ def check(capsys, function, arguments, line):
     assert contents(Path()) == before
 
 
-def run_main(arguments):
-    return main.main(arguments)
-
-
 @pytest.mark.parametrize(("arguments", "line"), FLAGS)
 def test_flags(capsys, arguments, line):
-    check(capsys, run_main, arguments, line)
+    check(capsys, main.main, arguments, line)
 
 
 @pytest.mark.parametrize(("override", "line"), OVERRIDES)
 def test_overrides(capsys, override, line):
-    check(capsys, run_main, [*NEW, f"--config.{override}"], line)
+    check(capsys, main.main, [*NEW, f"--config.{override}"], line)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_configs(capsys, name):
-    check(capsys, run_main, [f"--config={name}", "--workdir=new"], CONFIGS[name][1])
+    check(capsys, main.main, [f"--config={name}", "--workdir=new"], CONFIGS[name][1])
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -404,7 +391,7 @@ def test_data(capsys, name):
     (folder / file).unlink()
     if content is not None:
         (folder / file).write_bytes(content)
-    check(capsys, run_main, [*NEW, f"--config.data.name=./{folder}"], line)
+    check(capsys, main.main, [*NEW, f"--config.data.name=./{folder}"], line)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +403,7 @@ def test_data(capsys, name):
     ],
 )
 def test_workdirs(capsys, workdir, line):
-    check(capsys, run_main, run_arguments(workdir, 2), line)
+    check(capsys, main.main, run_arguments(workdir, 2), line)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -428,10 +415,10 @@ def test_runs_and_checkpoints(capsys, name):
         from lenet_jax.storage.run_dir import RunDir
 
         with RunDir(run):
-            check(capsys, run_main, run_arguments(run, 3), line)
+            check(capsys, main.main, run_arguments(run, 3), line)
     else:
         change(run)
-        check(capsys, run_main, run_arguments(run, 3), line)
+        check(capsys, main.main, run_arguments(run, 3), line)
 
 
 @pytest.mark.parametrize("key", ["num_epochs", "batch_size"])
@@ -439,7 +426,7 @@ def test_another_config_than_the_runs(capsys, key):
     arguments = [a for a in run_arguments("run", 2) if not a.startswith(f"--config.train.{key}")]
     line = f"holds a run of another config: train.{key}: {2 if key == 'num_epochs' else 16} → "
     value = {"num_epochs": 1, "batch_size": 32}[key]
-    check(capsys, run_main, [*arguments, f"--config.train.{key}={value}"], f"{line}{value}")
+    check(capsys, main.main, [*arguments, f"--config.train.{key}={value}"], f"{line}{value}")
 
 
 @pytest.mark.parametrize("name", [*WEIGHTS, *TENSORS])
@@ -453,7 +440,7 @@ def test_weights(capsys, name):
         tensors = load_file("run/model.safetensors")
         change(tensors)
         save_file(tensors, file)
-    check(capsys, torch_command.main, ["inspect", str(file)], line)
+    check(capsys, torch_bridge.main, ["inspect", str(file)], line)
 
 
 @pytest.mark.parametrize(("function", "arguments", "line"), TOOLS)
@@ -468,7 +455,7 @@ def test_sweep_files(capsys, name):
     if text is not None:
         Path(f"sweep_{name}.py").write_text(text)
         arguments.append(f"--sweep=sweep_{name}.py")
-    check(capsys, run_sweep, arguments, line)
+    check(capsys, sweep.main, arguments, line)
 
 
 def test_there_are_at_least_60_cases():

@@ -1,6 +1,5 @@
 """What device a result is of, and what software ran on it."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from typing import Any
 
 from experiments.accelerator import record
 from lenet_jax.machine import environment
-from lenet_jax.storage.run_dir import write_atomically
+from lenet_jax.storage.files import write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "ml_collections", "absl-py")
 CUDA_PACKAGES = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "nvidia-cublas")
@@ -36,7 +35,7 @@ def describe(file: Path) -> None:
         "memory": record.memory(),
         "nvidia_smi": _nvidia_smi(),
     }
-    write_atomically(file, json.dumps(results, indent=1) + "\n")
+    write_json(file, results)
 
 
 def _installed(packages: tuple[str, ...]) -> list[str]:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.storage.run_dir import write_atomically
+from lenet_jax.storage.files import write_json
 
 
 def read(file: Path) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def update_stage(file: Path, stage: str, **values: Any) -> None:
     """Adds to what a file says of a stage, or replaces it."""
     results = read(file)
     results["stages"].setdefault(stage, {}).update(values)
-    write_atomically(file, json.dumps(results, indent=1) + "\n")
+    write_json(file, results)
 
 
 @dataclasses.dataclass

@@ -3,7 +3,7 @@
 A config file runs as code: run only those you trust. Its path is relative to the working directory.
 A finished run is read back from its `config.json` (`load_json`), which is data.
 
-Every mistake raises `errors.UserError`, and all mistakes of one config come together.
+Every mistake raises `errors.UserError`, and all mistakes of a config are reported together.
 """
 
 import difflib
@@ -25,10 +25,9 @@ from lenet_jax.config.schema import (
     current_names,
     find_mistakes,
     keys,
-    show,
     suggestion,
 )
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, printable, show
 
 # A ConfigDict. Its attributes are known only when it exists, so to a type checker it is anything.
 Config: TypeAlias = Any
@@ -56,7 +55,7 @@ def validate(config: Config) -> None:
     """Checks keys, types, ranges and the rules between keys.
 
     Raises:
-      UserError: tells all mistakes at once, on at most three lines.
+      UserError: lists all mistakes at once, on at most three lines.
     """
     build(_flatten(config))
 
@@ -88,7 +87,7 @@ def load_json(path: Path) -> Config:
     except OSError as error:
         raise UserError(f"cannot read {show(path)}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{show(path)} is not JSON: {one_line(error)}") from error
+        raise UserError(f"{show(path)} is not JSON: {printable(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{show(path)} holds no config: it is not a JSON object")
     try:
@@ -107,13 +106,6 @@ def differing_keys(old: Config, new: Config) -> list[str]:
     ]
 
 
-def one_line(error: Exception) -> str:
-    """Returns the message of an exception as short text for one line."""
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    text = " ".join(text.split())
-    return text if len(text) <= 160 else f"{text[:159]}…"
-
-
 def run_file(path_with_arg: str) -> dict[str, Any]:
     """Runs the `get_config` of `FILE.py[:ARG]`.
 
@@ -121,7 +113,7 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
       The config's values by dotted path, unchecked.
 
     Raises:
-      UserError: the file is missing, fails (its line is told), or gives no ConfigDict.
+      UserError: the file is missing, fails (with the line), or gives no ConfigDict.
     """
     config = call_file(path_with_arg, "get_config", "config")
     if not isinstance(config, ConfigDict):
@@ -139,7 +131,7 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
       kind: what the file is called in an error: `config` or `sweep`.
 
     Raises:
-      UserError: the file is missing, fails (its line is told), or has no such function.
+      UserError: the file is missing, fails (with the line), or has no such function.
     """
     name, _, arg = path_with_arg.partition(":")
     path = Path(name)
@@ -148,14 +140,14 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"no {kind} file {show(path)}{_similar_file(path)}") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {kind} file {show(path)}: {one_line(error)}") from error
+        raise UserError(f"cannot read {kind} file {show(path)}: {printable(error)}") from error
     try:
         return _call_source(source, path, function, arg)
     except UserError:
         raise
     except Exception as error:
-        told = f"{_line_in(path, error)}: {type(error).__name__}: {one_line(error)}"
-        raise UserError(told) from error
+        message = f"{type(error).__name__}: {printable(error)}"
+        raise UserError(f"{_line_in(path, error)}: {message}") from error
 
 
 def build(
@@ -163,7 +155,7 @@ def build(
     overrides: Iterable[tuple[str, object]] = (),
     mistakes: Iterable[str] = (),
 ) -> Config:
-    """Applies overrides, checks everything, and makes the config.
+    """Applies overrides, checks everything, and builds the config.
 
     Former names of keys (`schema.RENAMED`) stand for today's, in values and overrides.
 
@@ -171,13 +163,13 @@ def build(
       values: values by dotted path.
       overrides: dotted paths and their new values, each path once. Text is read by the key's
         type: `1e3` is an integer, `6,16` and `(6, 16)` are tuples, `None` empties a placeholder.
-      mistakes: what the caller found wrong already; told with what is found here.
+      mistakes: those that the caller knows already; reported with the others.
 
     Returns:
       The config, locked, with exactly the keys of `lenet_jax/config/base.py` and their types.
 
     Raises:
-      UserError: tells all mistakes at once, on at most three lines.
+      UserError: lists all mistakes at once, on at most three lines.
     """
     values, mistakes, overridden = current_names(values), list(mistakes), set()
     for name, value in overrides:

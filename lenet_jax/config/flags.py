@@ -12,9 +12,9 @@ from typing import Any
 from absl import flags
 
 from lenet_jax.config import base
-from lenet_jax.config.file import Config, build, one_line, run_file
-from lenet_jax.config.schema import RENAMED, keys, show, suggestion
-from lenet_jax.errors import UserError
+from lenet_jax.config.file import Config, build, run_file
+from lenet_jax.config.schema import RENAMED, keys, suggestion
+from lenet_jax.errors import UserError, printable, show
 
 COMMAND = "python -m lenet_jax.main"
 
@@ -60,13 +60,13 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues, command: str = COM
       The config, checked and locked.
 
     Raises:
-      UserError: tells all mistakes at once, on at most three lines.
+      UserError: lists all mistakes at once, on at most three lines.
       SystemExit: with code 0, when `--help` was given and printed.
     """
     try:
         _, *rest = flag_values(list(argv), known_only=True)
     except (flags.Error, ValueError) as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(printable(error)) from error
     if flag_values["help"].value:
         print(help_text(flag_values, command))
         raise SystemExit(0)

@@ -7,12 +7,12 @@ import difflib
 import functools
 import sys
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from lenet_jax.config import base
+from lenet_jax.errors import show
 
 # What a value may be: for numbers, and each number of a tuple, an interval; for text, the words
 # there are. A key that is not here is a switch or free text.
@@ -188,8 +188,8 @@ def find_mistakes(values: Mapping[str, Any]) -> list[str]:
     mistakes += [f"{path}={show(values[path])}: must be {_expected(path)}" for path in wrong]
     for paths, holds, message in JOINT_RULES:
         if set(paths).isdisjoint([*missing, *wrong]) and not holds(*map(values.get, paths)):
-            told = ", ".join(f"{path}={show(values[path])}" for path in paths)
-            mistakes.append(f"{told}: {message}")
+            given = ", ".join(f"{path}={show(values[path])}" for path in paths)
+            mistakes.append(f"{given}: {message}")
     return mistakes
 
 
@@ -217,7 +217,7 @@ def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
 
     Args:
       name: the key as it was given.
-      values: current values by dotted path, told with the keys that may be meant.
+      values: current values by dotted path, shown with the keys that may be meant.
       prefix: what to write before those, such as `--config.`.
     """
     near = " or ".join(
@@ -225,19 +225,6 @@ def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
         for path in nearest_keys(name)
     )
     return f"did you mean {near}?" if near else "--help lists all keys"
-
-
-def show(value: object) -> str:
-    """Returns a value as short text for one line: what is not printable is escaped.
-
-    Of a long path the end is kept, of anything else the beginning.
-    """
-    text = str(value)
-    if not text or not text.isprintable() or text != text.strip():
-        text = repr(text)
-    if len(text) <= 80:
-        return text
-    return f"…{text[-79:]}" if isinstance(value, Path) else f"{text[:79]}…"
 
 
 def _is_valid(path: str, value: object) -> bool:
@@ -274,16 +261,16 @@ def _expected(path: str) -> str:
     """Returns what a value must be, to follow the words `must be`."""
     key, rule = keys()[path], RULES.get(path)
     if isinstance(rule, tuple):
-        told = f"one of {', '.join(rule)}"
+        text = f"one of {', '.join(rule)}"
     elif rule is None:
-        told = "true or false" if key.kind is bool else "text, and not empty"
+        text = "true or false" if key.kind is bool else "text, and not empty"
     else:
         low, high = rule[1:-1].split(", ")
-        told = {int: "an integer", float: "a number"}.get(key.kind)
-        told = told or f"a tuple of {len(key.default)} integers"
+        text = {int: "an integer", float: "a number"}.get(key.kind)
+        text = text or f"a tuple of {len(key.default)} integers"
         if high == "inf":
-            told += f" above {low}" if rule[0] == "(" else f" of at least {low}"
-            told += " and finite" if key.kind is float else " and below 2**31"
+            text += f" above {low}" if rule[0] == "(" else f" of at least {low}"
+            text += " and finite" if key.kind is float else " and below 2**31"
         else:
-            told += f" in {rule}"
-    return told + (" or None" if key.optional else "")
+            text += f" in {rule}"
+    return text + (" or None" if key.optional else "")

@@ -1,21 +1,27 @@
-"""Where trained networks lie: loads one out of a run, a file of weights, or a sweep.
+"""Loads trained networks from runs, files of weights and sweeps, and saves their weights.
 
-A run is read from its `config.json`, never from the Python file that made it.
+A run is read from its `config.json`, never from the Python file of its config.
 """
 
-import json
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError
-from lenet_jax.inference import state_dict as torch_bridge
 from lenet_jax.inference.network import Network
-from lenet_jax.storage import weights as state_file
+from lenet_jax.inference.state_dict import (
+    from_state_dict,
+    make_model,
+    pixel_statistics,
+    to_state_dict,
+)
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.storage import run_dir, weights
+from lenet_jax.storage.files import read_json
+from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
 
 def load(path: str | Path, member: int | None = None) -> Network:
@@ -27,44 +33,73 @@ def load(path: str | Path, member: int | None = None) -> Network:
       member: the number of a sweep's member.
 
     Raises:
-      UserError: there is nothing of the kind, or it is broken or unfinished.
+      UserError: the path does not exist, or what it holds is damaged or unfinished.
     """
     path = Path(path).expanduser()
     if not path.exists():
         raise UserError(f"there is no {path}")
-    if (path / "sweep.json").is_file():
+    if is_sweep(path):
         return _load_member(path, member)
     if member is not None:
         raise UserError(f"{path} is no sweep, so it has no member {member}")
     if not path.is_dir():
-        state_dict, notes = state_file.read(path)
-        return _make(state_dict, notes, str(path))
-    if not (path / "config.json").is_file():
-        raise UserError(f"{path} holds no run: it has no config.json")
-    config = configs.load_json(path / "config.json")
-    if not (path / "model.safetensors").is_file():
+        state_dict, metadata = weights.read(path)
+        return _make(state_dict, metadata, str(path))
+    if not (path / run_dir.CONFIG).is_file():
+        raise UserError(f"{path} holds no run: it has no {run_dir.CONFIG}")
+    config = configs.load_json(path / run_dir.CONFIG)
+    if not (path / run_dir.WEIGHTS).is_file():
         raise UserError(
-            f"{path} has no trained network yet: model.safetensors is written when a run is done\n"
-            "Start the run again with its command to go on with it."
+            f"{path} has no trained network yet: {run_dir.WEIGHTS} is written when a run is done\n"
+            "Run its command again to resume it."
         )
-    state_dict, notes = state_file.read(path)
-    return _make(
-        state_dict,
-        notes,
-        str(path),
-        config,
-        read_json(path / "summary.json", {}),
-        list(_read_history(path / "metrics.jsonl")),
-    )
+    state_dict, metadata = weights.read(path / run_dir.WEIGHTS)
+    summary = read_json(path / run_dir.SUMMARY)
+    return _make(state_dict, metadata, str(path), config, summary, list(run_dir.read_rows(path)))
+
+
+def load_model(path: str | Path, member: int | None = None) -> tuple[LeNet, dict[str, str]]:
+    """The model of a run, a file of weights or a sweep's member, and the metadata beside it.
+
+    Of a run, and of a file, only the weights are read, so the metadata may be empty.
+
+    Raises:
+      UserError: as for `load`.
+    """
+    if member is not None or is_sweep(Path(path)):
+        network = load(path, member)
+        return network.model, dict(network.metadata)
+    state_dict, metadata = weights.read(_weights_file(path))
+    return make_model(state_dict, str(path)), metadata
+
+
+def load_params(path: str | Path, like: nnx.State) -> nnx.State:
+    """The parameters of a run or a file of weights, for the network of `like`.
+
+    Raises:
+      UserError: as `weights.read` and `from_state_dict` do.
+    """
+    state_dict, _ = weights.read(_weights_file(path))
+    return from_state_dict(state_dict, like, str(path))
+
+
+def save_params(path: str | Path, params: nnx.State, metadata: Mapping[str, str]) -> None:
+    """Writes parameters as a safetensors file in PyTorch's layout.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    weights.write(path, to_state_dict(params), metadata)
+
+
+def _weights_file(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    return path / run_dir.WEIGHTS if path.is_dir() else path
 
 
 def _load_member(path: Path, member: int | None) -> Network:
-    plan = read_json(path / "sweep.json", {})
-    overrides = {
-        entry["member"]: entry["overrides"]
-        for entry in plan.get("members", ())
-        if isinstance(entry, dict) and {"member", "overrides"} <= entry.keys()
-    }
+    sweep = SweepDir(path)
+    overrides = sweep.members()
     if member is None:
         raise UserError(
             f"{path} is a sweep of {len(overrides)} networks; choose one, for example"
@@ -73,82 +108,27 @@ def _load_member(path: Path, member: int | None) -> Network:
     if member not in overrides:
         known = f"{min(overrides)} to {max(overrides)}" if overrides else "none"
         raise UserError(f"{path} has no member {member}; it has {known}")
-    config = configs.replace(configs.load_json(path / "config.json"), overrides[member])
-    kept = []
-    for file in sorted(path.glob("chunks/*/weights.safetensors")):
-        stacked, notes = state_file.read(file)
-        members = notes.get("members", "").split()
-        kept += members
-        if str(member) in members:
-            index = members.index(str(member))
-            state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
-            results = _read_chunk(file.parent, member)
-            return _make(state_dict, notes, f"{path}, member {member}", config, *results)
-    told = ", ".join(kept[:12]) + (f" and {len(kept) - 12} more" if len(kept) > 12 else "")
-    raise UserError(
-        f"{path} has no weights of member {member}\nIt has those of members: {told or 'none yet'}"
-    )
-
-
-def _read_chunk(
-    folder: Path, member: int
-) -> tuple[Mapping[str, Any], Sequence[Mapping[str, float | int]]]:
-    """What a finished part of a sweep says of a member: its results, and a row for each epoch."""
-    members = read_json(folder / "results.json", {}).get("rows", [])
-    index = next((i for i, row in enumerate(members) if row.get("member") == member), None)
-    if index is None or not (folder / "history.npz").is_file():
-        return {}, []
-    try:
-        with np.load(folder / "history.npz", allow_pickle=False) as file:
-            # `train_loss` there is `train/loss` in a run.
-            curves = {name.replace("_", "/", 1): file[name][index].tolist() for name in file}
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
-        raise UserError(f"{folder} is damaged: {configs.one_line(error)}") from error
-    rows = zip(*curves.values(), strict=True)
-    history = [
-        {"epoch": epoch} | dict(zip(curves, row, strict=True)) for epoch, row in enumerate(rows, 1)
-    ]
-    return members[index], history
+    config = configs.replace(configs.load_json(sweep.config), overrides[member])
+    stored = sweep.read_member(member)
+    source = f"{path}, member {member}"
+    return _make(stored.state_dict, stored.metadata, source, config, stored.row, stored.history)
 
 
 def _make(
-    state_dict: state_file.StateDict,
-    notes: Mapping[str, str],
+    state_dict: weights.StateDict,
+    metadata: Mapping[str, str],
     source: str,
     config: configs.Config | None = None,
     summary: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, float | int]] = (),
 ) -> Network:
-    model = torch_bridge.make_model(state_dict, source)
+    model = make_model(state_dict, source)
     if config is not None:
         model.backend = config.model.backend
-    mean, std = torch_bridge.pixel_statistics(notes, model.conv1.in_features, source)
-    classes = notes.get("classes", "").splitlines()
+    mean, std = pixel_statistics(metadata, model.conv1.in_features, source)
+    classes = metadata.get("classes", "").splitlines()
     if len(classes) != model.fc3.out_features:
         classes = list(map(str, range(model.fc3.out_features)))
     return Network(
         model, tuple(mean), tuple(std), tuple(classes), source, config, summary or {}, history
     )
-
-
-def read_json(file: Path, default: dict[str, Any]) -> dict[str, Any]:
-    """The object in a file, or `default` if there is no such file.
-
-    Raises:
-      UserError: the file holds something else.
-    """
-    try:
-        value = json.loads(file.read_bytes()) if file.exists() else default
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is no JSON: {configs.one_line(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{file} is not what it should be: a JSON object")
-    return value
-
-
-def _read_history(file: Path) -> Iterator[dict[str, float | int]]:
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return  # the process died while it wrote this line

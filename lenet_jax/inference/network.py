@@ -16,7 +16,7 @@ from lenet_jax import config as configs
 from lenet_jax.data import image_files as pictures
 from lenet_jax.data.dataset import fit_images
 from lenet_jax.errors import UserError
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.state_dict import infer_sizes, make_metadata, to_state_dict
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import STEPS, LeNet
 
@@ -166,18 +166,16 @@ class Network:
     @functools.cached_property
     def state_dict(self) -> dict[str, Float[np.ndarray, "..."]]:
         """The weights under PyTorch's names and in its layouts."""
-        return torch_bridge.to_state_dict(nnx.state(self.model, nnx.Param))
+        return to_state_dict(nnx.state(self.model, nnx.Param))
 
     @functools.cached_property
-    def notes(self) -> dict[str, str]:
-        """What a file of the weights says beside them."""
-        return torch_bridge.pixel_notes(self.mean, self.std) | {
-            "classes": "\n".join(self.class_names)
-        }
+    def metadata(self) -> dict[str, str]:
+        """The metadata of a file of the weights."""
+        return make_metadata(self.mean, self.std, self.class_names)
 
     @functools.cached_property
     def _sizes(self) -> dict[str, Any]:
-        return torch_bridge.infer_sizes(self.state_dict)
+        return infer_sizes(self.state_dict)
 
     @property
     def _fit(self) -> str:

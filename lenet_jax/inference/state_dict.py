@@ -1,20 +1,15 @@
-"""PyTorch's `state_dict` ↔ the parameters here, and a command for the files of both.
+"""PyTorch's `state_dict` ↔ the parameters here.
 
-    python -m lenet_jax.torch_bridge inspect network.pt
-    python -m lenet_jax.torch_bridge convert network.pt first.safetensors --mean=0.1307 --std=0.3081
-    python -m lenet_jax.torch_bridge evaluate first.safetensors --data=mnist
+Convolutions are (out, in, height, width) in PyTorch and (height, width, in, out) here, linear
+layers (out, in) and (in, out). The inputs of fc1 are in another order too: the flattened feature
+maps have the channels slowest in PyTorch, and fastest here.
 
-Convolutions are (out, in, height, width) there and (height, width, in, out) here, linear layers
-(out, in) there and (in, out) here. The inputs of fc1 are in another order besides: they count the
-flattened feature maps with the channels slowest there, and fastest here.
-
-Every entry must be float32. Others are refused, not rounded: `network.float()` in PyTorch says that
-it is meant.
+Every entry must be float32. Others are refused, not rounded: `network.float()` in PyTorch makes the
+rounding explicit.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,12 +18,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, printable
 from lenet_jax.nn.lenet import LeNet
-from lenet_jax.storage import weights as state_file
 from lenet_jax.storage.weights import StateDict
 
-# What one size must be wherever it stands. `flat` is c2 times the square of the last side.
+# A size must be the same wherever it occurs. `flat` is c2 times the square of the last side.
 SHAPES: dict[str, tuple[int | str, ...]] = {
     "conv1.weight": ("c1", "in_channels", 5, 5),
     "conv1.bias": ("c1",),
@@ -41,7 +35,7 @@ SHAPES: dict[str, tuple[int | str, ...]] = {
     "fc3.weight": ("num_classes", "f2"),
     "fc3.bias": ("num_classes",),
 }
-MOST_LISTED = 200  # entries in one message; a network has 10
+MAX_LISTED = 200  # entries in one message; a network has 10
 
 
 def to_state_dict(params: nnx.State) -> dict[str, Float[np.ndarray, "..."]]:
@@ -73,11 +67,11 @@ def from_state_dict(
       state_dict: arrays of NumPy or JAX, or torch's tensors on the CPU; they are copied.
       like: parameters of the same network, for names, shapes and dtypes; its leaves may be abstract
         (`jax.ShapeDtypeStruct`).
-      source: what to call the `state_dict` in an error.
+      source: the name of the `state_dict` in an error.
 
     Raises:
-      UserError: lists every entry that is missing, unexpected, misshapen or of another dtype; or,
-        if there is none, every one with a NaN or an infinity in it.
+      UserError: lists every entry that is missing, unexpected, of another shape or dtype; or, if
+        there is none, every one that contains NaN or infinity.
     """
     layers = nnx.to_pure_dict(like)
     shapes, dtypes = {}, {}
@@ -89,7 +83,7 @@ def from_state_dict(
     arrays = {name: np.asarray(state_dict[name]) for name in shapes}
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
-        raise UserError(f"{source} has NaN or infinite numbers in {', '.join(broken)}")
+        raise UserError(f"{source} has NaN or infinite values in {', '.join(broken)}")
     pure = {}
     for name in layers:
         weight = arrays[f"{name}.weight"]
@@ -106,11 +100,11 @@ def from_state_dict(
 
 
 def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[str, Any]:
-    """The sizes of the network that a `state_dict` is of: `LeNet(**sizes, rngs=…)`.
+    """The sizes of the network that a `state_dict` belongs to: `LeNet(**sizes, rngs=…)`.
 
     Raises:
-      UserError: it is of no LeNet; lists every entry that is missing, unexpected, misshapen, or not
-        float32. Where shapes contradict each other the first one counts as right.
+      UserError: it belongs to no LeNet; lists every entry that is missing, unexpected, of another
+        shape, or not float32. Where shapes contradict each other the first one counts as right.
     """
     sizes: dict[int | str, int] = {}
     for name, symbols in SHAPES.items():
@@ -137,37 +131,8 @@ def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[s
     }
 
 
-def save(path: Path, params: nnx.State, notes: Mapping[str, str]) -> None:
-    """Writes a safetensors file in PyTorch's layout, with `notes` as its metadata.
-
-    Raises:
-      UserError: the file cannot be written.
-    """
-    state_file.write(path, to_state_dict(params), notes)
-
-
-def load(path: str | Path, like: nnx.State) -> nnx.State:
-    """The parameters in a file, for the network of `like`.
-
-    Raises:
-      UserError: as `state_file.read` and `from_state_dict` do.
-    """
-    state_dict, _ = state_file.read(path)
-    return from_state_dict(state_dict, like, str(path))
-
-
-def load_model(path: str | Path) -> tuple[LeNet, dict[str, str]]:
-    """The network in a file, of whatever sizes, and the notes beside it.
-
-    Raises:
-      UserError: as `state_file.read` and `make_model` do.
-    """
-    state_dict, notes = state_file.read(path)
-    return make_model(state_dict, str(path)), notes
-
-
 def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
-    """The network in a `state_dict`, of whatever sizes.
+    """The network in a `state_dict`, of any sizes.
 
     Raises:
       UserError: as `infer_sizes` and `from_state_dict` do.
@@ -178,32 +143,41 @@ def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
     return nnx.merge(graphdef, from_state_dict(state_dict, like, source))
 
 
-def pixel_notes(mean: Sequence[float], std: Sequence[float]) -> dict[str, str]:
-    """The notes that say how images are normalised; both are per channel, of pixels in 0..255."""
-    return {
+def make_metadata(
+    mean: Sequence[float], std: Sequence[float], class_names: Sequence[str] = ()
+) -> dict[str, str]:
+    """The metadata of a file of weights: how images are normalised, and the classes.
+
+    Args:
+      mean: of a pixel per channel, in 0..255.
+      std: likewise.
+      class_names: what the logits stand for, where it is known.
+    """
+    metadata = {
         "mean": " ".join(map(repr, mean)),
         "std": " ".join(map(repr, std)),
         "pixels": "0..255, normalised as (pixel - mean) / std",
     }
+    return metadata | ({"classes": "\n".join(class_names)} if class_names else {})
 
 
 def pixel_statistics(
-    notes: Mapping[str, str], in_channels: int, source: str
+    metadata: Mapping[str, str], in_channels: int, source: str
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, of pixels in 0..255, out of a file's notes.
+    """Mean and standard deviation per channel, of pixels in 0..255, from a file's metadata.
 
     Raises:
-      UserError: they are missing or are no such numbers.
+      UserError: they are missing or are not such numbers.
     """
-    if not {"mean", "std"} <= set(notes):
+    if not {"mean", "std"} <= set(metadata):
         raise UserError(
-            f"{source} does not tell how its images are normalised\n"
-            "Give --mean and --std as transforms.Normalize has them (0 and 1 where there is none)."
+            f"{source} does not say how its images are normalised\n"
+            "Give --mean and --std as in transforms.Normalize (0 and 1 where there is none)."
         )
     try:
-        mean, std = ([float(word) for word in notes[key].split()] for key in ("mean", "std"))
+        mean, std = ([float(number) for number in metadata[key].split()] for key in ("mean", "std"))
     except ValueError as error:
-        raise UserError(f"{source}: bad notes: {state_file.printable(error)}") from error
+        raise UserError(f"{source}: bad metadata: {printable(error)}") from error
     finite = all(map(math.isfinite, mean + std))
     if not finite or len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
         raise UserError(
@@ -219,38 +193,38 @@ def _check(
     dtypes: Mapping[str, Any],
     source: str,
 ) -> None:
-    """Refuses a `state_dict` that has not just these entries; letters stand for unknown sizes."""
-    found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+    """Refuses a `state_dict` with other entries than these; letters stand for unknown sizes."""
+    actual = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     mistakes = {
-        "missing": [name for name in shapes if name not in found],
-        "unexpected": [state_file.printable(name, 60) for name in found if name not in shapes],
+        "missing": [name for name in shapes if name not in actual],
+        "unexpected": [printable(name, 60) for name in actual if name not in shapes],
         "misshapen": [
-            f"{name} {_tuple(found[name])}, not {_tuple(shape)}"
+            f"{name} {_tuple(actual[name])}, not {_tuple(shape)}"
             for name, shape in shapes.items()
-            if name in found and found[name] != tuple(shape)
+            if name in actual and actual[name] != tuple(shape)
         ],
         "wrong dtype": [
             f"{name} {_dtype_name(state_dict[name].dtype)}, not {_dtype_name(dtype)}"
             for name, dtype in dtypes.items()
-            if name in found and _dtype_name(state_dict[name].dtype) != _dtype_name(dtype)
+            if name in actual and _dtype_name(state_dict[name].dtype) != _dtype_name(dtype)
         ],
     }
     if not any(mistakes.values()):
         return
-    told = [f"{kind}: {_join(names)}" for kind, names in mistakes.items() if names]
-    message = f"{source} does not fit the network; {'; '.join(told)}"
+    lists = [f"{kind}: {_join(names)}" for kind, names in mistakes.items() if names]
+    message = f"{source} does not fit the network; {'; '.join(lists)}"
     first = next(iter(shapes))
-    prefix = next((name for name in found if name.endswith(first)), "").removesuffix(first)
-    if prefix and {name.removeprefix(prefix) for name in found} == set(shapes):
-        message += f"\nTake {state_file.printable(prefix)!r} off the front of every name."
+    prefix = next((name for name in actual if name.endswith(first)), "").removesuffix(first)
+    if prefix and {name.removeprefix(prefix) for name in actual} == set(shapes):
+        message += f"\nRemove {printable(prefix)!r} from the front of every name."
     elif mistakes["wrong dtype"]:
         message += "\nIn PyTorch, network.float() makes every entry float32."
     raise UserError(message)
 
 
 def _join(names: Sequence[str]) -> str:
-    more = len(names) - MOST_LISTED
-    return ", ".join(names[:MOST_LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_LISTED
+    return ", ".join(names[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _tuple(shape: Sequence[int | str]) -> str:
@@ -258,5 +232,5 @@ def _tuple(shape: Sequence[int | str]) -> str:
 
 
 def _dtype_name(dtype: Any) -> str:
-    """`float32`, whether NumPy, torch or a file's header says it."""
+    """`float32`, for a dtype of NumPy or torch, or from a file's header."""
     return str(dtype).removeprefix("torch.")

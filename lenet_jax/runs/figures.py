@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from lenet_jax.plots import results as figures
 from lenet_jax.plots import filters as filter_figures
-from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.config.file import one_line
+from lenet_jax.inference.load import save_params
+from lenet_jax.inference.state_dict import make_metadata
 from lenet_jax.data.dataset import Dataset
-from lenet_jax.errors import DISK_FAULTS
+from lenet_jax.errors import DISK_FAULTS, printable
 from lenet_jax.training.spec import Spec
 
 # Drawing is done by libraries that may fail in ways of their own (fonts, memory); the numbers are
@@ -97,7 +97,7 @@ def draw_figures(
         except DRAWING_ERRORS as error:
             if isinstance(error, OSError) and error.errno in DISK_FAULTS:
                 raise
-            warn(f"{name} was not drawn: {type(error).__name__}: {one_line(error)}")
+            warn(f"{name} was not drawn: {type(error).__name__}: {printable(error)}")
         else:
             drawn.append(folder / name)
     return drawn
@@ -105,9 +105,7 @@ def draw_figures(
 
 def save_weights(path: Path, spec: Spec, params: nnx.State, dataset: Dataset) -> None:
     """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
-    notes = torch_bridge.pixel_notes(spec.mean, spec.std)
-    notes["classes"] = "\n".join(dataset.class_names)
-    torch_bridge.save(path, params, notes)
+    save_params(path, params, make_metadata(spec.mean, spec.std, dataset.class_names))
 
 
 def example_index(labels: np.ndarray, predictions: np.ndarray, probabilities: np.ndarray) -> int:

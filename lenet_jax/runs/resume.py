@@ -1,4 +1,4 @@
-"""What a run directory holds of an earlier process, and whether a run may go on with it."""
+"""What a run directory holds of an earlier process, and whether a run may resume it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
-from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, RunDir
 
 # What the bits of a run depend on beside its config and data, by its name in `run.json`.
 ENVELOPE = (
@@ -18,28 +18,28 @@ ENVELOPE = (
 def look_back(
     directory: RunDir, config: configs.Config, dataset: data.Dataset
 ) -> tuple[str | None, dict[str, Any] | None]:
-    """Checks that a run may go on in the directory.
+    """Checks that a run may resume what the directory holds.
 
     Returns:
-      By what the config extends the run that is there, if it does; and the summary of that run, if
-      it is finished.
+      How the config extends the existing run, if it does; and the summary of that run, if it is
+      finished.
 
     Raises:
-      UserError: the run is of another config or other data, or damaged.
+      UserError: the existing run has another config or other data, or is damaged.
     """
-    file, previous = directory.path / "config.json", directory.read_json("run.json")
+    file, previous = directory.path / CONFIG, directory.read_json(RECORD)
     if previous is None or not file.exists():
         if directory.has_checkpoints():
-            lost = "run.json" if previous is None else file.name
+            missing = RECORD if previous is None else file.name
             raise UserError(
-                f"{directory.path} has checkpoints, but no {lost} that tells what they are of\n"
-                "Bring it back, or take another --workdir to start anew."
+                f"{directory.path} has checkpoints, but no {missing} that says what they belong to\n"
+                "Restore a backup, or choose another --workdir to start over."
             )
         return None, None
     if not {"status", "data_fingerprint"} <= previous.keys():
         raise UserError(
-            f"{directory.path / 'run.json'} is not what a run wrote\n"
-            "Bring it back, or take another --workdir to start anew."
+            f"{directory.path / RECORD} is not what a run wrote\n"
+            "Restore a backup, or choose another --workdir to start over."
         )
     old = configs.load_json(file)
     different = configs.differing_keys(old, config)
@@ -47,20 +47,20 @@ def look_back(
     if different != extended or config.train.num_epochs < old.train.num_epochs:
         raise UserError(
             f"{directory.path} holds a run of another config: {'; '.join(different)}\n"
-            "Take the same config to go on with it, or another --workdir to start anew."
+            "Use the same config to resume it, or choose another --workdir to start over."
         )
     if previous["data_fingerprint"] != dataset.fingerprint:
         raise UserError(
-            f"the data {dataset.name!r} changed since {directory.path} was begun\n"
-            "Bring the old data back, or take another --workdir to start anew."
+            f"the data {dataset.name!r} changed since {directory.path} was started\n"
+            "Restore the old data, or choose another --workdir to start over."
         )
     if extended:
         return extended[0], None
-    return None, directory.read_json("summary.json") if previous["status"] == "done" else None
+    return None, directory.read_json(SUMMARY) if previous["status"] == "done" else None
 
 
 def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """What bits depend on and is not as it was, of two `run.json`, in a line; None: all is."""
+    """The differences of two `run.json` that the bits of a run depend on, in a line, or None."""
     if "jax_backend" not in previous:  # both keys had other names once
         former = {"backend": "jax_backend", "lowering": "backend"}
         previous = {former.get(key, key): value for key, value in previous.items()}

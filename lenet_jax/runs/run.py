@@ -17,19 +17,18 @@ from lenet_jax import data
 from lenet_jax.nn import native
 from lenet_jax.nn import ops
 from lenet_jax.runs import figures as report
-from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.inference import load as trained
+from lenet_jax.inference.state_dict import from_state_dict
+from lenet_jax.inference.load import load
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.terminal.console import Console
-from lenet_jax.errors import UserError, WriteError
+from lenet_jax.errors import ExitCode, UserError, WriteError, printable
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.machine import environment
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
 from lenet_jax.training.step import Metrics, TrainState, no_metrics
 from lenet_jax.runs.resume import look_back, what_changed
-from lenet_jax.storage.run_dir import Row, RunDir
+from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, RECORD, SUMMARY, WEIGHTS, Row, RunDir
 
-DONE, DIVERGED = 0, 3
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 
 
@@ -86,7 +85,7 @@ def run(
     """
     console = Console()
     trainer = Trainer(config, data.load(**config.data))
-    begun = (Path(workdir) / "checkpoints").exists()
+    begun = (Path(workdir) / CHECKPOINTS).exists()
     initial = None if begun else _initial_params(trainer)
     try:
         with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:
@@ -94,7 +93,7 @@ def run(
             if summary is not None:
                 console.note("this run is finished")
                 console.result(summary, directory.files())
-                return DONE
+                return ExitCode.DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
                 job = _Job(trainer, initial, directory, checkpoints, console, interrupt)
                 job.profile = profile
@@ -138,20 +137,20 @@ class _Job:
             "status": "running",
             "exit_reason": None,
         }
-        changed = what_changed(directory.read_json("run.json") or {}, record)
+        changed = what_changed(directory.read_json(RECORD) or {}, record)
         if changed and arrays is not None:
             console.warn(f"the bits will not be those of a run without a break: {changed}")
         if extension:
             console.note(f"this run is extended: {extension}")
 
         def close_record(status: str, reason: str) -> None:
-            directory.write_json("run.json", record | {"status": status, "exit_reason": reason})
+            directory.write_json(RECORD, record | {"status": status, "exit_reason": reason})
             if status == "interrupted":
-                console.warn(f"{reason}; go on with: {shlex.join(command)}")
+                console.warn(f"{reason}; to resume: {shlex.join(command)}")
 
         self.interrupt.last_words = lambda: close_record("interrupted", self.interrupt.reason)
-        directory.write_json("run.json", record)  # first: an extended run is no longer done
-        directory.write_json("config.json", configs.to_dict(self.config))
+        directory.write_json(RECORD, record)  # first: an extended run is no longer done
+        directory.write_json(CONFIG, configs.to_dict(self.config))
         layers = report.layers(self.spec)
         console.header(
             device=f"{record['devices'][0]}: {record['processor']}, {record['cores']} cores;"
@@ -168,7 +167,7 @@ class _Job:
             self.checkpoints.close()
         except (OSError, UserError) as error:
             with contextlib.suppress(OSError):
-                close_record("failed", configs.one_line(error))
+                close_record("failed", printable(error))
             raise
         close_record(status, reason)
         return code
@@ -183,7 +182,7 @@ class _Job:
             if logged >= 2 * self.config.checkpoint.every_epochs:  # then one was on the disk
                 raise UserError(
                     f"{self.directory.path} logged {logged} epochs, but its checkpoints are gone\n"
-                    "Bring them back, or take another --workdir to start anew."
+                    "Restore a backup, or choose another --workdir to start over."
                 )
             self.directory.restart_rows([])
             return None, Notes()
@@ -192,7 +191,7 @@ class _Job:
         if not isinstance(noted, dict) or noted.keys() != set(Notes._fields):
             raise UserError(
                 f"{self.directory.checkpoints} is of another version of lenet-jax\n"
-                "Take another --workdir to start anew."
+                "Choose another --workdir to start over."
             )
         self.directory.restart_rows(words["rows"])
         return arrays, Notes(**noted)
@@ -227,7 +226,7 @@ class _Job:
                     kept = self.checkpoints.latest()
                     told = "none" if kept is None else f"that of step {kept}"
                     self.console.warn(f"{reason}; latest checkpoint: {told}")
-                    return DIVERGED, "diverged", reason
+                    return ExitCode.DIVERGED, "diverged", reason
                 if segment.valid is not None:
                     row = self._row(segment, segment.valid, notes)
                     notes = notes.with_epoch(row)
@@ -249,7 +248,7 @@ class _Job:
                 if stop:
                     return self.interrupt.exit_code, "interrupted", self.interrupt.reason
         self._finish(arrays.best_params, notes, seconds_to_first_step)
-        return DONE, "done", "all epochs are trained"
+        return ExitCode.DONE, "done", "all epochs are trained"
 
     def _begin(self) -> Arrays:
         state = self.trainer.init()
@@ -292,8 +291,8 @@ class _Job:
             "seconds_to_first_step": seconds_to_first_step,
         }
         folder = self.directory.path
-        report.save_weights(folder / "model.safetensors", self.spec, params, self.dataset)
-        self.directory.write_json("summary.json", summary)
+        report.save_weights(folder / WEIGHTS, self.spec, params, self.dataset)
+        self.directory.write_json(SUMMARY, summary)
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(self.dataset.test)]
         report.draw_figures(folder, self.spec, params, self.dataset, logits, rows, warn)
@@ -311,9 +310,9 @@ def _initial_params(trainer: Trainer) -> nnx.State | None:
         return None
     path, _, number = name.rpartition(":")
     member = int(number) if path and number.isdecimal() else None
-    network = trained.load(name if member is None else path, member)
+    network = load(name if member is None else path, member)
     like = nnx.state(nnx.eval_shape(lambda: spec.make_model(jax.random.key(0))), nnx.Param)
-    return torch_bridge.from_state_dict(network.state_dict, like, name)
+    return from_state_dict(network.state_dict, like, name)
 
 
 def _failed_step(segment: Segment) -> int | None:

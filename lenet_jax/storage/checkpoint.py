@@ -1,9 +1,9 @@
-"""Checkpoints: arrays in a safetensors file, and sums by which they are verified.
+"""Checkpoints: arrays in a safetensors file, verified by their SHA-256 sums.
 
 A checkpoint is a folder named by a number. It holds `state.safetensors`, `notes.json`, and
-`SHA256SUMS`, the manifest of both, which `sha256sum --check` reads too. It is made under another
-name, and renamed once it is whole and on the disk: whenever the process dies, what has a number is
-whole.
+`SHA256SUMS`, the manifest of both, which `sha256sum --check` reads too. It is written under another
+name, and renamed once it is complete and on the disk: whenever the process dies, every folder with
+a number is complete.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
 
-from lenet_jax.errors import UserError
-from lenet_jax.storage.weights import printable
+from lenet_jax.errors import UserError, printable
+from lenet_jax.storage.files import publish, set_aside
 
 State = TypeVar("State", bound=PyTree)
 
 MANIFEST = "SHA256SUMS"
 ARRAYS, NOTES, DRAFTS = "state.safetensors", "notes.json", ".*.draft"
-MOST_TOLD = 3  # damaged checkpoints in one message
+MAX_LISTED = 3  # damaged checkpoints in one message
 
 
 class Checkpoints:
@@ -43,17 +43,17 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int):
-        """Opens `directory`, and clears it of what was being written when a process died.
+        """Opens `directory`, and removes what was being written when a process died.
 
         Args:
-          directory: made if need be; one process at a time may have it open.
-          keep: how many of the latest checkpoints stay.
+          directory: created if it does not exist; one process at a time may have it open.
+          keep: how many of the latest checkpoints to keep.
         """
         self._directory, self._keep = directory, keep
         directory.mkdir(parents=True, exist_ok=True)
         for draft in directory.glob(DRAFTS):
             shutil.rmtree(draft)
-        self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_give_way)
+        self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._saving: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
@@ -68,7 +68,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for the save under way, if any, to be on the disk; may be called again.
+        """Waits until the save in progress, if any, is on the disk; may be called again.
 
         Raises:
           OSError: it failed.
@@ -82,22 +82,22 @@ class Checkpoints:
         """The number of the newest checkpoint that is on the disk, or None if there is none.
 
         Raises:
-          OSError: the save under way failed.
+          OSError: the save in progress failed.
         """
         self._wait()
         numbers = [n for n in self._numbers() if (self._folder(n) / MANIFEST).exists()]
         return max(numbers, default=None)
 
     def save(self, number: int, state: PyTree, notes: Mapping[str, Any]) -> None:
-        """Starts to save arrays and a few words for JSON; the writing goes on in the background.
+        """Starts to save arrays, and values for JSON; a background thread writes them.
 
-        Of the checkpoints before this one the latest stay, as many as are to be kept with it; what
-        has a larger number is of a future that did not come to pass, and goes.
+        The latest `keep` checkpoints up to this one are kept. Those with a larger number belong to
+        a future that was abandoned, and are deleted.
 
         Raises:
-          OSError: the save before this one failed.
+          OSError: the previous save failed.
         """
-        # In C's order, which safetensors takes for granted.
+        # In C order, which safetensors assumes.
         arrays = {name: np.array(_bits(x), order="C") for name, x in _leaves(state).items()}
         self._wait()
         self._saving = self._writer.submit(self._write, number, arrays, dict(notes))
@@ -105,19 +105,19 @@ class Checkpoints:
     def restore(
         self, like: State, warn: Callable[[str], None]
     ) -> tuple[State, dict[str, Any]] | None:
-        """The arrays of the newest sound checkpoint in the structure of `like`, and its words.
+        """The newest intact checkpoint: its arrays in the structure of `like`, and its notes.
 
-        Every file is held against the manifest first.
+        Every file is compared with the manifest first.
 
         Args:
           like: arrays of the same shapes and dtypes, or `jax.ShapeDtypeStruct`s.
-          warn: is told, in one line, which checkpoints are damaged and where the run goes on.
+          warn: called with one line that says which checkpoints are damaged and which one is used.
 
         Returns:
           None if there is no checkpoint at all.
 
         Raises:
-          UserError: there are checkpoints, but none is sound, or the newest sound one is of other
+          UserError: there are checkpoints, but none is intact, or the newest intact one has other
             shapes or dtypes. The directory is left as it is.
         """
         damaged = []
@@ -130,8 +130,8 @@ class Checkpoints:
             damaged.append(f"checkpoint {number} is damaged ({damage})")
         if damaged:
             raise UserError(
-                f"{self._directory} has no sound checkpoint: {_list(damaged)}\n"
-                "Bring a copy of one back, or take another --workdir to start anew."
+                f"{self._directory} has no intact checkpoint: {_list(damaged)}\n"
+                "Restore a backup, or choose another --workdir to start over."
             )
         return None
 
@@ -154,57 +154,47 @@ class Checkpoints:
             (draft / ARRAYS).write_bytes(encode(arrays))
             (draft / NOTES).write_text(json.dumps(notes, indent=2) + "\n")
             (draft / MANIFEST).write_text(manifest(draft))
-            for path in (*draft.iterdir(), draft):
-                _sync(path)
-            replaced = self._folder(number).exists() and self._set_aside(number)
-            draft.rename(self._folder(number))
-            _sync(self._directory)
-            if replaced:
-                shutil.rmtree(replaced)
+            publish(draft, self._folder(number))
             numbers = sorted(self._numbers())
             kept = [n for n in numbers if n <= number][-self._keep :]
             for other in set(numbers).difference(kept):
-                shutil.rmtree(self._set_aside(other))
+                shutil.rmtree(set_aside(self._folder(other)))
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # where it did not become the checkpoint
-
-    def _set_aside(self, number: int) -> Path:
-        """Renames a checkpoint that is to go, since a folder that is half deleted is none."""
-        return self._folder(number).rename(self._directory / f".{number}.old.draft")
 
     def _read(self, number: int, like: State) -> tuple[State, dict[str, Any]]:
         folder, leaves = self._folder(number), _leaves(like)
         try:
-            found = decode((folder / ARRAYS).read_bytes())
+            arrays = decode((folder / ARRAYS).read_bytes())
             notes = json.loads((folder / NOTES).read_bytes())
             if not isinstance(notes, dict):
                 raise ValueError(f"{NOTES} holds a {type(notes).__name__}")
         except (OSError, SafetensorError, ValueError, LookupError, RecursionError) as error:
             raise UserError(
-                f"{folder} is sound, but cannot be read here: {printable(error)}\n"
-                "Install the versions that run.json names, or take another --workdir."
+                f"{folder} is intact, but cannot be read here: {printable(error)}\n"
+                "Install the versions that run.json lists, or choose another --workdir."
             ) from error
         bits = {name: jax.eval_shape(_bits, leaf) for name, leaf in leaves.items()}
-        wanted = {name: (entry.shape, entry.dtype) for name, entry in bits.items()}
-        stored = {name: (entry.shape, entry.dtype) for name, entry in found.items()}
-        for name in wanted | stored:
-            if stored.get(name) != wanted.get(name):
+        expected = {name: (entry.shape, entry.dtype) for name, entry in bits.items()}
+        stored = {name: (entry.shape, entry.dtype) for name, entry in arrays.items()}
+        for name in expected | stored:
+            if stored.get(name) != expected.get(name):
                 raise UserError(
                     f"{folder} is of another network: {printable(name, 60)} is"
-                    f" {_told(stored.get(name))}, not {_told(wanted.get(name))}\n"
-                    "Take another --workdir to start anew."
+                    f" {_type(stored.get(name))}, not {_type(expected.get(name))}\n"
+                    "Choose another --workdir to start over."
                 )
-        arrays = [
-            jax.random.wrap_key_data(jax.numpy.array(found[name]))
+        restored = [
+            jax.random.wrap_key_data(jax.numpy.array(arrays[name]))
             if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else jax.numpy.array(found[name])
+            else jax.numpy.array(arrays[name])
             for name, leaf in leaves.items()
         ]
-        return jax.tree.unflatten(jax.tree.structure(like), arrays), notes
+        return jax.tree.unflatten(jax.tree.structure(like), restored), notes
 
 
 def manifest(folder: Path) -> str:
-    """A line for every file in a folder but its manifest: the SHA-256 in hex, and the name."""
+    """A line for every file of a folder except its manifest: the SHA-256 in hex, and the name."""
     lines = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -215,22 +205,22 @@ def manifest(folder: Path) -> str:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in a few words; None if they are as written."""
+    """What is wrong with a checkpoint's files, in short; None if they are as written."""
     try:
         stored = (folder / MANIFEST).read_bytes().decode("ascii", "replace")
-        found = manifest(folder)
+        actual = manifest(folder)
     except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}"
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    if stored == found and found:
+    if stored == actual and actual:
         return None
-    listed, actual = set(stored.splitlines()), set(found.splitlines())
-    for line in sorted(actual - listed, key=_name):
-        return f"{_name(line)} is not as {MANIFEST} has it"
-    for line in sorted(listed - actual, key=_name):
+    listed, present = set(stored.splitlines()), set(actual.splitlines())
+    for line in sorted(present - listed, key=_name):
+        return f"{_name(line)} differs from {MANIFEST}"
+    for line in sorted(listed - present, key=_name):
         return f"{_name(line)} is missing"
-    return f"{MANIFEST} is not as it was"
+    return f"{MANIFEST} was changed"
 
 
 def _name(line: str) -> str:
@@ -238,31 +228,22 @@ def _name(line: str) -> str:
 
 
 def _list(texts: list[str]) -> str:
-    more = len(texts) - MOST_TOLD
-    return ", ".join(texts[:MOST_TOLD]) + (f" and {more} more" if more > 0 else "")
+    more = len(texts) - MAX_LISTED
+    return ", ".join(texts[:MAX_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _told(array: tuple[tuple[int, ...], Any] | None) -> str:
+def _type(array: tuple[tuple[int, ...], Any] | None) -> str:
     return "absent" if array is None else printable(f"{array[1]}{array[0]}", 60)
 
 
-def _give_way() -> None:
-    """Has the calling thread run in what time training leaves idle."""
+def _lower_priority() -> None:
+    """Lowers the calling thread's priority, so that it uses the time that training leaves idle."""
     if sys.platform == "linux":  # where a thread has a priority of its own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _leaves(tree: PyTree) -> dict[str, Any]:
-    """Arrays, or what stands for them, by their paths in a tree."""
+    """Arrays, or their abstract values, by their paths in a tree."""
     paths, _ = jax.tree.flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 

@@ -1,17 +1,21 @@
-"""The run directory: who writes in it, and the small files that tell what was run and found."""
+"""The run directory: its files by name, the lock of the process that writes, and the metrics."""
 
 import csv
 import fcntl
 import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lenet_jax.errors import DISK_FAULTS, UserError
+from lenet_jax.storage.files import read_json, write_atomically, write_json
 from lenet_jax.storage.tensorboard import Board
+
+CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
+METRICS, TABLE, WEIGHTS = "metrics.jsonl", "metrics.csv", "model.safetensors"
+CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 
 Row = Mapping[str, float | int]
 
@@ -49,11 +53,11 @@ class RunDir:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            told = f"{self.path} cannot be locked: {error.strerror}; take another --workdir"
+            reason = f"{self.path} cannot be locked: {error.strerror};"
             if isinstance(error, BlockingIOError):
-                told = f"another process is running in {self.path}; wait, or take another --workdir"
-            raise UserError(told) from error
-        self.checkpoints = self.path / "checkpoints"
+                reason = f"another process is running in {self.path}; wait, or"
+            raise UserError(f"{reason} choose another --workdir") from error
+        self.checkpoints = self.path / CHECKPOINTS
         self._board: Board | None = None
         self.rows: list[Row] = []
 
@@ -69,7 +73,7 @@ class RunDir:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the lock."""
+        """Releases the lock."""
         try:
             if self._board is not None:
                 self._board.close()
@@ -77,58 +81,51 @@ class RunDir:
             self._lock.close()
 
     def files(self) -> list[Path]:
-        """What is in the directory for people to open."""
+        """The files in the directory that are meant for people."""
         return sorted(path for path in self.path.iterdir() if not path.name.startswith("."))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in the file `name`, or None if there is no such file.
 
         Raises:
-          UserError: the file is there, but is not that.
+          UserError: the file cannot be read, or holds something else.
         """
-        file = self.path / name
         try:
-            found = json.loads(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, RecursionError) as error:
-            reason = f"is not JSON: {error}" if isinstance(error, ValueError) else "cannot be read"
-            raise UserError(f"{file} {reason}\nTake another --workdir to start anew.") from error
-        if not isinstance(found, dict):
-            raise UserError(f"{file} holds no JSON object\nTake another --workdir to start anew.")
-        return found
+            return read_json(self.path / name)
+        except UserError as error:
+            raise UserError(f"{error}\nChoose another --workdir to start over.") from error
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        """Replaces the file `name` in one step: a reader sees the old text or the new."""
-        write_atomically(self.path / name, json.dumps(value, indent=2) + "\n")
+        """Writes the file `name`, atomically."""
+        write_json(self.path / name, value)
 
     def has_checkpoints(self) -> bool:
-        """Whether there is a checkpoint, sound or not."""
+        """Whether there is a checkpoint, intact or not."""
         return any(self.checkpoints.glob("[0-9]*"))
 
     def num_logged(self) -> int:
-        """How many rows `metrics.jsonl` has, whoever wrote them."""
+        """How many rows `metrics.jsonl` has, whichever process wrote them."""
         try:
-            return len((self.path / "metrics.jsonl").read_bytes().splitlines())
+            return len((self.path / METRICS).read_bytes().splitlines())
         except FileNotFoundError:
             return 0
 
     def restart_rows(self, rows: Sequence[Row]) -> None:
-        """Has `rows` be the metrics so far, and nothing else; a resumed run goes on from there."""
+        """Replaces the metrics so far by `rows`; a resumed run continues from there."""
         self.rows = list(rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        write_atomically(self.path / "metrics.jsonl", text)
+        write_atomically(self.path / METRICS, text)
         self._write_csv()
 
     def log(self, row: Row) -> None:
         """Appends an epoch's metrics to `metrics.jsonl`, `metrics.csv` and TensorBoard."""
         self.rows.append(dict(row))
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / METRICS).open("a") as file:
             file.write(json.dumps(row) + "\n")
         self._write_csv()
         epoch = int(row["epoch"])
         if self._board is None:
-            self._board = Board(self.path / "tensorboard", first_step=epoch)
+            self._board = Board(self.path / TENSORBOARD, first_step=epoch)
         self._board.add(epoch, {name: value for name, value in row.items() if name != "epoch"})
 
     def _write_csv(self) -> None:
@@ -137,18 +134,14 @@ class RunDir:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path / "metrics.csv", text.getvalue())
+        write_atomically(self.path / TABLE, text.getvalue())
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Writes a file beside its place and moves it there once it is on the disk."""
-    draft = file.with_name(f".{file.name}.draft")
-    try:
-        with draft.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+def read_rows(folder: Path) -> Iterator[dict[str, float | int]]:
+    """The metrics of a run, a row per epoch, up to a line that a process died in."""
+    file = folder / METRICS
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            return

@@ -1,11 +1,9 @@
-"""Files of a `state_dict`: safetensors, and PyTorch's own where torch is there to read them.
+"""Files of a `state_dict`: safetensors, and PyTorch's own where torch is installed to read them.
 
-Nothing here unpickles: torch's loader of weights alone is asked for PyTorch's files, and none of
-those are written. Numbers are read when they are asked for, so that a reader can first refuse names
-and shapes.
+Nothing here unpickles: PyTorch's files are read by `torch.load(weights_only=True)`, and none are
+written. Values are read when they are asked for, so a reader can refuse names and shapes first.
 """
 
-import contextlib
 import json
 import struct
 import warnings
@@ -19,7 +17,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lenet_jax.errors import DISK_FAULTS, UserError, WriteError
+from lenet_jax.errors import UserError, printable, write_error
+from lenet_jax.storage.files import write_atomically
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -62,17 +61,17 @@ StateDict = Mapping[str, Tensor]
 
 
 class StoredTensor:
-    """A tensor in a safetensors file, whose numbers are read by `np.asarray`.
+    """A tensor in a safetensors file, whose values are read by `np.asarray`.
 
     Attributes:
-      shape: as the file's header tells, which agrees with the file's length.
+      shape: from the file's header, which agrees with the file's length.
       dtype: the name, `float32`.
     """
 
     def __init__(self, file: safe_open, name: str):
-        part = file.get_slice(name)
-        self.shape = tuple(part.get_shape())
-        self.dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
+        header = file.get_slice(name)
+        self.shape = tuple(header.get_shape())
+        self.dtype = DTYPES.get(header.get_dtype(), header.get_dtype())
         self._file, self._name = file, name
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -83,18 +82,15 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     """Opens a `state_dict`.
 
     Args:
-      path: a `.safetensors` file; or a `.pt` or `.pth` file, for which torch must be installed; or
-        a run directory, which means the `model.safetensors` in it.
+      path: a `.safetensors` file; or a `.pt` or `.pth` file, for which torch must be installed.
 
     Returns:
-      The tensors by name, and the notes beside them, of which PyTorch's own files have none.
+      The tensors by name, and the file's metadata, of which PyTorch's own files have none.
 
     Raises:
       UserError: there is no such file, it is broken, or it holds something else.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        path /= "model.safetensors"
     try:
         path.open("rb").close()
     except OSError as error:
@@ -106,40 +102,33 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     raise UserError(f"{path}: the name must end in {', '.join(SAFETENSORS + TORCH)}")
 
 
-def write(path: str | Path, state_dict: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> None:
-    """Writes a safetensors file, whole or not at all, with `notes` as its metadata.
-
-    The same weights and notes are always the same bytes.
+def write(
+    path: str | Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> None:
+    """Writes a safetensors file, atomically.
 
     Raises:
-      UserError: the file cannot be written.
-      WriteError: not for want of a right path, but because the disk is full, or has failed.
+      UserError: the file cannot be written; a `WriteError` if the disk is full, or has failed.
     """
     path = Path(path).expanduser()
-    draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_bytes(_encode(state_dict, notes))  # `save_file` would lock others out
-        draft.replace(path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
-            raise WriteError(error, path) from error
+        write_atomically(path, encode(state_dict, metadata))
+    except OSError as error:
+        raise write_error(error, path) from error
+    except SafetensorError as error:
         raise UserError(f"{path} cannot be written: {printable(error)}") from error
 
 
-def printable(text: object, limit: int = 160) -> str:
-    """Text out of a file, for one line of a terminal: control characters escaped, and not long."""
-    words = " ".join(str(text).split())
-    shown = words if words.isprintable() else repr(words)[1:-1]
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+def encode(state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file; the same weights and metadata are always the same bytes.
 
-
-def _encode(state_dict: Mapping[str, np.ndarray], notes: Mapping[str, str]) -> bytes:
-    content = save(dict(state_dict), dict(notes))
+    Raises:
+      SafetensorError: the arrays cannot be encoded.
+    """
+    content = save(dict(state_dict), dict(metadata))
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(notes.items()))  # the library's order is random
+    header["__metadata__"] = dict(sorted(metadata.items()))  # the library's order is random
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
@@ -168,18 +157,18 @@ def _read_torch(path: Path) -> StateDict:
         if _is_inflated(path):
             raise _not_weights(path, "its parts claim to be larger than it is")
         with warnings.catch_warnings(action="ignore"):  # torch's, of what is about to be refused
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(found, Mapping):
-            raise _not_weights(path, f"it holds one {type(found).__name__}, no state_dict")
-        for name, tensor in found.items():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, Mapping):
+            raise _not_weights(path, f"it holds one {type(content).__name__}, no state_dict")
+        for name, tensor in content.items():
             if not isinstance(tensor, torch.Tensor):
                 raise _not_weights(path, f"its entry {printable(name, 60)!r} is no tensor")
-        if sum(tensor.nbytes for tensor in found.values()) > path.stat().st_size:
+        if sum(tensor.nbytes for tensor in content.values()) > path.stat().st_size:
             raise _not_weights(path, "its tensors claim to be larger than it is")
         # Those of another dtype stay as they are: NumPy does not know them all.
         return {
             str(name): tensor.numpy(force=True) if tensor.dtype is torch.float32 else tensor
-            for name, tensor in found.items()
+            for name, tensor in content.items()
         }
     except UnpicklingError as error:
         raise _not_weights(path, "it holds more than weights, or is damaged") from error
@@ -192,9 +181,9 @@ def _read_torch(path: Path) -> StateDict:
 def _is_inflated(path: Path) -> bool:
     """Whether an archive unpacks to more than its size, as none does that `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
-    return packed or sum(part.file_size for part in parts) > path.stat().st_size
+        entries = archive.infolist()
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    return packed or sum(entry.file_size for entry in entries) > path.stat().st_size
 
 
 def _not_weights(path: Path, reason: str) -> UserError:

@@ -1,6 +1,6 @@
-"""Sweep files: which configs a sweep is made of, written in four words.
+"""Sweep files: the configs of a sweep, built from four combinators.
 
-    from lenet_jax.sweep_file import product, sweep
+    from lenet_jax.sweeps.file import product, sweep
 
     def get_sweep():
         rates = sweep("optimizer.learning_rate", [0.01, 0.03, 0.1])
@@ -19,17 +19,17 @@ from typing import NamedTuple
 import numpy as np
 
 from lenet_jax.config.file import Config, call_file, replace
-from lenet_jax.config.schema import RENAMED, current_names, keys, show, suggestion
-from lenet_jax.errors import UserError
+from lenet_jax.config.schema import RENAMED, current_names, keys, suggestion
+from lenet_jax.errors import UserError, show
 
 Overrides = dict[str, object]
 Sweep = list[Overrides]
 
-# What no member can have for itself, and why.
+# Keys that cannot vary between members, and why.
 FIXED = {
     "checkpoint.every_epochs": "a sweep keeps whole chunks, no checkpoints",
     "checkpoint.keep": "a sweep keeps whole chunks, no checkpoints",
-    "data.data_dir": "it says where data are, not which",
+    "data.data_dir": "it says where the data is, not which",
     "train.initial_weights": "a sweep draws its members' weights",
 }
 
@@ -43,27 +43,27 @@ class Member(NamedTuple):
 
 
 def sweep(key: str, values: Iterable[object]) -> Sweep:
-    """A member for each value of one config key; numbers of NumPy are fine."""
+    """A member for each value of one config key; NumPy numbers are fine."""
     key = RENAMED.get(key, key)
     return [{key: _plain(value)} for value in values]
 
 
 def product(*sweeps: Sweep) -> Sweep:
     """Every combination, the last sweep varying fastest."""
-    return [_join("product", parts) for parts in itertools.product(*sweeps)]
+    return [_join("product", overrides) for overrides in itertools.product(*sweeps)]
 
 
 def zipit(*sweeps: Sweep) -> Sweep:
     """The sweeps side by side: first with first, second with second."""
-    if len({len(part) for part in sweeps}) > 1:
-        lengths = " and ".join(str(len(part)) for part in sweeps)
+    if len({len(members) for members in sweeps}) > 1:
+        lengths = " and ".join(str(len(members)) for members in sweeps)
         raise UserError(f"zipit: the sweeps have {lengths} members; they must have equally many")
-    return [_join("zipit", parts) for parts in zip(*sweeps, strict=True)]
+    return [_join("zipit", overrides) for overrides in zip(*sweeps, strict=True)]
 
 
 def chain(*sweeps: Sweep) -> Sweep:
     """The sweeps one after the other."""
-    return [dict(overrides) for part in sweeps for overrides in part]
+    return [dict(overrides) for members in sweeps for overrides in members]
 
 
 def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[Member]:
@@ -75,22 +75,22 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
       given: keys that the command line sets, which then cannot be swept.
 
     Raises:
-      UserError: the file is missing or fails, or the sweep has mistakes; all are told at once, on
+      UserError: the file is missing or fails, or the sweep has mistakes; all are listed at once, on
         at most three lines.
     """
-    found = call_file(path_with_arg, "get_sweep", "sweep")
+    changes = call_file(path_with_arg, "get_sweep", "sweep")
     path = show(path_with_arg.partition(":")[0])
-    if not (isinstance(found, list) and all(isinstance(part, Mapping) for part in found)):
+    if not (isinstance(changes, list) and all(isinstance(each, Mapping) for each in changes)):
         raise UserError(
-            f"{path}: its get_sweep returns {type(found).__name__}, not a list of overrides\n"
-            "Make one with sweep, product, zipit and chain of lenet_jax.sweeps.file."
+            f"{path}: its get_sweep returns {type(changes).__name__}, not a list of overrides\n"
+            "Build one with sweep, product, zipit and chain of lenet_jax.sweeps.file."
         )
-    if not found:
+    if not changes:
         raise UserError(f"{path}: the sweep is empty")
-    found = [current_names(overrides) for overrides in found]
-    _refuse(path, _mistaken_keys(found, config, given))
+    changes = [current_names(overrides) for overrides in changes]
+    _refuse(path, _mistaken_keys(changes, config, given))
     members, mistakes, seen = [], [], {}
-    for number, overrides in enumerate(found):
+    for number, overrides in enumerate(changes):
         overrides = {key: _plain(value) for key, value in overrides.items()}
         try:
             member = Member(number, overrides, replace(config, overrides))
@@ -106,15 +106,15 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
 
 
 def share_order(config: Config) -> Config:
-    """The config with the seeds of order and augmentation said, so that `seed` varies neither."""
-    said = {f"seeds.{k}": config.seeds[k] for k in ("order", "augment")}
-    return replace(config, {k: config.seed if v is None else v for k, v in said.items()})
+    """The config with explicit seeds of order and augmentation, so that `seed` varies neither."""
+    seeds = {f"seeds.{k}": config.seeds[k] for k in ("order", "augment")}
+    return replace(config, {k: config.seed if v is None else v for k, v in seeds.items()})
 
 
-def _mistaken_keys(found: Sweep, config: Config, given: Sequence[str]) -> list[str]:
+def _mistaken_keys(changes: Sweep, config: Config, given: Sequence[str]) -> list[str]:
     values = {path: attrgetter(path)(config) for path in keys()}
     mistakes = []
-    for key in dict.fromkeys(key for overrides in found for key in overrides):
+    for key in dict.fromkeys(key for overrides in changes for key in overrides):
         if key not in keys():
             mistakes.append(f"unknown key {show(key)}; {suggestion(str(key), values)}")
         elif key in FIXED:
@@ -127,21 +127,22 @@ def _mistaken_keys(found: Sweep, config: Config, given: Sequence[str]) -> list[s
 def _refuse(path: str, mistakes: Sequence[str]) -> None:
     if mistakes:
         more = [f"and {len(mistakes) - 2} more mistakes"] if len(mistakes) > 2 else []
-        raise UserError("\n".join([*(f"{path}: {told}" for told in mistakes[:2]), *more]))
+        raise UserError("\n".join([*(f"{path}: {mistake}" for mistake in mistakes[:2]), *more]))
 
 
-def _join(word: str, parts: Sequence[Overrides]) -> Overrides:
+def _join(combinator: str, overrides: Sequence[Overrides]) -> Overrides:
     joined: Overrides = {}
-    for part in parts:
-        both = joined.keys() & part.keys()
+    for each in overrides:
+        both = joined.keys() & each.keys()
         if both:
-            raise UserError(f"{word}: {show(', '.join(sorted(both)))} is in two of its sweeps")
-        joined |= part
+            names = show(", ".join(sorted(both)))
+            raise UserError(f"{combinator}: {names} is in two of its sweeps")
+        joined |= each
     return joined
 
 
 def _plain(value: object) -> object:
-    """Python's own number, or tuple, for NumPy's."""
+    """A Python number or tuple for NumPy's."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return tuple(value) if isinstance(value, list) else value

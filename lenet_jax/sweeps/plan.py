@@ -1,9 +1,9 @@
-"""The plan of a sweep: which members train together, in which portions, and what that takes.
+"""The plan of a sweep: which members train together, in which chunks, and the memory they need.
 
-Members with one spec are a group, for which one program is compiled. A group is cut into chunks
-of equal size, the units that are trained at once, written, and never trained again. The plan
-decides which member is in which chunk, so what a member gets to be does not depend on when, where
-or after how many interruptions its chunk is trained.
+Members with one specification are a group, for which one program is compiled. A group is cut into
+chunks of equal size, the units that are trained at once, written, and never trained again. The plan
+decides which member is in which chunk, so a member's result does not depend on when, where or after
+how many interruptions its chunk is trained.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ FLOAT = 4  # bytes
 
 
 class Group(NamedTuple):
-    """Members that one program trains; their configs have the same data."""
+    """Members that one compiled program trains; their configs have the same data."""
 
     spec: Spec
     dataset: Dataset
@@ -62,16 +62,15 @@ class Chunk(NamedTuple):
 def make_groups(
     members: Sequence[Member], load_data: Callable[[Config], Dataset], shared_data_order: bool
 ) -> list[Group]:
-    """Sorts members into groups, in the order in which their first members come.
+    """Sorts members into groups, in the order of their first members.
 
-    Members that are augmented and members that are not go together, since strengths of 0 change
-    nothing.
+    Members with and without augmentation go together, since strengths of 0 change nothing.
 
     Raises:
-      UserError: the data of a config cannot be loaded, or is not what its model is for; or members
-        that should share their batches ask for different ones.
+      UserError: the data of a config cannot be loaded, or does not suit its model; or members that
+        should share their batches ask for different ones.
     """
-    found: dict[Any, list[Member]] = {}
+    members_of: dict[Any, list[Member]] = {}
     datasets: dict[str, Dataset] = {}
     for member in members:
         section = member.config.data.to_json()
@@ -79,9 +78,9 @@ def make_groups(
             datasets[section] = load_data(member.config)
         spec = dataclasses.replace(make_spec(member.config, datasets[section]), augments=False)
         shape = jax.tree.structure(hyperparameters(member.config))
-        found.setdefault((section, spec, shape), []).append(member)
+        members_of.setdefault((section, spec, shape), []).append(member)
     groups = []
-    for (section, spec, _), together in found.items():
+    for (section, spec, _), together in members_of.items():
         augments = any(any(member.config.augment.values()) for member in together)
         if shared_data_order:
             _check_shared(together)
@@ -91,7 +90,7 @@ def make_groups(
 
 
 def make_chunks(groups: Sequence[Group], devices: int, sizes: Sequence[int]) -> list[Chunk]:
-    """Cuts each group into as few chunks as its size allows, as equal as can be."""
+    """Cuts each group into as few chunks as its size allows, as equal as possible."""
     chunks = []
     for group, most in zip(groups, sizes, strict=True):
         count = len(group.members)
@@ -108,7 +107,7 @@ def overrides(members: Sequence[Member]) -> dict[int, Overrides]:
 
 
 def to_json(members: Sequence[Member], chunks: Sequence[Chunk], **settings: Any) -> dict[str, Any]:
-    """The plan as it stands in sweep.json; the settings are what else must not change."""
+    """The plan for sweep.json; the settings are what else must not change."""
     return {
         "settings": settings,
         "data_fingerprints": sorted({chunk.group.dataset.fingerprint for chunk in chunks}),
@@ -120,7 +119,7 @@ def to_json(members: Sequence[Member], chunks: Sequence[Chunk], **settings: Any)
 def from_json(
     written: dict[str, Any], asked: dict[str, Any], groups: Sequence[Group], where: str
 ) -> list[Chunk]:
-    """The chunks of the plan in a directory, which hold, whatever the memory is today.
+    """The chunks of the plan in a directory, which stay as they are whatever the memory is today.
 
     Raises:
       UserError: it is the plan of another sweep.
@@ -134,7 +133,7 @@ def from_json(
     if different:
         raise UserError(
             f"{where} holds another sweep: its {' and '.join(different)} differ\n"
-            "Take the same config and sweep to go on with it, or another --workdir to start anew."
+            "Use the same config and sweep to resume it, or choose another --workdir to start over."
         )
     group_of = {member.number: group for group in groups for member in group.members}
     by_number = {member.number: member for group in groups for member in group.members}
@@ -150,7 +149,7 @@ def from_json(
 
 
 def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int) -> int:
-    """The members of a group that are trained at once: what fits into the memory at hand.
+    """How many members of a group are trained at once: what fits into the available memory.
 
     Raises:
       UserError: not even one member does.
@@ -163,7 +162,7 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
             raise UserError(
                 f"member {group.members[0].number} is too large for the memory, even one at a time:"
                 f" {need / 1e9:,.1f} GB of {memory / 1e9:,.1f} GB\n"
-                "Take fewer channels, features or images."
+                "Use fewer channels, features or images."
             )
         per_device //= 2
     return per_device * len(devices)
@@ -233,7 +232,7 @@ def available_memory(device: Any) -> int:
 
 
 def _check_shared(members: Sequence[Member]) -> None:
-    """Members of one group that share their batches must ask for the same ones."""
+    """Refuses members of one group that share their batches but ask for different ones."""
     first = members[0].config
     for member in members:
         config = member.config

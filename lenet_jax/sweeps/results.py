@@ -1,4 +1,4 @@
-"""What a sweep found: a table with a row a member, statistics over seeds, and the winner."""
+"""The results of a sweep: a table with a row a member, statistics over seeds, and the winner."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ import numpy as np
 from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.schema import keys
-from lenet_jax.storage.run_dir import write_atomically
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.file import Overrides
 
@@ -53,12 +51,12 @@ class Setting(NamedTuple):
 
 def by_setting(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[Setting]:
     """Sorts members by what they change beside the seeds, in the order of the first members."""
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for row in rows:
         changed = {k: v for k, v in overrides[row["member"]].items() if k not in SEEDS}
-        setting = found.setdefault(json.dumps(changed, default=list), Setting(changed, []))
+        setting = settings.setdefault(json.dumps(changed, default=list), Setting(changed, []))
         setting.rows.append(row)
-    return list(found.values())
+    return list(settings.values())
 
 
 def describe(values: Sequence[float]) -> dict[str, float | None]:
@@ -110,28 +108,24 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
     return index, max(settings[index].done, key=rank)
 
 
-def write_results(
-    folder: Path,
-    rows: Sequence[Row],
-    curves: Mapping[int, Mapping[str, np.ndarray]],
+def summary(
+    settings: Sequence[Setting],
+    winner: tuple[int, Row] | None,
     overrides: Mapping[int, Overrides],
-    config_of: Mapping[int, Config],
+    *,
     complete: bool,
 ) -> dict[str, Any]:
-    """Writes results.csv, history.npz, summary.json and winner.py: the summary.
+    """The content of summary.json.
 
     Args:
-      folder: the sweep's directory.
-      rows: a row a member, by number.
-      curves: of each member its metrics by name, a number an epoch.
+      settings: the members by setting.
+      winner: what `choose` gives.
       overrides: what each member changes.
-      config_of: each member's config.
       complete: whether every member of the sweep is there.
     """
-    settings = by_setting(rows, overrides)
-    winner = choose(settings)
-    table = summarise(settings)
-    summary = {
+    rows = [row for setting in settings for row in setting.rows]
+    entries = summarise(settings)
+    return {
         "status": "done" if complete else "incomplete",
         "members": len(rows),
         "diverged": sum(row["status"] == "diverged" for row in rows),
@@ -140,22 +134,15 @@ def write_results(
             "member": winner[1]["member"],
             "overrides": overrides[winner[1]["member"]],
             **{k: winner[1][k] for k in ("valid_accuracy", "test_accuracy")},
-            "setting": table[winner[0]],
+            "setting": entries[winner[0]],
         },
-        "settings": table,
+        "settings": entries,
         "statistics": "over the members that did not diverge; ci95 is half of Student's interval",
     }
-    write_atomically(folder / "results.csv", _table(rows, overrides))
-    _write_history(folder / "history.npz", [row["member"] for row in rows], curves)
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-    if winner:
-        text = winner_file(folder.name, config_of[winner[1]["member"]], winner[1])
-        write_atomically(folder / "winner.py", text)
-    return summary
 
 
-def winner_file(sweep: str, config: Config, row: Row) -> str:
-    """A config file that is the winner's config."""
+def winner_file(config: Config, row: Row) -> str:
+    """A config file that gives the winner's config."""
     default: Config = base.get_config()
     different = {}
     for path in keys():
@@ -182,7 +169,8 @@ def rank(row: Row) -> tuple[float, float, int]:
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 
-def _table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
+def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
+    """The text of results.csv: a row a member, with what it changes and its results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -198,10 +186,8 @@ def _table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
     return text.getvalue()
 
 
-def _write_history(
-    file: Path, members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]
-) -> None:
-    """Curves of shape (members, epochs); where a member has fewer epochs than others, NaN."""
+def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:
+    """The members' numbers, and curves (members, epochs), NaN where a member has fewer epochs."""
     names = list(next(iter(curves.values()), {}))
     longest = max((len(c[name]) for c in curves.values() for name in names), default=0)
     arrays: Curves = {"member": np.asarray(members, np.int32)}
@@ -210,7 +196,4 @@ def _write_history(
         for index, member in enumerate(members):
             values = curves[member][name]
             arrays[name][index, : len(values)] = values
-    draft = file.with_name(f".{file.name}.draft")
-    with draft.open("wb") as stream:
-        np.savez(stream, **arrays)  # pyright: ignore[reportArgumentType]
-    draft.replace(file)
+    return arrays

@@ -1,6 +1,5 @@
-"""The work of a sweep: trains the chunks that are missing, and joins those that are there."""
+"""A sweep: trains the chunks that are missing, and joins those that are done."""
 
-import json
 import shlex
 import time
 from collections.abc import Sequence
@@ -12,29 +11,24 @@ import numpy as np
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import UserError
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
+from lenet_jax.inference.state_dict import make_metadata, to_state_dict
 from lenet_jax.machine import environment
-from lenet_jax.plots import sweeps as sweep_figure
+from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.runs.figures import DRAWING_ERRORS
-from lenet_jax.storage import weights as state_file
-from lenet_jax.storage.run_dir import write_atomically
-from lenet_jax.storage.sweep_dir import Row, SweepDir
-from lenet_jax.sweeps import estimate as sweep_preview
-from lenet_jax.sweeps import plan as sweep_plan
-from lenet_jax.sweeps import results as sweep_results
+from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
+from lenet_jax.sweeps import estimate, plan, results
 from lenet_jax.sweeps.file import Member
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.terminal.console import Console, MemberEpochs, clock
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training.population import Members, Population, Strategy, choose_strategy
 
-DONE = 0
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Options(NamedTuple):
-    """What the command line says beside the config and the sweep."""
+    """The options of a sweep, beside its config and its file."""
 
     workdir: str
     save: str = "best"
@@ -49,48 +43,51 @@ class Options(NamedTuple):
 def run(
     config: configs.Config, members: Sequence[Member], options: Options, command: Sequence[str]
 ) -> int:
-    """Plans, trains what is missing of this worker's part, and joins what is there.
+    """Plans, trains what is missing of this worker's share, and joins what is done.
 
     Returns:
       The exit code: 0 done, 130 or 143 stopped by a signal.
 
     Raises:
-      UserError: the data, the memory or the directory is not what it should be.
+      UserError: the data, the memory or the directory does not suit the sweep.
+      OSError: the results cannot be written.
     """
     if config.train.initial_weights is not None:
-        raise UserError("a sweep draws its members' weights: leave train.initial_weights out")
+        raise UserError("a sweep draws its members' weights: do not set train.initial_weights")
     console, store = Console(), SweepDir(options.workdir)
-    groups = sweep_plan.make_groups(members, _load, options.shared_data_order)
+    groups = plan.make_groups(members, _load, options.shared_data_order)
     chunks = _plan_chunks(groups, options)
     settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
-    asked = sweep_plan.to_json(members, chunks, **settings)
+    asked = plan.to_json(members, chunks, **settings)
     written = store.plan()
     if written is not None:
-        chunks = sweep_plan.from_json(written, asked, groups, str(store.path))
+        chunks = plan.from_json(written, asked, groups, str(store.path))
     if options.dry_run:
         missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
         how = options.strategy, options.shared_data_order
-        console.lines(sweep_preview.describe(groups, chunks, missing, *how))
-        return DONE
+        console.lines(estimate.describe(groups, chunks, missing, *how))
+        return ExitCode.DONE
     if options.collect:
         if written is None:
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
         _collect(store, members, chunks, console)
-        return DONE
+        return ExitCode.DONE
     written = store.open(asked, configs.to_dict(config))
-    chunks = sweep_plan.from_json(written, asked, groups, str(store.path))
-    record = environment(PACKAGES) | {
-        "command": shlex.join(command),
-        "devices": [device.device_kind for device in jax.devices()],
-    }
-    write_atomically(store.path / "environment.json", json.dumps(record, indent=1) + "\n")
+    chunks = plan.from_json(written, asked, groups, str(store.path))
+    store.write_environment(
+        environment(PACKAGES)
+        | {
+            "command": shlex.join(command),
+            "devices": [device.device_kind for device in jax.devices()],
+        }
+    )
     index, count = options.worker
     with Interrupt(console.release) as interrupt:
         if not _train(store, chunks[index - 1 :: count], options, console, interrupt):
-            console.warn(f"{interrupt.reason}; go on with: {shlex.join(command)}")
+            console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
             return interrupt.exit_code
     _collect(store, members, chunks, console)
-    return DONE
+    return ExitCode.DONE
 
 
 def _load(config: configs.Config) -> data.Dataset:
@@ -100,11 +97,11 @@ def _load(config: configs.Config) -> data.Dataset:
 def _plan_chunks(groups: Sequence[Group], options: Options) -> list[Chunk]:
     devices = jax.devices()
     strategy = choose_strategy(options.strategy, devices[0])
-    memory = sweep_plan.available_memory(devices[0])
-    sizes = [sweep_plan.chunk_size(group, devices, strategy, memory) for group in groups]
+    memory = plan.available_memory(devices[0])
+    sizes = [plan.chunk_size(group, devices, strategy, memory) for group in groups]
     if options.chunk_size is not None:
         sizes = [min(size, options.chunk_size) for size in sizes]
-    return sweep_plan.make_chunks(groups, len(devices), sizes)
+    return plan.make_chunks(groups, len(devices), sizes)
 
 
 def _train(
@@ -114,11 +111,11 @@ def _train(
     console: Console,
     interrupt: Interrupt,
 ) -> bool:
-    """Trains the chunks that nobody has done or is at; False if a signal came before the end."""
+    """Trains the chunks that no process has done or works on; False if a signal stopped it."""
     missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
     if len(missing) < len(chunks):
         console.note(f"{len(chunks) - len(missing)} of {len(chunks)} chunks are done already")
-    trainer = Trainer(store, options)
+    trainer = Trainer(options)
     with console.member_epochs(sum(chunk.member_epochs for chunk in missing)) as progress:
         for chunk in missing:
             with store.claim(chunk.number) as folder:
@@ -133,16 +130,16 @@ def _train(
 
 
 class Trainer:
-    """Trains chunks, and keeps what those of one group have in common: the program, the data."""
+    """Trains chunks; those of one group share the compiled program and the data."""
 
-    def __init__(self, store: SweepDir, options: Options):
-        self._store, self._options = store, options
+    def __init__(self, options: Options):
+        self._options = options
         self._group: Group | None = None
 
     def train(
         self, chunk: Chunk, folder: Path, progress: MemberEpochs, interrupt: Interrupt
     ) -> list[Row] | None:
-        """Trains a chunk and writes it into `folder`; None if a signal came before the end."""
+        """Trains a chunk and writes it into `folder`; None if a signal stopped it."""
         if self._group is not chunk.group:
             self._prepare(chunk)
         population, count, spec = self._population, len(chunk.members), chunk.group.spec
@@ -158,14 +155,14 @@ class Trainer:
                 return None
             progress.advance(count, count * spec.num_examples)
         test = population.test(members, self._test_split)
-        found = members.state.step, members.best_epoch, members.best_valid, test
-        found = population.pick(found, count)
-        rows = _rows(chunk, *found, seconds=time.perf_counter() - started)
+        outcome = members.state.step, members.best_epoch, members.best_valid, test
+        outcome = population.pick(outcome, count)
+        rows = _rows(chunk, *outcome, seconds=time.perf_counter() - started)
         curves = {
             name: np.stack(values, axis=1)
             for name, values in zip(epochs[0]._fields, zip(*epochs, strict=True), strict=True)
         }
-        self._store.write(folder, rows, curves)
+        write_chunk(folder, rows, curves)
         self._save_weights(chunk, folder, members, rows)
         return rows
 
@@ -188,29 +185,27 @@ class Trainer:
         """Writes the best parameters of all members, or of the best one of each setting here."""
         kept = range(len(rows))
         if self._options.save == "best":
-            settings = sweep_results.by_setting(rows, sweep_plan.overrides(chunk.members))
-            best = [max(s.done, key=sweep_results.rank)["member"] for s in settings if s.done]
+            settings = results.by_setting(rows, plan.overrides(chunk.members))
+            best = [max(s.done, key=results.rank)["member"] for s in settings if s.done]
             kept = [index for index in kept if rows[index]["member"] in best]
         if self._options.save == "none" or not kept:
             return
         params = self._population.pick(members.best_params, len(rows))
-        saved = [
-            torch_bridge.to_state_dict(jax.tree.map(lambda leaf, i=index: leaf[i], params))
+        saved = {
+            rows[index]["member"]: to_state_dict(
+                jax.tree.map(lambda leaf, i=index: leaf[i], params)
+            )
             for index in kept
-        ]
-        spec, dataset = chunk.group.spec, chunk.group.dataset
-        notes = torch_bridge.pixel_notes(spec.mean, spec.std) | {
-            "classes": "\n".join(dataset.class_names),
-            "members": " ".join(str(rows[index]["member"]) for index in kept),
         }
-        stacked = {name: np.stack([arrays[name] for arrays in saved]) for name in saved[0]}
-        state_file.write(folder / "weights.safetensors", stacked, notes)
+        spec, dataset = chunk.group.spec, chunk.group.dataset
+        metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
+        write_weights(folder, saved, metadata)
 
 
 def _rows(
     chunk: Chunk, steps: Any, best_epochs: Any, valid: Any, test: Any, *, seconds: float
 ) -> list[Row]:
-    """A row a member; what a diverged one never had is None."""
+    """A row a member; a diverged one has None where it has no result."""
     rows = []
     for index, member in enumerate(chunk.members):
         step = int(steps[index])
@@ -231,59 +226,61 @@ def _rows(
 def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
     first, last = chunk.members[0].number, chunk.members[-1].number
     done = [row for row in rows if row["status"] == "done"]
-    told = f"chunk {chunk.number}: members {first}–{last}"
+    line = f"chunk {chunk.number}: members {first}–{last}"
     if done:
-        best = max(done, key=sweep_results.rank)
-        told += f", best valid acc {100 * best['valid_accuracy']:.2f} % (member {best['member']})"
+        best = max(done, key=results.rank)
+        line += f", best valid acc {100 * best['valid_accuracy']:.2f} % (member {best['member']})"
     if len(done) < len(rows):
-        told += f", {len(rows) - len(done)} diverged"
-    return told
+        line += f", {len(rows) - len(done)} diverged"
+    return line
 
 
 def _collect(
     store: SweepDir, members: Sequence[Member], chunks: Sequence[Chunk], console: Console
 ) -> None:
-    """Joins the chunks that are there into the sweep's tables and picture."""
-    there = [chunk for chunk in chunks if store.is_done(chunk.number)]
+    """Joins the chunks that are done into the sweep's tables and figure."""
+    done = [chunk for chunk in chunks if store.is_done(chunk.number)]
     rows, curves = [], {}
-    for chunk in there:
-        found, arrays = store.read(chunk.number)
-        rows += found
-        for index, row in enumerate(found):
+    for chunk in done:
+        chunk_rows, arrays = store.read_chunk(chunk.number)
+        rows += chunk_rows
+        for index, row in enumerate(chunk_rows):
             curves[row["member"]] = {name: array[index] for name, array in arrays.items()}
     rows.sort(key=lambda row: row["member"])
-    if len(there) < len(chunks):
+    if len(done) < len(chunks):
         console.warn(
-            f"{len(chunks) - len(there)} of {len(chunks)} chunks are missing;"
-            " --collect joins them when they are there"
+            f"{len(chunks) - len(done)} of {len(chunks)} chunks are missing;"
+            " --collect joins them when they are done"
         )
     if not rows:
         return
+    overrides = plan.overrides(members)
+    settings = results.by_setting(rows, overrides)
+    winner = results.choose(settings)
+    summary = results.summary(settings, winner, overrides, complete=len(done) == len(chunks))
+    config_of = {member.number: member.config for member in members}
     with store.lock("collect"):
-        summary = sweep_results.write_results(
-            store.path,
-            rows,
-            curves,
-            sweep_plan.overrides(members),
-            {member.number: member.config for member in members},
-            len(there) == len(chunks),
+        store.write_results(
+            results.table(rows, overrides),
+            results.history([row["member"] for row in rows], curves),
+            summary,
+            winner and results.winner_file(config_of[winner[1]["member"]], winner[1]),
         )
-        settings = sweep_results.by_setting(rows, sweep_plan.overrides(members))
         try:
-            sweep_figure.plot_sweep(
-                settings, curves, store.path / "sweep.png", title=store.path.name
-            )
+            plot_sweep(settings, curves, store.figure, title=store.path.name)
         except DRAWING_ERRORS as error:
-            told = f"{type(error).__name__}: {configs.one_line(error)}"
-            console.warn(f"sweep.png was not drawn: {told}")
+            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+                raise
+            console.warn(
+                f"{store.figure.name} was not drawn: {type(error).__name__}: {printable(error)}"
+            )
     console.lines(_result_lines(settings, summary, rows))
-    for name in ("results.csv", "history.npz", "summary.json", "sweep.png", "winner.py"):
-        if (store.path / name).exists():
-            console.note(f"  {store.path / name}")
+    for file in store.results():
+        console.note(f"  {file}")
 
 
 def _result_lines(
-    settings: Sequence[sweep_results.Setting], summary: dict[str, Any], rows: Sequence[Row]
+    settings: Sequence[results.Setting], summary: dict[str, Any], rows: Sequence[Row]
 ) -> list[str]:
     """The table for people: a line a setting, the winner marked."""
     names = [setting.name for setting in settings]
@@ -292,10 +289,10 @@ def _result_lines(
     winner = summary["winner"]
     for name, entry in zip(names, summary["settings"], strict=True):
         mean, ci = entry["test_accuracy"]["mean"], entry["test_accuracy"]["ci95"]
-        told = "–" if mean is None else f"{100 * mean:.2f}"
-        told += "" if ci is None else f" ± {100 * ci:.2f}"
+        accuracy = "–" if mean is None else f"{100 * mean:.2f}"
+        accuracy += "" if ci is None else f" ± {100 * ci:.2f}"
         star = "  ★" if winner and winner["setting"] is entry else ""
-        lines.append(f"{name:<{wide}} {entry['n']:>4}  {entry['diverged']:>8}  {told}{star}")
+        lines.append(f"{name:<{wide}} {entry['n']:>4}  {entry['diverged']:>8}  {accuracy}{star}")
     if winner:
         lines.append(
             f"★ best mean on validation; its best member on validation is {winner['member']}:"

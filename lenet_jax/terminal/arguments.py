@@ -1,18 +1,14 @@
-"""Command lines of the tools that read a trained network: their parser, their flags, their end."""
+"""The arguments of commands that read a trained network."""
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from lenet_jax.errors import UserError
-
-DONE, MISTAKE = 0, 2
+from lenet_jax.errors import UserError, printable
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells mistakes as the rest of the package does."""
+    """Reports errors as the rest of the package does."""
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print.
@@ -20,9 +16,7 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: always.
         """
-        words = " ".join(message.split())
-        words = words if len(words) <= 160 else f"{words[:159]}…"
-        raise UserError(f"{words}\nSee {self.prog} --help.")
+        raise UserError(f"{printable(message)}\nSee {self.prog} --help.")
 
 
 def make_parser(program: str, description: str, *, weights: bool = True) -> Parser:
@@ -31,7 +25,7 @@ def make_parser(program: str, description: str, *, weights: bool = True) -> Pars
     Args:
       program: what starts the command: `python -m lenet_jax.predict`.
       description: what the command does.
-      weights: whether a bare file of weights will do.
+      weights: whether a file of weights will do, too.
     """
     parser = Parser(program, description=description, allow_abbrev=False)
     parser.add_argument("--workdir", metavar="DIR", help="a run directory, or a sweep's")
@@ -42,28 +36,17 @@ def make_parser(program: str, description: str, *, weights: bool = True) -> Pars
 
 
 def network_path(arguments: argparse.Namespace) -> Path:
-    """Where the network is that the flags name.
+    """The path of the network that the arguments name.
 
     Raises:
-      UserError: they name none, or two, or nothing that exists.
+      UserError: they name none, or two, or one that does not exist.
     """
     weights = getattr(arguments, "weights", None)
     if (arguments.workdir is None) == (weights is None):
         either = " or --weights=FILE" if "weights" in arguments else ""
-        told = "missing" if arguments.workdir is None else "not both of"
-        raise UserError(f"{told} --workdir=DIR{either}, for example --workdir=runs/first")
+        reason = "missing" if arguments.workdir is None else "not both of"
+        raise UserError(f"{reason} --workdir=DIR{either}, for example --workdir=runs/first")
     path = Path(weights or arguments.workdir).expanduser()
     if not path.exists():
         raise UserError(f"there is no {path}")
     return path
-
-
-def run(function: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """Runs a command: its exit code, 2 for a mistake, which is told, and 130 for Ctrl-C."""
-    try:
-        return function(argv)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        return 130

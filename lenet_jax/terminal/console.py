@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lenet_jax.errors import discard_stdout
+
 REFRESH_PER_SECOND = 4  # of spinner and bar; their thread takes its time from training
 DIM_WORDS = ("train", "valid", "loss", "acc", "lr", "img/s")
 ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
@@ -24,6 +26,7 @@ class Console:
         from rich.console import Console as RichConsole
 
         self._rich = RichConsole(file=stream)
+        self._rich.on_broken_pipe = discard_stdout  # it would exit; `Interrupt` sees the SIGPIPE
 
     def header(
         self,

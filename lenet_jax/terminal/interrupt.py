@@ -1,15 +1,15 @@
-"""Ctrl-C and SIGTERM as a wish to stop, which a run grants as soon as it can, and soon it must."""
+"""Ctrl-C, SIGTERM and a closed pipe as requests to stop, which a run must grant in seconds."""
 
 import contextlib
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
-GRACE = 4.0  # seconds to notice a signal in; the promise is to be gone within 5
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GRACE = 4.0  # seconds to notice a signal; the promise is to end within 5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
 def _nothing() -> None:
@@ -19,19 +19,19 @@ def _nothing() -> None:
 class Interrupt:
     """While it is entered, the first signal is remembered and the second ends the process.
 
-    If the first one is not noticed in time, the process ends too. A thread sees to both: compiled
-    code may keep the main one, where Python's handlers run, for as long as it likes.
+    If the first one is not noticed in time, the process ends too. A thread does both: compiled code
+    may occupy the main thread, where Python's handlers run, for any length of time.
 
     Attributes:
       signal: the signal that came, or None.
-      last_words: what to write and say before a signal that nobody noticed ends the process.
+      last_words: called before a signal that was not noticed ends the process.
     """
 
     def __init__(self, release: Callable[[], None] = _nothing, grace: float | None = None):
-        """Sets the rules.
+        """Sets how the process ends.
 
         Args:
-          release: puts the terminal in order before the process ends.
+          release: restores the terminal before the process ends.
           grace: seconds until a signal must be noticed; None: `GRACE`.
         """
         self.signal: signal.Signals | None = None
@@ -62,20 +62,20 @@ class Interrupt:
         self._reader.close()
 
     def notice(self) -> bool:
-        """Whether a signal came; if so, the run now ends by itself, in its own time."""
+        """Whether a signal came; if so, the caller now ends the run by itself."""
         with self._ending:
             self._noticed = self._noticed or self.signal is not None
         return self._noticed
 
     @property
     def exit_code(self) -> int:
-        """The shell's code for a process that the signal ended: 130 or 143."""
+        """The shell's code for a process that the signal ended: 130, 141 or 143."""
         assert self.signal is not None
         return 128 + self.signal
 
     @property
     def reason(self) -> str:
-        """What happened, in words."""
+        """What happened, as text."""
         assert self.signal is not None
         return f"stopped by {self.signal.name}"
 
@@ -84,26 +84,27 @@ class Interrupt:
 
     def _watch(self) -> None:
         """Waits for signals, whose numbers Python writes to the socket the moment they come."""
-        number = self._receive()
+        number = self._receive(SIGNALS)
         if number is None:
             return
         self.signal = signal.Signals(number)
         self._reader.settimeout(self._grace)
+        again = (signal.SIGINT, signal.SIGTERM)  # each write to a closed pipe is a SIGPIPE
         try:
-            number = self._receive()
+            number = self._receive(again)
         except TimeoutError:
             with self._ending:
                 if not self._noticed:
                     self._end(self.exit_code, self.last_words)
             self._reader.settimeout(None)
-            number = self._receive()
+            number = self._receive(again)
         if number is not None:
             self._end(128 + number, _nothing)
 
-    def _receive(self) -> int | None:
-        """The next signal; None if there will be none."""
+    def _receive(self, signals: Sequence[int]) -> int | None:
+        """The next of these signals; None if there will be none."""
         while received := self._reader.recv(1):
-            if received[0] in SIGNALS:
+            if received[0] in signals:
                 return received[0]
         return None
 

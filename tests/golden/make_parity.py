@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn.lenet import LeNet
 from tests.golden import make_network
 
@@ -199,7 +199,7 @@ def main():
         )
     for name, channels in CHANNELS.items():
         params, images, labels = network_inputs(channels)
-        state = torch_bridge.to_state_dict(params)
+        state = to_state_dict(params)
         answers[f"network/{name}"] = torch_network(channels, state, images, labels)
     flat = {f"{n}:{key}": thin(a) for n, answer in answers.items() for key, a in answer.items()}
     flat["torch_version"] = np.array(str(torch.__version__))

@@ -13,7 +13,7 @@ import lenet_jax
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
-from lenet_jax.storage import weights as state_file
+from lenet_jax.storage import weights
 from tests.support import tiny
 
 
@@ -145,7 +145,7 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
         (sweep, None, "a sweep of 3 networks; choose one, for example --member=3"),
         (sweep, 4, "no member 4; it has 3 to 8"),
         (sweep, 8, r"no weights of member 8\nIt has those of members: 3, 7"),
-        (broken, 3, "sweep.json is no JSON"),
+        (broken, 3, "sweep.json is not JSON"),
         (damaged, 3, "0000 is damaged: "),
         (tmp_path / "w.safetensors", None, "not a whole safetensors file"),
     ):
@@ -171,7 +171,7 @@ def test_colour_is_resized(tmp_path, monkeypatch):
         }.items()
     }
     notes = {"mean": "1 2 3", "std": "1 1 1"}
-    state_file.write(tmp_path / "colour.safetensors", state_dict, notes)
+    weights.write(tmp_path / "colour.safetensors", state_dict, notes)
     network = lenet_jax.load(tmp_path / "colour.safetensors")
     picture = np.zeros((50, 30, 3), np.uint8)
     picture[..., 0] = 200
@@ -225,5 +225,5 @@ def test_the_history_ends_where_a_process_died(notes_run, tmp_path):
     (folder / "metrics.jsonl").write_text("\n".join([*rows[:2], rows[2][:20]]))
     assert len(lenet_jax.load(folder).history) == 2
     (folder / "summary.json").write_text(json.dumps([]))
-    with pytest.raises(UserError, match=r"summary.json is not what it should be"):
+    with pytest.raises(UserError, match=r"summary.json holds no JSON object"):
         lenet_jax.load(folder)

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lenet_jax.errors import UserError
-from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.storage import weights as state_file
+from lenet_jax.inference.load import load_model, load_params, save_params
+from lenet_jax.inference.state_dict import SHAPES, from_state_dict, infer_sizes, to_state_dict
+from lenet_jax.storage import weights
 from tests.golden import make_network as golden
 from tests.support.weights import ONE_PATH, SIZES, WITHOUT_TORCH, random_params, refusal, split
 
@@ -35,7 +36,7 @@ def assert_same_bits(ours, theirs):
 
 
 def test_recorded_network_gives_pytorchs_logits():
-    model, notes = torch_bridge.load_model(golden.NETWORK)
+    model, notes = load_model(golden.NETWORK)
     with np.load(golden.LOGITS, allow_pickle=False) as recorded:
         ours = logits_of(model, jnp.asarray(recorded["images"]))
         np.testing.assert_allclose(ours, recorded["logits"], rtol=0, atol=1e-5)
@@ -44,10 +45,10 @@ def test_recorded_network_gives_pytorchs_logits():
 
 
 def test_recorded_network_comes_back_as_it_was():
-    model, _ = torch_bridge.load_model(golden.NETWORK)
+    model, _ = load_model(golden.NETWORK)
     recorded = safetensors.numpy.load_file(golden.NETWORK)
-    assert torch_bridge.infer_sizes(recorded) == golden.SIZES
-    assert_same_bits(torch_bridge.to_state_dict(nnx.state(model, nnx.Param)), recorded)
+    assert infer_sizes(recorded) == golden.SIZES
+    assert_same_bits(to_state_dict(nnx.state(model, nnx.Param)), recorded)
 
 
 sizes_of_all_kinds = st.fixed_dictionaries(
@@ -67,15 +68,15 @@ def test_round_trip_is_bit_identical(tmp_path, sizes, seed):
     params = random_params(seed, **sizes)
     _, like = split(**sizes)
     path = tmp_path / "network.safetensors"
-    torch_bridge.save(path, params, {"name": "first"})
-    assert_same_bits(torch_bridge.load(path, like), params)
-    assert_same_bits(torch_bridge.load(path, params), params)  # `like` may have numbers of its own
-    stored, notes = state_file.read(path)
+    save_params(path, params, {"name": "first"})
+    assert_same_bits(load_params(path, like), params)
+    assert_same_bits(load_params(path, params), params)  # `like` may have numbers of its own
+    stored, notes = weights.read(path)
     assert notes == {"name": "first"}
-    assert torch_bridge.infer_sizes(stored) == sizes
+    assert infer_sizes(stored) == sizes
     assert_same_bits(
         {name: np.asarray(tensor) for name, tensor in stored.items()},
-        torch_bridge.to_state_dict(params),
+        to_state_dict(params),
     )
 
 
@@ -83,10 +84,10 @@ def test_state_dict_is_copied_both_ways(state_dict):
     _, like = split(**SIZES)
     kept = {name: array.copy() for name, array in state_dict.items()}
     state_dict = {name: aligned(array) for name, array in state_dict.items()}
-    params = torch_bridge.from_state_dict(state_dict, like)
+    params = from_state_dict(state_dict, like)
     for array in state_dict.values():
         array[...] = 1  # as an optimiser of PyTorch would
-    assert_same_bits(torch_bridge.to_state_dict(params), kept)
+    assert_same_bits(to_state_dict(params), kept)
 
 
 def aligned(array):
@@ -101,7 +102,7 @@ def aligned(array):
 def test_same_weights_and_notes_are_the_same_bytes(tmp_path, state_dict):
     notes = {name: name.upper() for name in "abcdefgh"}
     for name, order in (("a", 1), ("b", -1)):
-        state_file.write(tmp_path / name, state_dict, dict(list(notes.items())[::order]))
+        weights.write(tmp_path / name, state_dict, dict(list(notes.items())[::order]))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -125,11 +126,11 @@ def test_one_error_lists_all_that_does_not_fit(state_dict):
         "wrong dtype: conv2.bias float64, not float32",
     )
     with pytest.raises(UserError) as caught:
-        torch_bridge.from_state_dict(state_dict, like)
+        from_state_dict(state_dict, like)
     assert "; ".join(told) in str(caught.value)
     assert str(caught.value).count("\n") == 1
     with pytest.raises(UserError) as caught:
-        torch_bridge.infer_sizes(state_dict)
+        infer_sizes(state_dict)
     for part in (told[0], told[1], told[3], "fc2.bias (1, 4), not (4)"):
         assert part in str(caught.value)
 
@@ -161,7 +162,7 @@ def test_layer_of_no_units_is_refused(state_dict):
     with pytest.raises(
         UserError, match=r"conv1.bias \(0\), not \(c1\), conv2.weight \(3, 0, 5, 5\)"
     ):
-        torch_bridge.infer_sizes(state_dict)
+        infer_sizes(state_dict)
 
 
 def test_network_of_other_sizes_is_refused_by_name(saved):
@@ -169,22 +170,22 @@ def test_network_of_other_sizes_is_refused_by_name(saved):
     path = saved({})
     told = r"fc3.weight \(6, 4\), not \(10, 4\), fc3.bias \(6\), not \(10\)"
     with pytest.raises(UserError, match=f"^{path} does not fit the network; misshapen: {told}$"):
-        torch_bridge.load(path, like)
+        load_params(path, like)
 
 
 def test_another_architecture_is_named_in_one_line(capsys, tmp_path):
     names = [f"features.{i}.{kind}" for i in range(16) for kind in ("weight", "bias")]
     path = tmp_path / "vgg.safetensors"
-    state_file.write(path, dict.fromkeys(names, np.zeros(2, np.float32)), {})
+    weights.write(path, dict.fromkeys(names, np.zeros(2, np.float32)), {})
     said = refusal(capsys, "inspect", path)
     assert said.count("\n") == 1
-    assert all(name in said for name in (*torch_bridge.SHAPES, *names))
+    assert all(name in said for name in (*SHAPES, *names))
 
 
 def test_prefix_of_all_names_is_recognised(state_dict):
     wrapped = {f"module.{name}": array for name, array in state_dict.items()}
-    with pytest.raises(UserError, match="\nTake 'module\\.' off"):
-        torch_bridge.infer_sizes(wrapped)
+    with pytest.raises(UserError, match="\nRemove 'module\\.' from"):
+        infer_sizes(wrapped)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, np.int32])
@@ -201,7 +202,7 @@ def test_numbers_that_are_none_are_refused(capsys, saved, state_dict):
     bias[1] = np.nan
     path = saved({"fc3.bias": bias, "conv1.bias": np.array([1, -np.inf], np.float32)})
     said = refusal(capsys, "inspect", path)
-    assert said == f"{path} has NaN or infinite numbers in conv1.bias, fc3.bias\n"
+    assert said == f"{path} has NaN or infinite values in conv1.bias, fc3.bias\n"
 
 
 @pytest.mark.torch
@@ -217,13 +218,13 @@ def test_logits_are_those_of_live_pytorch(tmp_path, sizes):
     torch = pytest.importorskip("torch", reason=WITHOUT_TORCH)
     network = golden.torch_network(**sizes)
     torch.save(network.state_dict(), tmp_path / "network.pt")
-    model, _ = torch_bridge.load_model(tmp_path / "network.pt")
+    model, _ = load_model(tmp_path / "network.pt")
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 1)).astype(np.float32)
     theirs = golden.torch_logits(network, images)
     np.testing.assert_allclose(logits_of(model, images), theirs, rtol=0, atol=1e-5)
 
     # And back, through a file.
-    torch_bridge.save(tmp_path / "back.safetensors", nnx.state(model, nnx.Param), {})
+    save_params(tmp_path / "back.safetensors", nnx.state(model, nnx.Param), {})
     from safetensors.torch import load_file
 
     loaded = load_file(tmp_path / "back.safetensors")
@@ -238,11 +239,11 @@ def test_tensors_of_live_pytorch_are_taken_and_copied():
     torch = pytest.importorskip("torch", reason=WITHOUT_TORCH)
     network = golden.torch_network(**golden.SIZES)
     _, like = split(**golden.SIZES)
-    params = torch_bridge.from_state_dict(network.state_dict(), like)
+    params = from_state_dict(network.state_dict(), like)
     kept = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
     with torch.no_grad():
         network.fc3.bias.add_(1)
-    assert_same_bits(torch_bridge.to_state_dict(params), kept)
+    assert_same_bits(to_state_dict(params), kept)
 
 
 @pytest.mark.torch

@@ -13,7 +13,7 @@ from lenet_jax.plots import results as figures
 from lenet_jax.plots import filters as filter_figures
 from lenet_jax.training.spec import make_spec
 from lenet_jax.runs import figures as report
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.state_dict import to_state_dict
 
 DATASET = tiny.dataset()
 FIGURES = ["curves", "confusion_matrix", "filters", "feature_maps", "mistakes"]
@@ -145,7 +145,7 @@ def test_the_weights_come_with_what_feeds_the_network(made, params, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     with safe_open(tmp_path / "model.safetensors", "numpy") as file:
         notes = file.metadata()
-        expected = torch_bridge.to_state_dict(params)
+        expected = to_state_dict(params)
         assert set(file.keys()) == expected.keys()
         for name, values in expected.items():
             np.testing.assert_array_equal(file.get_tensor(name), values)

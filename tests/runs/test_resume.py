@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monke
         assert stopped.code == code
         assert ("resumed after epoch 1" in stopped.output.splitlines()) == (epoch == 2)
         reason = f"stopped by {number.name}"
-        told = f"warning: {reason}; go on with: python -m lenet_jax.main '--workdir=a folder'"
+        told = f"warning: {reason}; to resume: python -m lenet_jax.main '--workdir=a folder'"
         assert stopped.output.splitlines()[-1] == told
         record = stopped.read("run.json")
         assert (record["status"], record["exit_reason"]) == ("interrupted", reason)
@@ -184,11 +184,11 @@ def remove(path):
         (
             "checkpoints/*/state.safetensors",
             remove,
-            "has no sound checkpoint: checkpoint 15 is damaged",
+            "has no intact checkpoint: checkpoint 15 is damaged",
         ),
         ("checkpoints/*/SHA256SUMS", remove, "checkpoint 15 is damaged (it has no SHA256SUMS)"),
-        ("config.json", remove, "has checkpoints, but no config.json that tells what they are of"),
-        ("run.json", remove, "has checkpoints, but no run.json that tells what they are of"),
+        ("config.json", remove, "has checkpoints, but no config.json that says what they belong to"),
+        ("run.json", remove, "has checkpoints, but no run.json that says what they belong to"),
         ("config.json", lambda file: file.write_text("{}"), "config.json: missing keys: "),
         ("config.json", lambda file: file.write_text("import os"), "config.json is not JSON: "),
         ("run.json", lambda file: file.write_text("{}"), "run.json is not what a run wrote"),
@@ -237,7 +237,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(
     resumed = start(tmp_path, config)
     warnings = [x for x in resumed.output.splitlines() if x.startswith("warning")]
     assert warnings == [
-        f"warning: checkpoint 10 is damaged ({file.name} is not as SHA256SUMS has it);"
+        f"warning: checkpoint 10 is damaged ({file.name} differs from SHA256SUMS);"
         " going back to checkpoint 5"
     ]
     assert "resumed after epoch 1" in resumed.output.splitlines()

@@ -24,7 +24,7 @@ from lenet_jax.nn import native
 from lenet_jax.nn import ops
 from lenet_jax.training import parallel
 from lenet_jax.runs import figures as report
-from lenet_jax.inference import state_dict as torch_bridge
+from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax import config as configs
 from lenet_jax.runs import run as runs
 from lenet_jax.errors import UserError, WriteError
@@ -93,7 +93,7 @@ def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
     )
     assert float(valid.mean_loss) == pytest.approx(best["valid/loss"], rel=1e-5)
     weights = load_file(finished.path / "model.safetensors")
-    for name, expected in torch_bridge.to_state_dict(arrays.best_params).items():
+    for name, expected in to_state_dict(arrays.best_params).items():
         np.testing.assert_array_equal(weights[name], expected)
     seconds = summary.pop("train_seconds")
     assert seconds > 0
@@ -177,7 +177,7 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch, pytest.raises(WriteError) as caught:
         patch.setattr(holders[target], target, fail)
         start(tmp_path, make_config(folder))
-    assert "cannot be written: No space left on device; make room, and" in str(caught.value)
+    assert "cannot be written: No space left on device; free disk space, then run" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["status"] == "failed"

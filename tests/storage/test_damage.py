@@ -78,12 +78,12 @@ def test_damage_to_any_file_goes_back_to_the_checkpoint_before(two_saves, state,
     ("make", "told"),
     [
         (lambda step: (step / ARRAYS).unlink(), f"{ARRAYS} is missing"),
-        (lambda step: (step / "stray").write_text("?"), f"stray is not as {MANIFEST} has it"),
+        (lambda step: (step / "stray").write_text("?"), f"stray differs from {MANIFEST}"),
         (lambda step: (shutil.rmtree(step), step.mkdir()), f"it has no {MANIFEST}"),
         (lambda step: (shutil.rmtree(step), step.write_text("")), f"it has no {MANIFEST}"),
         (
             lambda step: (shutil.rmtree(step), step.mkdir(), (step / MANIFEST).touch()),
-            f"{MANIFEST} is not as it was",
+            f"{MANIFEST} was changed",
         ),
     ],
 )
@@ -125,11 +125,11 @@ def test_where_no_checkpoint_is_sound_all_is_left_as_it_is(two_saves, state, tmp
     with pytest.raises(UserError) as caught:
         restore(tmp_path, state)
     first, second = str(caught.value).splitlines()
-    told = f"is damaged (notes.json is not as {MANIFEST} has it)"
+    told = f"is damaged (notes.json differs from {MANIFEST})"
     assert first == (
-        f"{tmp_path} has no sound checkpoint: checkpoint 2 {told}, checkpoint 1 {told}"
+        f"{tmp_path} has no intact checkpoint: checkpoint 2 {told}, checkpoint 1 {told}"
     )
-    assert second == "Bring a copy of one back, or take another --workdir to start anew."
+    assert second == "Restore a backup, or choose another --workdir to start over."
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
@@ -169,8 +169,8 @@ def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_pat
     with pytest.raises(UserError) as caught:
         restore(tmp_path, state)
     first, second = str(caught.value).splitlines()
-    assert first.startswith(f"{tmp_path / '2'} is sound, but cannot be read here: ")
-    assert second == "Install the versions that run.json names, or take another --workdir."
+    assert first.startswith(f"{tmp_path / '2'} is intact, but cannot be read here: ")
+    assert second == "Install the versions that run.json lists, or choose another --workdir."
 
 
 def test_a_foreign_name_is_told_in_one_line(tmp_path):

@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lenet_jax.errors import UserError
-from lenet_jax.inference import state_dict as torch_bridge
-from lenet_jax.storage import weights as state_file
+from lenet_jax.inference.load import load_model
+from lenet_jax.inference.state_dict import to_state_dict
+from lenet_jax.storage import weights
 from tests.golden import make_network as golden
 from tests.support.weights import ONE_PATH, SIZES, WITHOUT_TORCH, random_params, refusal
 
@@ -70,10 +71,10 @@ def test_random_bytes_are_refused(tmp_path, content, framed):
     path = tmp_path / "network.safetensors"
     path.write_bytes(with_header(content) if framed else content)
     with pytest.raises(UserError):
-        torch_bridge.load_model(path)
+        load_model(path)
 
 
-VALID = safetensors.numpy.save(torch_bridge.to_state_dict(random_params(**SIZES)))
+VALID = safetensors.numpy.save(to_state_dict(random_params(**SIZES)))
 
 
 HEADER_LENGTH = 8 + struct.unpack("<Q", VALID[:8])[0]
@@ -106,7 +107,7 @@ def test_mangled_file_is_read_or_refused(tmp_path, edits):
     path = tmp_path / "network.safetensors"
     path.write_bytes(edited(VALID, edits))
     try:
-        model, _ = torch_bridge.load_model(path)
+        model, _ = load_model(path)
     except UserError as error:
         assert str(error).startswith(str(path))
         assert str(error).count("\n") <= 2
@@ -128,10 +129,10 @@ def test_paths_that_are_no_files(capsys, tmp_path):
 
 def test_writing_fails_whole(tmp_path, state_dict):
     with pytest.raises(UserError, match="cannot be written: "):
-        state_file.write(tmp_path / "none" / "network.safetensors", state_dict, {})
+        weights.write(tmp_path / "none" / "network.safetensors", state_dict, {})
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(UserError, match="cannot be written: "):
-        state_file.write(tmp_path / "folder.safetensors", state_dict, {})
+        weights.write(tmp_path / "folder.safetensors", state_dict, {})
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
 
 
@@ -229,7 +230,7 @@ def test_mangled_pt_file_is_read_or_refused(tmp_path):
         else:
             path.write_bytes(mangled)
         try:
-            torch_bridge.load_model(path)
+            load_model(path)
         except UserError as error:
             assert str(error).count("\n") <= 2
 

@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from hypothesis import HealthCheck
 
-from lenet_jax import torch_bridge as torch_command
+from lenet_jax import torch_bridge
+from lenet_jax.errors import run_command
 from lenet_jax.nn.lenet import LeNet
 
 WITHOUT_TORCH = "torch is not installed: only the recorded network is compared"
@@ -37,8 +38,8 @@ def random_params(seed=0, **sizes):
 
 
 def refusal(capsys, *argv):
-    """What the command says to a mistake: at most three lines, and nothing else."""
-    assert torch_command.main([str(word) for word in argv]) == 2
+    """What the command prints for an error: at most three lines on stderr, and nothing else."""
+    assert run_command(torch_bridge.main, [str(word) for word in argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert 1 <= err.count("\n") <= 3

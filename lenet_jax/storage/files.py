@@ -1,0 +1,98 @@
+"""Files and folders written as a whole or not at all, and JSON read back."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, TypeAlias
+
+from lenet_jax.errors import UserError, printable
+
+# Text, bytes, or a function that writes to a binary stream.
+Content: TypeAlias = str | bytes | Callable[[IO[bytes]], object]
+
+
+def write_atomically(path: Path, content: Content) -> None:
+    """Writes a file beside its place and moves it there once it is on the disk.
+
+    Whenever the process or the machine stops, `path` holds its old content or the new.
+
+    Args:
+      path: the file; its folder must exist.
+      content: text, which becomes UTF-8, bytes, or a function that writes to a binary stream.
+
+    Raises:
+      OSError: it cannot be written; the error's `filename` is `path`.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        with draft.open("wb") as stream:
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content.encode() if isinstance(content, str) else content)
+        publish(draft, path)
+    except OSError as error:
+        error.filename = os.fspath(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()  # where it did not become the file
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as JSON, atomically; raises OSError if it cannot be written."""
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def publish(draft: Path, path: Path) -> None:
+    """Moves a draft, a file or a folder of files, to its place once it is on the disk.
+
+    What has that place is replaced. Both must be in one folder.
+    """
+    replaced = None
+    if draft.is_dir():
+        for file in draft.iterdir():
+            _sync(file)
+    _sync(draft)
+    if draft.is_dir() and path.exists():  # a folder takes the place of an empty one only
+        replaced = set_aside(path)
+    draft.replace(path)
+    _sync(path.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+
+
+def set_aside(folder: Path) -> Path:
+    """Renames a folder that is to be deleted, since half of a folder must not look like one."""
+    return folder.rename(folder.with_name(f".{folder.name}.old.draft"))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None if there is no such file.
+
+    Raises:
+      UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {printable(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return value
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

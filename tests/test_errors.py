@@ -1,0 +1,220 @@
+"""Exit codes of every command: by what it raises, and in real processes."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lenet_jax.errors import UserError, WriteError, printable, run_command, show, write_error
+from tests.support import tiny
+from tests.support.root import ROOT
+
+NOTES = "--config=configs/notes.py"
+SWEEP = "--sweep=configs/sweeps/seeds.py:2"
+
+
+def full(path=None):
+    return OSError(errno.ENOSPC, "No space left on device", path)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("two\nlines"), 2, "two\nlines\n"),
+        (
+            write_error(PermissionError(13, "Permission denied"), "a"),
+            2,
+            "a cannot be written: Perm",
+        ),
+        (WriteError(full(), "a"), 4, "a cannot be written: No space left on device; free disk spa"),
+        (full("a"), 4, "a cannot be written: No space left on device; free disk space, then run"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_command_raises_decides_its_exit_code(capsys, error, code, message):
+    def fail():
+        raise error
+
+    assert run_command(fail) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(message) and (message or not err)
+
+
+def test_what_is_not_the_users_error_is_raised():
+    for error in (ZeroDivisionError(), PermissionError(13, "Permission denied"), SystemExit(0)):
+
+        def fail(error=error):
+            raise error
+
+        with pytest.raises(type(error)):
+            run_command(fail)
+    assert run_command(lambda number: number, 3) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a\n b\t", "a b"),
+        ("\x1b[31m", "\\x1b[31m"),
+        ("x" * 200, "x" * 159 + "…"),
+        (SyntaxError("invalid syntax", ("file.py", 3, 1, "x = =")), "invalid syntax"),
+    ],
+)
+def test_printable_text_has_one_line(text, line):
+    assert printable(text) == line
+
+
+def test_a_long_path_keeps_its_end(tmp_path):
+    assert show(tmp_path / ("x" * 90 + "end.py")).endswith("xend.py")
+    assert show("start" + "x" * 90).startswith("start")
+    assert (show(""), show(" a"), show("a\n")) == ("''", "' a'", "'a\\n'")
+
+
+def run_arguments(folder, workdir, num_epochs=3):
+    """The arguments that train the tiny network."""
+    values = tiny.CONFIG | {"data.name": folder, "model.backend": "plain"}
+    values |= {"train.num_epochs": num_epochs, "schedule.name": "constant"}
+    return [
+        NOTES,
+        f"--workdir={workdir}",
+        *(f"--config.{path}={value}" for path, value in values.items()),
+    ]
+
+
+def command(*arguments, prefix=(), **options):
+    """Starts `python -m lenet_jax.…`; what fails to be written here must not stay in a cache."""
+    environment = os.environ | {
+        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    words = [*prefix, sys.executable, "-m", *map(str, arguments)]
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def draw_one(folder):
+    pixels = np.zeros((28, 28), np.uint8)
+    pixels[5:23, 13:16] = 255
+    Image.fromarray(pixels).save(folder / "one.png")
+    return folder / "one.png"
+
+
+@pytest.mark.parametrize("name", ["main", "sweep", "inspect", "export", "torch_bridge"])
+def test_a_full_disk_is_4(name, finished, folder, tmp_path):
+    """No file may grow beyond a block: what is larger fails as on a full disk."""
+    arguments = {
+        "main": run_arguments(folder, tmp_path / "out"),
+        "sweep": [*run_arguments(folder, tmp_path / "out"), SWEEP],
+        "inspect": [f"--workdir={finished.path}", f"--out={tmp_path / 'out'}"],
+        "export": [
+            f"--workdir={finished.path}",
+            "--format=safetensors",
+            f"--out={tmp_path / 'out.safetensors'}",
+        ],
+        "torch_bridge": ["convert", finished.path, tmp_path / "out.safetensors"],
+    }[name]
+    limit = ["sh", "-c", 'ulimit -f 1 && exec "$@"', "sh"]
+    with command(
+        f"lenet_jax.{name}", *arguments, prefix=limit, stdout=subprocess.DEVNULL
+    ) as process:
+        _, error = process.communicate()
+    assert process.returncode == 4
+    line = error.splitlines()[-1]
+    assert line.startswith(f"{tmp_path}/out")
+    assert "cannot be written: File too large; free disk space, then run the same command" in line
+    assert "Traceback" not in error
+    assert not [file for file in tmp_path.rglob("*") if file.name.endswith(".draft")]
+
+
+@pytest.mark.parametrize("name", ["predict", "torch_bridge", "graph"])
+def test_output_that_cannot_be_written_is_4(name, finished, tmp_path):
+    arguments = {
+        "predict": [f"--workdir={finished.path}", draw_one(tmp_path)],
+        "torch_bridge": ["inspect", finished.path],
+        "graph": ["--backend=plain"],
+    }[name]
+    with (
+        Path("/dev/full").open("w") as out,
+        command(f"lenet_jax.{name}", *arguments, stdout=out) as process,
+    ):
+        _, error = process.communicate()
+    assert process.returncode == 4
+    assert error.startswith("the output cannot be written: No space left on device")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.fixture
+def sweep_with_a_pipe(tmp_path):
+    """A sweep's directory whose config is a pipe, so that who reads it can be caught doing so."""
+    (tmp_path / "sweep.json").write_text(json.dumps({"members": [{"member": 0, "overrides": {}}]}))
+    os.mkfifo(tmp_path / "config.json")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["main", "sweep", "inspect", "predict", "export", "torch_bridge", "cli"]
+)
+def test_ctrl_c_is_130(name, sweep_with_a_pipe):
+    pipe = sweep_with_a_pipe / "config.json"
+    network = [f"--workdir={sweep_with_a_pipe}", "--member=0"]
+    arguments = {
+        "main": [f"--config={pipe}", "--workdir=new"],
+        "sweep": [f"--config={pipe}", SWEEP, "--workdir=new"],
+        "inspect": network,
+        "predict": [*network, draw_one(sweep_with_a_pipe)],
+        "export": [*network, "--format=safetensors"],
+        "torch_bridge": ["inspect", sweep_with_a_pipe, "--member=0"],
+        "cli": ["train", f"--config={pipe}", "--workdir=new"],
+    }[name]
+    with command(f"lenet_jax.{name}", *arguments, stdout=subprocess.PIPE) as process:
+        writer = open_when_read(pipe, process)
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate()
+        os.close(writer)
+    assert (process.returncode, out, error) == (130, "", "")
+
+
+def open_when_read(pipe, process):
+    """Waits until the process opens the pipe to read it, or ends."""
+
+    def let_go():
+        process.wait()
+        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+
+    threading.Thread(target=let_go, daemon=True).start()
+    return os.open(pipe, os.O_WRONLY)
+
+
+def test_a_closed_pipe_ends_a_command_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with command("lenet_jax.graph", "--backend=plain", stdout=writer) as process:
+        os.close(writer)
+        _, error = process.communicate()
+    assert (process.returncode, error) == (141, "")
+
+
+def test_a_closed_pipe_ends_a_run_quietly_and_what_it_trained_is_saved(folder, tmp_path):
+    arguments = run_arguments(folder, tmp_path / "run", num_epochs=100_000)
+    with command("lenet_jax.main", *arguments, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("epoch "))
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["exit_reason"]) == ("interrupted", "stopped by SIGPIPE")
+    epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    steps = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert steps >= 5 * epochs > 0
