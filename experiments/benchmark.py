@@ -46,10 +46,13 @@ def flops_per_image(network: Network, *, training: bool) -> int:
     the input gradient, which the first layer does not need. All products count as dense, although
     max-pooling sends back only one cotangent of four. Bias, pooling and ReLU are not counted.
     """
-    (c1, c2), (f1, f2) = network
-    first = 28 * 28 * 25 * c1
-    rest = 10 * 10 * 25 * c1 * c2 + 25 * c2 * f1 + f1 * f2 + f2 * 10
-    return 2 * (2 * first + 3 * rest if training else first + rest)
+    from flax import nnx  # late: the workers come first
+
+    from lenet_jax.nn.lenet import LeNet
+
+    model = nnx.eval_shape(lambda: LeNet(*network, rngs=nnx.Rngs(0)))
+    first, *rest = (layer.multiplications for layer in model.layer_sizes().values())
+    return 2 * (2 * first + 3 * sum(rest) if training else first + sum(rest))
 
 
 def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> list[dict[str, Any]]:

@@ -47,7 +47,9 @@ def measure() -> dict[str, Any]:
     dataset = data.load(**config.data)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
     state = init_state(spec, seeds(config), settings)
-    flops = flops_of_calls(state)
+    # Of a dense product: forward, and for either gradient.
+    layers = spec.abstract_model.layer_sizes()
+    flops = {name: 2 * layer.multiplications for name, layer in layers.items()}
     split = jax.device_put(DeviceSplit.of(dataset.train))
 
     def epoch(state: TrainState, split: DeviceSplit) -> Any:
@@ -88,15 +90,6 @@ def measure() -> dict[str, Any]:
             key=lambda operation: -operation["microseconds_per_image"],
         ),
         "environment": environment(PACKAGES),
-    }
-
-
-def flops_of_calls(state: Any) -> dict[str, int]:
-    """FLOPs per image of each layer's dense product, the same forward and for either gradient."""
-    places = {"conv1": 28 * 28, "conv2": 10 * 10}
-    return {
-        name: 2 * places.get(name, 1) * layer["kernel"][...].size
-        for name, layer in state.params.items()
     }
 
 

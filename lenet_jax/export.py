@@ -172,14 +172,11 @@ def _write_torch(
             "--format=torch verifies the file with PyTorch itself: pip install torch\n"
             "Without it, --format=safetensors writes the same weights."
         ) from error
-    from lenet_jax.inference.state_dict import infer_sizes
     from lenet_jax.inference.torch_source import source
     from lenet_jax.storage import weights
 
-    sizes = infer_sizes(network.state_dict)
-
     def beside(name: str) -> dict[str, str]:
-        text = source(sizes, network.mean, network.std, network.class_names, name)
+        text = source(network.model, network.mean, network.std, network.class_names, name)
         return {f"{name.removesuffix('.safetensors')}.py": text}
 
     draft.write_bytes(weights.encode(network.state_dict, network.metadata))

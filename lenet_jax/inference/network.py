@@ -16,7 +16,7 @@ from lenet_jax import config as configs
 from lenet_jax.data import image_files as pictures
 from lenet_jax.data.dataset import fit_images
 from lenet_jax.errors import UserError
-from lenet_jax.inference.state_dict import infer_sizes, make_metadata, to_state_dict
+from lenet_jax.inference.state_dict import make_metadata, to_state_dict
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import STEPS, LeNet
 
@@ -140,17 +140,19 @@ class Network:
     @property
     def image_size(self) -> int:
         """Height and width that the network takes, in pixels."""
-        return self._sizes["image_size"]
+        return self.model.image_size
 
     @property
     def model_sizes(self) -> tuple[int, ...]:
         """Feature maps of the convolutions, then units of the linear layers."""
-        return (*self._sizes["channels"], *self._sizes["features"], self._sizes["num_classes"])
+        model = self.model
+        convolutions, linears = (model.conv1, model.conv2), (model.fc1, model.fc2, model.fc3)
+        return tuple(layer.out_features for layer in (*convolutions, *linears))
 
     @property
     def channels(self) -> int:
         """Channels of an image."""
-        return self._sizes["in_channels"]
+        return self.model.conv1.in_features
 
     @property
     def sign_size(self) -> int | None:
@@ -172,10 +174,6 @@ class Network:
     def metadata(self) -> dict[str, str]:
         """The metadata of a file of the weights."""
         return make_metadata(self.mean, self.std, self.class_names)
-
-    @functools.cached_property
-    def _sizes(self) -> dict[str, Any]:
-        return infer_sizes(self.state_dict)
 
     @property
     def _fit(self) -> str:

@@ -19,7 +19,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from lenet_jax.errors import UserError, printable
-from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn.lenet import LeNet, image_size_of
 from lenet_jax.storage.weights import StateDict
 
 # A size must be the same wherever it occurs. `flat` is c2 times the square of the last side.
@@ -127,7 +127,7 @@ def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[s
         "features": (sizes["f1"], sizes["f2"]),
         "num_classes": sizes["num_classes"],
         "in_channels": sizes["in_channels"],
-        "image_size": 4 * (side + 3),
+        "image_size": image_size_of(side),
     }
 
 

@@ -1,7 +1,8 @@
 """Source code of a standalone PyTorch module for an exported network."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from lenet_jax.nn.lenet import LeNet
 
 TEXT = '''\
 """A LeNet trained with lenet_jax, for PyTorch. Needs only torch and safetensors.
@@ -48,7 +49,7 @@ def load(path: str) -> LeNet:
 
 
 def source(
-    sizes: Mapping[str, Any],
+    model: LeNet,
     mean: Sequence[float],
     std: Sequence[float],
     class_names: Sequence[str],
@@ -57,24 +58,23 @@ def source(
     """The source code of the module.
 
     Args:
-      sizes: the arguments of `LeNet`.
+      model: the network.
       mean: mean per channel, of pixels in 0..255.
       std: standard deviation, likewise.
       class_names: the classes of the logits, in order.
       weights: name of the weights file in the same folder.
     """
-    (c1, c2), (f1, f2), size = sizes["channels"], sizes["features"], sizes["image_size"]
     return TEXT.format(
         weights=weights,
-        in_channels=sizes["in_channels"],
-        size=size,
+        in_channels=model.conv1.in_features,
+        size=model.image_size,
         mean=list(mean),
         std=list(std),
         classes=list(class_names),
-        c1=c1,
-        c2=c2,
-        flat=c2 * (size // 4 - 3) ** 2,
-        f1=f1,
-        f2=f2,
-        num_classes=sizes["num_classes"],
+        c1=model.conv1.out_features,
+        c2=model.conv2.out_features,
+        flat=model.fc1.in_features,
+        f1=model.fc1.out_features,
+        f2=model.fc2.out_features,
+        num_classes=model.fc3.out_features,
     )

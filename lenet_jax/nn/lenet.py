@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -17,6 +18,30 @@ STEPS = (
 )
 
 
+class LayerSize(NamedTuple):
+    """The sizes of a layer, for one image.
+
+    Attributes:
+      shape: of the output; of a convolution, after pooling.
+      num_params: weights and biases.
+      multiplications: of the matrix product or convolution, all counted as dense.
+    """
+
+    shape: tuple[int, ...]
+    num_params: int
+    multiplications: int
+
+
+def final_side(image_size: int) -> int:
+    """Height and width of conv2's pooled feature maps: 32 → 28 → 14 → 10 → 5."""
+    return image_size // 4 - 3
+
+
+def image_size_of(final_side: int) -> int:
+    """Height and width of the images whose last feature maps have this side."""
+    return 4 * (final_side + 3)
+
+
 class LeNet(nnx.Module):
     """The network of the notes, and of LeNet-5 with other numbers.
 
@@ -26,6 +51,7 @@ class LeNet(nnx.Module):
     Attributes:
       conv1, conv2: 5×5 convolutions, each followed by 2×2 max-pooling and ReLU.
       fc1, fc2, fc3: linear layers; ReLU between them.
+      image_size: height and width of an image, in pixels.
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
     recognition", 1998, section II.B; with max-pooling and ReLU in place of the original's
@@ -62,11 +88,11 @@ class LeNet(nnx.Module):
         """
         if image_size < 16 or image_size % 4:
             raise ValueError(f"image_size must be 16, 20, 24, …, not {image_size}")
+        self.image_size = image_size
         self.backend: ops.Backend = backend
         c1, c2 = channels
         f1, f2 = features
-        final_size = image_size // 4 - 3  # 32 → 28 → 14 → 10 → 5
-        flat = c2 * final_size**2
+        flat = c2 * final_side(image_size) ** 2
 
         def conv(c: int, k: int) -> nnx.Conv:
             return nnx.Conv(c, k, (5, 5), padding="VALID", rngs=rngs, **_initializers(init, 25 * c))
@@ -115,6 +141,25 @@ class LeNet(nnx.Module):
             steps[f"{name}.relu"] = x = ops.relu(steps[name])
         steps["fc3"] = self.fc3(x)
         return steps
+
+    def layer_sizes(self) -> dict[str, LayerSize]:
+        """The sizes of each layer, from `conv1` to `fc3`; the parameters may be abstract."""
+        graphdef, state = nnx.split(self)
+        image = jax.ShapeDtypeStruct(
+            (1, self.image_size, self.image_size, self.conv1.in_features), jnp.float32
+        )
+        steps = jax.eval_shape(
+            lambda state, image: nnx.merge(graphdef, state).activations(image), state, image
+        )
+        sizes = {}
+        for name, layer in nnx.to_pure_dict(nnx.state(self, nnx.Param)).items():
+            _, *positions, _ = steps[name].shape
+            sizes[name] = LayerSize(
+                shape=steps.get(f"{name}.pool", steps[name]).shape[1:],
+                num_params=sum(leaf.size for leaf in jax.tree.leaves(layer)),
+                multiplications=math.prod(positions) * layer["kernel"].size,
+            )
+        return sizes
 
     def _conv_pool_relu(
         self, layer: nnx.Conv, x: Float[Array, "b h w c"]

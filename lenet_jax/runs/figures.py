@@ -120,12 +120,5 @@ def example_index(labels: np.ndarray, predictions: np.ndarray, probabilities: np
 
 def layers(spec: Spec) -> list[tuple[str, tuple[int, ...], int]]:
     """Each layer's name, the shape of what it gives for one image, and its parameters."""
-    params = nnx.state(nnx.eval_shape(lambda: spec.make_model(jax.random.key(0))), nnx.Param)
-    size = dict(spec.model)["image_size"]
-    sides = {"conv1": size // 2 - 2, "conv2": size // 4 - 3}
-    table = []
-    for name, layer in nnx.to_pure_dict(params).items():
-        units = layer["bias"].shape[0]
-        shape = (sides[name], sides[name], units) if name in sides else (units,)
-        table.append((name, shape, sum(leaf.size for leaf in jax.tree.leaves(layer))))
-    return table
+    sizes = spec.abstract_model.layer_sizes()
+    return [(name, size.shape, size.num_params) for name, size in sizes.items()]

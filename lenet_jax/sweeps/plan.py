@@ -7,7 +7,6 @@ how many interruptions its chunk is trained.
 """
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
 
 from lenet_jax.config.file import Config
 from lenet_jax.config.schema import current_names
@@ -190,33 +188,23 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
 
 def floats_per_image(spec: Spec) -> int:
     """Numbers that the passes over one image hold at once: ten times its windows and phases."""
-    model = dict(spec.model)
-    side, c = model["image_size"], model["in_channels"]
-    total = sum(model["features"])
-    for k in model["channels"]:
-        side = side // 2 - 2
-        total += (36 * c + 2 * 4 * k) * side**2
-        c = k
+    channels, total = dict(spec.model)["in_channels"], sum(dict(spec.model)["features"])
+    for layer in spec.abstract_model.layer_sizes().values():
+        *positions, features = layer.shape
+        if positions:  # a convolution's
+            total += (36 * channels + 2 * 4 * features) * math.prod(positions)
+        channels = features
     return 10 * total
 
 
 def num_params(group: Group) -> int:
     """Parameters of one member."""
-    abstract = jax.eval_shape(lambda: group.spec.make_model(jax.random.key(0)))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(abstract, nnx.Param)))
+    return sum(size.num_params for size in group.spec.abstract_model.layer_sizes().values())
 
 
 def work_per_image(spec: Spec) -> int:
     """Multiplications of a training step per image: the forward pass's, thrice."""
-    model = dict(spec.model)
-    side, c = model["image_size"], model["in_channels"]
-    total = 0
-    for k in model["channels"]:
-        side = side // 2 - 2
-        total += 4 * side**2 * 25 * c * k
-        c = k
-    widths = [side**2 * c, *model["features"], model["num_classes"]]
-    return 3 * (total + sum(a * b for a, b in itertools.pairwise(widths)))
+    return 3 * sum(size.multiplications for size in spec.abstract_model.layer_sizes().values())
 
 
 def available_memory(device: Any) -> int:

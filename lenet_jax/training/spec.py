@@ -1,4 +1,4 @@
-"""What a config says of a training program: the part that shapes it, and the numbers it takes."""
+"""What training takes from a config: the static specification, hyperparameters, and seeds."""
 
 import dataclasses
 import functools
@@ -30,7 +30,7 @@ class Spec:
       num_examples: training images, all of which every epoch uses.
       num_epochs: length of the schedule.
       batch_size: images per optimiser step.
-      micro_batch_size: images per gradient; the gradients of a batch's parts are accumulated.
+      micro_batch_size: images per gradient; the gradients of a batch's micro-batches are summed.
       eval_batch_size: images per forward pass in evaluation.
       optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
       augments: whether images are transformed at random.
@@ -58,7 +58,12 @@ class Spec:
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
         """The network without its parameters."""
-        return nnx.graphdef(nnx.eval_shape(lambda: self.make_model(jax.random.key(0))))
+        return nnx.graphdef(self.abstract_model)
+
+    @functools.cached_property
+    def abstract_model(self) -> LeNet:
+        """The network, with shapes and dtypes in place of its parameters."""
+        return nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
 
     def make_model(self, key: Key[Array, ""]) -> LeNet:
         """The network with initial parameters drawn from `key`."""
@@ -69,7 +74,7 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
     """The spec of a config for a dataset.
 
     Raises:
-      UserError: the model's sizes are not the data's, or its backend cannot be had.
+      UserError: the model's sizes are not the data's, or its backend is not available.
     """
     ops.choose_backend(config.model.backend)  # which may refuse
     _, _, channels = dataset.image_shape
@@ -96,7 +101,7 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
-    """The numbers of a config that a compiled program takes as arguments."""
+    """The numbers of a config that a compiled function takes as arguments."""
     sections = {
         name: {k: float(v) for k, v in config[name].items() if _is_number(v)}
         for name in ("optimizer", "schedule", "augment")
@@ -131,14 +136,14 @@ def pixel_statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
 
 
-def _agree(section: Config, key: str, found: int, name: str) -> int:
-    asked = section[key]
-    if asked is not None and asked != found:
+def _agree(section: Config, key: str, value: int, name: str) -> int:
+    configured = section[key]
+    if configured is not None and configured != value:
         raise UserError(
-            f"config.model.{key} is {asked}, but the data {name!r} has {found}\n"
+            f"config.model.{key} is {configured}, but the data {name!r} has {value}\n"
             f"Leave --config.model.{key} out: it is taken from the data."
         )
-    return found
+    return value
 
 
 def _is_number(value: object) -> bool:
