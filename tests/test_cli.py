@@ -29,7 +29,7 @@ def test_version(capsys):
         ("sweeep", "did you mean sweep?"),
         ("torch_bridge", "did you mean torch-bridge?"),
         ("--versoin", "did you mean --version?"),
-        ("qqq", "the commands: train, sweep, inspect, predict, export, torch-bridge"),
+        ("qqq", f"the commands: {', '.join(cli.COMMANDS)}"),
     ],
 )
 def test_an_unknown_command_is_a_short_error(capsys, word, hint):
