@@ -12,6 +12,8 @@ from experiments.accelerator import __main__ as command
 from experiments.accelerator import correctness, forms, populations, record
 from lenet_jax.nn import ops
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, pytestconfig):
