@@ -36,8 +36,8 @@ from lenet_jax import data
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.machine import environment
 from lenet_jax.nn import ops
-from lenet_jax.plots.style import open_sheet
-from lenet_jax.storage.files import write_json
+from lenet_jax.plots.style import chart, house_style, png
+from lenet_jax.storage.files import write_atomically, write_json
 from lenet_jax.storage.weights import StateDict
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
@@ -205,15 +205,15 @@ def plot(
     from matplotlib.ticker import LogLocator
 
     steps = np.arange(len(ours.losses))
-    with open_sheet(path, 900, 700) as sheet:
+    with house_style():
         title = f"LeNet on MNIST: {len(steps)} steps from the same weights on the same batches"
-        sheet.text(70, 24, title, size=11, weight="bold")
-        curves, gap = sheet.axes(70, 76, 800, 230), sheet.axes(70, 366, 800, 280)
+        figure = chart(900, 700, title)
+        curves, gap = figure.subplots(2, 1, height_ratios=(4, 5))
         curves.set_title("training loss (nats, float64)")
         curves.plot(steps, theirs.losses, color=THEIRS, linewidth=4, alpha=0.4, label="PyTorch")
         curves.plot(steps, ours.losses, color=OURS, linewidth=1, label="lenet-jax")
         curves.set_ylim(bottom=0)
-        curves.legend(frameon=False)
+        curves.legend()
         gap.set_title("absolute difference of the losses (nats, log scale)")
         for name, (difference, colour) in gaps.items():
             positive = np.where(difference > 0, difference, np.nan)  # 0 is not on a log scale
@@ -224,9 +224,10 @@ def plot(
         gap.yaxis.set_major_locator(LogLocator(numticks=8))
         gap.yaxis.set_major_formatter("{x:.0e}")
         gap.set_xlabel("step")
-        gap.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.32))
+        gap.legend(loc="center right", bbox_to_anchor=(1, 0.32))
         for axes in (curves, gap):
             axes.set_xlim(0, len(steps) - 1)
+    write_atomically(path, png(figure))
 
 
 def main() -> None:

@@ -5,11 +5,10 @@ Pictures for slides, TensorBoard images, and `report.html`, one page that opens 
 """
 
 import argparse
-import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lenet_jax.errors import ExitCode, UserError, run_command, write_error
 from lenet_jax.storage.files import read_json, write_atomically
@@ -17,6 +16,8 @@ from lenet_jax.storage.run_dir import RECORD
 from lenet_jax.terminal.arguments import make_parser, network_path
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from lenet_jax.data.dataset import Dataset
     from lenet_jax.inference.network import Network
     from lenet_jax.report.findings import Example, Findings
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 PROGRAM = "python -m lenet_jax.inspect"
 DESCRIPTION = (
     "Show what a trained network has learned, in pictures and on one page: what excites its"
-    " filters, one image's way through it, what it gets wrong, and how sure it is."
+    " filters, one image layer by layer, what it gets wrong, and its calibration."
 )
 
 
@@ -57,6 +58,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax import data
     from lenet_jax.inference.load import load
     from lenet_jax.report import page
+    from lenet_jax.report.figures import draw_figures
     from lenet_jax.report.findings import find
 
     network = load(path, arguments.member)
@@ -65,15 +67,16 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     dataset = data.load(**network.config.data)
     example = _example(arguments, network, dataset)
     findings = find(network, dataset.test, example)
+    figures = draw_figures(network, dataset, findings)
     name = "inspect" if arguments.member is None else f"inspect/member_{arguments.member}"
     out = _make_folder(Path(arguments.out or path / name))
     try:
-        draw_figures(out, network, dataset, findings)
+        _save(out, figures)
     except OSError as error:
         raise write_error(error, out) from error
     record = read_json(path / RECORD) or {}
     report = out / "report.html"
-    _write(report, page.report(network, dataset, findings, record))
+    _write(report, page.report(network, dataset, findings, figures, record))
     _print_summary(network, findings)
     for file in sorted(out.glob("*.png")):
         print(f"  {file}")
@@ -81,90 +84,33 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     return ExitCode.DONE
 
 
-def draw_figures(out: Path, network: "Network", dataset: "Dataset", findings: "Findings") -> None:
-    """Draws the figures as PNG into a folder, and hands them to TensorBoard."""
-    import numpy as np
-
-    from lenet_jax.plots import filters as filter_figures
-    from lenet_jax.plots import results as figures
-    from lenet_jax.report.findings import CONVOLUTIONS, exciting_patches
-    from lenet_jax.runs import figures as report
-
-    labels, names, test = dataset.test.labels, network.class_names, dataset.test
-    calibration, example = findings.calibration, findings.example
-    probabilities = network.probabilities(example.image[None])[0]
-    confusion = report.confusion_matrix(labels, findings.predictions, len(names))
-    dead = findings.survey.dead()
-    notes = {
-        name: f"{100 * float((findings.activations[name] == 0).mean()):.0f} % are 0,"
-        f" {len(units)} units dead"
-        for name, units in dead.items()
-    }
-    weights = {
-        name.removesuffix(".weight"): array
-        for name, array in network.state_dict.items()
-        if name.endswith(".weight")
-    }
-    plots: dict[str, Callable[[Path], Any]] = {
-        "journey": lambda path: filter_figures.plot_journey(
-            example.image, findings.steps, probabilities, names, path, label=example.label
-        ),
-        "saliency": lambda path: filter_figures.plot_saliency(
-            example.image, findings.saliency, path, prediction=names[probabilities.argmax()]
-        ),
-        "confusion_matrix": lambda path: figures.plot_confusion_matrix(confusion, names, path),
-        "mistakes": lambda path: figures.plot_mistakes(
-            test.images, labels, findings.predictions, findings.probabilities, names, path
-        ),
-        "calibration": lambda path: figures.plot_calibration(
-            calibration.confidence, calibration.accuracy, calibration.count, calibration.error, path
-        ),
-        "histograms": lambda path: figures.plot_histograms(
-            {"Weights": weights, "Activations": findings.activations}, notes, path
-        ),
-    }
-    for layer in CONVOLUTIONS:
-        kernel = np.asarray(getattr(network.model, layer).kernel[...])
-        patches = exciting_patches(findings.survey, test.images, layer)
-        plots[f"{layer}_filters"] = functools.partial(
-            filter_figures.plot_exciting_patches, kernel, patches, layer=layer
-        )
-    if network.history:
-        plots["curves"] = lambda path: figures.plot_curves(
-            network.history, path, title=dataset.name
-        )
-    for name, plot in plots.items():
-        plot(out / f"{name}.png")
-    _show_in_tensorboard(out, list(plots))
-
-
-def _show_in_tensorboard(out: Path, names: Sequence[str]) -> None:
-    from PIL import Image
-
+def _save(out: Path, figures: "Mapping[str, Figure]") -> None:
+    """Writes the figures as PNG into a folder, and hands them to TensorBoard."""
+    from lenet_jax.plots.style import png
     from lenet_jax.storage.tensorboard import Board
 
     folder = out / "tensorboard"
     for old in folder.glob("events*"):
-        old.unlink()  # what an earlier inspection showed
+        old.unlink()  # of an earlier inspection
     board = Board(folder, first_step=0)
-    for name in names:
-        file = out / f"{name}.png"
-        with Image.open(file) as image:
-            board.add_image(name, file.read_bytes(), *image.size)
+    for name, figure in figures.items():
+        content = png(figure)
+        write_atomically(out / f"{name}.png", content)
+        board.add_image(name, content, *figure.canvas.get_width_height())
     board.close()
 
 
 def _example(arguments: argparse.Namespace, network: "Network", dataset: "Dataset") -> "Example":
     """The image to follow: the file or the test image asked for, or a clear one."""
+    from lenet_jax.plots.results import example_index
     from lenet_jax.report.findings import Example
-    from lenet_jax.runs import figures as report
 
     if arguments.image is not None:
         return Example(network.prepare(arguments.image)[0], f"The picture {arguments.image}")
     index, test = arguments.index, dataset.test
     if index is None:
         probabilities = network.probabilities(test.images)
-        index = report.example_index(test.labels, probabilities.argmax(1), probabilities)
+        index = example_index(test.labels, probabilities.argmax(1), probabilities)
     if not 0 <= index < len(test):
         raise UserError(f"--index={index}: there are the test images 0 to {len(test) - 1}")
     name = network.class_names[test.labels[index]]

@@ -1,255 +1,287 @@
-"""Pictures of filters: their weights, what they find in an image, and what excites them most.
+"""Pictures of filters: their weights, how they respond to an image, and what excites them most.
 
-Like `figures`: NumPy arrays in, one PNG out, the same bytes for the same arrays.
+Like `results`: each function takes NumPy arrays and returns one figure.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lenet_jax.plots.results import WIDTH
 from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    WIDTH,
+    Axes,
+    Figure,
+    Number,
+    ScalarMappable,
     as_rgb,
+    canvas,
+    colour_bar,
     colour_map,
-    counted,
     fit,
     grid,
     largest,
     legible,
-    open_sheet,
+    mosaic,
+    paint,
+    picture,
+    styled,
+    write,
 )
 
-WEIGHT_COLOURS, ACTIVATION_COLOURS = "RdBu_r", "magma"
+TOP = 86  # pixels; where pictures begin
+MOST_CLASSES = 20  # whose probabilities are shown
 
 
-def plot_filters(kernel: Float[np.ndarray, "kh kw c o"], path: Path | str) -> None:
+def signed_colours(values: Float[np.ndarray, "..."]) -> ScalarMappable:
+    """Red above 0 and blue below, on a scale symmetric around 0."""
+    return colour_map("RdBu_r", -largest(values), largest(values))
+
+
+def activation_colours(values: Float[np.ndarray, "..."]) -> ScalarMappable:
+    """Dark to bright, from 0 up."""
+    return colour_map("magma", 0.0, largest(values))
+
+
+@styled
+def plot_filters(kernel: Float[np.ndarray, "kh kw c o"], *, title: str) -> Figure:
     """Plots every filter of the first convolution on one scale, symmetric around 0.
 
     Args:
         kernel: weights; with more than one input channel a filter is a row of c tiles.
-        path: where the PNG goes.
+        title: the network and its data.
     """
     height, width, c, o = kernel.shape
     rows, columns = grid(o, 8)
-    scale = min(1100 // (columns * (width * c + 1)), 700 // (rows * (height + 1)), 30)
+    scale = min((WIDTH - 120) // columns // (width * c + 1), 600 // (rows * (height + 1)), 30)
     scale = max(scale, 1)
-    cell_width, cell_height = (scale * width + 1) * c + 16, scale * height + 30
-    left, top = 24, 66 if c == 1 else 88
-    bar_left = left + columns * cell_width + 4
-    with open_sheet(path, max(bar_left + 104, 420), max(top + rows * cell_height, 240)) as sheet:
-        sheet.text(
-            left,
-            22,
-            f"conv1: {counted(o, 'filter')} of {height}×{width}×{c}",
-            size=11,
-            weight="bold",
-        )
-        if c > 1:
-            order = "red, green, blue" if c == 3 else f"input channels 0 to {c - 1}"
-            sheet.text(left, 44, f"each from left to right: {order}")
-        weights = colour_map(WEIGHT_COLOURS, -largest(kernel), largest(kernel))
-        for index in range(o):
-            x, y = left + index % columns * cell_width, top + index // columns * cell_height
-            sheet.text(x, y - 10, f"{index}", size=8)
-            sheet.paste_filter(x, y, kernel[..., index], weights, scale)
-        sheet.colour_bar(bar_left, top, min(sheet.height - top - 24, 300), weights, "weight")
+    cell_width, cell_height = (scale * width + 1) * c + 17, scale * height + 31
+    bar_left = 20 + columns * cell_width
+    below = max(TOP + rows * cell_height, 240)
+    order = {1: "", 3: "; each from left to right: red, green, blue"}
+    figure, axes = canvas(
+        max(bar_left + 84, 560),
+        below,
+        f"Weights of conv1, {legible(title, 60)}",
+        f"{_filters(o)} of {height}×{width}×{c}"
+        + order.get(c, f"; each from left to right: input channels 0 to {c - 1}"),
+    )
+    colours = signed_colours(kernel)
+    for index in range(o):
+        x, y = 16 + index % columns * cell_width, TOP + index // columns * cell_height
+        write(axes, x, y - 10, f"{index}", size=8)
+        _draw_filter(axes, x, y, kernel[..., index], colours, c, scale)
+    colour_bar(figure, bar_left, TOP, min(below - TOP - 24, 300), colours, "weight")
+    return figure
 
 
+@styled
 def plot_feature_maps(
     image: UInt8[np.ndarray, "h w c"],
     kernel: Float[np.ndarray, "kh kw c o"],
     maps: Float[np.ndarray, "h2 w2 o"],
-    path: Path | str,
     *,
-    label: str,
-    prediction: str,
-) -> None:
-    """Plots one image, the filters of the first convolution, and what each of them finds in it.
+    title: str,
+    captions: Sequence[str],
+) -> Figure:
+    """Plots one image, the filters of the first convolution, and the feature map of each.
 
     Args:
         image: what the network sees, before normalisation.
         kernel: weights of the first convolution.
         maps: its feature maps of that image after ReLU, at any size; all on one scale from 0.
-        path: where the PNG goes.
-        label: name of the true class.
-        prediction: name of the predicted class.
+        title: the network and its data.
+        captions: lines below the image.
     """
     height, width, c, o = kernel.shape
-    rows, columns = grid(o, 8 if o <= 32 else 11)
-    left, top, gap = 260, 88, 14
-    room = (WIDTH - left - 114) // columns - gap
-    map_side = fit(max(maps.shape[:2]), min(room, 168))
-    scale = max(1, min((map_side - c) // (c * width), 12))
-    cell_height = scale * height + 10 + map_side + 34
-    bar_left = left + columns * (map_side + gap) + 4
-    with open_sheet(path, bar_left + 104, max(top + rows * cell_height, 370)) as sheet:
-        sheet.text(
-            24, 22, f"conv1: {counted(o, 'filter')} and what they find", size=11, weight="bold"
-        )
-        size = "×".join(map(str, maps.shape[:2]))
-        sheet.text(24, 44, f"above: the filter; below: its feature map, {size}, after ReLU")
-        image_side = fit(max(image.shape[:2]), 204)
-        sheet.paste(24, top, as_rgb(image), image_side)
-        sheet.text(24, top + image_side + 18, f"true class: {legible(label, 18)}")
-        sheet.text(24, top + image_side + 38, f"predicted: {legible(prediction, 18)}")
-        weights = colour_map(WEIGHT_COLOURS, -largest(kernel), largest(kernel))
-        activations = colour_map(ACTIVATION_COLOURS, 0.0, largest(maps))
-        for index in range(o):
-            x = left + index % columns * (map_side + gap)
-            y = top + index // columns * cell_height
-            sheet.text(x, y - 10, f"{index}", size=8)
-            sheet.paste_filter(x, y, kernel[..., index], weights, scale)
-            tile = activations.to_rgba(maps[..., index], bytes=True)[..., :3]
-            sheet.paste(x, y + scale * height + 10, tile, map_side)
-        sheet.colour_bar(bar_left, top, 110, weights, "weight")
-        sheet.colour_bar(bar_left, top + 140, 110, activations, "activation")
+    rows, columns = grid(o, 4 if o <= 8 else 8 if o <= 32 else 11)
+    left, gap = 240, 14
+    room = (WIDTH - left - 94) // columns - gap
+    side = fit(max(maps.shape[:2]), min(room, 168))
+    scale = max(1, min((side - c) // (c * width), 12))
+    cell_height = scale * height + 12 + side + 34
+    bar_left = left + columns * (side + gap) + 4
+    size = "×".join(map(str, maps.shape[:2]))
+    figure, axes = canvas(
+        bar_left + 84,
+        max(TOP + rows * cell_height, 370),
+        f"Feature maps of conv1, {legible(title, 60)}",
+        f"above: each of the {_filters(o)}; below: its feature map, {size}, after ReLU",
+    )
+    image_height = picture(axes, 16, TOP, as_rgb(image), fit(max(image.shape[:2]), 204))
+    for line, caption in enumerate(captions):
+        write(axes, 16, TOP + image_height + 18 + 20 * line, legible(caption, 28))
+    weights, activations = signed_colours(kernel), activation_colours(maps)
+    for index in range(o):
+        x = left + index % columns * (side + gap)
+        y = TOP + index // columns * cell_height
+        write(axes, x, y - 10, f"{index}", size=8)
+        _draw_filter(axes, x, y, kernel[..., index], weights, c, scale)
+        tile = paint(maps[..., index], activations)
+        picture(axes, x, y + scale * height + 12, tile, side)
+    colour_bar(figure, bar_left, TOP, 110, weights, "weight")
+    colour_bar(figure, bar_left, TOP + 140, 110, activations, "activation")
+    return figure
 
 
+@styled
 def plot_exciting_patches(
     kernel: Float[np.ndarray, "kh kw c o"],
     patches: UInt8[np.ndarray, "o m side side c2"],
-    path: Path | str,
     *,
     layer: str,
-) -> None:
+    title: str,
+) -> Figure:
     """Plots every filter and beside it the patches of images that excite it most.
 
     Args:
         kernel: weights; a filter is a block of c tiles.
         patches: the m patches of each filter, strongest first, as the network sees them.
-        path: where the PNG goes.
         layer: what the convolution is called.
+        title: the network and its data.
     """
     height, width, c, o = kernel.shape
     side = patches.shape[2]
-    across = math.ceil(math.sqrt(patches.shape[1]))
-    tile = fit(side, 42)
-    block = across * (tile + 3) - 3
-    deep = math.ceil(math.sqrt(c))
-    scale = max(1, (block // deep - 4) // max(height, width))
-    rows, columns = grid(o, 4)
-    cell_width, cell_height = 2 * block + 44, block + 44
-    left, top = 24, 86
-    with open_sheet(
-        path, max(left + columns * cell_width + 104, 620), max(top + rows * cell_height, 300)
-    ) as sheet:
-        title = f"{layer}: what excites each filter most"
-        sheet.text(left, 22, title, size=11, weight="bold")
-        told = (
-            f"left: its weights; right: the {side}×{side} patches of test images, strongest first"
-        )
-        sheet.text(left, 44, told)
-        weights = colour_map(WEIGHT_COLOURS, -largest(kernel), largest(kernel))
-        for index in range(o):
-            x, y = left + index % columns * cell_width, top + index // columns * cell_height
-            sheet.text(x, y - 12, f"filter {index}", size=8)
-            for channel in range(c):
-                at_x = x + channel % deep * (scale * width + 4)
-                at_y = y + channel // deep * (scale * height + 4)
-                sheet.paste_filter(
-                    at_x, at_y, kernel[..., channel : channel + 1, index], weights, scale
-                )
-            for place, patch in enumerate(patches[index]):
-                at_x = x + block + 14 + place % across * (tile + 3)
-                at_y = y + place // across * (tile + 3)
-                sheet.canvas[at_y - 1 : at_y + tile + 1, at_x - 1 : at_x + tile + 1] = 160
-                sheet.paste(at_x, at_y, as_rgb(patch), tile)
-        bar_left = left + columns * cell_width + 4
-        sheet.colour_bar(bar_left, top, min(sheet.height - top - 24, 260), weights, "weight")
+    across, deep = math.ceil(math.sqrt(patches.shape[1])), math.ceil(math.sqrt(c))
+    enlarged = max(1, 42 // side)
+    block = across * (enlarged * side + 1) + 1
+    scale = max(1, (block - deep - 1) // (deep * max(height, width)))
+    rows, columns = grid(o, 3 if o <= 24 else 4)
+    cell_width, cell_height = 2 * block + 28, block + 38
+    bar_left, below = 20 + columns * cell_width, max(TOP + rows * cell_height, 300)
+    figure, axes = canvas(
+        max(bar_left + 84, 620),
+        below,
+        f"What excites the filters of {layer} most, {legible(title, 60)}",
+        f"left: weights, {height}×{width}×{c}; right: the {side}×{side} patches of test images with"
+        " the strongest responses, strongest first",
+    )
+    weights = signed_colours(kernel)
+    for index in range(o):
+        x, y = 16 + index % columns * cell_width, TOP + index // columns * cell_height
+        write(axes, x, y - 12, f"filter {index}", size=8)
+        _draw_filter(axes, x, y, kernel[..., index], weights, deep, scale)
+        tiles = mosaic(as_rgb(patches[index]), across, enlarged)
+        picture(axes, x + block + 10, y, tiles, tiles.shape[1])
+    colour_bar(figure, bar_left, TOP, min(below - TOP - 24, 260), weights, "weight")
+    return figure
 
 
+@styled
 def plot_journey(
     image: UInt8[np.ndarray, "h w c"],
     steps: Mapping[str, Float[np.ndarray, "..."]],
     probabilities: Float[np.ndarray, " k"],
     class_names: Sequence[str],
-    path: Path | str,
     *,
+    title: str,
     label: str,
-) -> None:
-    """Plots one image's way through the network, every step with its shape.
+) -> Figure:
+    """Plots the output of every layer for one image, with its shape, and the probabilities.
 
     Args:
         image: what the network sees, before normalisation.
         steps: each step's output, feature maps (h, w, k) or units (k,).
         probabilities: of each class.
         class_names: k names.
-        path: where the PNG goes.
-        label: what the image is, in words.
+        title: the network and its data.
+        label: where the image is from.
     """
-    left, gap, tile = 170, 6, 88
-    columns = (WIDTH - left - 20) // (tile + gap)
+    left, gap, tile = 140, 5, 64
+    columns = (WIDTH - left - 16) // (tile + gap)
     heights = {
         name: math.ceil(step.shape[-1] / columns) * (tile + gap) + 12 if step.ndim == 3 else 44
         for name, step in steps.items()
     }
-    chart = 26 * min(len(class_names), 20)
-    with open_sheet(path, WIDTH, 190 + sum(heights.values()) + chart + 30) as sheet:
-        sheet.text(24, 22, "One image's way through the network", size=11, weight="bold")
-        sheet.text(24, 44, "red and blue: above and below 0; dark to bright: from 0 up, after ReLU")
-        side = fit(max(image.shape[:2]), 96)
-        sheet.paste(left, 66, as_rgb(image), side)
-        sheet.text(24, 76, "input", weight="bold")
-        sheet.text(24, 94, "×".join(map(str, image.shape)), color="#666666")
-        sheet.text(left + side + 16, 76, legible(label, 80))
-        y = 180
-        for name, step in steps.items():
-            sheet.text(24, y + 10, name, weight="bold")
-            sheet.text(24, y + 28, "×".join(map(str, step.shape)), color="#666666")
-            tiles = paint(step)
-            if step.ndim == 3:
-                for index in range(step.shape[-1]):
-                    x = left + index % columns * (tile + gap)
-                    sheet.paste(x, y + index // columns * (tile + gap), tiles[..., index, :], tile)
-            else:
-                wide = max(1, (WIDTH - left - 20) // len(step))
-                wide = min(wide, 60)
-                strip = np.repeat(np.repeat(tiles[None], 30, 0), wide, 1)
-                sheet.canvas[y : y + 30, left : left + strip.shape[1]] = strip
-            y += heights[name]
-        sheet.text(24, y + 14, "probabilities", weight="bold")
-        for place, index in enumerate(np.argsort(-probabilities, kind="stable")[:20]):
-            middle = y + 14 + 26 * place
-            sheet.text(left, middle, legible(class_names[int(index)], 16))
-            bar = max(1, round(600 * float(probabilities[index])))
-            sheet.canvas[middle - 8 : middle + 8, left + 120 : left + 120 + bar] = (0, 114, 178)
-            sheet.text(left + 130 + bar, middle, f"{100 * probabilities[index]:.2f} %")
+    shown = np.argsort(-probabilities, kind="stable")[:MOST_CLASSES]
+    figure, axes = canvas(
+        WIDTH,
+        180 + sum(heights.values()) + 24 * len(shown) + 20,
+        f"Layer by layer, {legible(title, 60)}",
+        "red and blue: above and below 0; dark to bright: from 0 up, after ReLU;"
+        " each layer on its own scale",
+    )
+    side = fit(max(image.shape[:2]), 96)
+    picture(axes, left, 66, as_rgb(image), side)
+    _name(axes, 76, "input", image.shape)
+    write(axes, left + side + 16, 76, legible(label, 80))
+    y = 176
+    for name, step in steps.items():
+        _name(axes, y + 10, name, step.shape)
+        colours = (signed_colours if step.min() < 0 else activation_colours)(step)
+        tiles = paint(step, colours)
+        if step.ndim == 3:
+            for index in range(step.shape[-1]):
+                x = left + index % columns * (tile + gap)
+                picture(axes, x, y + index // columns * (tile + gap), tiles[..., index, :], tile)
+        else:
+            room = WIDTH - left - 16
+            width = min(room // len(step), 60) * len(step) or room
+            axes.imshow(tiles[None], extent=(left, left + width, y + 30, y), aspect="auto")
+        y += heights[name]
+    write(axes, 16, y + 14, "probabilities", weight="bold")
+    for place, index in enumerate(shown):
+        middle = y + 14 + 24 * place
+        write(axes, left, middle, legible(class_names[int(index)], 16))
+        width = max(1, 600 * float(probabilities[index]))
+        axes.barh(middle, width, 15, left + 120, color=BLUE)
+        write(axes, left + 128 + width, middle, f"{100 * probabilities[index]:.2f} %")
+    return figure
 
 
+@styled
 def plot_saliency(
     image: UInt8[np.ndarray, "h w c"],
     saliency: Float[np.ndarray, "h w"],
-    path: Path | str,
     *,
     prediction: str,
-) -> None:
+    label: str,
+) -> Figure:
     """Plots an image beside the pixels that its winning logit depends on most.
 
     Args:
         image: what the network sees, before normalisation.
         saliency: how much the logit changes with each pixel.
-        path: where the PNG goes.
         prediction: the winning class.
+        label: where the image is from.
     """
-    side, left, top = fit(max(image.shape[:2]), 330), 24, 78
-    with open_sheet(path, 2 * side + 190, top + side + 24) as sheet:
-        title = f"What the answer {legible(prediction, 20)!r} depends on"
-        sheet.text(left, 22, title, size=11, weight="bold")
-        sheet.text(left, 44, "left: the image; right: the gradient of the winning logit, its size")
-        sheet.paste(left, top, as_rgb(image), side)
-        colours = colour_map(ACTIVATION_COLOURS, 0.0, largest(saliency))
-        sheet.paste(left + side + 20, top, colours.to_rgba(saliency, bytes=True)[..., :3], side)
-        sheet.colour_bar(left + 2 * side + 36, top, side, colours, "|gradient|")
+    side = fit(max(image.shape[:2]), 330)
+    figure, axes = canvas(
+        2 * side + 140,
+        TOP + side + 50,
+        f"Saliency of the prediction {legible(prediction, 20)!r}",
+        "left: the image; right: size of the gradient of the winning logit",
+    )
+    picture(axes, 16, TOP, as_rgb(image), side)
+    write(axes, 16, TOP + side + 20, legible(label, 80), color=FAINT)
+    colours = activation_colours(saliency)
+    picture(axes, side + 36, TOP, paint(saliency, colours), side)
+    unit = "|∂ logit / ∂ normalised pixel|"
+    colour_bar(figure, 2 * side + 52, TOP, side, colours, unit)
+    return figure
 
 
-def paint(values: Float[np.ndarray, "..."], signed: bool = False) -> UInt8[np.ndarray, "... 3"]:
-    """Colours of numbers: from 0 up, or, if any is below or `signed`, symmetric around 0."""
-    if signed or values.min() < 0:
-        colours = colour_map(WEIGHT_COLOURS, -largest(values), largest(values))
-    else:
-        colours = colour_map(ACTIVATION_COLOURS, 0.0, largest(values))
-    flat = colours.to_rgba(values.reshape(1, -1), bytes=True)[0, :, :3]
-    return flat.reshape(*values.shape, 3)
+def _draw_filter(
+    axes: Axes,
+    x: Number,
+    y: Number,
+    kernel: Float[np.ndarray, "kh kw c"],
+    colours: ScalarMappable,
+    columns: int,
+    scale: int,
+) -> None:
+    """Draws the weights of a filter, a framed tile for each input channel."""
+    tiles = mosaic(paint(kernel.transpose(2, 0, 1), colours), columns, scale)
+    picture(axes, x, y, tiles, tiles.shape[1])
+
+
+def _name(axes: Axes, y: Number, name: str, shape: tuple[int, ...]) -> None:
+    write(axes, 16, y, name, weight="bold")
+    write(axes, 16, y + 18, "×".join(map(str, shape)), color=FAINT)
+
+
+def _filters(count: int) -> str:
+    return f"{count} filter" + ("" if count == 1 else "s")

@@ -1,59 +1,89 @@
 """The picture of a sweep: curves with bands, points with intervals, or a heat map.
 
 What is drawn follows from the keys that the settings differ in, seeds aside. One key, or several
-that move together: the curves of each setting and its test accuracy over that key. Two keys whose
+that move together: the curves of each setting and its test error over that key. Two keys whose
 values are all combined: a heat map. Anything else: the settings ranked.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from lenet_jax.plots.style import Sheet, legible, open_sheet
-from lenet_jax.sweeps.results import Setting, choose, describe
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    VERMILION,
+    WIDTH,
+    Axes,
+    Figure,
+    chart,
+    legible,
+    styled,
+)
 
-BLUE, MARK, PALE = "#0072B2", "#D55E00", "#888888"
 MOST_RANKED = 24
 MOST_CURVES = 12
 
 
-def plot_sweep(
-    settings: Sequence[Setting],
-    curves: Mapping[int, Mapping[str, np.ndarray]],
-    path: Path | str,
-    *,
-    title: str,
-) -> None:
-    """Draws a sweep.
+class Setting(NamedTuple):
+    """The members of a sweep that differ in their seeds alone.
+
+    Attributes:
+        name: what they change, in short.
+        overrides: the same by key.
+        diverged: members that did; the fields below are about the others.
+        valid_errors: of each member, %, after each epoch.
+        test_errors: of each member, %.
+        mean: of the test errors; None if there are none.
+        sd: their standard deviation; None of fewer than two.
+        ci95: half-width of the 95 % interval of the mean; None likewise.
+        best: whether validation chose this setting.
+    """
+
+    name: str
+    overrides: Mapping[str, Any]
+    diverged: int
+    valid_errors: Float[np.ndarray, "n epochs"]
+    test_errors: Sequence[float]
+    mean: float | None
+    sd: float | None
+    ci95: float | None
+    best: bool
+
+
+@styled
+def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
+    """Plots a sweep.
 
     Args:
-        settings: from `sweep_results.by_setting`.
-        curves: of each member its metrics by name, a number an epoch.
-        path: where the PNG goes.
+        settings: what its members share.
         title: the sweep's name.
     """
-    axes = find_axes(settings)
-    members = sum(len(setting.rows) for setting in settings)
-    diverged = members - sum(len(setting.done) for setting in settings)
-    words = f"{members:,} networks, {len(settings)} setting{'' if len(settings) == 1 else 's'}"
-    words += f", {diverged} diverged" if diverged else ""
-    ranked = len(axes) > 2 or (len(axes) == 0 and len(settings) > 1)
-    rows = len({_value(s, axes[0]) for s in settings}) if len(axes) == 2 else 0
-    heights = {2: 154 + 44 * rows}
-    height = 130 + 26 * min(len(settings), MOST_RANKED) if ranked else heights.get(len(axes), 530)
-    with open_sheet(path, 1000, max(height, 300)) as sheet:
-        sheet.text(70, 22, legible(title, 90), size=11, weight="bold")
-        sheet.text(70, 44, words, color="#444444")
-        if len(axes) == 2:
-            _plot_heat_map(sheet, settings, axes)
-        elif ranked:
-            _plot_ranking(sheet, settings)
-        else:
-            _plot_curves(sheet, settings, curves)
-            _plot_points(sheet, settings, axes)
+    keys = find_axes(settings)
+    diverged = sum(setting.diverged for setting in settings)
+    members = diverged + sum(len(setting.test_errors) for setting in settings)
+    subtitle = f"{members:,} networks, {len(settings)} setting{'' if len(settings) == 1 else 's'}"
+    subtitle += f", {diverged} diverged" if diverged else ""
+    subtitle += "; ★ best on validation" if len(settings) > 1 else ""
+    ranked = not keys and len(settings) > 1
+    height = 430
+    if len(keys) == 2:
+        height = 154 + 44 * len({_value(setting, keys[0]) for setting in settings})
+    elif ranked:
+        height = 140 + 26 * min(len(settings), MOST_RANKED)
+    figure = chart(WIDTH, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
+    if len(keys) == 2:
+        _plot_heat_map(figure.subplots(), settings, keys)
+    elif ranked:
+        _plot_ranking(figure.subplots(), settings)
+    else:
+        left, right = figure.subplots(1, 2)
+        _plot_curves(left, settings)
+        _plot_points(right, settings, keys)
+    return figure
 
 
 def find_axes(settings: Sequence[Setting]) -> list[str]:
@@ -73,67 +103,49 @@ def find_axes(settings: Sequence[Setting]) -> list[str]:
     return []
 
 
-def _plot_curves(
-    sheet: Sheet, settings: Sequence[Setting], curves: Mapping[int, Mapping[str, np.ndarray]]
-) -> None:
+def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
     """Mean validation error of each setting over the epochs, with a band of one deviation."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    axes = sheet.axes(70, 92, 430, 310)
-    axes.set(title="validation error, %", xlabel="epoch")
+    axes.set(title="validation error, %: mean ± sd (log scale)", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    lowest = []
     for setting, colour in zip(shown, colours, strict=True):
-        errors = np.array([100 * (1 - curves[r["member"]]["valid_accuracy"]) for r in setting.done])
+        errors = setting.valid_errors
         if not errors.size:
             continue
-        mean, sd = errors.mean(0), errors.std(0, ddof=1) if len(errors) > 1 else None
-        epochs = np.arange(1, len(mean) + 1)
+        mean, epochs = errors.mean(0), np.arange(1, errors.shape[1] + 1)
         axes.plot(epochs, mean, color=colour, marker="o", label=legible(setting.name, 26))
-        if sd is not None:
+        if len(errors) > 1:
+            sd = errors.std(0, ddof=1)
             axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
-        lowest.append(mean.min())
     axes.set_yscale("log")
     _plain_ticks(axes)
     if len(shown) > 1:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "ncols": 3}
-        axes.legend(frameon=False, fontsize=7.5, **below)
+        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
 
 
-def _plot_points(sheet: Sheet, settings: Sequence[Setting], keys: Sequence[str]) -> None:
+def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
     """Test error of every member, and mean and 95 % interval of each setting."""
-    axes = sheet.axes(580, 92, 370, 310)
-    axes.set(title="test error, %: networks, mean and 95 % interval")
+    axes.set(title="test error, %: networks, mean ± 95 % interval")
     values = [_value(setting, keys[0]) if keys else "" for setting in settings]
-    numbers = all(isinstance(value, int | float) for value in values) and not any(
-        isinstance(value, bool) for value in values
+    numeric = bool(keys) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
-    places: list[Any] = list(values) if numbers and keys else list(range(len(values)))
-    winner = choose(settings)
-    for index, (place, setting) in enumerate(zip(places, settings, strict=True)):
-        errors = [100 * (1 - row["test_accuracy"]) for row in setting.done]
-        if not errors:
+    places: list[Any] = list(values) if numeric else list(range(len(values)))
+    for place, setting in zip(places, settings, strict=True):
+        errors = setting.test_errors
+        if setting.mean is None:
             continue
-        axes.plot([place] * len(errors), errors, "o", color=PALE, alpha=0.45, markersize=3)
-        found = describe(errors)
-        assert found["mean"] is not None
-        colour = MARK if winner and winner[0] == index and keys else BLUE
-        axes.errorbar(
-            place,
-            found["mean"],
-            found["ci95"] or 0.0,
-            fmt="o",
-            color=colour,
-            capsize=4,
-            markersize=6,
-            zorder=3,
-        )
-    if numbers and keys:
-        positive = min(places) > 0
-        if positive and max(places) / min(places) >= 8:
+        axes.plot([place] * len(errors), errors, "o", color=FAINT, alpha=0.45, markersize=3)
+        best = setting.best and len(settings) > 1
+        look = {"fmt": "*" if best else "o", "color": VERMILION if best else BLUE, "zorder": 3}
+        size = 11 if best else 6
+        axes.errorbar(place, setting.mean, setting.ci95 or 0.0, capsize=4, markersize=size, **look)
+    if numeric:
+        if min(places) > 0 and max(places) / min(places) >= 8:
             axes.set_xscale("log")
             axes.minorticks_off()
         if len(places) <= 10:
@@ -146,79 +158,65 @@ def _plot_points(sheet: Sheet, settings: Sequence[Setting], keys: Sequence[str])
     if high > 3 * max(low, 1e-9):
         axes.set_yscale("log")
         _plain_ticks(axes)
-    if winner and len(settings) > 1:
-        sheet.text(950, 44, "● best on validation", color=MARK, ha="right")
 
 
-def _plot_heat_map(sheet: Sheet, settings: Sequence[Setting], keys: Sequence[str]) -> None:
+def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
     """Mean test error of each pair of values, with its deviation."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
 
     values = [list(dict.fromkeys(_value(s, key) for s in settings)) for key in keys]
     errors = np.full([len(v) for v in values], np.nan)
-    winner = choose(settings)
-    at = {}
-    for index, setting in enumerate(settings):
-        place = tuple(v.index(_value(setting, key)) for v, key in zip(values, keys, strict=True))
-        at[index] = place
-        mean = describe([100 * (1 - row["test_accuracy"]) for row in setting.done])["mean"]
-        errors[place] = np.nan if mean is None else max(mean, 1e-3)
-    left, top, width = 190, 92, 720
-    height = sheet.height - top - 62
-    axes = sheet.axes(left, top, width, height)
+    places = [
+        tuple(v.index(_value(setting, key)) for v, key in zip(values, keys, strict=True))
+        for setting in settings
+    ]
+    for place, setting in zip(places, settings, strict=True):
+        errors[place] = np.nan if setting.mean is None else max(setting.mean, 1e-3)
     finite = errors[np.isfinite(errors)]
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 10.0)
     norm, colours = LogNorm(low, max(high, low * 1.01)), colormaps["viridis_r"]
     axes.imshow(errors, aspect="auto", cmap=colours, norm=norm)
-    for index, setting in enumerate(settings):
-        row, column = at[index]
-        found = describe([100 * (1 - r["test_accuracy"]) for r in setting.done])
-        told = "diverged" if found["mean"] is None else f"{found['mean']:.2f}"
-        told += "" if found["sd"] is None else f" ± {found['sd']:.2f}"
-        shade = colours(norm(errors[row, column]))[:3] if found["mean"] is not None else (1, 1, 1)
-        light = sum(shade) > 1.5
-        best = winner is not None and winner[0] == index
+    for (row, column), setting in zip(places, settings, strict=True):
+        text = "diverged" if setting.mean is None else f"{setting.mean:.2f}"
+        text += "" if setting.sd is None else f" ± {setting.sd:.2f}"
+        shade = (1, 1, 1) if setting.mean is None else colours(norm(errors[row, column]))[:3]
         axes.text(
             column,
             row,
-            f"★ {told}" if best else told,
+            f"★ {text}" if setting.best else text,
             ha="center",
             va="center",
             size=8,
-            color="#222222" if light else "white",
-            weight="bold" if best else "normal",
+            color="black" if sum(shade) > 1.5 else "white",
+            weight="bold" if setting.best else "normal",
         )
     axes.set_yticks(range(len(values[0])), [legible(_show(v), 18) for v in values[0]])
     axes.set_xticks(range(len(values[1])), [legible(_show(v), 12) for v in values[1]])
-    axes.set(ylabel=keys[0], xlabel=keys[1])
+    axes.set(ylabel=keys[0], xlabel=keys[1], title="test error, %: mean ± sd over seeds")
     axes.grid(visible=False)
     axes.tick_params(length=0)
-    sheet.text(70, 70, "mean test error, % (± deviation over seeds); ★ best mean on validation")
 
 
-def _plot_ranking(sheet: Sheet, settings: Sequence[Setting]) -> None:
+def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
     """The best settings by mean test error, one below the other."""
-    winner = choose(settings)
-    ranked = []
-    for index, setting in enumerate(settings):
-        found = describe([100 * (1 - row["test_accuracy"]) for row in setting.done])
-        if found["mean"] is not None:
-            ranked.append((found["mean"], found["ci95"], index))
-    ranked = sorted(ranked)[:MOST_RANKED]
-    if not ranked:
-        return
-    axes = sheet.axes(430, 92, 520, 26 * len(ranked))
+    ranked = sorted(
+        (setting.mean, setting.ci95 or 0.0, index)
+        for index, setting in enumerate(settings)
+        if setting.mean is not None
+    )[:MOST_RANKED]
     for place, (mean, half, index) in enumerate(ranked):
-        colour = MARK if winner and winner[0] == index else BLUE
-        axes.errorbar(mean, place, xerr=half or 0.0, fmt="o", color=colour, capsize=3)
+        best = settings[index].best
+        shape, colour = ("*", VERMILION) if best else ("o", BLUE)
+        look = {"fmt": shape, "markersize": 9 if best else 4, "capsize": 3}
+        axes.errorbar(mean, place, xerr=half, color=colour, **look)
     names = [legible(settings[index].name, 52) for *_, index in ranked]
     axes.set_yticks(range(len(names)), names, size=8)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
-    axes.set_title("test error, %: mean and 95 % interval")
+    axes.set_title("test error, %: mean ± 95 % interval")
 
 
-def _plain_ticks(axes: Any) -> None:
+def _plain_ticks(axes: Axes) -> None:
     """Writes a logarithmic error axis in plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 

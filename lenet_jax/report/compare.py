@@ -1,14 +1,14 @@
-"""Several runs side by side: where their configs differ, how they learned, how right they are."""
+"""Several runs side by side: their results, the differences of their configs, their curves."""
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError
 from lenet_jax.inference.network import Network
-from lenet_jax.report import html
-from lenet_jax.report.page import accuracy_chart
+from lenet_jax.plots.results import plot_accuracies
+from lenet_jax.plots.style import svg
+from lenet_jax.report.page import flatten, render
 
 RESULTS = {
     "test_accuracy": "test accuracy, %",
@@ -22,7 +22,7 @@ RESULTS = {
 
 
 def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
-    """The page that compares runs, and its gist for a terminal.
+    """The page that compares runs, and the lines of it for a terminal.
 
     Raises:
       UserError: one of them has no config.
@@ -31,41 +31,28 @@ def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
     for network in networks:
         if network.config is None:
             raise UserError(f"{network.source} is no run: it has no config.json")
-        settings.append(html.flatten(configs.to_dict(network.config)))
-    different = [key for key in settings[0] if len({str(s[key]) for s in settings}) > 1]
-    same = [key for key in settings[0] if key not in different]
+        settings.append(flatten(configs.to_dict(network.config)))
+    keys = {key: len({str(s[key]) for s in settings}) > 1 for key in settings[0]}
     sources = [network.source for network in networks]
     results = [
         [name, *(_number(network.summary.get(key), name) for network in networks)]
         for key, name in RESULTS.items()
         if any(key in network.summary for network in networks)
     ]
-    rows = [[key, *(values[key] for values in settings)] for key in different]
-    colours = ", ".join(
-        f'<b class="key c{number % 5}">{escape(source)}</b>'
-        for number, source in enumerate(sources)
+    different = [[key, *(values[key] for values in settings)] for key in keys if keys[key]]
+    figure = None
+    if all(network.history for network in networks):
+        figure = plot_accuracies([(network.source, network.history) for network in networks])
+    page = render(
+        "compare.html",
+        title=f"{len(networks)} runs side by side",
+        sources=sources,
+        results=results,
+        different=different,
+        same=[[key, settings[0][key]] for key in keys if not keys[key]],
+        svg=figure and svg(figure, "Validation accuracy of each run over the epochs"),
     )
-    body = [
-        f"<header><h1>{len(networks)} runs side by side</h1><p>{colours}</p></header><main>",
-        "<h2>How right they are</h2>",
-        html.table("", ["", *sources], results),
-        "<h2>How they differ</h2>",
-        html.table("", ["", *sources], rows) if different else "<p>Their configs are the same.</p>",
-        "<details><summary>What they have in common</summary>",
-        html.table("", [], [[key, settings[0][key]] for key in same]),
-        "</details>",
-    ]
-    histories = [network.history for network in networks]
-    if all(histories):
-        caption = "<b>Validation accuracy</b>, %, on the scale of the error"
-        body += [
-            "<h2>How they learned</h2>",
-            html.figure(caption, accuracy_chart(histories), style="alone"),
-        ]
-    lines = _columns(
-        [["", *sources], *results, *[[k, *(s[k] for s in settings)] for k in different]]
-    )
-    return html.page(f"{len(networks)} runs side by side", [*body, "</main>"]), lines
+    return page, _columns([["", *sources], *results, *different])
 
 
 def _number(value: Any, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a trained network has learned, as numbers: what excites its filters, what it is sure of."""
+"""Measurements of a trained network: what excites its filters, how well it is calibrated."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ SAMPLE = 500  # images whose activations are counted
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image, and what it is called."""
+    """One image, and where it is from."""
 
     image: UInt8[np.ndarray, "h w c"]
     label: str
@@ -51,13 +51,13 @@ class Survey:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How often the network is right when it is so and so sure; m bins of equal width.
+    """Accuracy at each confidence level, in m bins of equal width.
 
     Attributes:
       confidence: mean probability of the predicted class in each bin; NaN of an empty one.
       accuracy: share of right predictions; NaN likewise.
       count: images.
-      error: the expected calibration error, the mean distance of the two over all images.
+      error: the expected calibration error: their mean distance over all images.
     """
 
     confidence: Float[np.ndarray, " m"]
@@ -68,15 +68,15 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """All that is found out about a network.
+    """All that is measured of a network.
 
     Attributes:
       test: the images that it was tested on, and their labels.
       logits: of each.
       survey: how it responds to them.
       activations: see `activations`.
-      example: the image whose way is followed.
-      steps: its way, see `journey`.
+      example: the image that is followed.
+      steps: the output of each layer for it, see `journey`.
       saliency: see `saliency`.
     """
 
@@ -100,17 +100,17 @@ class Findings:
 
     @functools.cached_property
     def calibration(self) -> Calibration:
-        """How often the network is right when it is so and so sure."""
+        """Accuracy at each confidence level."""
         return calibration(self.probabilities, self.test.labels)
 
     def mistakes(self) -> Int[np.ndarray, " wrong"]:
-        """The images that it gets wrong, the surest first."""
+        """The images that it gets wrong, the most confident first."""
         wrong = np.flatnonzero(self.predictions != self.test.labels)
         return wrong[np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")]
 
 
 def find(network: Network, test: Split, example: Example) -> Findings:
-    """Finds everything out."""
+    """Measures everything."""
     return Findings(
         test=test,
         logits=network.logits(test.images),
@@ -124,8 +124,7 @@ def find(network: Network, test: Split, example: Example) -> Findings:
 
 def survey(network: Network, images: UInt8[np.ndarray, "n h w c"]) -> Survey:
     """The responses to all images, which have the network's size."""
-    found = network.run(_survey, images)
-    return Survey(*found)
+    return Survey(*network.run(_survey, images))
 
 
 def exciting_patches(
@@ -150,7 +149,7 @@ def exciting_patches(
 def journey(
     network: Network, image: UInt8[np.ndarray, "h w c"]
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """The output of each of `models.STEPS` for one image of the network's size."""
+    """The output of each of `network.layers` for one image of the network's size."""
     steps = jax.jit(network.model.activations)(network.normalise(image[None]))
     return {name: np.asarray(steps[name][0]) for name in network.layers}
 
@@ -181,13 +180,13 @@ def calibration(
 
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", 2017, eq. 3.
     """
-    sure = probabilities.max(axis=1).astype(np.float64)
+    confidences = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    place = np.minimum((sure * bins).astype(int), bins - 1)
+    place = np.minimum((confidences * bins).astype(int), bins - 1)
     count = np.bincount(place, minlength=bins)
-    some = np.where(count > 0, count, np.nan)
-    confidence = np.bincount(place, sure, bins) / some
-    accuracy = np.bincount(place, right, bins) / some
+    divisor = np.where(count > 0, count, np.nan)
+    confidence = np.bincount(place, confidences, bins) / divisor
+    accuracy = np.bincount(place, right, bins) / divisor
     error = np.nansum(count * np.abs(accuracy - confidence)) / max(len(labels), 1)
     return Calibration(confidence, accuracy, count, float(error))
 

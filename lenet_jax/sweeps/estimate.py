@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import jax
 
 from lenet_jax.data.dataset import Split
-from lenet_jax.plots.style import counted
 from lenet_jax.sweeps import plan as sweep_plan
 from lenet_jax.sweeps.plan import Chunk, Group
-from lenet_jax.terminal.console import clock
+from lenet_jax.terminal.console import clock, counted
 from lenet_jax.training.population import Population, Strategy, choose_strategy
 
 TRIAL_STEPS = 20  # of a chunk, to estimate the time

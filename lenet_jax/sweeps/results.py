@@ -13,6 +13,7 @@ import numpy as np
 from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.schema import keys
+from lenet_jax.plots import sweeps as plots
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.file import Overrides
 
@@ -106,6 +107,33 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
         return None
     index = -max(ranked)[-1]
     return index, max(settings[index].done, key=rank)
+
+
+def for_plot(
+    settings: Sequence[Setting], curves: Mapping[int, Mapping[str, np.ndarray]]
+) -> list[plots.Setting]:
+    """What the figure shows of each setting.
+
+    Args:
+      settings: from `by_setting`.
+      curves: of each member its metrics by name, a number an epoch.
+    """
+    winner, shown = choose(settings), []
+    for index, setting in enumerate(settings):
+        test = [100 * (1 - row["test_accuracy"]) for row in setting.done]
+        valid = [100 * (1 - curves[row["member"]]["valid_accuracy"]) for row in setting.done]
+        shown.append(
+            plots.Setting(
+                name=setting.name,
+                overrides=setting.overrides,
+                diverged=len(setting.rows) - len(setting.done),
+                valid_errors=np.array(valid),
+                test_errors=test,
+                best=winner is not None and winner[0] == index,
+                **describe(test),
+            )
+        )
+    return shown
 
 
 def summary(

@@ -14,8 +14,9 @@ from lenet_jax import data
 from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
 from lenet_jax.inference.state_dict import make_metadata, to_state_dict
 from lenet_jax.machine import environment
+from lenet_jax.plots.style import DRAWING_ERRORS, png
 from lenet_jax.plots.sweeps import plot_sweep
-from lenet_jax.runs.figures import DRAWING_ERRORS
+from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
 from lenet_jax.sweeps import estimate, plan, results
 from lenet_jax.sweeps.file import Member
@@ -267,7 +268,8 @@ def _collect(
             winner and results.winner_file(config_of[winner[1]["member"]], winner[1]),
         )
         try:
-            plot_sweep(settings, curves, store.figure, title=store.path.name)
+            figure = plot_sweep(results.for_plot(settings, curves), title=store.path.name)
+            write_atomically(store.figure, png(figure))
         except DRAWING_ERRORS as error:
             if isinstance(error, OSError) and error.errno in DISK_FAULTS:
                 raise

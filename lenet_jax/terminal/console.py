@@ -263,6 +263,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 filter`, `6 filters`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
 def _significant(loss: float) -> str:
     return f"{loss:6.4f}" if loss < 10 else f"{loss:6.4g}"
 

@@ -1,59 +1,82 @@
+import io
+
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from lenet_jax.plots.style import fit, legible, open_sheet
+from lenet_jax.plots.style import (
+    canvas,
+    chart,
+    fit,
+    house_style,
+    legible,
+    mosaic,
+    picture,
+    png,
+    styled,
+    write,
+)
 
 
-def pixels(path):
-    return np.asarray(Image.open(path))
+def pixels(figure):
+    return np.asarray(Image.open(io.BytesIO(png(figure))))
 
 
-def test_a_tile_lies_at_its_pixels_unblurred(tmp_path):
+def test_a_picture_lies_at_its_pixels_unblurred():
     tile = np.zeros((2, 2, 3), np.uint8)
     tile[0, 1] = 200, 100, 50
-    with open_sheet(tmp_path / "a.png", 41, 33) as sheet:
-        sheet.paste(10, 5, tile, 8)
+    with house_style():
+        figure, axes = canvas(41, 33, "")
+        assert picture(axes, 10, 5, tile, 8) == 8
     expected = np.full((33, 41, 3), 255, np.uint8)
     expected[5:13, 10:18] = 0
     expected[5:9, 14:18] = 200, 100, 50
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), expected)
+    np.testing.assert_array_equal(pixels(figure), expected)
 
 
-def test_a_long_tile_keeps_its_proportions(tmp_path):
-    with open_sheet(tmp_path / "a.png", 20, 20) as sheet:
-        sheet.paste(0, 0, np.zeros((1, 2, 3), np.uint8), 10)
-    assert (pixels(tmp_path / "a.png") == 0).all(2).sum() == 10 * 5
+def test_a_wide_picture_keeps_its_proportions():
+    with house_style():
+        figure, axes = canvas(20, 20, "")
+        assert picture(axes, 0, 0, np.zeros((1, 2, 3), np.uint8), 10) == 5
+    assert (pixels(figure) == 0).all(2).sum() == 10 * 5
 
 
-def test_text_lies_over_tiles(tmp_path):
-    with open_sheet(tmp_path / "a.png", 60, 30) as sheet:
-        sheet.paste(0, 0, np.zeros((1, 1, 3), np.uint8), 30)
-        sheet.text(5, 15, "8", color="white")
-    assert pixels(tmp_path / "a.png")[:, :30].max() > 200
+def test_text_lies_over_pictures():
+    with house_style():
+        figure, axes = canvas(60, 30, "")
+        picture(axes, 0, 0, np.zeros((1, 1, 3), np.uint8), 30)
+        write(axes, 5, 15, "8", color="white")
+    assert pixels(figure)[:, :30].max() > 200
 
 
-def test_axes_have_the_pixels_asked_for(tmp_path):
-    with open_sheet(tmp_path / "a.png", 100, 60) as sheet:
-        axes = sheet.axes(30, 10, 50, 20)
-        axes.set(facecolor="red", xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-    rows, columns = np.nonzero(pixels(tmp_path / "a.png")[..., 1] < 128)
-    assert (rows.min(), rows.max() + 1) == (10, 30)
+def test_axes_have_the_margins_asked_for():
+    with house_style():
+        figure = chart(100, 140, "", margins=(30, 20, 10, 0))
+        figure.subplots().set(facecolor="red", xticks=[], yticks=[])
+        figure.axes[0].spines[:].set_visible(False)
+    rows, columns = np.nonzero(pixels(figure)[..., 1] < 128)
+    assert (rows.min(), rows.max() + 1) == (82, 130)
     assert (columns.min(), columns.max() + 1) == (30, 80)
 
 
-def test_the_style_of_the_user_changes_neither_the_picture_nor_is_changed(tmp_path):
-    def draw(path):
-        with open_sheet(path, 200, 120) as sheet:
-            sheet.text(10, 10, "text")
-            sheet.axes(40, 30, 120, 60).plot([1, 2])
-        return path.read_bytes()
+def test_a_mosaic_has_lines_around_its_tiles():
+    tiles = np.arange(3, dtype=np.uint8).repeat(3).reshape(3, 1, 1, 3)
+    expected = np.full((7, 7, 3), 160, np.uint8)
+    expected[1:3, 1:3], expected[1:3, 4:6], expected[4:6, 1:3] = 0, 1, 2
+    np.testing.assert_array_equal(mosaic(tiles, 2, 2), expected)
 
-    plain = draw(tmp_path / "plain.png")
+
+def test_the_style_of_the_user_changes_neither_the_picture_nor_is_changed():
+    @styled
+    def draw():
+        figure = chart(200, 140, "title")
+        figure.subplots().plot([1, 2])
+        return figure
+
+    plain = png(draw())
     with matplotlib.rc_context({"font.size": 30, "lines.color": "red", "axes.linewidth": 5}):
-        assert draw(tmp_path / "styled.png") == plain
+        assert png(draw()) == plain
         assert matplotlib.rcParams["font.size"] == 30
 
 

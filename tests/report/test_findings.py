@@ -5,7 +5,7 @@ import pytest
 
 import lenet_jax
 from lenet_jax import data
-from lenet_jax.report import findings as insight
+from lenet_jax.report import findings
 
 
 @pytest.fixture(scope="module")
@@ -20,13 +20,13 @@ def images():
 
 @pytest.fixture(scope="module")
 def survey(network, images):
-    return insight.survey(network, images)
+    return findings.survey(network, images)
 
 
-@pytest.mark.parametrize("layer", insight.CONVOLUTIONS)
+@pytest.mark.parametrize("layer", findings.CONVOLUTIONS)
 def test_a_patch_alone_excites_the_filter_as_much_as_in_its_image(layer, network, images, survey):
     """The receptive field is what the unit sees: no pixel less, and none too many."""
-    patches = insight.exciting_patches(survey, images, layer)
+    patches = findings.exciting_patches(survey, images, layer)
     filters = len(patches)
     side = {"conv1": 5, "conv2": 14}[layer]
     assert patches.shape == (filters, 9, side, side, 1)
@@ -49,40 +49,40 @@ def test_the_survey_says_which_units_are_dead(network, images, survey):
     np.testing.assert_array_equal(survey.active["conv2.relu"], (maps > 0).any((1, 2)))
     dead = {name: active.copy() for name, active in survey.active.items()}
     dead["fc1.relu"][:, [3, 7]] = False
-    found = insight.Survey(survey.peaks, survey.places, dead).dead()
-    assert {3, 7} <= set(found["fc1.relu"].tolist())
-    assert len(found["conv2.relu"]) == (~(maps > 0).any((0, 1, 2))).sum()
+    measured = findings.Survey(survey.peaks, survey.places, dead).dead()
+    assert {3, 7} <= set(measured["fc1.relu"].tolist())
+    assert len(measured["conv2.relu"]) == (~(maps > 0).any((0, 1, 2))).sum()
 
 
 def test_saliency_is_the_gradient_of_the_winning_logit(network, images):
-    found = insight.saliency(network, images[0])
+    measured = findings.saliency(network, images[0])
     pixels = network.normalise(images[:1])
     grads = jax.grad(lambda x: network.model(x).max())(pixels)
-    np.testing.assert_allclose(found, np.abs(grads[0, :, :, 0]), atol=1e-5)
-    assert found.max() > 0.01
+    np.testing.assert_allclose(measured, np.abs(grads[0, :, :, 0]), atol=1e-5)
+    assert measured.max() > 0.01
 
 
 def test_a_journey_has_every_step_of_the_image(network, images):
-    steps = insight.journey(network, images[3])
+    steps = findings.journey(network, images[3])
     assert list(steps) == list(network.layers)
     np.testing.assert_allclose(steps["fc3"], network.logits(images[3:4])[0], atol=2e-5)
 
 
-def test_calibration_compares_sureness_with_accuracy():
+def test_calibration_compares_confidence_with_accuracy():
     probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.35, 0.65], [0.0, 1.0]], np.float32)
-    found = insight.calibration(probabilities, np.array([0, 1, 1, 1]), bins=4)
-    np.testing.assert_array_equal(found.count, [0, 0, 1, 3])
-    np.testing.assert_allclose(found.accuracy, [np.nan, np.nan, 1, 2 / 3])
-    np.testing.assert_allclose(found.confidence, [np.nan, np.nan, 0.65, 0.95], rtol=1e-6)
-    assert found.error == pytest.approx((0.35 + 3 * (0.95 - 2 / 3)) / 4)
+    measured = findings.calibration(probabilities, np.array([0, 1, 1, 1]), bins=4)
+    np.testing.assert_array_equal(measured.count, [0, 0, 1, 3])
+    np.testing.assert_allclose(measured.accuracy, [np.nan, np.nan, 1, 2 / 3])
+    np.testing.assert_allclose(measured.confidence, [np.nan, np.nan, 0.65, 0.95], rtol=1e-6)
+    assert measured.error == pytest.approx((0.35 + 3 * (0.95 - 2 / 3)) / 4)
 
 
-def test_mistakes_come_the_surest_first(network):
+def test_the_most_confident_mistakes_come_first(network):
     test = data.load("mnist").test
     part = data.Split(test.images[:3000], test.labels[:3000])
-    example = insight.Example(test.images[0], "a 7")
-    found = insight.find(network, part, example)
-    wrong = found.mistakes()
+    example = findings.Example(test.images[0], "a 7")
+    measured = findings.find(network, part, example)
+    wrong = measured.mistakes()
     assert set(wrong) == set(np.flatnonzero(network.predict(part.images) != part.labels))
-    sure = found.probabilities[wrong].max(1)
-    assert (np.diff(sure) <= 0).all()
+    confidences = measured.probabilities[wrong].max(1)
+    assert (np.diff(confidences) <= 0).all()

@@ -5,18 +5,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.support import tiny
 from flax import nnx
 from safetensors import safe_open
 
-from lenet_jax.plots import results as figures
-from lenet_jax.plots import filters as filter_figures
-from lenet_jax.training.spec import make_spec
-from lenet_jax.runs import figures as report
 from lenet_jax.inference.state_dict import to_state_dict
+from lenet_jax.plots import filters, results
+from lenet_jax.runs import figures as report
+from lenet_jax.training.spec import make_spec
+from tests.support import tiny
 
 DATASET = tiny.dataset()
 FIGURES = ["curves", "confusion_matrix", "filters", "feature_maps", "mistakes"]
+TITLE = "LeNet 2–3–8–6–6 on bars"
 ROWS = [{"epoch": 1, "train/loss": 1.5}]
 
 
@@ -36,27 +36,23 @@ def params(made):
 def plots(monkeypatch):
     """Takes the place of the drawing; holds the arguments that each figure was drawn with."""
     drawn = {}
+    monkeypatch.setattr(report, "png", str.encode)
 
     def make_plot(name):
         def plot(*args, **kwargs):
             drawn[name] = types.SimpleNamespace(args=args, **kwargs)
+            return name
 
         return plot
 
     for name in FIGURES:
-        module = filter_figures if name.startswith("f") else figures
+        module = filters if name.startswith("f") else results
         monkeypatch.setattr(module, f"plot_{name}", make_plot(name))
     return drawn
 
 
-def logits_of(predictions, sureness=20.0):
-    return sureness * np.eye(6, dtype=np.float32)[predictions]
-
-
-def test_the_confusion_matrix_by_hand():
-    labels, predictions = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 0, 2])
-    matrix = report.confusion_matrix(labels.astype(np.int32), predictions, 4)
-    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
+def logits_of(predictions, scale=20.0):
+    return scale * np.eye(6, dtype=np.float32)[predictions]
 
 
 def test_every_figure_gets_what_it_shows(made, params, plots, tmp_path):
@@ -66,32 +62,36 @@ def test_every_figure_gets_what_it_shows(made, params, plots, tmp_path):
     drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
     assert drawn == [tmp_path / f"{name}.png" for name in FIGURES]
 
-    assert plots["curves"].args == (ROWS, tmp_path / "curves.png")
-    matrix, names, _ = plots["confusion_matrix"].args
+    assert [file.read_text() for file in drawn] == FIGURES
+    assert plots["curves"].args == (ROWS,)
+    assert plots["curves"].title == TITLE + f", {made.num_examples:,} training images"
+    assert all(plots[name].title == TITLE for name in FIGURES[1:])
+    matrix, names = plots["confusion_matrix"].args
     assert names == DATASET.class_names
     assert matrix.sum() == len(labels) and matrix.trace() == len(labels) - 1
-    kernel, _ = plots["filters"].args
+    (kernel,) = plots["filters"].args
     np.testing.assert_array_equal(kernel, params["conv1"]["kernel"][...])
-    images, true, predicted, probabilities, _, _ = plots["mistakes"].args
+    images, true, predicted, probabilities, _ = plots["mistakes"].args
     np.testing.assert_array_equal(images, DATASET.test.images)
     np.testing.assert_array_equal(true, labels)
     np.testing.assert_array_equal(predicted, predictions)
     np.testing.assert_allclose(probabilities, np.exp(logits) / (np.exp(20.0) + 5), rtol=1e-5)
 
 
-def test_the_feature_maps_are_those_of_a_sure_and_right_image(made, params, plots, tmp_path):
+def test_the_feature_maps_are_those_of_an_image_classified_clearly(made, params, plots, tmp_path):
     labels = DATASET.test.labels
     last = np.flatnonzero(labels == labels.max())
-    wrong, unsure, sure = last[:3]
+    wrong, unclear, clear = last[:3]
     logits = logits_of(labels)
     logits[wrong] = logits_of((labels[wrong] + 1) % 6)
-    logits[unsure] = logits_of(labels[unsure], sureness=1.0)
+    logits[unclear] = logits_of(labels[unclear], scale=1.0)
     report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
     shown = plots["feature_maps"]
-    image, _, maps, _ = shown.args
-    np.testing.assert_array_equal(image, DATASET.test.images[sure])
-    assert shown.label == shown.prediction == DATASET.class_names[labels[sure]]
-    pixels = (DATASET.test.images[[sure]] - made.mean[0]) / made.std[0]
+    image, _, maps = shown.args
+    np.testing.assert_array_equal(image, DATASET.test.images[clear])
+    name = DATASET.class_names[labels[clear]]
+    assert shown.captions == [f"test image {clear}", f"true class: {name}", f"predicted: {name}"]
+    pixels = (DATASET.test.images[[clear]] - made.mean[0]) / made.std[0]
     model = nnx.merge(made.graphdef, params)
     expected = model.feature_maps(jnp.asarray(pixels, jnp.float32))
     np.testing.assert_allclose(maps, expected[0], rtol=1e-4, atol=1e-3)
@@ -101,11 +101,13 @@ def test_without_a_right_answer_the_first_image_is_shown(made, params, plots, tm
     logits = logits_of((DATASET.test.labels + 1) % 6)
     report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
     np.testing.assert_array_equal(plots["feature_maps"].args[0], DATASET.test.images[0])
-    assert plots["feature_maps"].label != plots["feature_maps"].prediction
+    index, label, prediction = plots["feature_maps"].captions
+    assert index == "test image 0"
+    assert label.removeprefix("true class") != prediction.removeprefix("predicted")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (ValueError(), "filters.png was not drawn: ValueError: "),
         (OSError("broken font"), "filters.png was not drawn: OSError: broken font"),
@@ -114,27 +116,27 @@ def test_without_a_right_answer_the_first_image_is_shown(made, params, plots, tm
         (ImportError("no font"), "filters.png was not drawn: ImportError: no font"),
     ],
 )
-def test_a_figure_that_fails_is_told_and_the_others_drawn(
-    made, params, plots, monkeypatch, tmp_path, error, told
+def test_a_figure_that_fails_is_a_warning_and_the_others_are_drawn(
+    made, params, plots, monkeypatch, tmp_path, error, message
 ):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(filter_figures, "plot_filters", fail)
+    monkeypatch.setattr(filters, "plot_filters", fail)
     warnings = []
     logits = logits_of(DATASET.test.labels)
     drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, warnings.append)
     assert len(drawn) == 4 and tmp_path / "filters.png" not in drawn
     (warning,) = warnings
-    assert warning.startswith(told)
+    assert warning.startswith(message)
     assert len(warning.splitlines()) == 1
 
 
 def test_a_full_disk_is_more_than_a_missing_figure(made, params, plots, monkeypatch, tmp_path):
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(filter_figures, "plot_filters", fail)
+    monkeypatch.setattr(filters, "plot_filters", fail)
     logits = logits_of(DATASET.test.labels)
     with pytest.raises(OSError, match="No space left"):
         report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)

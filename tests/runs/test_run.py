@@ -256,7 +256,7 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(finished, tmp_path, monkeypa
 
     for name in FIGURES:
         plot = f"plot_{name.removesuffix('.png')}"
-        holder = report.figures if hasattr(report.figures, plot) else report.filter_figures
+        holder = report.results if hasattr(report.results, plot) else report.filters
         monkeypatch.setattr(holder, plot, fail)
     run = start(tmp_path, finished.config)
     assert run.code == 0
