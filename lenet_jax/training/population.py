@@ -110,8 +110,8 @@ class Population:
         """
         self._mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
         self.spec, self.size = spec, -(-size // self._mesh.size) * self._mesh.size
-        mapped = choose_strategy(strategy, self._mesh.devices.flat[0]) == "map"
-        self._over = _map if mapped else jax.vmap
+        self._mapped = choose_strategy(strategy, self._mesh.devices.flat[0]) == "map"
+        self._over = _map if self._mapped else jax.vmap
         advance = self._advance_together if shared_data_order else self._advance_apart
         members, everywhere = PartitionSpec(AXIS), PartitionSpec()
         self._init = self._compile(self._over(self._begin), (members,))
@@ -157,6 +157,17 @@ class Population:
         """
         return self._advance(members, settings, train_split, valid_split, np.int32(epoch))
 
+    def compile_epoch(
+        self,
+        members: Members,
+        settings: Settings,
+        train_split: DeviceSplit,
+        valid_split: DeviceSplit,
+    ) -> jax.stages.Compiled:
+        """Compiles `train_epoch`, of shapes or arrays: to call it, or for XLA's analysis of it."""
+        args = members, settings, train_split, valid_split, np.int32(0)
+        return self._advance.lower(*args).compile()
+
     def test(self, members: Members, split: DeviceSplit) -> Metrics:
         """The sums over all images of a split, under each member's best parameters."""
         return self._test(members.best_params, split)
@@ -172,7 +183,7 @@ class Population:
 
     def _compile(
         self, function: Callable[..., Any], in_specs: tuple[PartitionSpec, ...], **options: Any
-    ) -> Callable[..., Any]:
+    ) -> Any:
         sharded = jax.shard_map(
             function,
             mesh=self._mesh,
@@ -207,7 +218,7 @@ class Population:
             def run(state: TrainState) -> tuple[TrainState, Metrics]:
                 return train_epoch(self.spec, state, train_split, epoch, hyper)
 
-            return self._validate(member, *_unless_frozen(run, member.state), valid, epoch)
+            return self._validate(member, *self._unless_frozen(run, member.state), valid, epoch)
 
         return self._over(advance)((members, settings))
 
@@ -228,7 +239,7 @@ class Population:
 
             def take(args: tuple[TrainState, Hyperparameters]) -> Any:
                 state, hyper = args
-                return _unless_frozen(
+                return self._unless_frozen(
                     lambda state: guarded_step(self.spec, state, batch, hyper), state
                 )
 
@@ -281,6 +292,18 @@ class Population:
         values = (metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy)
         return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in values))
 
+    def _unless_frozen(
+        self, run: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState
+    ) -> tuple[TrainState, Metrics]:
+        """Skips the work of a frozen member where members run one by one.
+
+        Side by side it costs nothing more, and leaves the state as it is. A condition that differs
+        between members would give each of them a copy of all that its branches read: the images.
+        """
+        if not self._mapped:
+            return run(state)
+        return lax.cond(state.step >= 0, run, lambda state: (state, no_metrics()), state)
+
     def _evaluate(self, params: nnx.State, split: DeviceSplit) -> Metrics:
         return self._over(lambda params: evaluate(self.spec, params, split)[0])(params)
 
@@ -290,14 +313,6 @@ def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
     if strategy == "auto":
         return "map" if device.platform == "cpu" else "vmap"
     return strategy
-
-
-def _unless_frozen(
-    run: Callable[[TrainState], tuple[TrainState, Metrics]],
-    state: TrainState,
-) -> tuple[TrainState, Metrics]:
-    """Skips the work where members run one by one; side by side they cost nothing more."""
-    return lax.cond(state.step >= 0, run, lambda state: (state, no_metrics()), state)
 
 
 def _map(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

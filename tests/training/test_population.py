@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -319,3 +320,13 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
     for backend in at_hand(5):
         found = gradient(backend)
         np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max(), err_msg=backend)
+
+
+def test_members_side_by_side_share_the_images():
+    dataset = tiny.dataset(train=4000)
+    configs = [member(seed) for seed in range(8)]
+    trainer = Population(make_spec(configs[0], dataset), 8, devices=DEVICES[:1], strategy="vmap")
+    splits = trainer.put(dataset.train), trainer.put(dataset.valid)
+    compiled = trainer.compile_epoch(*trainer.start(configs), *splits)
+    memory: Any = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < 2 * dataset.train.images.nbytes
