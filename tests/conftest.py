@@ -28,13 +28,14 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 from lenet_jax.nn import native  # noqa: E402
+from lenet_jax.training import population  # noqa: E402
 from lenet_jax.training import step as train  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.support import runs
 
 # JAX builds these also of leaves that are no arrays, such as what `lower` notes of an argument.
-for pytree in (train.TrainState, train.Metrics):
+for pytree in (train.TrainState, train.Metrics, population.Members):
     pytree.__init__ = inspect.unwrap(pytree.__init__)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -181,8 +181,7 @@ def compile_population(
         members, settings = population.start(seeded_configs(variant.members, config))
         arguments = settings, population.put(load_data().train), population.put(valid)
         started = time.perf_counter()
-        train_epoch: Any = population._advance
-        program = train_epoch.lower(members, *arguments, ZERO).compile()
+        program = population.compile_epoch(members, *arguments)
     return Compiled(population, members, arguments, program, time.perf_counter() - started)
 
 

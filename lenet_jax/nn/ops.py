@@ -21,7 +21,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, UInt8
 
 from lenet_jax.errors import UserError
 from lenet_jax.nn import cpu_kernels, native
-from lenet_jax.nn.phase import conv_phases, max_over_phases
+from lenet_jax.nn.phase import conv_phases, matmul_precision, max_over_phases
 
 Backend = Literal["auto", "native", "phase", "plain"]
 
@@ -93,7 +93,7 @@ def linear(
     """
     if _choose(backend, x, kernel) == "native":
         return batch_last(cpu_kernels.linear(batch_last(x), kernel, bias))
-    return x @ kernel + bias.reshape(1, -1)
+    return jnp.matmul(x, kernel, precision=matmul_precision()) + bias.reshape(1, -1)
 
 
 def choose_backend(backend: Backend) -> Backend:
@@ -162,7 +162,9 @@ def _conv_pool_relu_plain(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
     layout = ("NHWC", "HWIO", "NHWC")
-    convolved = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+    convolved = lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=matmul_precision()
+    )
     pooled = lax.reduce_window(convolved, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
     return relu(pooled + bias.reshape(1, 1, 1, -1))
 

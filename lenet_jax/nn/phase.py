@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int8
 
 from lenet_jax.nn.primitives import make_linear
@@ -23,8 +24,18 @@ def conv_phases(
     """The four pixels of the convolution that each 2×2 block of the pool compares."""
     windows: Array = pooling_windows(x, (kernel.shape[0] + 1) // 2)
     *_, h, w, b = windows.shape
-    phases = phase_kernels(kernel).T @ windows.reshape(-1, h * w * b)
+    columns = windows.reshape(-1, h * w * b)
+    phases = jnp.matmul(phase_kernels(kernel).T, columns, precision=matmul_precision())
     return phases.reshape(4, -1, h, w, b)
+
+
+def matmul_precision() -> lax.Precision | None:
+    """Products in float32 as it is, unless JAX's `jax_default_matmul_precision` asks for less.
+
+    By default a GPU rounds their operands to TF32 and a TPU to bfloat16, which breaks ties.
+    """
+    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return lax.Precision.HIGHEST if asked is None else None
 
 
 def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c phases_k"]:

@@ -156,3 +156,20 @@ def test_cross_entropy_by_hand():
 def test_cross_entropy_of_huge_logits_is_finite():
     logits = jnp.asarray([[1e4, -1e4]])
     assert float(ops.cross_entropy(logits, jnp.asarray([1], jnp.int32))[0]) == 2e4
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, "HIGHEST"), ("BF16_BF16_F32", "BF16_BF16_F32")]
+)
+@pytest.mark.parametrize("backend", ["plain", "phase"])
+def test_products_are_float32_unless_jax_is_asked_for_less(backend, asked, expected):
+    x, kernel, bias = jnp.ones((2, 8, 8, 1)), jnp.ones((5, 5, 1, 3)), jnp.ones(3)
+    with jax.default_matmul_precision(asked):
+        convolution = partial(ops.conv_pool_relu, backend=backend)
+        linear = partial(ops.linear, backend=backend)
+        graphs = (
+            jax.make_jaxpr(convolution)(x, kernel, bias),
+            jax.make_jaxpr(linear)(jnp.ones((2, 4)), jnp.ones((4, 3)), bias),
+        )
+    for graph in graphs:
+        assert expected in str(graph)
