@@ -25,7 +25,7 @@ from lenet_jax.training import step as train
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 
 MEMBERS_PER_DEVICE = {"cpu": 4}  # a chunk's, so that a minute's work at most is lost
-MOST_PER_DEVICE = 512  # where members train side by side
+MOST_PER_DEVICE = 1024  # where members train side by side: see results/accelerator_*.json
 SHARE_OF_MEMORY = 0.8
 FLOAT = 4  # bytes
 
