@@ -21,8 +21,9 @@ from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weight
 from lenet_jax.sweeps import estimate, plan, results
 from lenet_jax.sweeps.file import Member
 from lenet_jax.sweeps.plan import Chunk, Group
-from lenet_jax.terminal.console import Console, MemberEpochs, clock
+from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.terminal.progress import MemberEpochs, clock
 from lenet_jax.training.population import Members, Population, Strategy, choose_strategy
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from lenet_jax.terminal import console
+from lenet_jax.terminal.progress import Epochs
 from lenet_jax.training import loop
 from lenet_jax.runs import figures as report
 from lenet_jax.runs.resume import what_changed
@@ -108,7 +108,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(
     monkeypatch.setattr(loop, "FIRST_IMAGES", 1)
     monkeypatch.setattr(loop, "SECONDS", 0.0)  # a step is a segment
     with monkeypatch.context() as patch:
-        patch.setattr(console.Epochs, "advance", send)
+        patch.setattr(Epochs, "advance", send)
         stopped = start(tmp_path, make_config(folder, checkpoint={"every_epochs": 100}))
     assert stopped.code == 143
     assert [row["epoch"] for row in stopped.rows()] == [1]

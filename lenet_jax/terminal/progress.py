@@ -1,0 +1,138 @@
+"""The progress of a run or a sweep: a bar on a terminal, and lines that last everywhere."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
+else:  # importing this module does not import rich
+    Console = Any
+
+Update: TypeAlias = Callable[..., None]
+# Takes an epoch's line in several lengths, and whether the epoch is the best so far.
+WriteEpoch: TypeAlias = Callable[[Sequence[str], bool], None]
+REFRESH_PER_SECOND = 4  # the thread that draws takes its time from training
+
+
+@contextmanager
+def progress_bar(
+    console: Console, unit: str, total: int, completed: int = 0
+) -> Iterator[Update | None]:
+    """Shows a progress bar, and gives the function that updates its `completed` and `text`.
+
+    None where the output is no terminal.
+    """
+    if not console.is_interactive:
+        yield None
+        return
+    from rich import progress
+
+    with progress.Progress(
+        progress.TextColumn(unit),
+        progress.MofNCompleteColumn(),
+        progress.BarColumn(bar_width=None),
+        progress.TextColumn("{task.fields[text]}"),
+        progress.TimeRemainingColumn(compact=True),
+        progress.TextColumn("left"),
+        console=console,
+        refresh_per_second=REFRESH_PER_SECOND,
+        speed_estimate_period=3600,
+        transient=True,
+        expand=True,
+    ) as bar:
+        task = bar.add_task("", total=total, completed=completed, text="")
+        bar.advance(task, 0)  # speed is measured from now on
+        yield functools.partial(bar.update, task)
+
+
+class Epochs:
+    """The progress over the epochs: a bar on a terminal, and one lasting line an epoch."""
+
+    def __init__(self, write: WriteEpoch, num_epochs: int, update: Update | None):
+        self._write, self._num_epochs, self._update = write, num_epochs, update
+
+    def advance(self, epochs: float) -> None:
+        """Shows how many epochs are done, the one under way by its share."""
+        if self._update is not None:
+            self._update(completed=epochs)
+
+    def finish(self, row: Mapping[str, float | int], *, best: bool = False) -> None:
+        """Reports a finished epoch.
+
+        Args:
+            row: the epoch's metrics, named as in metrics.jsonl; `valid/…` may be missing.
+            best: whether it is the best one so far.
+        """
+        self._write(epoch_lines(row, self._num_epochs), best)
+        if self._update is not None:
+            split = "valid" if "valid/loss" in row else "train"
+            text = f"loss {_significant(row[f'{split}/loss'])}"
+            text += f" acc {100 * row[f'{split}/accuracy']:6.2f} %"
+            text += f" {_thousands(row['images_per_second'])} img/s"
+            self._update(completed=int(row["epoch"]), text=text)
+
+
+class MemberEpochs:
+    """The progress of a sweep: a bar on a terminal, and one lasting line a chunk."""
+
+    def __init__(self, write: Callable[[str], None], total: int, update: Update | None):
+        self._write, self._total, self._update = write, total, update
+        self._start = time.perf_counter()
+        self._done = self._images = 0
+
+    def advance(self, member_epochs: int, images: int) -> None:
+        """Counts epochs of members that are done, and the images that they went through."""
+        self._done += member_epochs
+        self._images += images
+        if self._update is not None:
+            text = f"{_thousands(self._images / self._elapsed())} img/s"
+            self._update(completed=self._done, text=text)
+
+    def finish(self, line: str) -> None:
+        """Reports a finished chunk; where no bar shows it, the progress and the speed too."""
+        if self._update is None:
+            elapsed = self._elapsed()
+            left = elapsed / max(self._done, 1) * (self._total - self._done)
+            line += f"; {self._done:,}/{self._total:,} member-epochs"
+            line += f", {self._images / elapsed:,.0f} img/s, {clock(left)} left"
+        self._write(line)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._start
+
+
+def epoch_lines(row: Mapping[str, float | int], num_epochs: int) -> list[str]:
+    """Writes an epoch's metrics as one line: at length, and in two shorter variants.
+
+    The second has at most 80 columns with a star behind it, up to 999 epochs.
+    """
+    digits = len(str(num_epochs))
+    long = short = f"epoch {row['epoch']:>{digits}}/{num_epochs}"
+    for split in ("train", "valid"):
+        if f"{split}/loss" in row:
+            loss = _significant(row[f"{split}/loss"])
+            percent = f"{100 * row[f'{split}/accuracy']:6.2f}"
+            long += f"  {split} loss {loss} acc {percent} %"
+            short += f"  {split} {loss} {percent}%"
+    rate = row["images_per_second"]
+    long += f"  lr {row['learning_rate']:<7.3g}  {rate:>7,.0f} img/s"
+    short += f"  lr {row['learning_rate']:<7.2g}"
+    return [long, f"{short}  {_thousands(rate)}/s", short]
+
+
+def clock(seconds: float) -> str:
+    """Writes a time as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _significant(loss: float) -> str:
+    return f"{loss:6.4f}" if loss < 10 else f"{loss:6.4g}"
+
+
+def _thousands(number: float) -> str:
+    return f"{number / 1000:>4.3g}k"
