@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax.machine import environment
-from lenet_jax.runs.run import PACKAGES
+from lenet_jax.runs.record import PACKAGES
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 

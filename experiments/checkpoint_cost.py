@@ -30,7 +30,7 @@ def measure(turns: int) -> dict[str, Any]:
 
     from lenet_jax import config as configs
     from lenet_jax import data
-    from lenet_jax.runs.run import Arrays
+    from lenet_jax.runs.resume import RunState
     from lenet_jax.storage.checkpoint import Checkpoints
     from lenet_jax.training.batches import EpochSlice
     from lenet_jax.training.loop import Trainer
@@ -49,13 +49,13 @@ def measure(turns: int) -> dict[str, Any]:
             for saves in (False, True) if turn % 2 else (True, False):
                 begun = time.perf_counter()
                 if saves:
-                    checkpoints.save(2 * turn, Arrays(state, sums, state.params), {"epoch": turn})
+                    checkpoints.save(2 * turn, RunState(state, sums, state.params), {"epoch": turn})
                 state, _, rate = trainer.take_steps(state, sums, steps)
                 jax.block_until_ready(rate)
                 seconds[saves].append(time.perf_counter() - begun)
                 checkpoints.latest()
             begun = time.perf_counter()
-            checkpoints.save(2 * turn + 1, Arrays(state, sums, state.params), {"epoch": turn})
+            checkpoints.save(2 * turn + 1, RunState(state, sums, state.params), {"epoch": turn})
             checkpoints.latest()
             alone.append(time.perf_counter() - begun)
 
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     answer = {"question": QUESTION, **measure(arguments.turns)}
-    from lenet_jax.runs.run import PACKAGES  # late, as above
+    from lenet_jax.runs.record import PACKAGES  # late, as above
 
     answer["environment"] = environment(PACKAGES)
     arguments.results.mkdir(exist_ok=True)

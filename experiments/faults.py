@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax.machine import environment
-from lenet_jax.runs.run import PACKAGES
+from lenet_jax.runs.record import PACKAGES
 from lenet_jax.storage.checkpoint import ARRAYS, find_damage
 
 QUESTION = "Is a run bit-identical after repeated kills, and is all damage to checkpoints detected?"

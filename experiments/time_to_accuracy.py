@@ -26,7 +26,7 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     machine.use_cores()
     from lenet_jax import config as configs  # imported here: JAX reads the environment
     from lenet_jax import data
-    from lenet_jax.runs.run import PACKAGES
+    from lenet_jax.runs.record import PACKAGES
     from lenet_jax.training.loop import Trainer, train_in_segments
     from lenet_jax.training.step import no_metrics
 

@@ -1,18 +1,59 @@
 """What a run directory holds of an earlier process, and whether a run may resume it."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
-from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, RunDir
+from lenet_jax.storage.checkpoint import Checkpoints
+from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir
+from lenet_jax.training.loop import Trainer
+from lenet_jax.training.step import Metrics, TrainState, no_metrics
 
-# What the bits of a run depend on beside its config and data, by its name in `run.json`.
-ENVELOPE = (
-    *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
-    *("backend", "native_code"),
-)
+
+class RunState(NamedTuple):
+    """The arrays that change during a run, which a checkpoint holds.
+
+    Attributes:
+      state: of the training.
+      sums: over the epoch that the state is in.
+      best_params: the parameters of the epoch that was best on validation.
+    """
+
+    state: TrainState
+    sums: Metrics
+    best_params: nnx.State
+
+
+class Progress(NamedTuple):
+    """How far a run is and which epoch was best on validation; a checkpoint holds it as JSON.
+
+    Attributes:
+      epoch: the last complete epoch, counted from 1.
+      best_epoch: likewise; 0 before the first.
+      best_accuracy: on validation, in that epoch.
+      train_seconds: of the complete epochs.
+      epoch_seconds: of the one under way.
+    """
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_accuracy: float = -1.0
+    train_seconds: float = 0.0
+    epoch_seconds: float = 0.0
+
+    def with_epoch(self, row: Row) -> "Progress":
+        """The progress after one more epoch; of equal accuracies the first is the best."""
+        epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
+        seconds = self.train_seconds + self.epoch_seconds
+        progress = self._replace(epoch=epoch, train_seconds=seconds, epoch_seconds=0.0)
+        if accuracy > self.best_accuracy:
+            progress = progress._replace(best_epoch=epoch, best_accuracy=accuracy)
+        return progress
 
 
 def look_back(
@@ -59,16 +100,35 @@ def look_back(
     return None, directory.read_json(SUMMARY) if previous["status"] == "done" else None
 
 
-def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """The differences of two `run.json` that the bits of a run depend on, in a line, or None."""
-    if "jax_backend" not in previous:  # both keys had other names once
-        former = {"backend": "jax_backend", "lowering": "backend"}
-        previous = {former.get(key, key): value for key, value in previous.items()}
-    changed = []
-    for key in ENVELOPE:
-        was, now = previous.get(key), record[key]
-        if isinstance(was, Mapping):  # of the versions, those that differ
-            changed += [f"{k} {was[k]} → {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
-        elif key in previous and was != now:
-            changed.append(f"{key} {was} → {now}")
-    return "; ".join(changed) or None
+def restore(
+    trainer: Trainer, directory: RunDir, checkpoints: Checkpoints, warn: Callable[[str], None]
+) -> tuple[RunState | None, Progress]:
+    """Reads the newest sound checkpoint, and takes back the rows that were logged after it.
+
+    Returns:
+      The arrays, or None if there is no checkpoint; and how far the run is.
+
+    Raises:
+      UserError: as `Checkpoints.restore` does; or the checkpoints are gone, or of another version.
+    """
+    state = trainer.abstract_state()
+    like = RunState(state, jax.eval_shape(no_metrics), state.params)
+    restored = checkpoints.restore(like, warn)
+    if restored is None:
+        logged = directory.num_logged()
+        if logged >= 2 * trainer.config.checkpoint.every_epochs:  # then one was on the disk
+            raise UserError(
+                f"{directory.path} logged {logged} epochs, but its checkpoints are gone\n"
+                "Restore a backup, or choose another --workdir to start over."
+            )
+        directory.restart_rows([])
+        return None, Progress()
+    run_state, notes = restored
+    progress = notes.get("run") if notes.keys() == {"run", "rows"} else None
+    if not isinstance(progress, dict) or progress.keys() != set(Progress._fields):
+        raise UserError(
+            f"{directory.checkpoints} is of another version of lenet-jax\n"
+            "Choose another --workdir to start over."
+        )
+    directory.restart_rows(notes["rows"])
+    return run_state, Progress(**progress)

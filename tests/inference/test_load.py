@@ -191,7 +191,7 @@ class TestTrain:
         assert network.summary["status"] == "done"
         assert [row["epoch"] for row in network.history] == [1, 2, 3]
         again = lenet_jax.train(config, tmp_path / "run")
-        assert "this run is finished" in capsys.readouterr().out
+        assert "this run is already finished" in capsys.readouterr().out
         assert jax.tree.all(
             jax.tree.map(lambda a, b: bool((a == b).all()), network.state_dict, again.state_dict)
         )

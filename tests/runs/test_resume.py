@@ -8,7 +8,7 @@ import pytest
 from lenet_jax.terminal.progress import Epochs
 from lenet_jax.training import loop
 from lenet_jax.runs import figures as report
-from lenet_jax.runs.resume import what_changed
+from lenet_jax.runs.record import what_changed
 from lenet_jax.storage.checkpoint import Checkpoints, manifest
 from lenet_jax.errors import UserError
 from lenet_jax.storage.run_dir import RunDir
@@ -30,7 +30,7 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(finished):
     before = contents(finished.path)
     again = start(finished.path, finished.config)
     assert again.code == 0
-    assert "this run is finished" in again.output.splitlines()
+    assert "this run is already finished" in again.output.splitlines()
     assert "test accuracy" in again.output
     assert "epoch " not in again.output
     assert contents(finished.path) == before
@@ -167,7 +167,7 @@ def test_a_lost_summary_is_made_again(finished, tmp_path, no_figures):
     (tmp_path / "run" / "summary.json").unlink()
     again = start(tmp_path / "run", finished.config)
     assert again.code == 0
-    assert "this run is finished" not in again.output
+    assert "this run is already finished" not in again.output
     timing = {"seconds_to_first_step": 0}
     assert again.read("summary.json") | timing == finished.read("summary.json") | timing
 
@@ -254,8 +254,8 @@ def test_a_run_that_goes_on_with_other_devices_says_so(
     assert record["devices_sharing_a_batch"] == 1
     (tmp_path / "run.json").write_text(json.dumps(record | {"devices_sharing_a_batch": 3}))
     output = start(tmp_path, make_config(folder)).output
-    told = "will not be those of a run without a break: devices_sharing_a_batch 3 → 1"
-    assert f"warning: the bits {told}" in output.splitlines()
+    told = "may differ in the last bits from an uninterrupted run: devices_sharing_a_batch 3 → 1"
+    assert f"warning: results {told}" in output.splitlines()
 
 
 def test_a_run_written_under_former_names_goes_on(

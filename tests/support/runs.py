@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.runs import run as runs
+from lenet_jax.runs.resume import RunState
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import RunDir
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
@@ -84,7 +85,7 @@ def restore(run):
     init = jax.jit(functools.partial(init_state, spec))
     state = init(seeds(run.config), hyperparameters(run.config))
     with Checkpoints(run.path / "checkpoints", keep=2) as checkpoints:
-        restored = checkpoints.restore(runs.Arrays(state, no_metrics(), state.params), pytest.fail)
+        restored = checkpoints.restore(RunState(state, no_metrics(), state.params), pytest.fail)
         assert restored is not None
         return restored[0]
 

@@ -1,0 +1,99 @@
+"""`run.json`: what runs, where, and how it ended."""
+
+import contextlib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from lenet_jax.errors import UserError, printable
+from lenet_jax.machine import environment
+from lenet_jax.nn import native, ops
+from lenet_jax.storage.run_dir import RECORD, RunDir
+from lenet_jax.training.loop import Trainer
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
+# What the bits of a run depend on beside its config and data, by its name in `run.json`.
+ENVELOPE = (
+    *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
+    *("backend", "native_code"),
+)
+
+
+class Record:
+    """The `run.json` of this process; entering it writes that the run is under way.
+
+    Attributes:
+      values: what the file holds, before the run has ended.
+    """
+
+    def __init__(
+        self,
+        directory: RunDir,
+        trainer: Trainer,
+        command: Sequence[str],
+        warn: Callable[[str], None],
+    ):
+        """Collects the values; nothing is written yet.
+
+        Args:
+          directory: where to write.
+          trainer: of the run.
+          command: what starts this run again.
+          warn: is called with how to resume, where the run is interrupted.
+        """
+        backend = ops.choose_backend(trainer.config.model.backend)
+        self.values = environment(PACKAGES) | {
+            "command": shlex.join(command),
+            "jax_backend": jax.default_backend(),
+            "devices": [device.device_kind for device in jax.devices()],
+            "devices_sharing_a_batch": trainer.spec.num_devices,
+            "backend": backend,
+            "native_code": native.key() if backend == "native" else None,
+            "seed": trainer.config.seed,
+            "data_fingerprint": trainer.dataset.fingerprint,
+            "status": "running",
+            "exit_reason": None,
+        }
+        self._directory, self._warn = directory, warn
+
+    def __enter__(self) -> "Record":
+        self._directory.write_json(RECORD, self.values)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, OSError | UserError):
+            with contextlib.suppress(OSError):
+                self.close("failed", printable(error))
+
+    def close(self, status: str, reason: str) -> None:
+        """Writes how the run ended."""
+        self._directory.write_json(RECORD, self.values | {"status": status, "exit_reason": reason})
+        if status == "interrupted":
+            self._warn(f"{reason}; to resume: {self.values['command']}")
+
+    def differences(self) -> str | None:
+        """What changed since the process that wrote the file; None where the bits stay the same."""
+        return what_changed(self._directory.read_json(RECORD) or {}, self.values)
+
+
+def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
+    """The differences of two `run.json` that the bits of a run depend on, in a line, or None."""
+    if "jax_backend" not in previous:  # both keys had other names once
+        former = {"backend": "jax_backend", "lowering": "backend"}
+        previous = {former.get(key, key): value for key, value in previous.items()}
+    changed = []
+    for key in ENVELOPE:
+        was, now = previous.get(key), record[key]
+        if isinstance(was, Mapping):  # of the versions, those that differ
+            changed += [f"{k} {was[k]} → {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
+        elif key in previous and was != now:
+            changed.append(f"{key} {was} → {now}")
+    return "; ".join(changed) or None
