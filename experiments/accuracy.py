@@ -18,6 +18,7 @@ from typing import Any
 
 from lenet_jax.machine import environment
 from lenet_jax.runs.record import PACKAGES
+from lenet_jax.storage.files import write_json
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
@@ -66,7 +67,7 @@ def main() -> None:
     }
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / f"accuracy_{name}.json"
-    file.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(file, answer)
     title = f"{arguments.config}: validation, {len(runs)} seeds"
     draw(histories, accuracy, file.with_suffix(".png"), title)
     spread = "" if len(accuracy) == 1 else f" ± {100 * statistics.stdev(accuracy):.2f}"

@@ -27,6 +27,7 @@ import numpy as np
 
 from experiments.peers import PEERS, POPULATIONS, Network
 from experiments.worker import OURS, Worker
+from lenet_jax.storage.files import write_json
 
 QUESTION = "How fast is lenet-jax compared with PyTorch and Flax on the same machine?"
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
@@ -280,7 +281,7 @@ def main() -> None:
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / f"benchmark_{device}.json"
-    file.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(file, answer)
     if records:
         machine = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
         title = f"LeNet on MNIST, {machine}: median of {arguments.turns} rounds"

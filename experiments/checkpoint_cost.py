@@ -8,7 +8,6 @@ the two. Writes `results/checkpoint_cost.json`.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 from lenet_jax import machine
 from lenet_jax.machine import environment
+from lenet_jax.storage.files import write_json
 
 QUESTION = "How much does writing a checkpoint slow down an epoch?"
 SEGMENTS = 5  # per epoch: each should take little longer than a checkpoint
@@ -84,7 +84,7 @@ def main() -> None:
     answer["environment"] = environment(PACKAGES)
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "checkpoint_cost.json"
-    file.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(file, answer)
     print(
         f"a checkpoint lengthens an epoch of {answer['epoch_seconds']:.2f} s by"
         f" {100 * answer['cost']:.1f} %; alone it takes"

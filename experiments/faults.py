@@ -26,6 +26,7 @@ from typing import Any
 from lenet_jax.machine import environment
 from lenet_jax.runs.record import PACKAGES
 from lenet_jax.storage.checkpoint import ARRAYS, find_damage
+from lenet_jax.storage.files import write_json
 
 QUESTION = "Is a run bit-identical after repeated kills, and is all damage to checkpoints detected?"
 EPOCHS = 16  # more than the kills of one chain can interrupt
@@ -158,7 +159,7 @@ def main() -> None:
     }
     options.results.mkdir(exist_ok=True)
     file = options.results / "faults.json"
-    file.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(file, answer)
     print(f"{answer['kills']} kills, {len(detected)} damages; written to {file}")
 
 

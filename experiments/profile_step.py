@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax.machine import environment
+from lenet_jax.storage.files import write_json
 
 QUESTION = "Where does the time of a training step on one core go?"
 STEPS, BATCH_SIZE, PASSES_BEFORE = 40, 64, 20
@@ -130,7 +131,7 @@ def main() -> None:
     print(f"counted {counted:.1f} of {whole:.1f} µs per image", flush=True)
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "profile_step.json"
-    file.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(file, answer)
     print(f"written to {file}")
 
 

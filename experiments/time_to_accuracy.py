@@ -9,13 +9,13 @@ Writes `results/time_to_accuracy.json`.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 from lenet_jax import machine
 from lenet_jax.machine import environment
+from lenet_jax.storage.files import write_json
 
 QUESTION = "How long does a network take to train to a target test accuracy?"
 
@@ -83,7 +83,7 @@ def main() -> None:
     answer = measure(arguments.config, seeds, arguments.target)
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "time_to_accuracy.json"
-    file.write_text(json.dumps(answer, indent=2) + "\n")
+    write_json(file, answer)
     print(f"written to {file}")
 
 

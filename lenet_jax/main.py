@@ -11,7 +11,7 @@ from collections.abc import Sequence  # noqa: E402
 from absl import flags  # noqa: E402
 
 from lenet_jax import machine  # noqa: E402
-from lenet_jax.config import flags as command_line  # noqa: E402
+from lenet_jax.config.flags import make_flags, parse  # noqa: E402
 from lenet_jax.errors import run_command  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
@@ -27,10 +27,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: its arguments.
       program: what starts it, for the help and for the command that resumes.
     """
-    flag_values = command_line.make_flags()
+    flag_values = make_flags()
     flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values)
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
-    config = command_line.parse([program, *argv], flag_values, program)
+    config = parse(argv, flag_values, program)
     if flag_values.deterministic:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
     machine.use_compilation_cache()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lenet_jax.config import flags as command_line
+from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.errors import UserError, run_command
 from lenet_jax.machine import use_compilation_cache, use_cores
 from lenet_jax.sweeps import file
@@ -29,9 +29,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: its arguments.
       program: what starts it, for the help and for the command that resumes.
     """
-    flag_values = make_flags()
-    config = command_line.parse([program, *argv], flag_values, program)
-    given = [path for path, _ in command_line.overrides(flag_values)]
+    flag_values = make_sweep_flags()
+    config = parse(argv, flag_values, program)
+    given = [path for path, _ in overrides(flag_values)]
     if not flag_values.sweep:
         raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
     worker = _parse_worker(flag_values.worker)
@@ -55,9 +55,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     return run(config, members, options, [*program.split(), *argv])
 
 
-def make_flags() -> flags.FlagValues:
-    """The flags of a run, and those of a sweep."""
-    values = command_line.make_flags()
+def make_sweep_flags() -> flags.FlagValues:
+    """Returns the flags of a run, and those of a sweep."""
+    values = make_flags()
     flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
     flags.DEFINE_bool("dry_run", False, "show the plan, train and write nothing", values)
     flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n parts, i from 1 to n", values)

@@ -16,7 +16,7 @@ from lenet_jax.config.file import Config, build, run_file
 from lenet_jax.config.schema import RENAMED, keys, suggestion
 from lenet_jax.errors import UserError, printable, show
 
-COMMAND = "python -m lenet_jax.main"
+PROGRAM = "python -m lenet_jax.main"
 
 
 def make_flags() -> flags.FlagValues:
@@ -48,13 +48,13 @@ def make_flags() -> flags.FlagValues:
     return flag_values
 
 
-def parse(argv: Sequence[str], flag_values: flags.FlagValues, command: str = COMMAND) -> Config:
+def parse(argv: Sequence[str], flag_values: flags.FlagValues, program: str = PROGRAM) -> Config:
     """Parses a command line; writes nothing.
 
     Args:
-      argv: the program's name, then its arguments.
+      argv: the arguments.
       flag_values: from `make_flags`; takes the values of the other flags.
-      command: what starts the program, for the help.
+      program: what starts the command, for the help.
 
     Returns:
       The config, checked and locked.
@@ -64,11 +64,11 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues, command: str = COM
       SystemExit: with code 0, when `--help` was given and printed.
     """
     try:
-        _, *rest = flag_values(list(argv), known_only=True)
+        _, *rest = flag_values([program, *argv], known_only=True)
     except (flags.Error, ValueError) as error:
         raise UserError(printable(error)) from error
     if flag_values["help"].value:
-        print(help_text(flag_values, command))
+        print(help_text(flag_values, program))
         raise SystemExit(0)
 
     file, workdir = flag_values["config"].value, flag_values["workdir"].value
@@ -91,7 +91,7 @@ def overrides(flag_values: flags.FlagValues) -> list[tuple[str, str]]:
     ]
 
 
-def help_text(flag_values: flags.FlagValues, command: str = COMMAND) -> str:
+def help_text(flag_values: flags.FlagValues, program: str = PROGRAM) -> str:
     """Returns the usage, the command's flags, and every config key; at most 80 columns wide."""
     comments = _key_comments(Path(base.__file__).read_text(encoding="utf-8"))
     flag_rows = [(f"--{name}", flag_values[name].help) for name in _own_flags(flag_values)]
@@ -101,7 +101,7 @@ def help_text(flag_values: flags.FlagValues, command: str = COMMAND) -> str:
     ]
     return "\n".join(
         [
-            f"{command} --config=FILE.py[:ARG] --workdir=DIR",
+            f"{program} --config=FILE.py[:ARG] --workdir=DIR",
             "    [--config.KEY=VALUE ...]",
             "",
             *_table(flag_rows),

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet_jax import config
-from lenet_jax.config import flags as command_line
 from lenet_jax.config.file import Config
+from lenet_jax.config.flags import help_text, make_flags
+from lenet_jax.config.flags import parse as parse_flags
 from lenet_jax.config.schema import keys
 from lenet_jax.errors import UserError
 from tests.support.root import ROOT
@@ -21,7 +22,7 @@ def in_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parse(*arguments: str) -> Config:
-    return command_line.parse(["main", *arguments], command_line.make_flags())
+    return parse_flags(arguments, make_flags())
 
 
 def parse_overrides(*overrides: str) -> Config:
@@ -78,14 +79,14 @@ def test_a_former_name_of_a_key_sets_it() -> None:
 
 
 def test_a_command_has_flags_of_its_own() -> None:
-    flag_values = command_line.make_flags()
+    flag_values = make_flags()
     flags.DEFINE_bool("profile", False, "record a trace", flag_values=flag_values)
-    argv = ["main", "--config=configs/notes.py", "--workdir=runs/x", "--profile"]
-    command_line.parse(argv, flag_values)
+    argv = ["--config=configs/notes.py", "--workdir=runs/x", "--profile"]
+    parse_flags(argv, flag_values)
     assert (flag_values["workdir"].value, flag_values["profile"].value) == ("runs/x", True)
-    assert "  --profile  record a trace" in command_line.help_text(flag_values).splitlines()
+    assert "  --profile  record a trace" in help_text(flag_values).splitlines()
     with pytest.raises(UserError, match=r"unknown flag --profil; did you mean --profile\?"):
-        command_line.parse(["main", "--profil"], flag_values)
+        parse_flags(["--profil"], flag_values)
 
 
 LEARNING_RATE = "did you mean --config.optimizer.learning_rate (now 0.05)?"

@@ -3,22 +3,23 @@ import json
 import numpy as np
 import pytest
 
+from lenet_jax.config import replace
 from lenet_jax.errors import UserError
-from lenet_jax.sweeps import file as sweep_file
-from lenet_jax.sweeps.file import chain, product, sweep, zipit
+from lenet_jax.sweeps import file
+from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from tests.support import tiny
 
 WORDS = "from lenet_jax.sweeps.file import chain, product, sweep, zipit\n"
 
 
 def write(tmp_path, text):
-    file = tmp_path / "some.py"
-    file.write_text(f"{WORDS}def get_sweep(arg=''):\n    return {text}\n")
-    return str(file)
+    path = tmp_path / "some.py"
+    path.write_text(f"{WORDS}def get_sweep(arg=''):\n    return {text}\n")
+    return str(path)
 
 
 def load(tmp_path, text, **settings):
-    return sweep_file.load(write(tmp_path, text), tiny.config(), **settings)
+    return file.load(write(tmp_path, text), tiny.config(), **settings)
 
 
 def test_the_four_words():
@@ -64,8 +65,8 @@ def test_a_former_name_of_a_key_can_be_swept(tmp_path):
 
 
 def test_the_argument_reaches_get_sweep(tmp_path):
-    file = write(tmp_path, "sweep('seed', range(int(arg)))")
-    assert len(sweep_file.load(f"{file}:7", tiny.config())) == 7
+    path = write(tmp_path, "sweep('seed', range(int(arg)))")
+    assert len(file.load(f"{path}:7", tiny.config())) == 7
 
 
 @pytest.mark.parametrize(
@@ -110,22 +111,20 @@ def test_a_swept_key_cannot_be_given_too(tmp_path):
 
 def test_a_file_that_is_not_there_has_a_neighbour():
     with pytest.raises(UserError, match=r"no sweep file .*; did you mean configs/sweeps/seeds.py"):
-        sweep_file.load("configs/sweeps/seed.py", tiny.config())
+        file.load("configs/sweeps/seed.py", tiny.config())
 
 
 def test_a_shared_order_leaves_seed_the_initial_weights():
     config = tiny.config()
     config.seed = 5
-    shared = sweep_file.share_order(config)
+    shared = share_order(config)
     assert (shared.seeds.order, shared.seeds.augment, shared.seeds.init) == (5, 5, None)
 
 
 @pytest.mark.parametrize("name", ["seeds", "learning_rate", "batch_and_rate", "width"])
 def test_the_sweeps_that_ship_are_good(name):
-    config = sweep_file.replace(
-        tiny.config(), {"train.micro_batch_size": 32, "train.batch_size": 32}
-    )
-    members = sweep_file.load(f"configs/sweeps/{name}.py:2", config)
+    config = replace(tiny.config(), {"train.micro_batch_size": 32, "train.batch_size": 32})
+    members = file.load(f"configs/sweeps/{name}.py:2", config)
     assert (
         len(members) == {"seeds": 2, "learning_rate": 16, "batch_and_rate": 40, "width": 24}[name]
     )

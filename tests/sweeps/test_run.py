@@ -15,12 +15,11 @@ from lenet_jax import torch_bridge
 from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.runs import figures as report
-from lenet_jax.runs import run
+from lenet_jax.runs.run import run as train_one
 from lenet_jax.storage.sweep_dir import SweepDir
-from lenet_jax.sweeps import file as sweep_file
-from lenet_jax.sweeps import plan as sweep_plan
-from lenet_jax.sweeps import run as sweep_run
-from lenet_jax.sweeps.file import chain, product, sweep
+from lenet_jax.sweeps import plan
+from lenet_jax.sweeps.file import Member, chain, product, share_order, sweep
+from lenet_jax.sweeps.run import Options, Trainer, run
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support import tiny
 
@@ -53,16 +52,16 @@ def config(tmp_path_factory):
 
 def make_members(config, overrides=SWEEP):
     return [
-        sweep_file.Member(number, changes, configs.replace(config, changes))
+        Member(number, changes, configs.replace(config, changes))
         for number, changes in enumerate(overrides)
     ]
 
 
 def start(path, config, overrides=SWEEP, **options):
     """Runs a sweep: its exit code, and what it printed."""
-    made = sweep_run.Options(str(path), **{"save": "all", "chunk_size": 4} | options)
+    made = Options(str(path), **{"save": "all", "chunk_size": 4} | options)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        code = sweep_run.run(config, make_members(config, overrides), made, COMMAND)
+        code = run(config, make_members(config, overrides), made, COMMAND)
     return code, output.getvalue()
 
 
@@ -164,13 +163,13 @@ def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, monkeyp
     begin = {"train.initial_weights": f"{path}:5", "optimizer.learning_rate": 1e-30}
     changes = SWEEP[5] | begin | {"train.num_epochs": 1}
     with contextlib.redirect_stdout(io.StringIO()):
-        code = run.run(configs.replace(config, changes), str(tmp_path / "run"), COMMAND, 0.0)
+        code = train_one(configs.replace(config, changes), str(tmp_path / "run"), COMMAND, 0.0)
     assert code == 0
     for name, array in load_file(tmp_path / "run" / "model.safetensors").items():
         np.testing.assert_array_equal(array, weights[name])
     other = configs.replace(config, changes | {"model.channels": (2, 4)})
     with pytest.raises(UserError, match="does not fit the network"):
-        run.run(other, str(tmp_path / "other"), COMMAND, 0.0)
+        train_one(other, str(tmp_path / "other"), COMMAND, 0.0)
     assert not (tmp_path / "other").exists()
 
 
@@ -187,13 +186,13 @@ def test_what_is_done_is_not_trained_again(finished, config, tmp_path, monkeypat
     draft.mkdir()
     (draft / "results.json").write_text("{")
     trained_chunks = []
-    train = sweep_run.Trainer.train
+    train = Trainer.train
 
     def note(self, chunk, *args):
         trained_chunks.append(chunk.number)
         return train(self, chunk, *args)
 
-    monkeypatch.setattr(sweep_run.Trainer, "train", note)
+    monkeypatch.setattr(Trainer, "train", note)
     code, output = start(copy, config, chunk_size=8)  # the plan that was written holds
     assert (code, trained_chunks) == (0, [1, 3, 4])
     assert "2 of 5 chunks are done already" in output
@@ -205,10 +204,10 @@ def test_a_sweep_planned_under_a_keys_former_name_goes_on(config, tmp_path):
     overrides = sweep("model.backend", ["plain", "phase"])
     assert start(tmp_path, config, overrides)[0] == 0
     results = without_seconds(tmp_path)
-    plan = json.loads((tmp_path / "sweep.json").read_text())
-    for member in plan["members"]:
+    written = json.loads((tmp_path / "sweep.json").read_text())
+    for member in written["members"]:
         member["overrides"] = {"model.lowering": member["overrides"]["model.backend"]}
-    (tmp_path / "sweep.json").write_text(json.dumps(plan))
+    (tmp_path / "sweep.json").write_text(json.dumps(written))
     code, output = start(tmp_path, config, sweep("model.lowering", ["plain", "phase"]))
     assert code == 0
     assert "2 of 2 chunks are done already" in output
@@ -294,9 +293,7 @@ def test_too_large_for_the_memory_even_one_at_a_time(config, tmp_path):
 def test_members_that_share_batches_must_ask_for_the_same(config, tmp_path):
     for changes in (sweep("seeds.order", (1, 2)), sweep("augment.shift", (0.0, 1.0))):
         with pytest.raises(UserError, match="--shared_data_order: members 0 and 1 differ in"):
-            start(
-                tmp_path / "sweep", sweep_file.share_order(config), changes, shared_data_order=True
-            )
+            start(tmp_path / "sweep", share_order(config), changes, shared_data_order=True)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -318,20 +315,16 @@ def test_the_winner_is_no_seeds_luck_and_never_a_nan():
 
 def test_chunks_are_as_equal_as_can_be(config):
     members = make_members(config, sweep("seed", range(9)))
-    groups = sweep_plan.make_groups(members, lambda _: tiny.dataset(), False)
-    chunks = sweep_plan.make_chunks(groups, 2, [8])
+    groups = plan.make_groups(members, lambda _: tiny.dataset(), False)
+    chunks = plan.make_chunks(groups, 2, [8])
     assert [(len(chunk.members), chunk.size) for chunk in chunks] == [(6, 6), (3, 6)]
 
 
 def test_memory_is_estimated_within_reason(config):
     """Two devices; float32; parameters, the best ones and momentum; thrice."""
-    group = sweep_plan.make_groups(
-        make_members(config, SWEEP[:2]), lambda _: tiny.dataset(), False
-    )[0]
-    small = sweep_plan.memory_needed(group, 2, 1, "map")
-    many = sweep_plan.memory_needed(group, 2, 1001, "map")
-    params = sweep_plan.num_params(group)
+    group = plan.make_groups(make_members(config, SWEEP[:2]), lambda _: tiny.dataset(), False)[0]
+    small = plan.memory_needed(group, 2, 1, "map")
+    many = plan.memory_needed(group, 2, 1001, "map")
+    params = plan.num_params(group)
     assert (many - small) / 1000 == pytest.approx(2 * 4 * 3 * 3 * params, rel=0.1)
-    assert sweep_plan.memory_needed(group, 2, 100, "vmap") > sweep_plan.memory_needed(
-        group, 2, 100, "map"
-    )
+    assert plan.memory_needed(group, 2, 100, "vmap") > plan.memory_needed(group, 2, 100, "map")

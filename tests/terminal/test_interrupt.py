@@ -10,6 +10,7 @@ from lenet_jax.terminal.interrupt import Interrupt
 from tests.support.root import ROOT
 
 SIGNALS = [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
+PIPE = (signal.SIGPIPE, 141, "SIGPIPE")
 
 # A main thread that looks at no signal, as while a program is compiled.
 BLIND = """
@@ -44,7 +45,7 @@ def blind(*arguments, program=BLIND):
             process.kill()
 
 
-@pytest.mark.parametrize(("number", "code", "name"), SIGNALS)
+@pytest.mark.parametrize(("number", "code", "name"), [*SIGNALS, PIPE])
 def test_the_first_signal_is_remembered(number, code, name):
     with Interrupt() as interrupt:
         assert interrupt.signal is None
@@ -79,6 +80,18 @@ def test_the_second_signal_ends_the_process_at_once(number, code, _, noticed):
         assert process.wait() == code
 
 
+def test_a_second_write_to_a_closed_pipe_does_not_end_the_process():
+    with blind("0.2", "notice") as (process, output):
+        process.send_signal(signal.SIGPIPE)
+        assert output.readline() == "signalled\n"
+        process.send_signal(signal.SIGPIPE)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.4)
+        process.send_signal(signal.SIGTERM)
+        assert output.read() == "released\n"
+        assert process.wait() == 143
+
+
 def test_last_words_that_cannot_be_written_hold_nothing_up():
     failing = BLIND.replace('print("last words:", interrupt.reason, flush=True)', "open('/')")
     with blind("0.01", program=failing) as (process, output):
@@ -98,9 +111,9 @@ def test_other_signals_are_let_alone():
 
 
 def test_the_handlers_before_are_put_back():
-    before = [signal.getsignal(number) for number, *_ in SIGNALS]
+    before = [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]]
     with pytest.raises(ZeroDivisionError), Interrupt():
-        assert [signal.getsignal(number) for number, *_ in SIGNALS] != before
+        assert [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]] != before
         raise ZeroDivisionError
-    assert [signal.getsignal(number) for number, *_ in SIGNALS] == before
+    assert [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]] == before
     assert signal.set_wakeup_fd(-1) == -1
