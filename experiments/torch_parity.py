@@ -36,7 +36,8 @@ from lenet_jax import data
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.machine import environment
 from lenet_jax.nn import ops
-from lenet_jax.plots.style import chart, house_style, png
+from lenet_jax.plots.output import png
+from lenet_jax.plots.style import chart, house_style
 from lenet_jax.storage.files import write_atomically, write_json
 from lenet_jax.storage.weights import StateDict
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch

@@ -86,7 +86,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 def _save(out: Path, figures: "Mapping[str, Figure]") -> None:
     """Writes the figures as PNG into a folder, and hands them to TensorBoard."""
-    from lenet_jax.plots.style import png
+    from lenet_jax.plots.output import png
     from lenet_jax.storage.tensorboard import Board
 
     folder = out / "tensorboard"

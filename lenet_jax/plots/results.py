@@ -1,10 +1,10 @@
-"""Pictures of a run's results: learning curves, confusion matrix, mistakes, calibration.
+"""Pictures of a network's results: confusion matrix, mistakes, calibration, histograms.
 
 Each function takes NumPy arrays and returns one figure.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -16,8 +16,6 @@ from lenet_jax.plots.style import (
     HEADER,
     INK,
     RULE,
-    SERIES,
-    VERMILION,
     WIDTH,
     Axes,
     Figure,
@@ -36,8 +34,6 @@ from lenet_jax.plots.style import (
 )
 
 MAX_MISTAKES = 40
-TRAIN, VALID = VERMILION, BLUE
-History = Sequence[Mapping[str, float | int]]
 
 
 def confusion_matrix(
@@ -60,75 +56,6 @@ def example_index(
     clear = (predictions == labels) & (probabilities.max(axis=-1) > 0.99)
     candidates = np.flatnonzero(clear & (labels == labels.max()))
     return int(candidates[0]) if len(candidates) else 0
-
-
-@styled
-def plot_curves(history: History, *, title: str) -> Figure:
-    """Plots loss, accuracy and, where it is known, the learning rate over the epochs.
-
-    Accuracy is drawn on the scale of the logarithm of the error: 98 and 99 % are as far apart as 90
-    and 95 %. The best epoch is the one with the highest `valid/accuracy`, the earliest of equals.
-
-    Args:
-        history: one row an epoch, with `epoch`, `train/loss`, `train/accuracy` in [0, 1]; if there
-            was validation `valid/loss` and `valid/accuracy`; maybe `learning_rate`.
-        title: the network and its data.
-    """
-    epochs = np.array([row["epoch"] for row in history])
-    losses = [_column(history, "train/loss"), _column(history, "valid/loss")]
-    losses = [np.where(loss > 1e-30, loss, math.nan) for loss in losses]
-    errors = [100 * (1 - _column(history, f"{split}/accuracy")) for split in ("train", "valid")]
-    best = int(np.nanargmin(errors[1])) if np.isfinite(errors[1]).any() else None
-    panels = {"loss, nats (log scale)": losses, "accuracy, % (log scale of the error)": errors}
-    if "learning_rate" in history[0]:
-        panels["learning rate, end of epoch"] = [_column(history, "learning_rate")]
-
-    title = f"Learning curves, {legible(title, 80)}"
-    figure = chart(WIDTH, 350, title, margins=(56, 16, 46, 0.24))
-    figure.text(16 / WIDTH, 1 - 42 / 350, "● train", color=TRAIN, va="center_baseline")
-    all_axes = figure.subplots(1, len(panels))
-    for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
-        axes.set_title(name)
-        _epoch_axis(axes)
-        for values, colour in zip(lines, (TRAIN, VALID), strict=False):
-            colour = FAINT if len(lines) == 1 else colour
-            axes.plot(epochs, values, color=colour, marker=_marker(epochs))
-        if best is not None:
-            axes.axvline(epochs[best], color=FAINT, linestyle=":", linewidth=1)
-    if len(panels) == 3:
-        all_axes[2].set_ylim(bottom=0)
-    all_axes[0].set_yscale("log")
-    _round_limits(all_axes[0], losses, "{:g}".format)
-    _accuracy_axis(all_axes[1], errors)
-    if best is not None:
-        for axes, values in zip(all_axes, (losses[1], errors[1]), strict=False):
-            axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
-        text = f"★ best epoch {epochs[best]:g}: validation accuracy {100 - errors[1][best]:.2f} %"
-        for x, label, colour in ((80, "● validation", VALID), (190, text, INK)):
-            y = 1 - 42 / 350
-            figure.text(x / WIDTH, y, label, color=colour, va="center_baseline")
-    return figure
-
-
-@styled
-def plot_accuracies(histories: Sequence[tuple[str, History]]) -> Figure:
-    """Plots the validation accuracy of several runs over the epochs.
-
-    Args:
-        histories: the name of each run, and its history as in `plot_curves`.
-    """
-    figure = chart(WIDTH, 420, "Validation accuracy, % (log scale of the error)")
-    axes = figure.subplots()
-    errors = []
-    for place, (name, history) in enumerate(histories):
-        epochs = np.array([row["epoch"] for row in history])
-        errors.append(100 * (1 - _column(history, "valid/accuracy")))
-        colour, label = SERIES[place % len(SERIES)], legible(name, 60)
-        axes.plot(epochs, errors[-1], color=colour, marker=_marker(epochs), label=label)
-    _epoch_axis(axes)
-    _accuracy_axis(axes, errors)
-    axes.legend()
-    return figure
 
 
 @styled
@@ -190,7 +117,7 @@ def plot_confusion_matrix(
             style = {"size": min(size, cell / digits), "color": ink, "ha": "center"}
             write(axes, column, row, str(confusion[row, column]), **style)
 
-    beside.plot(recall, np.arange(k), "o", color=VALID, markersize=min(5, 0.3 * cell))
+    beside.plot(recall, np.arange(k), "o", color=BLUE, markersize=min(5, 0.3 * cell))
     low = np.nanmin(recall, initial=99)
     margin = 0.1 * (100.2 - low)
     beside.set(xlim=(low - margin, 100 + margin), ylim=(k - 0.5, -0.5), xlabel="recall, %")
@@ -283,10 +210,10 @@ def plot_calibration(
     axes.plot([0, 100], [0, 100], color=FAINT, linestyle=":", linewidth=1)
     some = counts > 0
     sizes = 20 * np.log10(10 * counts[some])
-    axes.scatter(100 * confidence[some], 100 * accuracy[some], sizes, color=VALID, clip_on=False)
+    axes.scatter(100 * confidence[some], 100 * accuracy[some], sizes, color=BLUE, clip_on=False)
     axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="accuracy, %")
     middles = (np.arange(len(counts)) + 0.5) * 100 / len(counts)
-    below.bar(middles, counts, 80 / len(counts), color=VALID)
+    below.bar(middles, counts, 80 / len(counts), color=BLUE)
     below.set(xlabel="confidence, %", ylabel="images (log)")
     _count_axis(below)
     return figure
@@ -324,7 +251,7 @@ def plot_histograms(
         for axes in panels[len(layers) :]:
             axes.set_axis_off()
         for axes, (name, values) in zip(panels, layers.items(), strict=False):
-            axes.stairs(*np.histogram(values, 40), fill=True, color=VALID)
+            axes.stairs(*np.histogram(values, 40), fill=True, color=BLUE)
             axes.set_title(f"{name}\n{below[name]}", size=8)
             axes.set_xlabel(name_of_x, size=8)
             _count_axis(axes)
@@ -332,61 +259,6 @@ def plot_histograms(
     return figure
 
 
-def _column(history: History, key: str) -> Float[np.ndarray, " epochs"]:
-    values = np.array([row.get(key, math.nan) for row in history], np.float64)
-    return np.where(np.isfinite(values), values, math.nan)
-
-
-def _marker(epochs: np.ndarray) -> str | None:
-    return "o" if len(epochs) <= 40 else None
-
-
-def _epoch_axis(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-
-
-def _accuracy_axis(axes: Axes, errors: Sequence[np.ndarray]) -> None:
-    """Draws errors in % as accuracies, upwards; an error of 0 has a place too."""
-    axes.set_yscale("symlog", linthresh=0.1, linscale=0.5)
-    _round_limits(axes, errors, lambda percent: f"{100 - percent:g}", 0.1, 100.0)
-    axes.invert_yaxis()
-
-
 def _count_axis(axes: Axes) -> None:
     axes.set_yscale("symlog", linthresh=1)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-
-
-def _round_limits(
-    axes,
-    curves: Sequence[np.ndarray],
-    label: Callable[[float], str],
-    lowest: float = 0.0,
-    highest: float = math.inf,
-) -> None:
-    """Ends and ticks a logarithmic y axis at round numbers, written by `label`."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    values = np.concatenate(curves)
-    values = values[np.isfinite(values)]
-    low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
-    first = math.floor(math.log10(max(low, lowest)))
-    last = math.ceil(math.log10(max(high, lowest)))
-    if last - first <= 4:
-        steps = (1, 2, 5) if last - first > 1 else (1, 1.5, 2, 3, 4, 5, 7)
-        ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
-    else:
-        stride = math.ceil((last - first) / 8)
-        ticks = [10.0**e for e in range(first, last + stride, stride)]
-    ticks = ([0.0] if lowest else []) + [t for t in ticks if lowest <= t <= highest]
-    below = max(i for i, t in enumerate(ticks) if t <= low * (1 + 1e-9))
-    above = next((i for i, t in enumerate(ticks) if t >= high * (1 - 1e-9)), len(ticks) - 1)
-    below = min(below, len(ticks) - 2)
-    ticks = ticks[below : max(above, below + 1) + 1]
-    axes.set_ylim(ticks[0], ticks[-1])
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda tick, _: label(tick))

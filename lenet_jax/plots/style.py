@@ -1,16 +1,13 @@
-"""The house style: figures measured in pixels, pictures on them, and what is saved of them.
+"""The house style: figures measured in pixels, and pictures on them.
 
 Matplotlib is imported late, without pyplot: figures belong to who draws them.
 """
 
 import functools
-import io
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
-from xml.etree import ElementTree
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -34,13 +31,6 @@ INK, FAINT, RULE = "#222222", "#666666", "#e6e6e6"
 # design", 2008.
 BLUE, VERMILION, GREEN, PURPLE, OCHRE = "#0072b2", "#d55e00", "#009e73", "#a2528a", "#7a6a00"
 SERIES = BLUE, VERMILION, GREEN, PURPLE, OCHRE
-# What a page makes of the colours, so that a figure suits its light and its dark style.
-PAGE_COLOURS = {
-    INK: "currentColor",
-    FAINT: "var(--faint)",
-    RULE: "var(--rule)",
-    **{colour: f"var(--series-{place})" for place, colour in enumerate(SERIES)},
-}
 MISSING_GLYPH = "\N{REPLACEMENT CHARACTER}"
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -217,73 +207,6 @@ def mosaic(
         y, x = place // columns * (height + 1) + 1, place % columns * (width + 1) + 1
         pixels[y : y + height, x : x + width] = tile
     return pixels
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file on white, the same bytes for the same figure."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    stream = io.BytesIO()
-    with house_style():
-        _arrange(figure)
-        agg = FigureCanvasAgg(figure)
-        agg.draw()
-    pixels = np.asarray(agg.buffer_rgba())[..., :3]
-    Image.fromarray(pixels).save(stream, "PNG", dpi=(DPI, DPI), compress_level=3)
-    return stream.getvalue()
-
-
-def svg(figure: Figure, label: str) -> str:
-    """The figure as an `<svg>` element for a page, whose style sheet defines its colours.
-
-    Args:
-        figure: what to draw.
-        label: what it shows, for those who do not see it; no two of a page may be equal, as the
-            identifiers inside follow from it.
-    """
-    stream = io.StringIO()
-    with house_style(**{"svg.hashsalt": label}):
-        _arrange(figure)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(stream, format="svg", facecolor="none", metadata=nothing)
-    text = stream.getvalue()
-    root = ElementTree.fromstring(text)
-    width = round(figure.get_figwidth() * DPI)
-    view = {"viewBox": root.attrib["viewBox"], "style": f"--width:{width}px"}
-    root.attrib = {"role": "img", "aria-label": label, **view}
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.text = (element.text or "").strip() or None
-        element.tail = None
-        if f"#{element.get('id')}" not in text:  # nothing refers to it
-            element.attrib.pop("id", None)
-        attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-        element.attrib = {name: _for_page(value) for name, value in attributes.items()}
-        if element.get("transform", "").startswith("rotate(-0 "):
-            del element.attrib["transform"]
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _arrange(figure: Figure) -> None:
-    """Lays out a figure for good: laid out again, it would differ a little."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        figure.set_layout_engine(None)
-
-
-def _for_page(value: str) -> str:
-    """An attribute with the page's colours and font, and coordinates of three decimals."""
-    if value.startswith("data:"):
-        return value.replace(" ", "")
-    for colour, variable in PAGE_COLOURS.items():
-        value = value.replace(colour, variable)
-    value = value.replace("font-family: 'DejaVu Sans'; ", "")
-    return re.sub(r"\d+\.\d{4,}", lambda number: f"{float(number[0]):.3f}", value)
 
 
 def network_title(sizes: Sequence[int], data: str) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError
 from lenet_jax.inference.network import Network
-from lenet_jax.plots.results import plot_accuracies
-from lenet_jax.plots.style import svg
+from lenet_jax.plots.curves import plot_accuracies
+from lenet_jax.plots.output import svg
 from lenet_jax.report.page import flatten, render
 
 RESULTS = {

@@ -5,7 +5,7 @@ import numpy as np
 
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.inference.network import Network
-from lenet_jax.plots import filters, results
+from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.style import Figure, network_title
 from lenet_jax.report.findings import CONVOLUTIONS, Findings, exciting_patches
 
@@ -44,7 +44,7 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
             kernel, patches, layer=layer, title=title
         )
     if network.history:
-        figures["curves"] = results.plot_curves(network.history, title=title)
+        figures["curves"] = curves.plot_curves(network.history, title=title)
     return figures
 
 

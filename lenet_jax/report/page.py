@@ -12,7 +12,8 @@ import numpy as np
 from lenet_jax import config as configs
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.inference.network import Network
-from lenet_jax.plots.style import Figure, network_title, svg
+from lenet_jax.plots.output import svg
+from lenet_jax.plots.style import Figure, network_title
 from lenet_jax.report.findings import CONVOLUTIONS, FIELDS, SAMPLE, Findings
 
 STYLE = Path(__file__).with_name("page.css")

@@ -13,8 +13,9 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import DISK_FAULTS, printable
 from lenet_jax.inference.load import save_params
 from lenet_jax.inference.state_dict import make_metadata
-from lenet_jax.plots import filters, results
-from lenet_jax.plots.style import DRAWING_ERRORS, Figure, network_title, png
+from lenet_jax.plots import curves, filters, results
+from lenet_jax.plots.output import png
+from lenet_jax.plots.style import DRAWING_ERRORS, Figure, network_title
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.training.spec import Spec
 
@@ -59,7 +60,7 @@ def draw_figures(
         return filters.plot_feature_maps(image, kernel, maps, title=title, captions=captions)
 
     plots: dict[str, Callable[[], Figure]] = {
-        "curves.png": lambda: results.plot_curves(
+        "curves.png": lambda: curves.plot_curves(
             rows, title=f"{title}, {spec.num_examples:,} training images"
         ),
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(

@@ -14,7 +14,8 @@ from lenet_jax import data
 from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
 from lenet_jax.inference.state_dict import make_metadata, to_state_dict
 from lenet_jax.machine import environment
-from lenet_jax.plots.style import DRAWING_ERRORS, png
+from lenet_jax.plots.output import png
+from lenet_jax.plots.style import DRAWING_ERRORS
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights

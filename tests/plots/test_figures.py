@@ -10,8 +10,9 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from lenet_jax.plots import filters, results
-from lenet_jax.plots.style import paint, png, svg
+from lenet_jax.plots import curves, filters, results
+from lenet_jax.plots.output import png, svg
+from lenet_jax.plots.style import paint
 from lenet_jax.plots.sweeps import Setting, plot_sweep
 
 NAMES = [str(digit) for digit in range(10)]
@@ -69,8 +70,8 @@ def figures(random):
     confidence = np.array([np.nan, 0.4, 0.7, 0.9], np.float64)
     steps = {"conv1": maps, "fc3": maps[0, 0]}
     return {
-        "curves": results.plot_curves(HISTORY, title="a"),
-        "accuracies": results.plot_accuracies([("a", HISTORY), ("b", HISTORY)]),
+        "curves": curves.plot_curves(HISTORY, title="a"),
+        "accuracies": curves.plot_accuracies([("a", HISTORY), ("b", HISTORY)]),
         "confusion": results.plot_confusion_matrix(confusion_of(10, random), NAMES, title="a"),
         "filters": filters.plot_filters(kernel, title="a"),
         "maps": filters.plot_feature_maps(images[0], kernel, maps, title="a", captions=["7"]),
@@ -125,7 +126,7 @@ def test_a_page_may_hold_every_figure(figures):
 def test_neither_pyplot_nor_jax_is_needed():
     code = (
         "import sys; from lenet_jax.plots import filters; assert 'matplotlib' not in sys.modules;"
-        "import numpy; from lenet_jax.plots.style import png, svg;"
+        "import numpy; from lenet_jax.plots.output import png, svg;"
         "figure = filters.plot_filters(numpy.ones((5, 5, 1, 6), numpy.float32), title='a');"
         "assert png(figure) and svg(figure, 'a');"
         "assert not {'jax', 'matplotlib.pyplot'} & set(sys.modules)"
@@ -141,23 +142,23 @@ def test_the_confusion_matrix_by_hand():
 
 class TestCurves:
     def test_marks_the_earliest_best_epoch(self):
-        written = texts(results.plot_curves(HISTORY, title="mnist"))
+        written = texts(curves.plot_curves(HISTORY, title="mnist"))
         assert "★ best epoch 3: validation accuracy 98.50 %" in written
         assert "Learning curves, mnist" in written
 
     def test_without_validation_there_is_no_best_epoch(self):
         history = [{k: v for k, v in row.items() if "valid" not in k} for row in HISTORY]
-        figure = results.plot_curves(history, title="mnist")
+        figure = curves.plot_curves(history, title="mnist")
         assert not any("best" in text or "valid" in text for text in texts(figure))
         assert count(pixels(figure), (0xD5, 0x5E, 0)) > 100
         assert count(pixels(figure), (0, 0x72, 0xB2)) == 0
 
     def test_without_a_learning_rate_there_are_two_panels(self):
         history = [{k: v for k, v in row.items() if k != "learning_rate"} for row in HISTORY]
-        assert len(results.plot_curves(history, title="mnist").axes) == 2
+        assert len(curves.plot_curves(history, title="mnist").axes) == 2
 
     def test_accuracy_ticks_are_accuracies_and_enclose_the_curves(self):
-        written = texts(results.plot_curves(HISTORY, title="mnist"))
+        written = texts(curves.plot_curves(HISTORY, title="mnist"))
         assert {"90", "95", "98", "98.5"} <= set(written)  # from 90 to 98.5 %
         assert not {"85", "99"} & set(written)
 
@@ -176,12 +177,12 @@ class TestCurves:
     )
     def test_extreme_values_are_drawn_without_warnings(self, change):
         history = [row | change for row in HISTORY]
-        shapes = {pixels(results.plot_curves(h, title="a")).shape for h in (history, history[:1])}
+        shapes = {pixels(curves.plot_curves(h, title="a")).shape for h in (history, history[:1])}
         assert len(shapes) == 1
-        pixels(results.plot_accuracies([("a", history)]))
+        pixels(curves.plot_accuracies([("a", history)]))
 
     def test_a_title_may_have_any_letters(self):
-        figure = results.plot_curves(HISTORY, title="$\\frac$ あ \x01<b>")
+        figure = curves.plot_curves(HISTORY, title="$\\frac$ あ \x01<b>")
         hostile = "Learning curves, $\\frac$ \N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}<b>"
         assert hostile in texts(figure)
         assert f">{escape(hostile, quote=False)}<" in svg(figure, "a")

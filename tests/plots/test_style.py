@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lenet_jax.plots.output import png
 from lenet_jax.plots.style import (
     canvas,
     chart,
@@ -13,7 +14,6 @@ from lenet_jax.plots.style import (
     legible,
     mosaic,
     picture,
-    png,
     styled,
     write,
 )

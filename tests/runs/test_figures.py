@@ -9,7 +9,7 @@ from flax import nnx
 from safetensors import safe_open
 
 from lenet_jax.inference.state_dict import to_state_dict
-from lenet_jax.plots import filters, results
+from lenet_jax.plots import curves, filters, results
 from lenet_jax.runs import figures as report
 from lenet_jax.training.spec import make_spec
 from tests.support import tiny
@@ -46,7 +46,7 @@ def plots(monkeypatch):
         return plot
 
     for name in FIGURES:
-        module = filters if name.startswith("f") else results
+        module = {"curves": curves, "filters": filters, "feature_maps": filters}.get(name, results)
         monkeypatch.setattr(module, f"plot_{name}", make_plot(name))
     return drawn
 

@@ -1,0 +1,151 @@
+"""Learning curves: of one run, and of several.
+
+Like `results`: each function takes numbers and returns one figure.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    INK,
+    SERIES,
+    VERMILION,
+    WIDTH,
+    Axes,
+    Figure,
+    chart,
+    legible,
+    styled,
+)
+
+TRAIN, VALID = VERMILION, BLUE
+History = Sequence[Mapping[str, float | int]]
+
+
+@styled
+def plot_curves(history: History, *, title: str) -> Figure:
+    """Plots loss, accuracy and, where it is known, the learning rate over the epochs.
+
+    Accuracy is drawn on the scale of the logarithm of the error: 98 and 99 % are as far apart as 90
+    and 95 %. The best epoch is the one with the highest `valid/accuracy`, the earliest of equals.
+
+    Args:
+        history: one row an epoch, with `epoch`, `train/loss`, `train/accuracy` in [0, 1]; if there
+            was validation `valid/loss` and `valid/accuracy`; maybe `learning_rate`.
+        title: the network and its data.
+    """
+    epochs = np.array([row["epoch"] for row in history])
+    losses = [_column(history, "train/loss"), _column(history, "valid/loss")]
+    losses = [np.where(loss > 1e-30, loss, math.nan) for loss in losses]
+    errors = [100 * (1 - _column(history, f"{split}/accuracy")) for split in ("train", "valid")]
+    best = int(np.nanargmin(errors[1])) if np.isfinite(errors[1]).any() else None
+    panels = {"loss, nats (log scale)": losses, "accuracy, % (log scale of the error)": errors}
+    if "learning_rate" in history[0]:
+        panels["learning rate, end of epoch"] = [_column(history, "learning_rate")]
+
+    title = f"Learning curves, {legible(title, 80)}"
+    figure = chart(WIDTH, 350, title, margins=(56, 16, 46, 0.24))
+    figure.text(16 / WIDTH, 1 - 42 / 350, "● train", color=TRAIN, va="center_baseline")
+    all_axes = figure.subplots(1, len(panels))
+    for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
+        axes.set_title(name)
+        _epoch_axis(axes)
+        for values, colour in zip(lines, (TRAIN, VALID), strict=False):
+            colour = FAINT if len(lines) == 1 else colour
+            axes.plot(epochs, values, color=colour, marker=_marker(epochs))
+        if best is not None:
+            axes.axvline(epochs[best], color=FAINT, linestyle=":", linewidth=1)
+    if len(panels) == 3:
+        all_axes[2].set_ylim(bottom=0)
+    all_axes[0].set_yscale("log")
+    _round_limits(all_axes[0], losses, "{:g}".format)
+    _accuracy_axis(all_axes[1], errors)
+    if best is not None:
+        for axes, values in zip(all_axes, (losses[1], errors[1]), strict=False):
+            axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
+        text = f"★ best epoch {epochs[best]:g}: validation accuracy {100 - errors[1][best]:.2f} %"
+        for x, label, colour in ((80, "● validation", VALID), (190, text, INK)):
+            y = 1 - 42 / 350
+            figure.text(x / WIDTH, y, label, color=colour, va="center_baseline")
+    return figure
+
+
+@styled
+def plot_accuracies(histories: Sequence[tuple[str, History]]) -> Figure:
+    """Plots the validation accuracy of several runs over the epochs.
+
+    Args:
+        histories: the name of each run, and its history as in `plot_curves`.
+    """
+    figure = chart(WIDTH, 420, "Validation accuracy, % (log scale of the error)")
+    axes = figure.subplots()
+    errors = []
+    for place, (name, history) in enumerate(histories):
+        epochs = np.array([row["epoch"] for row in history])
+        errors.append(100 * (1 - _column(history, "valid/accuracy")))
+        colour, label = SERIES[place % len(SERIES)], legible(name, 60)
+        axes.plot(epochs, errors[-1], color=colour, marker=_marker(epochs), label=label)
+    _epoch_axis(axes)
+    _accuracy_axis(axes, errors)
+    axes.legend()
+    return figure
+
+
+def _column(history: History, key: str) -> Float[np.ndarray, " epochs"]:
+    values = np.array([row.get(key, math.nan) for row in history], np.float64)
+    return np.where(np.isfinite(values), values, math.nan)
+
+
+def _marker(epochs: np.ndarray) -> str | None:
+    return "o" if len(epochs) <= 40 else None
+
+
+def _epoch_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+
+
+def _accuracy_axis(axes: Axes, errors: Sequence[np.ndarray]) -> None:
+    """Draws errors in % as accuracies, upwards; an error of 0 has a place too."""
+    axes.set_yscale("symlog", linthresh=0.1, linscale=0.5)
+    _round_limits(axes, errors, lambda percent: f"{100 - percent:g}", 0.1, 100.0)
+    axes.invert_yaxis()
+
+
+def _round_limits(
+    axes,
+    curves: Sequence[np.ndarray],
+    label: Callable[[float], str],
+    lowest: float = 0.0,
+    highest: float = math.inf,
+) -> None:
+    """Ends and ticks a logarithmic y axis at round numbers, written by `label`."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    values = np.concatenate(curves)
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if values.size else (0.1, 1.0)
+    first = math.floor(math.log10(max(low, lowest)))
+    last = math.ceil(math.log10(max(high, lowest)))
+    if last - first <= 4:
+        steps = (1, 2, 5) if last - first > 1 else (1, 1.5, 2, 3, 4, 5, 7)
+        ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
+    else:
+        stride = math.ceil((last - first) / 8)
+        ticks = [10.0**e for e in range(first, last + stride, stride)]
+    ticks = ([0.0] if lowest else []) + [t for t in ticks if lowest <= t <= highest]
+    below = max(i for i, t in enumerate(ticks) if t <= low * (1 + 1e-9))
+    above = next((i for i, t in enumerate(ticks) if t >= high * (1 - 1e-9)), len(ticks) - 1)
+    below = min(below, len(ticks) - 2)
+    ticks = ticks[below : max(above, below + 1) + 1]
+    axes.set_ylim(ticks[0], ticks[-1])
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda tick, _: label(tick))
