@@ -73,7 +73,8 @@ def look_back(
         if directory.has_checkpoints():
             missing = RECORD if previous is None else file.name
             raise UserError(
-                f"{directory.path} has checkpoints, but no {missing} that says what they belong to\n"
+                f"{directory.path} has checkpoints, but no {missing} that says what they belong"
+                " to\n"
                 "Restore a backup, or choose another --workdir to start over."
             )
         return None, None

@@ -77,8 +77,7 @@ def run(
                 record = Record(directory, trainer, command, console.warn)
                 if saved is not None and (changed := record.differences()):
                     console.warn(
-                        "results may differ in the last bits from an uninterrupted run:"
-                        f" {changed}"
+                        f"results may differ in the last bits from an uninterrupted run: {changed}"
                     )
                 if extension:
                     console.note(f"this run is extended: {extension}")
@@ -123,9 +122,7 @@ class _Job:
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
-                progress = progress._replace(
-                    epoch_seconds=progress.epoch_seconds + segment.seconds
-                )
+                progress = progress._replace(epoch_seconds=progress.epoch_seconds + segment.seconds)
                 run_state = run_state._replace(state=segment.state, sums=segment.sums)
                 failed = _failed_step(segment)
                 if failed is not None:
@@ -182,9 +179,7 @@ class _Job:
             "images_per_second": self.trainer.spec.num_examples / progress.epoch_seconds,
         }
 
-    def _finish(
-        self, params: nnx.State, progress: Progress, seconds_to_first_step: float
-    ) -> None:
+    def _finish(self, params: nnx.State, progress: Progress, seconds_to_first_step: float) -> None:
         """Tests the best parameters on every test image; writes the weights, summary, figures."""
         spec, dataset, folder = self.trainer.spec, self.trainer.dataset, self.directory.path
         test, logits = self.trainer.evaluate(params, "test")

@@ -1,9 +1,9 @@
 """Killed at any moment, a run goes on to the same bits: six moments here, 35 with --long."""
 
 import pytest
-from tests.support import tiny
 
 from experiments import faults
+from tests.support import tiny
 
 pytestmark = pytest.mark.slow
 

@@ -5,13 +5,13 @@ import signal
 
 import pytest
 
-from lenet_jax.terminal.progress import Epochs
-from lenet_jax.training import loop
+from lenet_jax.errors import UserError
 from lenet_jax.runs import figures as report
 from lenet_jax.runs.record import what_changed
 from lenet_jax.storage.checkpoint import Checkpoints, manifest
-from lenet_jax.errors import UserError
 from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.terminal.progress import Epochs
+from lenet_jax.training import loop
 from tests.support.runs import (
     EPOCHS,
     STEPS,
@@ -187,7 +187,11 @@ def remove(path):
             "has no intact checkpoint: checkpoint 15 is damaged",
         ),
         ("checkpoints/*/SHA256SUMS", remove, "checkpoint 15 is damaged (it has no SHA256SUMS)"),
-        ("config.json", remove, "has checkpoints, but no config.json that says what they belong to"),
+        (
+            "config.json",
+            remove,
+            "has checkpoints, but no config.json that says what they belong to",
+        ),
         ("run.json", remove, "has checkpoints, but no run.json that says what they belong to"),
         ("config.json", lambda file: file.write_text("{}"), "config.json: missing keys: "),
         ("config.json", lambda file: file.write_text("import os"), "config.json is not JSON: "),

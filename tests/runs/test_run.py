@@ -18,21 +18,20 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from lenet_jax.storage import checkpoint
-from lenet_jax import data
-from lenet_jax.nn import native
-from lenet_jax.nn import ops
-from lenet_jax.training import parallel
-from lenet_jax.runs import figures as report
-from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax import config as configs
-from lenet_jax.runs import run as runs
+from lenet_jax import data
 from lenet_jax.errors import UserError, WriteError
+from lenet_jax.inference.state_dict import to_state_dict
+from lenet_jax.nn import native, ops
+from lenet_jax.runs import figures as report
+from lenet_jax.runs import run as runs
+from lenet_jax.storage import checkpoint
+from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 from lenet_jax.training.step import evaluate, init_state, train_step
-from lenet_jax.storage.run_dir import RunDir
 from tests.support.runs import (
     COMMAND,
     EPOCHS,
@@ -177,7 +176,9 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     with monkeypatch.context() as patch, pytest.raises(WriteError) as caught:
         patch.setattr(holders[target], target, fail)
         start(tmp_path, make_config(folder))
-    assert "cannot be written: No space left on device; free disk space, then run" in str(caught.value)
+    assert "cannot be written: No space left on device; free disk space, then run" in str(
+        caught.value
+    )
     assert len(str(caught.value).splitlines()) == 1
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["status"] == "failed"
