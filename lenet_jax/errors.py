@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# What a write fails with when the disk is at fault, and not the path.
+# Error numbers of writes that fail because of the disk, not because of the path.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
@@ -32,7 +32,7 @@ class UserError(Exception):
 
 
 class WriteError(UserError):
-    """A file cannot be written, and its path is not to blame: the disk is full, or has failed."""
+    """A file cannot be written because the disk is full or has failed."""
 
     def __init__(self, error: OSError, path: str | os.PathLike[str]):
         """Describes `error` in one line, for `path` unless the error names a file itself."""
@@ -43,7 +43,7 @@ class WriteError(UserError):
 
 
 def write_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
-    """What to raise for a write to `path` that failed: a `WriteError` if the disk is at fault."""
+    """The exception for a failed write to `path`: a `WriteError` if the disk is at fault."""
     if error.errno in DISK_FAULTS:
         return WriteError(error, path)
     return UserError(f"{path} cannot be written: {error.strerror or error}")
@@ -54,13 +54,13 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
 
     Args:
       main: the command; returns its exit code.
-      *arguments: what to call it with.
+      *arguments: its arguments.
     """
     try:
         try:
             return main(*arguments)
         finally:
-            sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python exits
+            sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
     except UserError as error:
         print(error, file=sys.stderr)
         return ExitCode.DISK if isinstance(error, WriteError) else ExitCode.USAGE
@@ -79,14 +79,14 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
 
 
 def discard_stdout() -> None:
-    """Sends to nowhere what standard output cannot take, what it still buffers included."""
+    """Redirects standard output, including what is still buffered, to the null device."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)
 
 
 def printable(text: object, limit: int = 160) -> str:
-    """Text, such as an exception's, for one line: control characters escaped, and not long."""
+    """Formats text, such as an exception's, in one line: unprintable text escaped, the end cut."""
     if isinstance(text, SyntaxError):
         text = text.msg  # without the file and the line
     line = " ".join(str(text).split())
@@ -95,9 +95,9 @@ def printable(text: object, limit: int = 160) -> str:
 
 
 def show(value: object) -> str:
-    """A value, such as a path or a key, for one line: what is not printable is escaped.
+    """Formats a value, such as a path or a key, in one line; unprintable text is escaped.
 
-    Of a long path the end is kept, of anything else the beginning.
+    A long path keeps its end, anything else its beginning.
     """
     text = str(value)
     if not text or not text.isprintable() or text != text.strip():

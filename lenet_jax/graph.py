@@ -131,11 +131,11 @@ def _leaf_names(tree: PyTree, root: str) -> list[str]:
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Prints the graph of LeNet for one image: the exit code.
+    """Prints the graph of LeNet for one image; returns the exit code.
 
     Args:
-      argv: its arguments.
-      program: what starts it, for the help.
+      argv: command-line arguments.
+      program: name of the command in its help.
     """
     parser = Parser(
         program, description="Print the computation graph of LeNet.", allow_abbrev=False
@@ -144,7 +144,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         "--backend",
         choices=get_args(ops.Backend),
         default="auto",
-        help="implementation of the layers; auto: the one that runs here (default: %(default)s)",
+        help="implementation of the layers; auto: the fastest available (default: %(default)s)",
     )
     backend = parser.parse_args(argv).backend
     model = nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0)))

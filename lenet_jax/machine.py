@@ -1,4 +1,4 @@
-"""The machine that this runs on: what it is, and where it keeps what it has compiled."""
+"""The machine: its description for records, its compilation cache, and its cores."""
 
 import os
 import platform
@@ -12,11 +12,11 @@ from typing import Any
 def environment(packages: Sequence[str]) -> dict[str, Any]:
     """What a result may depend on: revision, versions, processor, XLA's flags.
 
-    `git_dirty` tells whether anything but results differs from the revision; both are None where
-    there is no git or no repository.
+    `git_dirty` is true if anything outside `results` differs from the revision; both are None
+    without git or a repository.
     """
-    but_results = ":/", ":(exclude,top)results"
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *but_results)
+    outside_results = ":/", ":(exclude,top)results"
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", *outside_results)
     return {
         "git_revision": _git("rev-parse", "HEAD"),
         "git_dirty": None if changes is None else changes != "",
@@ -30,12 +30,12 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def cache_folder() -> Path:
-    """Where what is compiled on this machine is kept."""
+    """The folder that caches compiled code."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax"
 
 
 def cores() -> int:
-    """The cores that this process may use; where the system does not tell, all there are."""
+    """The number of cores this process may use; all of them where the system has no affinity."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -50,13 +50,13 @@ def processor() -> str:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in the user's cache folder, unless JAX is told of another."""
+    """Caches compiled functions in the user's cache folder, unless another one is configured."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 def use_cores() -> None:
-    """Makes each core a device that takes its share of a batch, unless JAX is told otherwise."""
+    """Makes each core a device that takes its share of a batch, unless configured otherwise."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
 

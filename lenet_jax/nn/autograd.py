@@ -1,8 +1,8 @@
 """PyTorch's gradient vocabulary as pure functions: backward, zero_grad, accumulate.
 
-PyTorch keeps gradients in `parameter.grad`, adds to them at each `backward()`, and needs
-`zero_grad()` to forget. Here gradients are values: `backward` returns them, `accumulate` adds
-them, `zero_grad` makes the zeros that a sum starts from.
+PyTorch keeps gradients in `parameter.grad`, adds to them at each `backward()`, and resets them in
+`zero_grad()`. Here gradients are values: `backward` returns them, `accumulate` adds them, and
+`zero_grad` gives the zeros that a sum starts from.
 """
 
 from collections.abc import Callable
@@ -25,19 +25,19 @@ def backward(
 ) -> Any:
     """The output of `forward(params, x)` and its vector-Jacobian product with `cotangent`.
 
-    PyTorch's `out = forward(x); out.backward(cotangent)`, with what would land in `.grad` returned.
+    PyTorch's `out = forward(x); out.backward(cotangent)`, with the gradients returned instead of
+    stored in `.grad`.
 
     Args:
       forward: a differentiable function.
       params: what the gradient is taken with respect to.
       x: the other input, held fixed.
-      cotangent: the weight of each output number, of the output's shape and dtype. A scalar
+      cotangent: the weight of each output element, of the output's shape and dtype. A scalar
         output, such as a loss, needs none: it counts as 1.
-      has_aux: whether `forward` returns (output, something else to hand through).
+      has_aux: whether `forward` returns (output, auxiliary data).
 
     Returns:
-      The output, gradients of the structure of `params`, and, with `has_aux`, what was handed
-      through.
+      The output, gradients of the structure of `params`, and, with `has_aux`, the auxiliary data.
 
     Raises:
       ValueError: the cotangent's shape or dtype is not the output's, or it is missing.

@@ -1,4 +1,4 @@
-"""The layers in the registers of a CPU: calls of the C++ in `cpp/`, with derivatives of any order.
+"""The layers as calls of the C++ kernels in `cpp/`, differentiable to any order.
 
 Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`; others are padded.
 """
@@ -16,9 +16,9 @@ from lenet_jax.nn import native
 from lenet_jax.nn.phase import at_winner, conv_phases
 from lenet_jax.nn.primitives import Trilinear, make_primitive, map_images
 
-SIZE = 5  # of the kernels that the convolution is written for
+SIZE = 5  # the kernel size that the convolution supports
 LANES = 16  # a multiple of every vector's length
-CUT = 4  # in place of the winner's phase, where ReLU cuts
+CUT = 4  # instead of the winner's phase, where ReLU gives 0
 
 
 def conv_pool_relu(
@@ -48,7 +48,7 @@ def linear(
 def _forward(
     x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
 ) -> list[Array]:
-    """The layer's value, and the phase that won in each block, or `CUT`."""
+    """The layer's output, and the winning phase of each block, or `CUT`."""
     _, height, width, batch = x.shape
     x = _pad_batch(x)
     shape = len(bias), (height - SIZE + 1) // 2, (width - SIZE + 1) // 2, x.shape[-1]
@@ -64,7 +64,7 @@ def _read_winners(
     bias: Float[Array, " k"],
     winners: Int8[Array, "k h2 w2 b"],
 ) -> Float[Array, "k h2 w2 b"]:
-    """The convolution plus the bias, at the given winners; 0 where there are none."""
+    """The convolution plus the bias, at the given winners; 0 where ReLU cuts."""
     phases = conv_phases(x, kernel) + bias.reshape(1, -1, 1, 1, 1)
     return at_winner(phases, winners)
 

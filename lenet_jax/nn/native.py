@@ -1,7 +1,7 @@
-"""The network's layers in the registers of a CPU, from the C++ in `cpp/`.
+"""Compiles and loads the C++ kernels in `cpp/`.
 
-The C++ is compiled for this machine's processor when it is first needed, which takes seconds, and
-kept in the user's cache folder. XLA calls it as a custom call, in whatever program it stands.
+They are compiled for this machine's processor on first use, which takes seconds, and cached in the
+user's cache folder. XLA calls them as custom calls from any compiled function.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ OTHERWISE = (
 
 @functools.cache
 def missing() -> str | None:
-    """Why there is no native code here, in a line; None: there is."""
+    """The reason why native code is not available, in one line; None if it is."""
     try:
         load()
     except UserError as error:
@@ -48,13 +48,13 @@ def missing() -> str | None:
 
 @functools.cache
 def key() -> str:
-    """A hash of what its bits depend on: source, compiler and flags, processor, XLA's interface.
+    """A hash of what results depend on: source, compiler and flags, processor, XLA's interface.
 
     Raises:
-      UserError: there is no compiler, or it refuses.
+      UserError: there is no compiler, or it fails.
     """
     command = _compiler()
-    # What the compiler defines tells its version and the processor; XLA's header, the interface.
+    # Predefined macros identify the compiler and the processor; XLA's header, the interface.
     defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
     flags = shlex.join([*command, *FLAGS]).encode()
@@ -64,10 +64,10 @@ def key() -> str:
 
 @functools.cache
 def load() -> None:
-    """Compiles the C++, if that has not been done before, and tells XLA of it.
+    """Compiles the C++ unless it is cached, and registers its functions with XLA.
 
     Raises:
-      UserError: there is no compiler, or it refuses.
+      UserError: there is no compiler, or it fails.
     """
     build = [*_compiler(), *FLAGS, "-isystem", str(_include()), str(SOURCE), "-o"]
     library = _load(key(), build)
@@ -76,9 +76,9 @@ def load() -> None:
 
 
 def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
-    """Loads the library that is kept under a key; makes it first, if it is not there or damaged.
+    """Loads the cached library of a key; builds it first if it is missing or damaged.
 
-    Its own hash is in its name, since one that is cut short ends the process that loads it.
+    Its own hash is part of its name, since loading a truncated library kills the process.
     """
     folder = machine.cache_folder()
     for kept in folder.glob(f"native-{key}-*.so"):
@@ -116,11 +116,11 @@ def _include() -> Path:
 
 
 def _compiler() -> list[str]:
-    """The command of the C++ compiler: that of the environment's `CXX`, or the first there is."""
+    """The command of the C++ compiler: the environment's `CXX`, or the first one installed."""
     asked = os.environ.get("CXX", "")
     try:
         chosen = shlex.split(asked)
-    except ValueError:  # a quotation without an end
+    except ValueError:  # an unclosed quotation
         chosen = [asked]
     names = chosen[:1] or COMPILERS
     for name in names:

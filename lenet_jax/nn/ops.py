@@ -1,12 +1,12 @@
-"""The layers as functions of arrays, with a batch first, and the choice of how they are computed.
+"""The layers as functions of arrays with the batch first, and the choice of backend.
 
-The backends of `conv_pool_relu` and `linear` compute the same numbers and the same derivatives of
-every order, ties included, as long as all numbers are finite: `plain` is the definition, in JAX's
-own convolution and pooling; `native` runs on a CPU, in C++ (`cpu_kernels.py`); `phase` runs where
-there is no compiler for it, and on accelerators (`phase.py`).
+The backends of `conv_pool_relu` and `linear` compute the same values and the same derivatives of
+every order, ties included, as long as all values are finite: `plain` is the reference, in JAX's
+own convolution and pooling; `native` is C++ for CPUs (`cpu_kernels.py`); `phase` is for
+accelerators, and for CPUs without a C++ compiler (`phase.py`).
 
 Inside `native` and `phase` the batch is the last axis: every copy, comparison and sum then runs
-over contiguous numbers. `batch_last` moves it there and back; XLA cancels the pair between two
+over contiguous memory. `batch_last` moves it there and back; XLA cancels the pair between two
 layers.
 """
 
@@ -33,26 +33,26 @@ def conv_pool_relu(
     *,
     backend: Backend = "auto",
 ) -> Float[Array, "b h2 w2 k"]:
-    """Convolves (valid, stride 1), takes the maximum of each 2×2 block, adds the bias, cuts at 0.
+    """Convolves (valid, stride 1), takes the maximum of each 2×2 block, adds the bias; ReLU.
 
     Pooling before bias and ReLU gives what PyTorch's conv → ReLU → pool gives, since both are
-    monotone, and leaves them a quarter of the work. Of equal maxima the first, in reading order,
-    receives the gradient, as in PyTorch.
+    monotone, at a quarter of the work. Of equal maxima the first, in row-major order, receives the
+    gradient, as in PyTorch.
 
     Args:
       x: images or feature maps.
       kernel: square, of odd size s, in the layout (height, width, in, out).
-      bias: one number per output channel.
-      backend: `plain`, `phase`, `native`, or `auto`: what `choose_backend` says, but `phase`
-        for what `native` is not written for.
+      bias: one value per output channel.
+      backend: `plain`, `phase`, `native`, or `auto`: the choice of `choose_backend`, or `phase`
+        for sizes and dtypes that `native` does not support.
 
     Returns:
       Feature maps of height (h - s + 1) / 2 and width (w - s + 1) / 2.
 
     Raises:
       ValueError: s is even, or the convolved height or width is odd or not positive; or `native` is
-        asked for, and s is not 5 or the numbers are not float32.
-      UserError: `native` is asked for, and cannot be had.
+        requested, and s is not 5 or an array is not float32.
+      UserError: `native` is requested, and not available.
     """
     _, height, width, _ = x.shape
     size = kernel.shape[0]
@@ -64,12 +64,13 @@ def conv_pool_relu(
                 f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
                 " convolution; 2×2 pooling needs a positive even number"
             )
-    lower = {
+    implementations = {
         "plain": _conv_pool_relu_plain,
         "phase": _conv_pool_relu_phase,
         "native": _conv_pool_relu_native,
     }
-    return lower[_choose(backend, x, kernel, size == cpu_kernels.SIZE)](x, kernel, bias)
+    chosen = _choose(backend, x, kernel, size == cpu_kernels.SIZE)
+    return implementations[chosen](x, kernel, bias)
 
 
 def linear(
@@ -84,12 +85,12 @@ def linear(
     Args:
       x: rows of features.
       kernel: one column per unit.
-      bias: one number per unit.
+      bias: one value per unit.
       backend: as for `conv_pool_relu`; `phase` and `plain` are the same.
 
     Raises:
-      ValueError: `native` is asked for, and the numbers are not float32.
-      UserError: `native` is asked for, and cannot be had.
+      ValueError: `native` is requested, and an array is not float32.
+      UserError: `native` is requested, and not available.
     """
     if _choose(backend, x, kernel) == "native":
         return batch_last(cpu_kernels.linear(batch_last(x), kernel, bias))
@@ -97,10 +98,10 @@ def linear(
 
 
 def choose_backend(backend: Backend) -> Backend:
-    """What `auto` stands for here: `native` on a CPU with a C++ compiler, else `phase`.
+    """Resolves `auto`: `native` on a CPU with a C++ compiler, else `phase`.
 
     Raises:
-      UserError: `native` is asked for, and cannot be had.
+      UserError: `native` is requested, and not available.
     """
     on_cpu = jax.default_backend() == "cpu"
     if backend == "auto":
@@ -114,10 +115,10 @@ def choose_backend(backend: Backend) -> Backend:
     return backend
 
 
-def _choose(backend: Backend, x: Array, kernel: Array, is_written: bool = True) -> Backend:
-    """`choose_backend`, where `native` may not be written for what is given."""
+def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) -> Backend:
+    """`choose_backend` for arrays; `native` supports one kernel size, and float32."""
     chosen = choose_backend(backend)
-    if chosen != "native" or (is_written and x.dtype == kernel.dtype == jnp.float32):
+    if chosen != "native" or (has_size and x.dtype == kernel.dtype == jnp.float32):
         return chosen
     if backend == "auto":
         return "phase"
@@ -129,9 +130,9 @@ def compiler_options() -> dict[str, Any]:
     """Options for `jax.jit` under which `phase` keeps ties exactly.
 
     Of XLA's two matrix products on the CPU, Eigen's adds the terms of every row in the same order;
-    YNNPACK's does not, and so tells equal phases apart by their last bit. Eigen does so on one and
-    two threads; on four or more it may cut a product of few columns within a phase (seen with 6→6
-    maps and batches of 17 and 32, not with the sizes of the configs).
+    YNNPACK's does not, so that equal phases may differ in the last bit. Eigen does so on one and
+    two threads; on four or more it may split a product of few columns within a phase (seen with
+    6→6 maps and batches of 17 and 32, not with the sizes of the configs).
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -149,7 +150,7 @@ def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
-    """Rows of h·w·c numbers, channels fastest.
+    """Flattens images to rows of h·w·c values, channels fastest.
 
     PyTorch's `flatten` of (c, h, w) has channels slowest, so the first linear layer after it has
     its input rows in another order; `torch_bridge` permutes them.

@@ -42,7 +42,7 @@ def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c pha
     """The kernel at the four offsets of a 2×2 block, as the columns of one matrix.
 
     Row (row, column, channel) of the (s+1)×(s+1) window; column (phase, k), phases in reading
-    order. Every phase meets its terms in the same order, so that equal windows give equal sums to
+    order. Every phase adds its terms in the same order, so that equal windows give equal sums to
     the last bit and ties stay ties.
     """
     size, _, c, k = kernel.shape

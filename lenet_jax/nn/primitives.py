@@ -36,10 +36,10 @@ class Trilinear:
     def __init__(
         self, name: str, apply: Function, kernel_gradient: Function, input_gradient: Function
     ):
-        """Makes primitives of three functions of arrays, which may call foreign code.
+        """Builds primitives from three functions of arrays, which may call foreign code.
 
         Args:
-          name: of the layer, for programs that are printed.
+          name: of the layer, in jaxprs.
           apply: (x, kernel, bias, *constants) → the layer's value.
           kernel_gradient: (x, cotangent, *constants, groups) → the gradients of kernel and bias of
             each of so many groups of images, which lie one after the other in the batch.
@@ -76,7 +76,7 @@ class Trilinear:
         return self._input_gradient.bind(kernel, cotangent, *constants)[0]
 
     def tangent(self, primals: Sequence[Array], tangents: Sequence[Any], value: Array) -> Any:
-        """The tangent of `apply`'s value; a symbolic zero where all that comes in are."""
+        """The tangent of `apply`'s value; a symbolic zero if all given tangents are."""
         x, kernel, bias, *constants = primals
         of_x, of_kernel, of_bias, *_ = tangents
         terms = []
@@ -181,7 +181,7 @@ def make_linear(name: str, function: Function, transpose: Function) -> tuple[Fun
     """Two linear functions of arrays with the batch last, each the other's transpose.
 
     Args:
-      name: for programs that are printed.
+      name: of the function, in jaxprs.
       function: from one array to one.
       transpose: what reverse mode takes in place of the function's own derivative.
     """
@@ -197,9 +197,9 @@ def make_primitive(name: str, function: Function, static: tuple[str, ...] = ()) 
     """A primitive that runs a function of arrays; its derivatives are the caller's to define.
 
     Args:
-      name: for programs that are printed.
-      function: gives a sequence of arrays.
-      static: the names of its parameters that are no arrays.
+      name: of the primitive, in jaxprs.
+      function: returns a sequence of arrays.
+      static: the names of its parameters that are not arrays.
     """
     primitive = Primitive(name)
     primitive.multiple_results = True

@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: the figures, the weights and the summary's test part."""
+"""What a finished run leaves: the figures and the weights, and the table of its layers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def draw_figures(
     rows: Sequence[Mapping[str, float | int]],
     warn: Callable[[str], None],
 ) -> list[Path]:
-    """Draws the run's figures; one that cannot be drawn is a warning.
+    """Draws the run's figures; a figure that fails is reported as a warning.
 
     Returns:
       The files drawn.
@@ -86,11 +86,11 @@ def draw_figures(
 
 
 def save_weights(path: Path, spec: Spec, params: nnx.State, dataset: Dataset) -> None:
-    """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
+    """Writes the weights in PyTorch's layout, with the metadata that preprocessing needs."""
     save_params(path, params, make_metadata(spec.mean, spec.std, dataset.class_names))
 
 
 def layers(spec: Spec) -> list[tuple[str, tuple[int, ...], int]]:
-    """Each layer's name, the shape of what it gives for one image, and its parameters."""
+    """Each layer's name, output shape for one image, and number of parameters."""
     sizes = spec.abstract_model.layer_sizes()
     return [(name, size.shape, size.num_params) for name, size in sizes.items()]

@@ -15,7 +15,7 @@ from lenet_jax.storage.run_dir import RECORD, RunDir
 from lenet_jax.training.loop import Trainer
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
-# What the bits of a run depend on beside its config and data, by its name in `run.json`.
+# Keys of `run.json` that a run's bits depend on, beside its config and data.
 ENVELOPE = (
     *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
     *("backend", "native_code"),
@@ -23,10 +23,10 @@ ENVELOPE = (
 
 
 class Record:
-    """The `run.json` of this process; entering it writes that the run is under way.
+    """The `run.json` of this process; entering it records that the run has started.
 
     Attributes:
-      values: what the file holds, before the run has ended.
+      values: the file's contents until the run ends.
     """
 
     def __init__(
@@ -40,9 +40,9 @@ class Record:
 
         Args:
           directory: where to write.
-          trainer: of the run.
-          command: what starts this run again.
-          warn: is called with how to resume, where the run is interrupted.
+          trainer: the run's.
+          command: resumes this run.
+          warn: is called with how to resume if the run is interrupted.
         """
         backend = ops.choose_backend(trainer.config.model.backend)
         self.values = environment(PACKAGES) | {
@@ -80,19 +80,19 @@ class Record:
             self._warn(f"{reason}; to resume: {self.values['command']}")
 
     def differences(self) -> str | None:
-        """What changed since the process that wrote the file; None where the bits stay the same."""
+        """What changed since the file was written; None if the bits of the run do not change."""
         return what_changed(self._directory.read_json(RECORD) or {}, self.values)
 
 
 def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """The differences of two `run.json` that the bits of a run depend on, in a line, or None."""
-    if "jax_backend" not in previous:  # both keys had other names once
+    """The differences between two `run.json` that may change a run's bits, in one line, or None."""
+    if "jax_backend" not in previous:  # written before the keys were renamed
         former = {"backend": "jax_backend", "lowering": "backend"}
         previous = {former.get(key, key): value for key, value in previous.items()}
     changed = []
     for key in ENVELOPE:
         was, now = previous.get(key), record[key]
-        if isinstance(was, Mapping):  # of the versions, those that differ
+        if isinstance(was, Mapping):  # only the versions that differ
             changed += [f"{k} {was[k]} → {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
         elif key in previous and was != now:
             changed.append(f"{key} {was} → {now}")

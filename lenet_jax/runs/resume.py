@@ -1,4 +1,4 @@
-"""What a run directory holds of an earlier process, and whether a run may resume it."""
+"""Whether a run may resume what its directory holds, and the state to resume from."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,14 +30,14 @@ class RunState(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a run is and which epoch was best on validation; a checkpoint holds it as JSON.
+    """The progress of a run and its best epoch on validation; a checkpoint holds it as JSON.
 
     Attributes:
       epoch: the last complete epoch, counted from 1.
       best_epoch: likewise; 0 before the first.
       best_accuracy: on validation, in that epoch.
       train_seconds: of the complete epochs.
-      epoch_seconds: of the one under way.
+      epoch_seconds: of the current one, so far.
     """
 
     epoch: int = 0
@@ -47,7 +47,7 @@ class Progress(NamedTuple):
     epoch_seconds: float = 0.0
 
     def with_epoch(self, row: Row) -> "Progress":
-        """The progress after one more epoch; of equal accuracies the first is the best."""
+        """The progress after one more epoch; of equal accuracies the first counts as best."""
         epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
         seconds = self.train_seconds + self.epoch_seconds
         progress = self._replace(epoch=epoch, train_seconds=seconds, epoch_seconds=0.0)
@@ -104,10 +104,10 @@ def look_back(
 def restore(
     trainer: Trainer, directory: RunDir, checkpoints: Checkpoints, warn: Callable[[str], None]
 ) -> tuple[RunState | None, Progress]:
-    """Reads the newest sound checkpoint, and takes back the rows that were logged after it.
+    """Restores the newest intact checkpoint, and drops the rows that were logged after it.
 
     Returns:
-      The arrays, or None if there is no checkpoint; and how far the run is.
+      The arrays, or None if there is no checkpoint; and the run's progress.
 
     Raises:
       UserError: as `Checkpoints.restore` does; or the checkpoints are gone, or of another version.
@@ -117,19 +117,19 @@ def restore(
     restored = checkpoints.restore(like, warn)
     if restored is None:
         logged = directory.num_logged()
-        if logged >= 2 * trainer.config.checkpoint.every_epochs:  # then one was on the disk
+        if logged >= 2 * trainer.config.checkpoint.every_epochs:  # then there was one
             raise UserError(
                 f"{directory.path} logged {logged} epochs, but its checkpoints are gone\n"
                 "Restore a backup, or choose another --workdir to start over."
             )
         directory.restart_rows([])
         return None, Progress()
-    run_state, notes = restored
-    progress = notes.get("run") if notes.keys() == {"run", "rows"} else None
+    run_state, metadata = restored
+    progress = metadata.get("run") if metadata.keys() == {"run", "rows"} else None
     if not isinstance(progress, dict) or progress.keys() != set(Progress._fields):
         raise UserError(
             f"{directory.checkpoints} is of another version of lenet-jax\n"
             "Choose another --workdir to start over."
         )
-    directory.restart_rows(notes["rows"])
+    directory.restart_rows(metadata["rows"])
     return run_state, Progress(**progress)

@@ -1,4 +1,4 @@
-"""One run, from its config to its finished directory: the loop over segments, and the writing."""
+"""One run, from its config to its finished directory: iterates over segments, writes results."""
 
 import contextlib
 import dataclasses
@@ -47,9 +47,9 @@ def run(
     """Trains, evaluates and writes the run directory; resumes what it already holds.
 
     Args:
-      config: checked.
+      config: validated.
       workdir: the run directory.
-      command: what starts this run again, for messages.
+      command: resumes this run; for messages.
       started: when the process began, on `time.perf_counter`'s clock.
       profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
 
@@ -58,7 +58,7 @@ def run(
 
     Raises:
       UserError: the data or the directory is not as required.
-      WriteError: the disk is full, or has failed; what was saved before is still there.
+      WriteError: the disk is full, or has failed; earlier checkpoints stay intact.
     """
     console = Console()
     trainer = Trainer(config, data.load(**config.data))
@@ -72,7 +72,7 @@ def run(
                 console.result(summary, directory.files())
                 return ExitCode.DONE
             with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
-                # This may refuse, before anything is written.
+                # May raise; nothing is written before.
                 saved, progress = restore(trainer, directory, checkpoints, console.warn)
                 record = Record(directory, trainer, command, console.warn)
                 if saved is not None and (changed := record.differences()):
@@ -81,7 +81,7 @@ def run(
                     )
                 if extension:
                     console.note(f"this run is extended: {extension}")
-                interrupt.last_words = lambda: record.close("interrupted", interrupt.reason)
+                interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)
                 with record:  # first: an extended run is no longer done
                     directory.write_json(CONFIG, configs.to_dict(config))
                     _print_header(console, trainer, record, directory.path)
@@ -100,7 +100,7 @@ def run(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What a run trains with, writes to and reports to."""
+    """What a run trains, writes to and reports to."""
 
     trainer: Trainer
     directory: RunDir
@@ -111,7 +111,7 @@ class _Job:
     def train(
         self, run_state: RunState, progress: Progress, started: float, trace: Path | None
     ) -> Outcome:
-        """Trains to the end, or until a signal or a divergence, and writes what there is."""
+        """Trains to the end, or until a signal or a divergence, and writes the results."""
         config, spec = self.trainer.config, self.trainer.spec
         if step := int(run_state.state.step):
             self._note_resumption(step, progress)
@@ -141,8 +141,8 @@ class _Job:
                 last = progress.epoch == spec.num_epochs
                 stop = not last and self.interrupt.notice()
                 if stop or last or (ends and progress.epoch % config.checkpoint.every_epochs == 0):
-                    notes = {"run": progress._asdict(), "rows": list(self.directory.rows)}
-                    self.checkpoints.save(segment.step, run_state, notes)
+                    metadata = {"run": progress._asdict(), "rows": list(self.directory.rows)}
+                    self.checkpoints.save(segment.step, run_state, metadata)
                 if stop:
                     return self._interrupted()
         self._finish(run_state.best_params, progress, seconds_to_first_step)
@@ -223,7 +223,7 @@ def _initial_params(trainer: Trainer) -> nnx.State | None:
 
 
 def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) -> RunState:
-    """The state to train from, on the devices: the saved one, or the first."""
+    """The state to train from, on the devices: the saved one, or a new one."""
     if saved is not None:
         return trainer.place(saved)
     state = trainer.init()
@@ -237,7 +237,7 @@ def _failed_step(segment: Segment) -> int | None:
     step = int(segment.state.step)
     if step < 0:
         return -step
-    # Only the validation shows it after an epoch's last step: finite parameters can give infinite
+    # After an epoch's last step only the validation shows it: finite parameters can give infinite
     # losses.
     finite = segment.valid is None or math.isfinite(float(segment.valid.loss))
     return None if finite else step

@@ -1,1 +1,1 @@
-"""What people see and press: progress, signals, command-line arguments."""
+"""The user interface: progress, signals, command-line arguments."""

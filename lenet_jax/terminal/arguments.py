@@ -23,9 +23,9 @@ def make_parser(program: str, description: str, *, weights: bool = True) -> Pars
     """A parser with the flags that name a trained network: --workdir, --weights, --member.
 
     Args:
-      program: what starts the command: `python -m lenet_jax.predict`.
+      program: name of the command in its help: `python -m lenet_jax.predict`.
       description: what the command does.
-      weights: whether a file of weights will do, too.
+      weights: whether to add --weights.
     """
     parser = Parser(program, description=description, allow_abbrev=False)
     parser.add_argument("--workdir", metavar="DIR", help="a run directory, or a sweep's")

@@ -17,7 +17,7 @@ ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
 class Console:
     """Prints a run, from its header to its result.
 
-    Whether the stream is a terminal is rich's judgement, which heeds `FORCE_COLOR`, `NO_COLOR` and
+    rich decides whether the stream is a terminal, and respects `FORCE_COLOR`, `NO_COLOR` and
     `TERM`. Elsewhere nothing is coloured, overwritten, wrapped or cut.
     """
 
@@ -37,14 +37,14 @@ class Console:
         layers: Sequence[tuple[str, Sequence[int], int]],
         num_params: int,
     ) -> None:
-        """Prints what runs, on what and where.
+        """Prints the device, the data, the run directory and the layers.
 
         Args:
             device: a description of the device.
             dataset: a description of the data.
             workdir: the run directory.
-            layers: of each layer the name, the output's shape without batch, and its parameters.
-            num_params: parameters of the network.
+            layers: each layer's name, output shape without batch, and number of parameters.
+            num_params: number of parameters of the network.
         """
         self._pairs({"device": device, "dataset": dataset, "workdir": workdir})
         rows = [("layer", "output", "parameters")]
@@ -85,11 +85,11 @@ class Console:
             yield MemberEpochs(self.note, total, update)
 
     def result(self, summary: Mapping[str, Any], files: Sequence[Path | str]) -> None:
-        """Prints the test result, what it took, and the run's files.
+        """Prints the test result, the cost of the run, and its files.
 
         Args:
-            summary: what summary.json holds; lines whose keys are missing or None are left out.
-            files: paths, printed one a line.
+            summary: as in summary.json; lines whose keys are missing or None are left out.
+            files: paths, printed one per line.
         """
         known = {key: value for key, value in summary.items() if value is not None}
         if {"test_accuracy", "test_examples"} <= known.keys():
@@ -121,7 +121,7 @@ class Console:
             self._print((line, ""))
 
     def note(self, message: str) -> None:
-        """Prints a remark as one line."""
+        """Prints a message as one line."""
         self._print((" ".join(message.splitlines()), ""))
 
     def warn(self, message: str) -> None:
@@ -129,7 +129,7 @@ class Console:
         self._print(("warning: " + " ".join(message.splitlines()), "yellow"))
 
     def release(self) -> None:
-        """Restores the cursor, where a process ends in the middle of its progress."""
+        """Restores the cursor if the process ends while progress is shown."""
         if self._rich.is_interactive:
             self._rich.show_cursor()
             self._print()
@@ -139,15 +139,15 @@ class Console:
             style = "bold" if name in ("test accuracy", "workdir") else ""
             self._print((f"{name:<14} ", "dim"), (str(value), style))
 
-    def _print(self, *parts: tuple[str, str]) -> None:
-        """Prints one line of texts with their styles."""
+    def _print(self, *spans: tuple[str, str]) -> None:
+        """Prints one line of texts and their styles."""
         from rich.text import Text
 
-        line = Text.assemble(*((self._legible(text), style) for text, style in parts))
+        line = Text.assemble(*((self._legible(text), style) for text, style in spans))
         self._rich.print(line, soft_wrap=True)
 
     def _print_epoch(self, variants: Sequence[str], best: bool) -> None:
-        """Prints the first variant that fits into the terminal's width; without one, the last."""
+        """Prints the first variant that fits the terminal's width; if none does, the last."""
         from rich.text import Text
 
         star = " ★" if best else ""
@@ -159,7 +159,7 @@ class Console:
         self._rich.print(text, soft_wrap=True)
 
     def _legible(self, text: str) -> str:
-        """Spells out what the stream's encoding lacks."""
+        """Replaces or escapes what the stream's encoding lacks."""
         if not self._rich.options.ascii_only:
             return text
         return text.translate(ASCII).encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed pipe as requests to stop, which a run must grant in seconds."""
+"""Ctrl-C, SIGTERM and a closed pipe: requests to stop, which a run must follow within seconds."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 
-GRACE = 4.0  # seconds to notice a signal; the promise is to end within 5
+GRACE = 4.0  # seconds to notice a signal; a run is documented to end within 5
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
 
 
@@ -17,25 +17,25 @@ def _nothing() -> None:
 
 
 class Interrupt:
-    """While it is entered, the first signal is remembered and the second ends the process.
+    """While entered, remembers the first signal; a second one ends the process.
 
     If the first one is not noticed in time, the process ends too. A thread does both: compiled code
     may occupy the main thread, where Python's handlers run, for any length of time.
 
     Attributes:
-      signal: the signal that came, or None.
-      last_words: called before a signal that was not noticed ends the process.
+      signal: the first signal received, or None.
+      before_exit: called before a signal that was not noticed ends the process.
     """
 
     def __init__(self, release: Callable[[], None] = _nothing, grace: float | None = None):
-        """Sets how the process ends.
+        """Handles nothing until it is entered.
 
         Args:
           release: restores the terminal before the process ends.
           grace: seconds until a signal must be noticed; None: `GRACE`.
         """
         self.signal: signal.Signals | None = None
-        self.last_words: Callable[[], None] = _nothing
+        self.before_exit: Callable[[], None] = _nothing
         self._release, self._grace = release, GRACE if grace is None else grace
         self._noticed, self._ending = False, threading.Lock()
 
@@ -62,7 +62,7 @@ class Interrupt:
         self._reader.close()
 
     def notice(self) -> bool:
-        """Whether a signal came; if so, the caller now ends the run by itself."""
+        """Whether a signal was received; if so, the caller must end the run itself."""
         with self._ending:
             self._noticed = self._noticed or self.signal is not None
         return self._noticed
@@ -75,7 +75,7 @@ class Interrupt:
 
     @property
     def reason(self) -> str:
-        """What happened, as text."""
+        """The reason why the run ends, for messages."""
         assert self.signal is not None
         return f"stopped by {self.signal.name}"
 
@@ -83,7 +83,7 @@ class Interrupt:
         self.signal = self.signal or signal.Signals(number)
 
     def _watch(self) -> None:
-        """Waits for signals, whose numbers Python writes to the socket the moment they come."""
+        """Waits for signals, whose numbers Python writes to the socket as they arrive."""
         number = self._receive(SIGNALS)
         if number is None:
             return
@@ -95,23 +95,23 @@ class Interrupt:
         except TimeoutError:
             with self._ending:
                 if not self._noticed:
-                    self._end(self.exit_code, self.last_words)
+                    self._end(self.exit_code, self.before_exit)
             self._reader.settimeout(None)
             number = self._receive(again)
         if number is not None:
             self._end(128 + number, _nothing)
 
     def _receive(self, signals: Sequence[int]) -> int | None:
-        """The next of these signals; None if there will be none."""
+        """The next of these signals; None once the socket is closed."""
         while received := self._reader.recv(1):
             if received[0] in signals:
                 return received[0]
         return None
 
-    def _end(self, code: int, last_words: Callable[[], None]) -> None:
+    def _end(self, code: int, before_exit: Callable[[], None]) -> None:
         try:
             with contextlib.suppress(OSError):
-                last_words()
+                before_exit()
             self._release()
         finally:
             os._exit(code)

@@ -1,4 +1,4 @@
-"""The progress of a run or a sweep: a bar on a terminal, and lines that last everywhere."""
+"""The progress of a run or a sweep: a bar on a terminal, and permanent lines everywhere."""
 
 import functools
 import time
@@ -14,16 +14,16 @@ else:  # importing this module does not import rich
 Update: TypeAlias = Callable[..., None]
 # Takes an epoch's line in several lengths, and whether the epoch is the best so far.
 WriteEpoch: TypeAlias = Callable[[Sequence[str], bool], None]
-REFRESH_PER_SECOND = 4  # the thread that draws takes its time from training
+REFRESH_PER_SECOND = 4  # the drawing thread competes with training
 
 
 @contextmanager
 def progress_bar(
     console: Console, unit: str, total: int, completed: int = 0
 ) -> Iterator[Update | None]:
-    """Shows a progress bar, and gives the function that updates its `completed` and `text`.
+    """Shows a progress bar, and yields the function that updates its `completed` and `text`.
 
-    None where the output is no terminal.
+    Yields None if the output is not a terminal.
     """
     if not console.is_interactive:
         yield None
@@ -49,13 +49,13 @@ def progress_bar(
 
 
 class Epochs:
-    """The progress over the epochs: a bar on a terminal, and one lasting line an epoch."""
+    """The progress over the epochs: a bar on a terminal, and one permanent line per epoch."""
 
     def __init__(self, write: WriteEpoch, num_epochs: int, update: Update | None):
         self._write, self._num_epochs, self._update = write, num_epochs, update
 
     def advance(self, epochs: float) -> None:
-        """Shows how many epochs are done, the one under way by its share."""
+        """Shows how many epochs are done, including the fraction of the current one."""
         if self._update is not None:
             self._update(completed=epochs)
 
@@ -76,7 +76,7 @@ class Epochs:
 
 
 class MemberEpochs:
-    """The progress of a sweep: a bar on a terminal, and one lasting line a chunk."""
+    """The progress of a sweep: a bar on a terminal, and one permanent line per chunk."""
 
     def __init__(self, write: Callable[[str], None], total: int, update: Update | None):
         self._write, self._total, self._update = write, total, update
@@ -84,7 +84,7 @@ class MemberEpochs:
         self._done = self._images = 0
 
     def advance(self, member_epochs: int, images: int) -> None:
-        """Counts epochs of members that are done, and the images that they went through."""
+        """Adds finished member-epochs, and the images that they processed."""
         self._done += member_epochs
         self._images += images
         if self._update is not None:
@@ -92,7 +92,7 @@ class MemberEpochs:
             self._update(completed=self._done, text=text)
 
     def finish(self, line: str) -> None:
-        """Reports a finished chunk; where no bar shows it, the progress and the speed too."""
+        """Reports a finished chunk; without a bar, also the progress and the speed."""
         if self._update is None:
             elapsed = self._elapsed()
             left = elapsed / max(self._done, 1) * (self._total - self._done)
@@ -105,9 +105,9 @@ class MemberEpochs:
 
 
 def epoch_lines(row: Mapping[str, float | int], num_epochs: int) -> list[str]:
-    """Writes an epoch's metrics as one line: at length, and in two shorter variants.
+    """Formats an epoch's metrics as one line: in full, and in two shorter variants.
 
-    The second has at most 80 columns with a star behind it, up to 999 epochs.
+    The second has at most 80 columns with a star after it, up to 999 epochs.
     """
     digits = len(str(num_epochs))
     long = short = f"epoch {row['epoch']:>{digits}}/{num_epochs}"
@@ -124,7 +124,7 @@ def epoch_lines(row: Mapping[str, float | int], num_epochs: int) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """Writes a time as 1:02:03 or 2:03."""
+    """Formats a duration as 1:02:03 or 2:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""The batch of a step: in which order the examples come, and how they are gathered."""
+"""The batch of a step: the order of the examples, and how they are gathered."""
 
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ class DeviceSplit(NamedTuple):
     Attributes:
       images: pixels in 0..255.
       labels: classes, 0 to k - 1.
-      length: how many examples are real; those behind them are padding.
+      length: the number of real examples; the rest is padding.
     """
 
     images: UInt8[Array, "n h w c"]
@@ -50,8 +50,8 @@ class EpochSlice(NamedTuple):
 class Batch(NamedTuple):
     """Pixels in 0..255, labels, and a weight of 0 for padding.
 
-    The leading axis m counts the micro-batches, whose gradients are accumulated. `total` is of the
-    whole batch, which devices may share.
+    The leading axis m counts the micro-batches, whose gradients are accumulated. `total` is the
+    weight of the whole batch, which devices may share.
     """
 
     images: UInt8[Array, "m b h w c"] | Float[Array, "m b h w c"]
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
 def epoch_order(
     spec: Spec, key: Key[Array, ""], epoch: Int32[Array, ""]
 ) -> Int32[Array, "steps b"]:
-    """Indices of the examples, a row a step; -1 is padding."""
+    """Indices of the examples, one row per step; -1 is padding."""
     order = jax.random.permutation(jax.random.fold_in(key, epoch), spec.num_examples)
     padding = spec.steps_per_epoch * spec.batch_size - spec.num_examples
     order = jnp.pad(order.astype(jnp.int32), (0, padding), constant_values=-1)
@@ -77,7 +77,7 @@ def make_batch(
     key: Key[Array, ""],
     hyperparameters: Hyperparameters,
 ) -> Batch:
-    """Gathers and augments this device's share of a batch, cut into micro-batches."""
+    """Gathers and augments this device's share of a batch, split into micro-batches."""
     own = parallel.own_share(indices, spec.num_devices)
     chosen = jnp.maximum(own, 0)
     images = split.images[chosen]

@@ -1,7 +1,7 @@
-"""The training of one network in segments of about a second, on the devices that share the work.
+"""Trains one network in segments of about a second.
 
-While one segment is written about, the device is busy with the next. Between two segments a run may
-be stopped and saved. Into which segments an epoch falls changes no bit.
+The devices compute one segment while the host handles the results of the previous one. Between two
+segments a run can be stopped and saved. How an epoch is split into segments changes no bit.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from lenet_jax.training.step import (
 )
 
 SECONDS = 1.0  # of a segment; a signal waits for two
-FIRST_IMAGES = 4096  # in a segment, as long as the speed is not known
+FIRST_IMAGES = 4096  # in a segment, until the speed is known
 
 
 class Segment(NamedTuple):
@@ -61,9 +61,9 @@ class Trainer:
     """Trains and evaluates the network of one config.
 
     Attributes:
-      config: what it was made from.
+      config: the run's.
       dataset: what it trains and evaluates on.
-      spec: what is fixed when the functions are compiled.
+      spec: the static specification.
     """
 
     def __init__(self, config: Config, dataset: Dataset):
@@ -94,7 +94,7 @@ class Trainer:
     def compile(self) -> None:
         """Copies the data to the devices, and compiles the functions or loads them from the cache.
 
-        The splits that are evaluated are padded to one size, so that they share one program.
+        Evaluated splits are padded to one size, so that they share a compiled function.
         """
         spec, dataset = self.spec, self.dataset
         size = max(len(dataset.valid), len(dataset.test))
@@ -112,7 +112,7 @@ class Trainer:
         self._epoch_order = compile_shared(epoch_order, state.order_key, np.int32(0))
         order = _like(self._epoch_order.out_info, self._train_split.images)
         steps = EpochSlice(order, np.int32(0), np.int32(0))
-        # Nothing is donated: while the next steps are taken, a checkpoint is made of the last ones.
+        # No buffer is donated: a checkpoint is written from one state during the next steps.
         # Hyperparameters are arguments, since constants would force a recompilation.
         sums = _like(jax.eval_shape(no_metrics), self._train_split.images)
         args = state, sums, self._train_split, steps, self._hyperparameters
@@ -120,22 +120,22 @@ class Trainer:
         self._evaluate = compile_shared(evaluate, state.params, self._splits["test"])
 
     def order(self, state: TrainState, epoch: int) -> Int32[Array, "steps b"]:
-        """The examples of each step of an epoch, which is counted from 0."""
+        """Indices of the examples of each step of an epoch, counted from 0."""
         return self._epoch_order(state.order_key, np.int32(epoch))
 
     def evaluate(self, params: nnx.State, split: str) -> tuple[Metrics, Float[Array, "n k"]]:
-        """The metrics of a split, `valid` or `test`, and its logits, with rows of 0 behind them."""
+        """The metrics of a split, `valid` or `test`, and its logits, padded with rows of 0."""
         return self._evaluate(params, self._splits[split])
 
     def take_steps(
         self, state: TrainState, sums: Metrics, steps: EpochSlice
     ) -> tuple[TrainState, Metrics, Float[Array, ""]]:
-        """Dispatches some steps of an epoch; returns before they are taken.
+        """Dispatches some steps of an epoch; returns before they are computed.
 
         Args:
           state: before the first of the steps.
           sums: over the epoch's steps so far.
-          steps: with `first` and `last` as Python's integers.
+          steps: with `first` and `last` as Python integers.
 
         Returns:
           The new state, the sums with those of these steps, and the last step's learning rate.
@@ -148,14 +148,14 @@ class Trainer:
 def train_in_segments(
     trainer: Trainer, state: TrainState, sums: Metrics, *, trace: Path | None = None
 ) -> Generator[Segment, None, None]:
-    """Trains from a state on to the end of the last epoch.
+    """Trains from a state to the end of the last epoch.
 
-    Close it where it is not read to its end: a segment may be under way.
+    Close the generator if it is not exhausted: a segment may still be running.
 
     Args:
       trainer: compiled.
       state: where to start, between two steps.
-      sums: over the steps that its epoch has behind it.
+      sums: over the steps of its epoch so far.
       trace: a folder to write a profile of the last epoch to; None: no profile.
     """
     num_epochs, whole = trainer.spec.num_epochs, trainer.spec.steps_per_epoch
@@ -209,7 +209,7 @@ def _take_steps(
 
 
 def _like(shapes: PyTree, placed: jax.Array) -> Any:
-    """Stand-ins for arrays of these shapes, where `placed` is."""
+    """Abstract arrays of these shapes, with the sharding of `placed`."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed.sharding), shapes
     )

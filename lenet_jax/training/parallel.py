@@ -1,7 +1,7 @@
-"""Devices that share the work on one network: each takes its part of every batch.
+"""Data parallelism for one network: each device takes its share of every batch.
 
-On a CPU they are the cores, one host device each. All of them hold the same parameters and data;
-what differs is summed over `AXIS` inside the program.
+On a CPU the devices are its cores. All of them hold the same parameters and data; gradients and
+metrics are summed over `AXIS` inside the compiled function.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Tree = TypeVar("Tree", bound=PyTree)
 
 
 def count_sharing(batch_size: int, micro_batch_size: int) -> int:
-    """How many of the devices at hand share a batch: at least one micro-batch falls to each.
+    """The number of devices that share a batch, with at least one micro-batch each.
 
-    Only the cores of a CPU do. A batch is little work for one accelerator, let alone for several.
+    Only the cores of a CPU do: a batch is little work for one accelerator, let alone for several.
     """
     if jax.default_backend() != "cpu" or batch_size % micro_batch_size:
         return 1
@@ -55,14 +55,14 @@ def replicate(tree: Tree, num_devices: int) -> Tree:
 
 
 def own_share(x: Shaped[jax.Array, "n ..."], num_devices: int) -> Shaped[jax.Array, "m ..."]:
-    """The part of this device in the leading axis, which all devices divide among them."""
+    """The device's share of the leading axis, which is split over all devices."""
     if num_devices == 1:
         return x
     return x.reshape(num_devices, -1, *x.shape[1:])[lax.axis_index(AXIS)]
 
 
 def sum_over_devices(tree: Tree, num_devices: int) -> Tree:
-    """The sum of what each device has; a tree of float32, summed as one array to meet but once."""
+    """Sums a tree of float32 over the devices, as one array, so that they synchronise once."""
     if num_devices == 1:
         return tree
     flat, unravel = ravel_pytree(tree)

@@ -1,15 +1,15 @@
-"""Many networks of one spec, trained in one program on all devices: no files, no printing.
+"""Many networks of one spec, trained by one compiled function on all devices.
 
 A population is a stack of the states and settings that single runs have, and its members take the
 same `step.train_step`. Seeds and settings (learning rate, weight decay, augmentation, …) differ
-between members; what shapes the program, the `Spec`, does not.
+between members; the static `Spec` does not.
 
-On a CPU the members of a device train one after the other (`map`: what a network this small
-touches then stays in the cache), with one host device per core, see `machine.use_cores`. On
+On a CPU the members of a device train one after the other (`map`: the data of a network this small
+then stays in the cache), with one host device per core, see `machine.use_cores`. On
 accelerators they train side by side (`vmap`).
 
 A member whose loss or parameters stop being finite is frozen in the state before that step, and
-its `step` becomes negative: -17 says that the 17th step failed. No other member notices.
+its `step` becomes negative: -17 says that the 17th step failed. Other members are unaffected.
 """
 
 import dataclasses
@@ -47,11 +47,11 @@ AXIS = "members"
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Members:
-    """All that changes while a population trains; every array has the members in front.
+    """All that changes while a population trains; the leading axis of every array is the members.
 
     Attributes:
       state: the training states; `state.step` is negative where a member is frozen.
-      best_params: the parameters of the epoch that was best on validation, the first of equals; of
+      best_params: the parameters of the epoch that was best on validation, the first of equals; for
         a member that froze in its first epoch, those it froze with.
       best_epoch: that epoch, counted from 1; 0 if there is none.
       best_valid: the sums over the validation images in that epoch.
@@ -64,7 +64,7 @@ class Members:
 
 
 class Settings(NamedTuple):
-    """What the members differ in; a slot that is not `active` is padding and never trains."""
+    """What differs between members; a slot that is not `active` is padding and never trains."""
 
     seeds: Mapping[str, Any]
     hyperparameters: Hyperparameters
@@ -72,7 +72,7 @@ class Settings(NamedTuple):
 
 
 class EpochMetrics(NamedTuple):
-    """What an epoch gave each member; NaN from the epoch in which it froze."""
+    """Each member's metrics of an epoch; NaN from the epoch in which it froze."""
 
     train_loss: Float[Array, "..."]
     train_accuracy: Float[Array, "..."]
@@ -85,7 +85,7 @@ class Population:
 
     Attributes:
       spec: what the members have in common.
-      size: slots for members: at least what was asked for, and a multiple of the devices.
+      size: slots for members: at least the requested size, a multiple of the devices.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class Population:
           spec: what the members have in common.
           size: how many members there may be.
           devices: what to train on; all devices, if none are given.
-          strategy: `map`, `vmap`, or what suits the devices.
-          shared_data_order: a batch is gathered and augmented once for all members of a device, as
-            for the first of them; it takes steps where the members otherwise take epochs. Their
-            seeds of order and augmentation and the strengths of the latter must be the same.
+          strategy: `map`, `vmap`, or `auto`: what suits the devices.
+          shared_data_order: gathers and augments each batch once for all members of a device, with
+            the first member's settings; members alternate after every step, not every epoch. Their
+            seeds of order and augmentation, and augmentation strengths, must be equal.
         """
         self._mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
         self.spec, self.size = spec, -(-size // self._mesh.size) * self._mesh.size
@@ -126,10 +126,10 @@ class Population:
         return jax.device_put(DeviceSplit.of(split), everywhere)
 
     def start(self, configs: Sequence[Config]) -> tuple[Members, Settings]:
-        """The members of these configs before their first step, and what they differ in.
+        """The members of these configs before their first step, and their settings.
 
-        Slots that are left over are padding. Every result has the slots in front: `pick` finds the
-        members in it.
+        Unused slots are padding. The leading axis of every result is the slots, from which `pick`
+        selects the members.
         """
         assert 0 < len(configs) <= self.size
         padded = [*configs, *[configs[0]] * (self.size - len(configs))]
@@ -151,9 +151,9 @@ class Population:
         valid_split: DeviceSplit,
         epoch: int,
     ) -> tuple[Members, EpochMetrics]:
-        """Takes every member through an epoch, counted from 0, and validates it.
+        """Trains every member for an epoch, counted from 0, and validates it.
 
-        The arrays of the `members` that come in are given away.
+        The buffers of `members` are donated.
         """
         return self._advance(members, settings, train_split, valid_split, np.int32(epoch))
 
@@ -164,7 +164,7 @@ class Population:
         train_split: DeviceSplit,
         valid_split: DeviceSplit,
     ) -> jax.stages.Compiled:
-        """Compiles `train_epoch`, of shapes or arrays: to call it, or for XLA's analysis of it."""
+        """Compiles `train_epoch` for shapes or arrays, to call it or for XLA's analysis of it."""
         args = members, settings, train_split, valid_split, np.int32(0)
         return self._advance.lower(*args).compile()
 
@@ -173,12 +173,12 @@ class Population:
         return self._test(members.best_params, split)
 
     def pick(self, tree: Tree, count: int) -> Tree:
-        """The first `count` members of stacked arrays, in the configs' order, as NumPy's arrays."""
+        """The first `count` members of stacked arrays, in the configs' order, as NumPy arrays."""
         at = np.argsort(self._slots())[:count]
         return jax.tree.map(lambda array: np.asarray(array)[at], tree)
 
     def _slots(self) -> np.ndarray:
-        """Which member a slot has. They are dealt out, so that every device has equally many."""
+        """The member of each slot, dealt out so that every device has equally many."""
         return np.arange(self.size).reshape(-1, self._mesh.size).T.ravel()
 
     def _compile(
@@ -197,7 +197,7 @@ class Population:
     def _begin(self, settings: Settings) -> Members:
         state = init_state(self.spec, settings.seeds, settings.hyperparameters)
         state = dataclasses.replace(state, step=jnp.where(settings.active, state.step, -1))
-        # Fewer hits than any network has: the first epoch is better.
+        # Fewer hits than any network has, so that the first epoch is better.
         none = Metrics(loss=jnp.float32(0), correct=jnp.float32(-1), count=jnp.float32(0))
         return Members(state, state.params, jnp.int32(0), none)
 
@@ -209,7 +209,7 @@ class Population:
         valid: DeviceSplit,
         epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
-        """Each member goes through the epoch in its own order."""
+        """Trains each member for the epoch, in its own order."""
 
         def advance(args: tuple[Members, Settings]) -> tuple[Members, EpochMetrics]:
             member, settings = args
@@ -230,7 +230,7 @@ class Population:
         valid: DeviceSplit,
         epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
-        """All members take a step with one batch, and then with the next."""
+        """Trains all members on one batch, and then on the next."""
 
         def body(
             step: Int32[Array, ""], carry: tuple[TrainState, Metrics, Batch]
@@ -295,10 +295,10 @@ class Population:
     def _unless_frozen(
         self, run: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState
     ) -> tuple[TrainState, Metrics]:
-        """Skips the work of a frozen member where members run one by one.
+        """Skips a frozen member if members run one after the other.
 
-        Side by side it costs nothing more, and leaves the state as it is. A condition that differs
-        between members would give each of them a copy of all that its branches read: the images.
+        Side by side, its steps cost nothing more and leave the state as it is. A `cond` that
+        differs between members would copy all that its branches read, the images, for each of them.
         """
         if not self._mapped:
             return run(state)
@@ -309,7 +309,7 @@ class Population:
 
 
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
-    """What is asked for, or, of `auto`, what suits the device."""
+    """Resolves `auto` to what suits the device."""
     if strategy == "auto":
         return "map" if device.platform == "cpu" else "vmap"
     return strategy

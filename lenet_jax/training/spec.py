@@ -16,13 +16,13 @@ from lenet_jax.errors import UserError
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
 
-# Nested dicts of numbers, each of which may be traced: see `hyperparameters`.
+# Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What is fixed when a training program is compiled.
+    """The static specification: what is fixed when training is compiled.
 
     Attributes:
       model: the arguments of `LeNet`.
@@ -33,7 +33,7 @@ class Spec:
       micro_batch_size: images per gradient; the gradients of a batch's micro-batches are summed.
       eval_batch_size: images per forward pass in evaluation.
       optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
-      augments: whether images are transformed at random.
+      augments: whether images are augmented.
       num_devices: how many share each batch, see `parallel`.
     """
 
@@ -74,9 +74,9 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
     """The spec of a config for a dataset.
 
     Raises:
-      UserError: the model's sizes are not the data's, or its backend is not available.
+      UserError: the model's sizes do not match the data, or its backend is not available.
     """
-    ops.choose_backend(config.model.backend)  # which may refuse
+    ops.choose_backend(config.model.backend)  # may raise
     _, _, channels = dataset.image_shape
     model = {
         **config.model,
@@ -101,7 +101,7 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
-    """The numbers of a config that a compiled function takes as arguments."""
+    """The hyperparameters of a config that compiled functions take as arguments."""
     sections = {
         name: {k: float(v) for k, v in config[name].items() if _is_number(v)}
         for name in ("optimizer", "schedule", "augment")
@@ -121,7 +121,7 @@ def seeds(config: Config) -> dict[str, int]:
 def pixel_statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the training pixels per channel, in 0..255.
 
-    A channel that is everywhere the same has the deviation 1, so that it can be divided by.
+    A constant channel gets the standard deviation 1, since images are divided by it.
     """
     count, total, squares = 0, np.zeros(()), np.zeros(())
     for start in range(0, len(dataset.train), 4096):

@@ -1,7 +1,7 @@
-"""Training and evaluation as pure functions of arrays: no files, no printing, no loop over epochs.
+"""Training and evaluation as pure functions of arrays.
 
-`train_epoch` is one compiled program: a loop of `train_step` over the epoch's batches. It may be
-jitted, mapped over members of a population, and sharded. `train_steps` takes a slice of an epoch.
+`train_epoch` is a loop of `train_step` over the batches of an epoch. It can be jitted, mapped over
+members of a population, and sharded. `train_steps` takes a slice of an epoch.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from lenet_jax.training.spec import Hyperparameters, Spec
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """All that training changes, and the keys that decide its randomness.
+    """All that training changes, and the keys that determine its randomness.
 
     Members of a population are stacked along a leading axis of every array.
 
@@ -31,8 +31,8 @@ class TrainState:
       params: the network's parameters.
       opt_state: the optimiser's buffers.
       step: optimiser steps taken; negative in a state that is frozen, see `guarded_step`.
-      order_key: decides, with the epoch, the order of the examples.
-      augment_key: decides, with the step, the random transformations.
+      order_key: determines, with the epoch, the order of the examples.
+      augment_key: determines, with the step, the random transformations.
     """
 
     params: nnx.State
@@ -63,7 +63,7 @@ class Metrics:
 
 
 def no_metrics() -> Metrics:
-    """The sums of an epoch in which nothing has been met yet."""
+    """The sums over no examples."""
     return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 
@@ -90,11 +90,11 @@ def train_epoch(
 ) -> tuple[TrainState, Metrics]:
     """Takes `spec.steps_per_epoch` steps through all examples, in the order of this epoch.
 
-    The last batch holds what is left: it is padded, the padding weighs 0, and its loss is the mean
-    over the real examples.
+    The last batch is padded; padding has weight 0, so that the loss is the mean over the real
+    examples.
 
     Returns:
-      The new state, and the sums of the losses and hits met on the way.
+      The new state, and the sums of the losses and hits.
     """
     order = batches.epoch_order(spec, state.order_key, epoch)
     steps = EpochSlice(order, 0, spec.steps_per_epoch)
@@ -111,10 +111,10 @@ def train_steps(
 ) -> tuple[TrainState, Metrics]:
     """Takes some consecutive steps of an epoch.
 
-    An epoch in slices, of whatever lengths, ends in the same bits as an epoch in one go.
+    An epoch in slices, of any lengths, is bit-identical to an epoch in one call.
 
     Args:
-      spec: what is fixed when the program is compiled.
+      spec: the static specification.
       state: before the first of the steps.
       metrics: sums over the epoch's steps so far; those of these steps are added.
       split: the training images.
@@ -147,7 +147,7 @@ def guarded_step(
 ) -> tuple[TrainState, Metrics]:
     """`train_step`, unless the state is frozen or this step would leave it not finite.
 
-    A state that diverges is frozen as it was before that step, and its `step` becomes negative:
+    A diverging state is frozen as it was before that step, and its `step` becomes negative:
     -17 says that the 17th step failed.
     """
     new, metrics = train_step(spec, state, batch, hyperparameters)
@@ -158,8 +158,8 @@ def guarded_step(
 
 
 def _are_finite(params: nnx.State) -> Bool[Array, ""]:
-    # A product with a small number, which no sum of finite ones overflows: unlike a test of each,
-    # it goes at the speed of the memory.
+    # A product with a small factor, which no sum of finite values overflows: unlike a test of each
+    # value, it runs at memory speed.
     leaves = jax.tree.leaves(params)
     sums = [leaf @ jnp.full(leaf.shape[-1], 2.0**-30, leaf.dtype) for leaf in leaves]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in sums]))
@@ -208,9 +208,9 @@ def train_step(
 def evaluate(
     spec: Spec, params: nnx.State, split: DeviceSplit
 ) -> tuple[Metrics, Float[Array, "n k"]]:
-    """Loss and hits over the real images of a split, and their logits, with rows of 0 behind them.
+    """Loss and hits over the real images of a split, and their logits, padded with rows of 0.
 
-    How many are real may be traced, so that splits padded to one size share one program.
+    The number of real images may be traced, so that splits padded to one size share a compilation.
     """
     capacity, batch_size = split.images.shape[0], spec.eval_batch_size
     count = jnp.asarray(split.length, jnp.int32)

@@ -12,13 +12,13 @@ from tests.support.root import ROOT
 SIGNALS = [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
 PIPE = (signal.SIGPIPE, 141, "SIGPIPE")
 
-# A main thread that looks at no signal, as while a program is compiled.
+# A main thread that does not handle signals, as during a compilation.
 BLIND = """
 import sys, threading
 from lenet_jax.terminal.interrupt import Interrupt
 
 with Interrupt(lambda: print("released", flush=True), grace=float(sys.argv[1])) as interrupt:
-    interrupt.last_words = lambda: print("last words:", interrupt.reason, flush=True)
+    interrupt.before_exit = lambda: print("before exit:", interrupt.reason, flush=True)
     print("ready", flush=True)
     while interrupt.signal is None:
         pass
@@ -61,7 +61,7 @@ def test_the_first_signal_is_remembered(number, code, name):
 def test_a_signal_that_nobody_notices_ends_the_process_in_time(number, code, name):
     with blind("0.2") as (process, output):
         process.send_signal(number)
-        assert output.read() == f"signalled\nlast words: stopped by {name}\nreleased\n"
+        assert output.read() == f"signalled\nbefore exit: stopped by {name}\nreleased\n"
         assert process.wait() == code
 
 
@@ -92,15 +92,15 @@ def test_a_second_write_to_a_closed_pipe_does_not_end_the_process():
         assert process.wait() == 143
 
 
-def test_last_words_that_cannot_be_written_hold_nothing_up():
-    failing = BLIND.replace('print("last words:", interrupt.reason, flush=True)', "open('/')")
+def test_a_failing_before_exit_does_not_keep_the_process_alive():
+    failing = BLIND.replace('print("before exit:", interrupt.reason, flush=True)', "open('/')")
     with blind("0.01", program=failing) as (process, output):
         process.terminate()
         assert output.read() == "signalled\nreleased\n"
         assert process.wait() == 143
 
 
-def test_other_signals_are_let_alone():
+def test_other_signals_are_not_handled():
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with Interrupt(grace=0.0) as interrupt:
@@ -110,7 +110,7 @@ def test_other_signals_are_let_alone():
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_the_handlers_before_are_put_back():
+def test_the_previous_handlers_are_restored():
     before = [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]]
     with pytest.raises(ZeroDivisionError), Interrupt():
         assert [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]] != before
