@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import lenet_jax
+from lenet_jax.nn import native
 from tests.support.photos import photo
 from tests.support.root import ROOT
 
@@ -103,7 +104,9 @@ def test_train_look_inside_predict_and_export(command, folder):
     assert trained.returncode == 0, trained.stderr
     run = folder / "run"
     assert json.loads((run / "summary.json").read_text())["test_examples"] == 10_000
-    assert json.loads((run / "run.json").read_text())["command"].startswith("lenet-jax train ")
+    record = json.loads((run / "run.json").read_text())
+    assert record["command"].startswith("lenet-jax train ")
+    assert record["backend"] == "native" or native.missing()
 
     inspected = command("inspect", "--workdir=run")
     assert inspected.returncode == 0, inspected.stderr
