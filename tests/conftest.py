@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Compiling is most of what the tests do: what one process has compiled, the next reads.
+# Tests spend most of their time compiling: processes share a compilation cache.
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lenet_jax" / "tests"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
@@ -34,7 +34,7 @@ from lenet_jax.training import step as train  # noqa: E402
 if TYPE_CHECKING:
     from tests.support import runs
 
-# JAX builds these also of leaves that are no arrays, such as what `lower` notes of an argument.
+# JAX also builds these of leaves that are not arrays, such as the argument info of `lower`.
 for pytree in (train.TrainState, train.Metrics, population.Members):
     pytree.__init__ = inspect.unwrap(pytree.__init__)
 
@@ -53,12 +53,12 @@ def forget_compiled_programs() -> Iterator[None]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --long, for what takes minutes."""
+    """Adds --long, for tests that take minutes."""
     parser.addoption("--long", action="store_true", help="kill a run 35 times instead of 6")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what needs a compiler that is not there, and fails what may not be skipped."""
+    """Skips tests whose compiler is missing, or fails them where skipping is not allowed."""
     if item.get_closest_marker("torch") and os.environ.get("LENET_JAX_REQUIRE_TORCH"):
         importlib.import_module("torch")
     if item.get_closest_marker("compiler") and (missing := native.missing()):
@@ -70,13 +70,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def run_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command with arguments: its exit code, its output and its errors."""
+    """Runs a command with arguments; returns its exit code, stdout and stderr."""
     from lenet_jax import errors
 
     monkeypatch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
 
-    def run(main: Callable[[Sequence[str]], int], *words: object) -> tuple[int, str, str]:
-        code = errors.run_command(main, [str(word) for word in words])
+    def run(main: Callable[[Sequence[str]], int], *arguments: object) -> tuple[int, str, str]:
+        code = errors.run_command(main, [str(argument) for argument in arguments])
         out, error = capsys.readouterr()
         return code, out, error
 
@@ -85,7 +85,7 @@ def run_command(
 
 @pytest.fixture(scope="session")
 def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a short run of the notes' network on MNIST, 97 % right; not to be changed.
+    """A short run of `configs/notes.py` on MNIST, of 97 % accuracy; read-only.
 
     One process trains it, the others wait.
     """
@@ -114,14 +114,14 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(notes_run / "config.json", folder)
     members = [{"member": m, "overrides": {"seed": m, "train.num_epochs": 3}} for m in (3, 7, 8)]
     (folder / "sweep.json").write_text(json.dumps({"members": members}))
-    state_dict, notes = weights.read(notes_run / "model.safetensors")
+    state_dict, metadata = weights.read(notes_run / "model.safetensors")
     stacked = {
         name: np.stack([np.asarray(array) * 0.5, np.asarray(array)])
         for name, array in state_dict.items()
     }
     (folder / "chunks" / "0000").mkdir(parents=True)
     file = folder / "chunks" / "0000" / "weights.safetensors"
-    weights.write(file, stacked, notes | {"members": "3 7"})
+    weights.write(file, stacked, metadata | {"members": "3 7"})
     rows = [{"member": m, "test_accuracy": 0.1 * m, "best_epoch": 2} for m in (3, 7, 8)]
     (file.parent / "results.json").write_text(json.dumps({"rows": rows}))
     curves = np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9], [0.0, 0.0, 0.0]], np.float32)
@@ -132,7 +132,7 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def state_dict() -> dict[str, np.ndarray]:
-    """A state_dict of a small network, of random bits."""
+    """A state_dict of a small network with random bits."""
     from lenet_jax.inference.state_dict import to_state_dict
     from tests.support.weights import SIZES, random_params
 
@@ -141,7 +141,7 @@ def state_dict() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def saved(tmp_path: Path, state_dict: dict[str, np.ndarray]) -> Callable[..., Path]:
-    """A function that writes a changed `state_dict`; None takes an entry out."""
+    """A function that writes a changed `state_dict`; None removes an entry."""
     from lenet_jax.storage import weights
 
     def save(changes: dict[str, np.ndarray | None], name: str = "network.safetensors") -> Path:
@@ -162,7 +162,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Run":
-    """A run that has ended; not to be changed."""
+    """A finished run; read-only."""
     from tests.support.runs import make_config, start
 
     return start(tmp_path_factory.mktemp("runs") / "finished", make_config(folder))
@@ -170,7 +170,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Ru
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares a run the drawing."""
+    """Disables the drawing of figures."""
     from lenet_jax.runs import figures as report
 
     monkeypatch.setattr(report, "draw_figures", lambda *_: [])
@@ -178,7 +178,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gives a run the time that a busy machine takes to notice a signal."""
+    """Gives a run on a busy machine enough time to notice a signal."""
     from lenet_jax.terminal import interrupt
 
     monkeypatch.setattr(interrupt, "GRACE", 600.0)

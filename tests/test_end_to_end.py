@@ -1,4 +1,4 @@
-"""The command itself, in a process of its own, as a person runs it."""
+"""The command in a separate process, as a user runs it."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from tests.support.root import ROOT
 
 pytestmark = pytest.mark.slow
 
-# Runs `lenet_jax.main` where the network is a wall, and TensorFlow a mistake.
+# Runs `lenet_jax.main` without network access, and reports whether TensorFlow was imported.
 GUARDED = """
 import runpy, sys
 
@@ -88,7 +88,7 @@ def test_a_signal_saves_and_ends_the_command_with_the_shells_code(tmp_path, numb
         (["--config=configs/notes.py", "--workdir=x", "--lr=1"], 2, 1),
     ],
 )
-def test_help_and_mistakes_end_the_command_at_once(arguments, code, lines):
+def test_help_and_usage_errors_exit_at_once(arguments, code, lines):
     done = subprocess.run(
         [sys.executable, "-m", "lenet_jax.main", *arguments],
         cwd=ROOT,

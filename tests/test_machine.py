@@ -9,36 +9,36 @@ from lenet_jax import machine
 
 def test_the_environment_names_revision_versions_and_processor(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_example=1")
-    found = machine.environment(["jax", "numpy"])
+    environment = machine.environment(["jax", "numpy"])
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    assert found["git_revision"] == (head.stdout.strip() if head.returncode == 0 else None)
-    assert found["versions"].keys() == {"jax", "numpy"}
-    assert found["versions"]["numpy"] == np.__version__
-    assert found["processor"]
-    assert found["cores"] >= 1
-    assert found["xla_flags"] == "--xla_example=1"
-    json.dumps(found)
+    assert environment["git_revision"] == (head.stdout.strip() if head.returncode == 0 else None)
+    assert environment["versions"].keys() == {"jax", "numpy"}
+    assert environment["versions"]["numpy"] == np.__version__
+    assert environment["processor"]
+    assert environment["cores"] >= 1
+    assert environment["xla_flags"] == "--xla_example=1"
+    json.dumps(environment)
 
 
 def test_without_git_the_revision_is_unknown(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    found = machine.environment([])
-    assert found["git_revision"] is None
-    assert found["git_dirty"] is None
+    environment = machine.environment([])
+    assert environment["git_revision"] is None
+    assert environment["git_dirty"] is None
 
 
-def test_where_the_system_does_not_tell_cores_all_are_counted(monkeypatch):
+def test_all_cores_are_counted_without_affinity(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert machine.cores() == os.cpu_count()
 
 
-def test_results_that_were_written_do_not_make_a_revision_dirty(monkeypatch, tmp_path):
+def test_written_results_do_not_make_a_revision_dirty(monkeypatch, tmp_path):
     for name in ("results", "lenet_jax"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text("old")
     identity = ("-c", "user.name=me", "-c", "user.email=me@example.org")
-    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "all")):
-        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    for arguments in (("init", "-q"), ("add", "."), (*identity, "commit", "-q", "-m", "all")):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "lenet_jax" / "machine.py"))
     (tmp_path / "results" / "file").write_text("new")
     assert machine.environment([])["git_dirty"] is False

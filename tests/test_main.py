@@ -16,14 +16,14 @@ CONFIG = f"--config={ROOT / 'configs' / 'notes.py'}"
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
-    """Starts in an empty folder, and puts the environment back."""
+    """Starts in an empty folder, and restores the environment."""
     monkeypatch.chdir(tmp_path)
     with mock.patch.dict(os.environ):
         yield
 
 
 @pytest.mark.parametrize("code", [0, 3, 143])
-def test_the_run_decides_the_exit_code(monkeypatch, code):
+def test_the_exit_code_is_the_runs(monkeypatch, code):
     calls = []
 
     def record(*args, profile):
@@ -40,7 +40,7 @@ def test_the_run_decides_the_exit_code(monkeypatch, code):
     assert started > 0
 
 
-def test_ctrl_c_before_training_is_no_traceback(monkeypatch, capsys):
+def test_ctrl_c_before_training_prints_no_traceback(monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
@@ -57,7 +57,7 @@ def test_ctrl_c_before_training_is_no_traceback(monkeypatch, capsys):
         ({"JAX_COMPILATION_CACHE_DIR": "/mine", "XDG_CACHE_HOME": "/cache"}, "/mine"),
     ],
 )
-def test_compiled_programs_are_kept_where_the_user_wants_them(environment, cache):
+def test_the_compilation_cache_is_configurable(environment, cache):
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     os.environ.update(environment)
     use_compilation_cache()
@@ -72,14 +72,14 @@ def test_compiled_programs_are_kept_where_the_user_wants_them(environment, cache
         (["--deterministic"], "--xla_mine=1", f"--xla_mine=1 {DETERMINISTIC_FLAGS}"),
     ],
 )
-def test_what_a_gpu_needs_is_set_before_jax_starts(monkeypatch, arguments, before, after):
+def test_deterministic_flags_are_set_before_jax_starts(monkeypatch, arguments, before, after):
     os.environ["XLA_FLAGS"] = before
     monkeypatch.setattr(run, "run", lambda *_, **__: 0)
     assert main([CONFIG, "--workdir=run", *arguments]) == 0
     assert os.environ["XLA_FLAGS"] == after
 
 
-def test_xla_knows_the_flags_of_determinism():
+def test_xla_accepts_the_deterministic_flags():
     code = "import jax; jax.devices()"  # an unknown flag ends the process
     environment = os.environ | {"XLA_FLAGS": DETERMINISTIC_FLAGS, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -1,4 +1,4 @@
-"""Layers, loss, network and training are PyTorch's: by recorded numbers always, live with torch."""
+"""Layers, loss, network and training match PyTorch: recorded values always, live with torch."""
 
 from functools import partial
 
@@ -18,8 +18,8 @@ from tests.golden import make_network
 from tests.golden import make_parity as golden
 from tests.support.backends import NATIVE, at_hand
 
-WITHOUT_TORCH = "torch is not installed: only the recorded numbers are compared"
-# Each shape is compiled, so a failure is shown as found: to shrink it would take minutes.
+WITHOUT_TORCH = "torch is not installed: only the recorded values are compared"
+# Each shape is compiled, so failures are not shrunk: that would take minutes.
 few_examples = settings(max_examples=4, phases=[Phase.generate])
 BACKENDS = ("plain", "phase", NATIVE)
 REDUCE = {"none": lambda losses: losses, "mean": jnp.mean, "sum": jnp.sum}
@@ -32,13 +32,13 @@ def recorded(name):
 
 
 def assert_same(ours, theirs):
-    """Equal to 1e-5 of the largest number in each array."""
+    """Asserts equality to 1e-5 of the largest value in each array."""
     assert ours.keys() == theirs.keys() and ours
     for name, expected in theirs.items():
-        found = np.asarray(ours[name])
-        assert found.dtype == np.float32
+        actual = np.asarray(ours[name])
+        assert actual.dtype == np.float32
         scale = np.abs(expected).max() + 1e-30
-        np.testing.assert_allclose(found / scale, expected / scale, 0, 1e-5, err_msg=name)
+        np.testing.assert_allclose(actual / scale, expected / scale, 0, 1e-5, err_msg=name)
 
 
 jit = partial(jax.jit, compiler_options=ops.compiler_options())
@@ -134,7 +134,7 @@ def test_conv_pool_relu_matches_live_pytorch(shape, seed):
 
 
 def test_quantised_inputs_tie():
-    """Where nothing ties, the tests above show nothing about ties."""
+    """Without ties in the inputs, the tests above would not cover them."""
     inputs = golden.convolution_inputs("quantised", 0, **golden.CONVOLUTION)
     windows = np.lib.stride_tricks.sliding_window_view(inputs["x"], (5, 5), (1, 2))
     out = np.einsum("bhwcij,ijck->bhwk", windows, inputs["kernel"]) + inputs["bias"]
@@ -255,16 +255,16 @@ def test_initial_parameters_have_the_distribution_of_live_pytorch():
 
 @pytest.mark.torch
 def test_training_follows_live_pytorch(tmp_path):
-    """300 steps of LeNet on MNIST, in float64: in float32 rounding may part any two."""
+    """300 steps of LeNet on MNIST, in float64: in float32, rounding makes any two runs diverge."""
     pytest.importorskip("torch", reason=WITHOUT_TORCH)
     from experiments import torch_parity
 
     setup = torch_parity.prepare(num_steps=300)
     ours = torch_parity.train_here(setup, "float64")
     theirs = torch_parity.train_in_torch(setup, "float64", setup.weights())
-    found = torch_parity.summarise(ours, theirs)
-    assert found["max_loss_difference"] < 1e-3
-    assert found["share_of_equal_predictions"] >= 0.999
+    summary = torch_parity.summarise(ours, theirs)
+    assert summary["max_loss_difference"] < 1e-3
+    assert summary["share_of_equal_predictions"] >= 0.999
     assert ours.losses[0] > 2 and ours.losses[-1] < 0.5
     gaps = {"float64": (torch_parity.differences(ours, theirs), "black")}
     torch_parity.plot(ours, theirs, gaps, tmp_path / "curves.png")

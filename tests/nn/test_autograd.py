@@ -38,7 +38,7 @@ def test_a_scalar_needs_no_cotangent(params):
     np.testing.assert_allclose(grads["bias"], jax.grad(loss)(params, X)["bias"], rtol=1e-6)
 
 
-def test_what_is_handed_through(params):
+def test_auxiliary_data_are_returned(params):
     def loss(params, x):
         out = forward(params, x)
         return jnp.sum(out), out
@@ -48,15 +48,15 @@ def test_what_is_handed_through(params):
 
 
 @pytest.mark.parametrize(
-    ("cotangent", "words"),
+    ("cotangent", "message"),
     [
         (None, r"an output of shape \(4, 2\) needs a cotangent"),
         (jnp.ones((1, 2)), r"float32 of shape \(1, 2\).*float32 of shape \(4, 2\)"),
         (jnp.ones((4, 2), jnp.int32), r"int32 of shape \(4, 2\).*float32 of shape \(4, 2\)"),
     ],
 )
-def test_a_wrong_cotangent_is_told_with_both_shapes(params, cotangent, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_wrong_cotangent_is_refused_with_both_shapes(params, cotangent, message):
+    with pytest.raises(ValueError, match=message):
         autograd.backward(forward, params, X, cotangent)
 
 

@@ -115,7 +115,7 @@ DERIVATIVES = (
 
 @pytest.mark.parametrize("backend", ["phase", NATIVE])
 @pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda derivative: derivative.__name__)
-def test_a_derivative_is_that_of_the_plain_layers_in_float64(derivative, backend):
+def test_derivatives_equal_those_of_the_plain_layers_in_float64(derivative, backend):
     params, images, labels = draw(0)
     tangents, _, _ = draw(1)
     with jax.enable_x64(True):
@@ -129,9 +129,9 @@ def test_a_derivative_is_that_of_the_plain_layers_in_float64(derivative, backend
         for name in (backend, "plain")
     )
     assert jax.tree.structure(ours) == jax.tree.structure(exact)
-    for found, rounded, expected in zip(*map(jax.tree.leaves, (ours, plain, exact)), strict=True):
+    for actual, rounded, expected in zip(*map(jax.tree.leaves, (ours, plain, exact)), strict=True):
         scale = max(1.0, float(np.max(np.abs(expected))))
-        # What float32 cannot hold of a third derivative, the plain layers do not hold either.
+        # A third derivative in float32 loses digits; the plain layers lose them too.
         rounding = float(np.max(np.abs(rounded - expected))) / scale
         bound = max(1e-5, 2 * rounding if derivative is third_order else 0)
-        np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=bound)
+        np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=bound)

@@ -47,7 +47,7 @@ def test_logits(sizes, image, backend):
     assert model(jnp.zeros((2, *image))).shape == (2, sizes.get("num_classes", 10))
 
 
-def test_both_backends_give_the_same_logits():
+def test_phase_and_plain_give_the_same_logits():
     images = jax.random.normal(jax.random.key(1), (5, 32, 32, 1))
     phase, plain = (
         LeNet(backend=backend, rngs=nnx.Rngs(0))(images) for backend in ("phase", "plain")
@@ -85,7 +85,7 @@ def test_flax_init_has_zero_biases_and_lecun_normal_kernels():
     assert np.std(layer["kernel"]) == pytest.approx(300**-0.5, rel=0.05)
 
 
-def test_seeds_decide_the_weights():
+def test_the_seed_determines_the_weights():
     one, same, other = (LeNet(rngs=nnx.Rngs(seed)).fc3.kernel[...] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert np.any(one != other)

@@ -32,7 +32,7 @@ assert out.shape == (2, 1, 1, 3) and (out == 26).all()
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """As in a process that has not looked for native code yet, with an empty cache."""
+    """The state of a new process: nothing is loaded, and the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     cached = native.load, native.missing, native.key
@@ -43,9 +43,9 @@ def fresh(monkeypatch, tmp_path):
         function.cache_clear()
 
 
-def use_it(cache: Path, *words: str) -> None:
+def run_script(cache: Path, *arguments: str) -> None:
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
-    subprocess.run([sys.executable, "-c", SCRIPT, *words], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], env=environment, check=True)
 
 
 def compiler(path: Path, script: str) -> str:
@@ -56,26 +56,26 @@ def compiler(path: Path, script: str) -> str:
 
 @pytest.mark.slow
 @pytest.mark.compiler
-def test_it_is_compiled_once_and_again_where_it_is_broken(tmp_path):
-    use_it(tmp_path)
+def test_the_library_is_cached_and_rebuilt_if_it_is_damaged(tmp_path):
+    run_script(tmp_path)
     (library,) = (tmp_path / "lenet_jax").iterdir()
     assert library.suffix == ".so"
-    use_it(tmp_path, "refuse")
-    sound = library.read_bytes()
-    library.write_bytes(sound[:1000])
-    use_it(tmp_path)
+    run_script(tmp_path, "refuse")
+    intact = library.read_bytes()
+    library.write_bytes(intact[:1000])
+    run_script(tmp_path)
     (library,) = (tmp_path / "lenet_jax").iterdir()
-    assert len(library.read_bytes()) == len(sound)
+    assert len(library.read_bytes()) == len(intact)
 
 
 @pytest.mark.slow
 @pytest.mark.compiler
-def test_without_a_folder_to_keep_it_in_it_serves_one_process(tmp_path):
+def test_without_a_cache_folder_the_library_still_loads(tmp_path):
     (tmp_path / "lenet_jax").write_text("in the way")
-    use_it(tmp_path)
+    run_script(tmp_path)
 
 
-def test_without_a_compiler_phase_is_taken(fresh):
+def test_without_a_compiler_auto_is_phase(fresh):
     fresh.setenv("PATH", "")
     assert native.missing() == "there is no C++ compiler here, no c++ or g++ or clang++"
     assert ops.choose_backend("auto") == "phase"
@@ -86,43 +86,45 @@ def test_without_a_compiler_phase_is_taken(fresh):
     assert len(str(error.value).splitlines()) <= 3
 
 
-@pytest.mark.parametrize("name", ["no-such-compiler", "'half a quotation"])
-def test_a_compiler_that_is_not_there_is_named(fresh, name):
+@pytest.mark.parametrize("name", ["no-such-compiler", "'unclosed quotation"])
+def test_a_missing_compiler_is_named(fresh, name):
     fresh.setenv("CXX", name)
     assert native.missing() == f"there is no C++ compiler here, no {name}"
 
 
-def test_what_the_compiler_says_is_told_in_a_line(fresh, tmp_path):
-    refuses = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
-    fresh.setenv("CXX", compiler(tmp_path / "ancient", refuses) + " -v")
-    told = f"{tmp_path}/ancient does not compile lenet_jax/nn/cpp/native.cc: fatal error: no C++17"
-    assert native.missing() == told
+def test_a_compiler_error_is_reported_in_one_line(fresh, tmp_path):
+    fails = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
+    fresh.setenv("CXX", compiler(tmp_path / "ancient", fails) + " -v")
+    message = (
+        f"{tmp_path}/ancient does not compile lenet_jax/nn/cpp/native.cc: fatal error: no C++17"
+    )
+    assert native.missing() == message
     fresh.setenv("CXX", compiler(tmp_path / "mute", "exit 1"))
     with pytest.raises(UserError, match="mute does not compile"):
         native.load()
 
 
-def test_a_library_that_does_not_load_is_told_in_a_line(fresh, tmp_path):
+def test_a_library_that_does_not_load_is_reported_in_one_line(fresh, tmp_path):
     writes = 'for word; do last=$word; done; [ -w "$last" ] && exit; echo nonsense > "$last"'
     fresh.setenv("CXX", compiler(tmp_path / "liar", writes))
     assert (native.missing() or "").startswith(f"what {tmp_path}/liar made of")
 
 
 @pytest.mark.parametrize(
-    ("size", "dtype", "words"),
+    ("size", "dtype", "message"),
     [(3, "float32", "not 3×3 of float32"), (5, "float16", "not 5×5 of float16")],
 )
 @pytest.mark.parametrize("backend", [NATIVE])
-def test_what_it_is_not_written_for_is_refused_or_left_to_phase(size, dtype, words, backend):
+def test_unsupported_sizes_and_dtypes_are_refused_or_left_to_phase(size, dtype, message, backend):
     x, kernel = jnp.ones((2, size + 1, size + 1, 1), dtype), jnp.ones((size, size, 1, 3), dtype)
     bias = jnp.ones(3, dtype)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         ops.conv_pool_relu(x, kernel, bias, backend=backend)
     np.testing.assert_array_equal(ops.conv_pool_relu(x, kernel, bias), size**2 + 1)
 
 
 @pytest.mark.parametrize("backend", ["plain", NATIVE])
-def test_what_is_not_finite_is_passed_on(backend):
+def test_non_finite_values_propagate(backend):
     x = np.ones((1, 8, 8, 1), np.float32)
     x[0, 0, 0] = np.nan  # in the window of the first phase of the first block alone
     kernel = np.ones((5, 5, 1, 1), np.float32)
@@ -134,7 +136,7 @@ def test_what_is_not_finite_is_passed_on(backend):
 
 
 @pytest.mark.compiler
-def test_a_cotangent_that_is_not_finite_spoils_its_own_image_alone():
+def test_a_non_finite_cotangent_affects_only_its_own_image():
     x, kernel = jnp.ones((3, 8, 8, 20)), jnp.ones((5, 5, 3, 2))
     _, vjp = jax.vjp(cpu_kernels.conv_pool_relu, x, kernel, jnp.ones(2))
     cotangent = np.ones((2, 2, 2, 20), np.float32)
@@ -148,8 +150,8 @@ def test_a_cotangent_that_is_not_finite_spoils_its_own_image_alone():
 
 @pytest.mark.compiler
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (2, 7), (5, 13), (16, 32)])
-def test_no_sum_depends_on_the_images_beside_it(channels, filters):
-    """Nor on how filters are cut into tiles: one alone gives the same bits."""
+def test_no_sum_depends_on_other_images_of_the_batch(channels, filters):
+    """Nor on how filters are split into tiles: one alone gives the same bits."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(channels, 12, 16, 33)).astype(np.float32)
     kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
@@ -175,11 +177,11 @@ def test_no_sum_depends_on_the_images_beside_it(channels, filters):
 @pytest.mark.compiler
 @pytest.mark.parametrize("active", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize(("channels", "filters"), [(1, 6), (16, 32), (33, 5)])
-def test_gradients_of_wide_layers_however_much_is_cut(channels, filters, active):
+def test_gradients_of_wide_layers_at_any_share_of_active_units(channels, filters, active):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 10, 12, channels)).astype(np.float32)
     kernel = rng.normal(size=(5, 5, channels, filters)).astype(np.float32)
-    size = np.sqrt(25 * channels)  # of what the bias is added to: it decides on what is cut
+    size = np.sqrt(25 * channels)  # of the convolution, so that the bias decides what is active
     bias = np.where(rng.random(filters) < active, 9 * size, -9 * size).astype(np.float32)
     cotangent = rng.normal(size=(20, 3, 4, filters)).astype(np.float32)
 
@@ -188,15 +190,15 @@ def test_gradients_of_wide_layers_however_much_is_cut(channels, filters, active)
         out, vjp = jax.vjp(partial(ops.conv_pool_relu, backend=backend), *arrays)
         return np.mean(np.asarray(out) > 0), vjp(jnp.asarray(cotangent))
 
-    (alive, found), (_, expected) = gradients("native"), gradients("plain")
-    assert alive == np.mean(bias > 0)
-    for fast, plain in zip(found, expected, strict=True):
+    (share, actual), (_, expected) = gradients("native"), gradients("plain")
+    assert share == np.mean(bias > 0)
+    for fast, plain in zip(actual, expected, strict=True):
         np.testing.assert_allclose(fast, plain, rtol=1e-4, atol=1e-5 * float(abs(plain).max()))
 
 
 @pytest.mark.compiler
 @pytest.mark.parametrize(("batch", "inputs", "units"), [(32, 400, 120), (17, 84, 10), (1, 7, 33)])
-def test_linear_is_a_product_and_its_gradients(batch, inputs, units):
+def test_linear_equals_a_matrix_product_and_its_gradients(batch, inputs, units):
     rng = np.random.default_rng(0)
     shapes = (batch, inputs), (inputs, units), (units,)
     x, kernel, bias = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
@@ -207,12 +209,12 @@ def test_linear_is_a_product_and_its_gradients(batch, inputs, units):
         exact[0] @ exact[1] + exact[2],
         *(exact[3] @ exact[1].T, exact[0].T @ exact[3], exact[3].sum(axis=0)),
     )
-    for found, right in zip((out, *vjp(cotangent)), expected, strict=True):
-        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+    for actual, value in zip((out, *vjp(cotangent)), expected, strict=True):
+        np.testing.assert_allclose(actual, value, rtol=1e-5, atol=1e-5 * np.abs(value).max())
 
 
 @pytest.mark.compiler
-def test_linear_leaves_other_numbers_to_xla():
+def test_linear_leaves_other_dtypes_to_xla():
     shapes = (2, 3), (3, 4), (4,)
     x, kernel, bias = (jnp.ones(shape, "float16") for shape in shapes)
     np.testing.assert_array_equal(ops.linear(x, kernel, bias), 4)
@@ -221,7 +223,7 @@ def test_linear_leaves_other_numbers_to_xla():
 
 
 @pytest.mark.compiler
-def test_it_maps_over_networks():
+def test_vmap_over_networks():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, 6, 14, 14, 16)), jnp.float32)
     kernels = jnp.asarray(rng.normal(size=(2, 5, 5, 6, 3)), jnp.float32)

@@ -43,7 +43,7 @@ def value_and_gradients(backend, x, kernel, bias, cotangent):
     features=st.integers(1, 9),
     seed=st.integers(0, 2**16),
 )
-def test_fast_forms_equal_plain_in_value_and_gradient(
+def test_fast_backends_equal_plain_in_value_and_gradient(
     batch, size, blocks, channels, features, seed
 ):
     rng = np.random.default_rng(seed)
@@ -59,17 +59,17 @@ def test_fast_forms_equal_plain_in_value_and_gradient(
         sizes = (0, 0, np.max(np.abs(x)) * sum_size, sum_size)
         for backend in at_hand(size)[1:]:
             fast = value_and_gradients(backend, x, kernel, bias, cotangent)
-            told = f"{backend}, {kind}"
-            for expected, found, summed in zip(plain, fast, sizes, strict=True):
+            case = f"{backend}, {kind}"
+            for expected, actual, summed in zip(plain, fast, sizes, strict=True):
                 scale = max(float(np.max(np.abs(expected))), float(summed)) + 1e-6
-                np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5, err_msg=told)
+                np.testing.assert_allclose(
+                    actual / scale, expected / scale, atol=1e-5, err_msg=case
+                )
 
 
 @pytest.mark.parametrize("backend", ["phase", NATIVE])
 @pytest.mark.parametrize(("batch", "channels", "features"), [(64, 1, 6), (64, 6, 16), (512, 6, 12)])
-def test_ties_of_the_real_sizes_send_the_gradient_to_the_same_pixel(
-    batch, channels, features, backend
-):
+def test_ties_at_real_sizes_send_the_gradient_to_the_same_pixel(batch, channels, features, backend):
     rng = np.random.default_rng(0)
     size = {1: 32, 6: 14}[channels]
     x = draw_images("mostly background", (batch, size, size, channels), 1)
@@ -105,7 +105,7 @@ def test_max_over_phases_breaks_every_tie_for_the_first():
     np.testing.assert_array_equal(gradient.sum(axis=0), np.ones(16))
 
 
-def test_pooling_windows_are_the_windows():
+def test_pooling_windows_are_slices_of_the_input():
     x = np.arange(2 * 8 * 10 * 3, dtype=np.float32).reshape(2, 8, 10, 3)
     windows: jax.Array = phase.pooling_windows(jnp.asarray(x), 3)
     windows = windows.reshape(6, 6, 2, 2, 3, 3)
@@ -116,25 +116,25 @@ def test_pooling_windows_are_the_windows():
 
 
 @pytest.mark.parametrize(
-    ("shape", "kernel", "words"),
+    ("shape", "kernel", "message"),
     [
         ((1, 8, 8, 1), (4, 4, 1, 1), "odd, not 4"),
         ((1, 9, 8, 1), (5, 5, 1, 1), "height of 9 leaves 5"),
         ((1, 8, 4, 1), (5, 5, 1, 1), "width of 4 leaves 0"),
     ],
 )
-def test_sizes_that_cannot_be_pooled_are_named(shape, kernel, words):
-    with pytest.raises(ValueError, match=words):
+def test_sizes_that_cannot_be_pooled_are_refused(shape, kernel, message):
+    with pytest.raises(ValueError, match=message):
         ops.conv_pool_relu(jnp.zeros(shape), jnp.zeros(kernel), jnp.zeros(1))
 
 
-def test_relu_is_that_of_the_notes():
+def test_relu_and_its_gradient_at_zero():
     x = jnp.asarray([-3.0, 5.0, -1.0, 2.0])
     np.testing.assert_array_equal(ops.relu(x), [0, 5, 0, 2])
     np.testing.assert_array_equal(jax.grad(lambda x: ops.relu(x).sum())(jnp.zeros(3)), [0, 0, 0])
 
 
-def test_flatten_has_the_channels_fastest():
+def test_flatten_varies_channels_fastest():
     x = jnp.arange(2 * 2 * 3 * 4.0).reshape(2, 2, 3, 4)
     flat = ops.flatten(x)
     assert flat.shape == (2, 24)
@@ -159,12 +159,12 @@ def test_cross_entropy_of_huge_logits_is_finite():
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"), [(None, "HIGHEST"), ("BF16_BF16_F32", "BF16_BF16_F32")]
+    ("precision", "expected"), [(None, "HIGHEST"), ("BF16_BF16_F32", "BF16_BF16_F32")]
 )
 @pytest.mark.parametrize("backend", ["plain", "phase"])
-def test_products_are_float32_unless_jax_is_asked_for_less(backend, asked, expected):
+def test_products_are_float32_unless_configured_otherwise(backend, precision, expected):
     x, kernel, bias = jnp.ones((2, 8, 8, 1)), jnp.ones((5, 5, 1, 3)), jnp.ones(3)
-    with jax.default_matmul_precision(asked):
+    with jax.default_matmul_precision(precision):
         convolution = partial(ops.conv_pool_relu, backend=backend)
         linear = partial(ops.linear, backend=backend)
         graphs = (

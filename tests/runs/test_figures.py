@@ -21,20 +21,20 @@ ROWS = [{"epoch": 1, "train/loss": 1.5}]
 
 
 @pytest.fixture(scope="module")
-def made():
+def spec():
     return make_spec(tiny.config(), DATASET)
 
 
 @pytest.fixture(scope="module")
-def params(made):
+def params(spec):
     rng = np.random.default_rng(0)
-    shapes = nnx.state(nnx.eval_shape(lambda: made.make_model(jax.random.key(0))), nnx.Param)
+    shapes = nnx.state(nnx.eval_shape(lambda: spec.make_model(jax.random.key(0))), nnx.Param)
     return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
 
 
 @pytest.fixture
 def plots(monkeypatch):
-    """Takes the place of the drawing; holds the arguments that each figure was drawn with."""
+    """Replaces drawing; holds the arguments that each figure was drawn with."""
     drawn = {}
     monkeypatch.setattr(report, "png", str.encode)
 
@@ -55,16 +55,16 @@ def logits_of(predictions, scale=20.0):
     return scale * np.eye(6, dtype=np.float32)[predictions]
 
 
-def test_every_figure_gets_what_it_shows(made, params, plots, tmp_path):
+def test_every_figure_gets_its_data(spec, params, plots, tmp_path):
     labels = DATASET.test.labels
     predictions = np.where(np.arange(len(labels)) == 3, (labels + 1) % 6, labels)
     logits = logits_of(predictions)
-    drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+    drawn = report.draw_figures(tmp_path, spec, params, DATASET, logits, ROWS, pytest.fail)
     assert drawn == [tmp_path / f"{name}.png" for name in FIGURES]
 
     assert [file.read_text() for file in drawn] == FIGURES
     assert plots["curves"].args == (ROWS,)
-    assert plots["curves"].title == TITLE + f", {made.num_examples:,} training images"
+    assert plots["curves"].title == TITLE + f", {spec.num_examples:,} training images"
     assert all(plots[name].title == TITLE for name in FIGURES[1:])
     matrix, names = plots["confusion_matrix"].args
     assert names == DATASET.class_names
@@ -78,28 +78,32 @@ def test_every_figure_gets_what_it_shows(made, params, plots, tmp_path):
     np.testing.assert_allclose(probabilities, np.exp(logits) / (np.exp(20.0) + 5), rtol=1e-5)
 
 
-def test_the_feature_maps_are_those_of_an_image_classified_clearly(made, params, plots, tmp_path):
+def test_the_feature_maps_are_of_a_confidently_classified_image(spec, params, plots, tmp_path):
     labels = DATASET.test.labels
     last = np.flatnonzero(labels == labels.max())
-    wrong, unclear, clear = last[:3]
+    wrong, uncertain, confident = last[:3]
     logits = logits_of(labels)
     logits[wrong] = logits_of((labels[wrong] + 1) % 6)
-    logits[unclear] = logits_of(labels[unclear], scale=1.0)
-    report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+    logits[uncertain] = logits_of(labels[uncertain], scale=1.0)
+    report.draw_figures(tmp_path, spec, params, DATASET, logits, ROWS, pytest.fail)
     shown = plots["feature_maps"]
     image, _, maps = shown.args
-    np.testing.assert_array_equal(image, DATASET.test.images[clear])
-    name = DATASET.class_names[labels[clear]]
-    assert shown.captions == [f"test image {clear}", f"true class: {name}", f"predicted: {name}"]
-    pixels = (DATASET.test.images[[clear]] - made.mean[0]) / made.std[0]
-    model = nnx.merge(made.graphdef, params)
+    np.testing.assert_array_equal(image, DATASET.test.images[confident])
+    name = DATASET.class_names[labels[confident]]
+    assert shown.captions == [
+        f"test image {confident}",
+        f"true class: {name}",
+        f"predicted: {name}",
+    ]
+    pixels = (DATASET.test.images[[confident]] - spec.mean[0]) / spec.std[0]
+    model = nnx.merge(spec.graphdef, params)
     expected = model.feature_maps(jnp.asarray(pixels, jnp.float32))
     np.testing.assert_allclose(maps, expected[0], rtol=1e-4, atol=1e-3)
 
 
-def test_without_a_right_answer_the_first_image_is_shown(made, params, plots, tmp_path):
+def test_without_a_correct_prediction_the_first_image_is_shown(spec, params, plots, tmp_path):
     logits = logits_of((DATASET.test.labels + 1) % 6)
-    report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+    report.draw_figures(tmp_path, spec, params, DATASET, logits, ROWS, pytest.fail)
     np.testing.assert_array_equal(plots["feature_maps"].args[0], DATASET.test.images[0])
     index, label, prediction = plots["feature_maps"].captions
     assert index == "test image 0"
@@ -116,8 +120,8 @@ def test_without_a_right_answer_the_first_image_is_shown(made, params, plots, tm
         (ImportError("no font"), "filters.png was not drawn: ImportError: no font"),
     ],
 )
-def test_a_figure_that_fails_is_a_warning_and_the_others_are_drawn(
-    made, params, plots, monkeypatch, tmp_path, error, message
+def test_a_failing_figure_is_a_warning_and_the_others_are_drawn(
+    spec, params, plots, monkeypatch, tmp_path, error, message
 ):
     def fail(*_, **__):
         raise error
@@ -125,43 +129,43 @@ def test_a_figure_that_fails_is_a_warning_and_the_others_are_drawn(
     monkeypatch.setattr(filters, "plot_filters", fail)
     warnings = []
     logits = logits_of(DATASET.test.labels)
-    drawn = report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, warnings.append)
+    drawn = report.draw_figures(tmp_path, spec, params, DATASET, logits, ROWS, warnings.append)
     assert len(drawn) == 4 and tmp_path / "filters.png" not in drawn
     (warning,) = warnings
     assert warning.startswith(message)
     assert len(warning.splitlines()) == 1
 
 
-def test_a_full_disk_is_more_than_a_missing_figure(made, params, plots, monkeypatch, tmp_path):
+def test_a_full_disk_is_an_error(spec, params, plots, monkeypatch, tmp_path):
     def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(filters, "plot_filters", fail)
     logits = logits_of(DATASET.test.labels)
     with pytest.raises(OSError, match="No space left"):
-        report.draw_figures(tmp_path, made, params, DATASET, logits, ROWS, pytest.fail)
+        report.draw_figures(tmp_path, spec, params, DATASET, logits, ROWS, pytest.fail)
 
 
-def test_the_weights_come_with_what_feeds_the_network(made, params, tmp_path):
-    report.save_weights(tmp_path / "model.safetensors", made, params, DATASET)
+def test_the_weights_have_the_metadata_for_preprocessing(spec, params, tmp_path):
+    report.save_weights(tmp_path / "model.safetensors", spec, params, DATASET)
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     with safe_open(tmp_path / "model.safetensors", "numpy") as file:
-        notes = file.metadata()
+        metadata = file.metadata()
         expected = to_state_dict(params)
         assert set(file.keys()) == expected.keys()
         for name, values in expected.items():
             np.testing.assert_array_equal(file.get_tensor(name), values)
-    assert tuple(map(float, notes["mean"].split())) == made.mean
-    assert tuple(map(float, notes["std"].split())) == made.std
-    assert notes["classes"].splitlines() == list(DATASET.class_names)
+    assert tuple(map(float, metadata["mean"].split())) == spec.mean
+    assert tuple(map(float, metadata["std"].split())) == spec.std
+    assert metadata["classes"].splitlines() == list(DATASET.class_names)
 
 
 @pytest.mark.parametrize("image_size", [16, 28, 32])
-def test_the_table_of_layers_is_the_network(image_size):
+def test_the_table_of_layers_matches_the_network(image_size):
     config = tiny.config(data={"image_size": image_size})
-    made = make_spec(config, DATASET)
-    model = nnx.eval_shape(lambda: made.make_model(jax.random.key(0)))
-    table = {name: (shape, count) for name, shape, count in report.layers(made)}
+    spec = make_spec(config, DATASET)
+    model = nnx.eval_shape(lambda: spec.make_model(jax.random.key(0)))
+    table = {name: (shape, count) for name, shape, count in report.layers(spec)}
     assert list(table) == ["conv1", "conv2", "fc1", "fc2", "fc3"]
     side = (image_size // 2 - 2) // 2 - 2
     assert table["conv1"] == ((image_size // 2 - 2,) * 2 + (2,), 5 * 5 * 2 + 2)

@@ -1,4 +1,4 @@
-"""Killed at any moment, a run goes on to the same bits: six moments here, 35 with --long."""
+"""A run killed at any moment resumes to bit-identical results: 6 kills here, 35 with --long."""
 
 import pytest
 
@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", range(5 if metafunc.config.getoption("--long") else 1))
 
 
-def test_a_run_killed_anywhere_ends_in_the_same_bits(
+def test_a_run_killed_at_any_moment_resumes_bit_identically(
     arguments, undisturbed, tmp_path, seed, request
 ):
     assert undisturbed["epochs"] == list(range(1, faults.EPOCHS + 1))

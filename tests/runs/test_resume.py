@@ -26,7 +26,7 @@ from tests.support.runs import (
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("patient")]
 
 
-def test_a_finished_run_says_so_and_is_left_as_it_is(finished):
+def test_a_finished_run_reports_it_and_is_unchanged(finished):
     before = contents(finished.path)
     again = start(finished.path, finished.config)
     assert again.code == 0
@@ -51,10 +51,10 @@ def test_another_config_is_refused(finished, folder, sections, differences):
     before = contents(finished.path)
     with pytest.raises(UserError) as caught:
         start(finished.path, make_config(folder, **sections))
-    told = str(caught.value)
-    assert f"{finished.path} holds a run of another config: " in told
-    assert all(difference in told for difference in differences)
-    assert len(told.splitlines()) <= 3
+    message = str(caught.value)
+    assert f"{finished.path} holds a run of another config: " in message
+    assert all(difference in message for difference in differences)
+    assert len(message.splitlines()) <= 3
     assert contents(finished.path) == before
 
 
@@ -70,7 +70,9 @@ def test_changed_data_are_refused(finished, folder):
     assert contents(finished.path) == before
 
 
-def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monkeypatch, no_figures):
+def test_an_interrupted_run_resumes_to_the_same_result(
+    finished, folder, tmp_path, monkeypatch, no_figures
+):
     config = make_config(folder, checkpoint={"every_epochs": 100})
     for epoch, number, code in ((1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)):
         with monkeypatch.context() as patch:
@@ -79,8 +81,8 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monke
         assert stopped.code == code
         assert ("resumed after epoch 1" in stopped.output.splitlines()) == (epoch == 2)
         reason = f"stopped by {number.name}"
-        told = f"warning: {reason}; to resume: python -m lenet_jax.main '--workdir=a folder'"
-        assert stopped.output.splitlines()[-1] == told
+        warning = f"warning: {reason}; to resume: python -m lenet_jax.main '--workdir=a folder'"
+        assert stopped.output.splitlines()[-1] == warning
         record = stopped.read("run.json")
         assert (record["status"], record["exit_reason"]) == ("interrupted", reason)
         assert len(stopped.rows()) == epoch
@@ -98,7 +100,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(finished, folder, tmp_path, monke
     assert_same_end(resumed, finished)
 
 
-def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(
+def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_result(
     finished, folder, tmp_path, monkeypatch, no_figures
 ):
     def send(progress, epochs):
@@ -121,12 +123,14 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_goes_on_to_the_same_end(
     assert_same_end(resumed, finished)
 
 
-def test_a_signal_in_the_last_epoch_stops_nothing(finished, tmp_path, monkeypatch, no_figures):
+def test_a_signal_in_the_last_epoch_does_not_stop_the_run(
+    finished, tmp_path, monkeypatch, no_figures
+):
     send_in_epoch(monkeypatch, EPOCHS, signal.SIGTERM)
     assert start(tmp_path, finished.config).code == 0
 
 
-def test_what_was_trained_behind_the_last_checkpoint_is_trained_again(
+def test_epochs_after_the_last_checkpoint_are_trained_again(
     finished, folder, tmp_path, monkeypatch, no_figures
 ):
     def die(self, step, *_):
@@ -147,22 +151,22 @@ def test_more_epochs_extend_a_finished_run(finished, folder, tmp_path, monkeypat
     written = []
     write_json = RunDir.write_json
 
-    def write_and_look(self, name, value):
+    def write_and_record(self, name, value):
         write_json(self, name, value)
         epochs = self.read_json("config.json")["train"]["num_epochs"]
         written.append((self.read_json("run.json")["status"], epochs))
 
-    monkeypatch.setattr(RunDir, "write_json", write_and_look)
+    monkeypatch.setattr(RunDir, "write_json", write_and_record)
     longer = start(tmp_path, finished.config)
     assert longer.code == 0
     assert "this run is extended: train.num_epochs: 2 → 3" in longer.output.splitlines()
-    # Whenever the process dies, the directory never says that the longer run is done.
+    # Wherever the process dies, the directory never claims that the longer run is done.
     assert written == [("running", 2), ("running", 3), ("running", 3), ("done", 3)]
     assert longer.read("summary.json")["epochs"] == EPOCHS
     assert_same_end(longer, finished)
 
 
-def test_a_lost_summary_is_made_again(finished, tmp_path, no_figures):
+def test_a_missing_summary_is_written_again(finished, tmp_path, no_figures):
     shutil.copytree(finished.path, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     again = start(tmp_path / "run", finished.config)
@@ -177,7 +181,7 @@ def remove(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "make", "told"),
+    ("name", "damage", "message"),
     [
         ("checkpoints", remove, "logged 3 epochs, but its checkpoints are gone"),
         ("checkpoints/*", remove, "logged 3 epochs, but its checkpoints are gone"),
@@ -199,17 +203,15 @@ def remove(path):
         ("run.json", lambda file: file.write_text("[]"), "run.json holds no JSON object"),
     ],
 )
-def test_a_run_is_never_begun_anew_over_what_is_damaged(
-    finished, folder, tmp_path, name, make, told
-):
+def test_a_damaged_run_is_never_overwritten(finished, folder, tmp_path, name, damage, message):
     shutil.copytree(finished.path, tmp_path / "run")
     for file in list((tmp_path / "run").glob(name)):
-        make(file)
-    (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)  # which a start makes
+        damage(file)
+    (tmp_path / "run" / "checkpoints").mkdir(exist_ok=True)  # which starting creates
     before = contents(tmp_path / "run")
     with pytest.raises(UserError) as caught:
         start(tmp_path / "run", make_config(folder, train={"num_epochs": 4}))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
     assert contents(tmp_path / "run") == before
 
@@ -217,15 +219,15 @@ def test_a_run_is_never_begun_anew_over_what_is_damaged(
 def test_a_checkpoint_of_another_version_is_refused(finished, folder, tmp_path):
     shutil.copytree(finished.path, tmp_path / "run")
     for step in (tmp_path / "run" / "checkpoints").iterdir():
-        words = json.loads((step / "notes.json").read_text())
-        words["run"]["phase"] = words["run"].pop("epoch")
-        (step / "notes.json").write_text(json.dumps(words))
+        metadata = json.loads((step / "notes.json").read_text())
+        metadata["run"]["phase"] = metadata["run"].pop("epoch")
+        (step / "notes.json").write_text(json.dumps(metadata))
         (step / "SHA256SUMS").write_text(manifest(step))
     with pytest.raises(UserError, match="is of another version of lenet-jax"):
         start(tmp_path / "run", make_config(folder, train={"num_epochs": 4}))
 
 
-def test_a_damaged_checkpoint_is_passed_over_in_one_line(
+def test_a_damaged_checkpoint_is_skipped_with_one_warning(
     finished, folder, tmp_path, monkeypatch, no_figures
 ):
     send_in_epoch(monkeypatch, 2, signal.SIGTERM)
@@ -237,7 +239,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    (tmp_path / "metrics.jsonl").unlink()  # the checkpoint remembers the rows before it
+    (tmp_path / "metrics.jsonl").unlink()  # the checkpoint holds the rows before it
     resumed = start(tmp_path, config)
     warnings = [x for x in resumed.output.splitlines() if x.startswith("warning")]
     assert warnings == [
@@ -248,7 +250,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_one_line(
     assert_same_end(resumed, finished)
 
 
-def test_a_run_that_goes_on_with_other_devices_says_so(
+def test_resuming_on_other_devices_is_a_warning(
     finished, folder, tmp_path, monkeypatch, no_figures
 ):
     with monkeypatch.context() as patch:
@@ -258,11 +260,11 @@ def test_a_run_that_goes_on_with_other_devices_says_so(
     assert record["devices_sharing_a_batch"] == 1
     (tmp_path / "run.json").write_text(json.dumps(record | {"devices_sharing_a_batch": 3}))
     output = start(tmp_path, make_config(folder)).output
-    told = "may differ in the last bits from an uninterrupted run: devices_sharing_a_batch 3 → 1"
-    assert f"warning: results {told}" in output.splitlines()
+    warning = "may differ in the last bits from an uninterrupted run: devices_sharing_a_batch 3 → 1"
+    assert f"warning: results {warning}" in output.splitlines()
 
 
-def test_a_run_written_under_former_names_goes_on(
+def test_a_run_with_the_former_key_names_resumes(
     finished, folder, tmp_path, monkeypatch, no_figures
 ):
     with monkeypatch.context() as patch:
@@ -284,7 +286,7 @@ def test_a_run_written_under_former_names_goes_on(
     assert what_changed(record, now) == "backend phase → plain"
 
 
-def test_what_the_bits_depend_on_is_named_where_it_changed(finished):
+def test_changes_that_may_affect_bits_are_named(finished):
     record = json.loads((finished.path / "run.json").read_text())
     assert what_changed(record, record) is None
     newer = record["versions"] | {"jax": "9.9"}

@@ -68,7 +68,7 @@ FILES = FIGURES | {
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_run_leaves_every_file_of_the_contract(finished):
+def test_a_run_writes_every_documented_file(finished):
     assert finished.code == 0
     assert {file.name for file in finished.path.iterdir()} == FILES | {".lock"}
     for name in FIGURES:
@@ -80,7 +80,7 @@ def test_a_run_leaves_every_file_of_the_contract(finished):
     assert configs.load_json(finished.path / "config.json") == finished.config
 
 
-def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
+def test_the_summary_covers_every_test_image_at_the_best_epoch(finished):
     summary, rows = finished.read("summary.json"), finished.rows()
     best = max(rows, key=lambda row: (row["valid/accuracy"], -row["epoch"]))
     arrays = restore(finished)
@@ -112,7 +112,7 @@ def test_the_summary_is_of_every_test_image_and_the_best_epoch(finished):
     }
 
 
-def test_the_record_says_what_ran_where_and_how_it_ended(finished):
+def test_the_record_has_the_command_environment_and_outcome(finished):
     record = finished.read("run.json")
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     assert record["git_revision"] == (head.stdout.strip() or None)
@@ -126,7 +126,7 @@ def test_the_record_says_what_ran_where_and_how_it_ended(finished):
     assert record["exit_reason"] == "all epochs are trained"
 
 
-def test_the_metrics_have_a_row_an_epoch_under_the_names_of_the_contract(finished):
+def test_the_metrics_have_one_row_per_epoch_with_documented_names(finished):
     rows = finished.rows()
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert [row["step"] for row in rows] == [5, 10, 15]
@@ -146,7 +146,7 @@ def test_the_metrics_have_a_row_an_epoch_under_the_names_of_the_contract(finishe
     assert [{name: float(cell) for name, cell in row.items()} for row in cells] == rows
 
 
-def test_the_terminal_is_told_what_a_person_wants_to_know(finished):
+def test_the_output_has_data_epochs_accuracy_and_files(finished):
     lines = finished.output.splitlines()
     assert any("70 train, 20 validation, 33 test images of 16×16×1, 6 classes" in x for x in lines)
     assert sum(line.startswith("epoch ") for line in lines) == EPOCHS
@@ -156,14 +156,14 @@ def test_the_terminal_is_told_what_a_person_wants_to_know(finished):
     assert "\x1b" not in finished.output
 
 
-def test_data_that_is_not_there_leaves_no_directory(tmp_path):
+def test_missing_data_creates_no_directory(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         start(tmp_path / "run", make_config(tmp_path / "nothing"))
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("target", ["log", "encode", "save_weights"])
-def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
+def test_a_full_disk_fails_the_run_and_keeps_the_last_checkpoint(
     finished, folder, tmp_path, monkeypatch, target
 ):
     def fail(*_, **__):
@@ -189,8 +189,8 @@ def test_a_full_disk_fails_the_run_and_leaves_the_checkpoint_before(
     assert_same_end(resumed, finished)
 
 
-def first_step_that_is_not_finite(config):
-    """Of the first epoch, counted from 1; by plain steps one after the other."""
+def first_non_finite_step(config):
+    """The first non-finite step of the first epoch, counted from 1, in a plain loop."""
     dataset = data.load(**config.data)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
     state = init_state(spec, seeds(config), settings)
@@ -207,18 +207,17 @@ def first_step_that_is_not_finite(config):
     "sections",
     [
         {"optimizer": {"learning_rate": 1e6}},
-        # All in one step: the loss it meets is finite, and so are the weights that it leaves; but
-        # no loss of theirs is.
+        # One step: its loss and the new weights are finite, but the loss of these weights is not.
         {
             "train": {"batch_size": 128, "micro_batch_size": 128},
             "optimizer": {"learning_rate": 1e30},
         },
     ],
 )
-def test_a_diverged_run_says_so_and_saves_nothing(folder, tmp_path, sections):
+def test_a_diverged_run_reports_it_and_saves_nothing(folder, tmp_path, sections):
     run = start(tmp_path, make_config(folder, **sections))
     assert run.code == 3
-    step = 1 if "train" in sections else first_step_that_is_not_finite(run.config)
+    step = 1 if "train" in sections else first_non_finite_step(run.config)
     reason = f"the loss or the weights stopped being finite at step {step}, in epoch 1"
     record = run.read("run.json")
     assert (record["status"], record["exit_reason"]) == ("diverged", reason)
@@ -228,7 +227,7 @@ def test_a_diverged_run_says_so_and_saves_nothing(folder, tmp_path, sections):
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_repeated_run_ends_in_the_same_bits(finished, tmp_path, no_figures):
+def test_a_repeated_run_is_bit_identical(finished, tmp_path, no_figures):
     again = start(tmp_path, finished.config)
     files = [run.path / "model.safetensors" for run in (again, finished)]
     one, other = (hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
@@ -251,7 +250,7 @@ def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monk
     np.testing.assert_array_equal(*orders)
 
 
-def test_a_figure_that_cannot_be_drawn_is_a_warning(finished, tmp_path, monkeypatch):
+def test_a_failing_figure_is_a_warning(finished, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise ValueError
 
@@ -277,10 +276,12 @@ def test_a_profile_of_the_last_epoch_can_be_opened(tmp_path, folder, no_figures)
         assert any("while" in event.get("name", "") for event in json.load(file)["traceEvents"])
 
 
-def test_a_run_that_could_be_faster_says_what_it_lacks(folder, tmp_path, monkeypatch, no_figures):
+def test_a_run_without_a_compiler_warns_that_it_is_slower(
+    folder, tmp_path, monkeypatch, no_figures
+):
     monkeypatch.setattr(native, "missing", lambda: "there is no C++ compiler here")
     monkeypatch.setattr(ops, "choose_backend", lambda _: "plain")
     run = start(tmp_path, make_config(folder, model={"backend": "auto"}))
-    told = "training is slower than it could be: there is no C++ compiler here"
-    assert told in run.output.splitlines()
+    warning = "training is slower than it could be: there is no C++ compiler here"
+    assert warning in run.output.splitlines()
     assert run.read("run.json")["backend"] == "plain"

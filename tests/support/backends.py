@@ -1,4 +1,4 @@
-"""The backends of `ops.conv_pool_relu` that tests go through."""
+"""The backends of `ops.conv_pool_relu` that tests cover."""
 
 import pytest
 
@@ -8,6 +8,6 @@ NATIVE = pytest.param("native", marks=pytest.mark.compiler)
 
 
 def at_hand(size: int) -> list[str]:
-    """Those that can be run here with kernels of this size."""
+    """The backends available here for kernels of this size."""
     has_native = size == cpu_kernels.SIZE and native.missing() is None
     return ["plain", "phase", *(["native"] if has_native else [])]

@@ -1,4 +1,4 @@
-"""States for tests of checkpoints, and how one is read back."""
+"""States for tests of checkpoints, and helpers that restore and compare them."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from lenet_jax.training import step as train
 
 
 def make_state():
-    """All that a run has to save: parameters, the optimiser's buffers, counters, and keys."""
+    """All that a run saves: parameters, the optimiser's buffers, counters, and keys."""
     params = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
     buffers = optax.adam(0.1).init(params)
     return train.TrainState(
@@ -42,7 +42,7 @@ def bits(tree):
 
 
 def restore(directory, like):
-    """The arrays, the words, and the warnings on the way."""
+    """The restored arrays, the metadata, and the warnings."""
     warnings = []
     with Checkpoints(directory, keep=2) as checkpoints:
         restored = checkpoints.restore(like, warnings.append)
@@ -50,9 +50,9 @@ def restore(directory, like):
         return *restored, warnings
 
 
-def assert_same(found, expected):
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_same(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
-    for a, b in zip(bits(found), bits(expected), strict=True):
+    for a, b in zip(bits(actual), bits(expected), strict=True):
         np.testing.assert_array_equal(a, b)

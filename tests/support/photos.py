@@ -1,4 +1,4 @@
-"""Photographs of printed digits, drawn."""
+"""Synthetic photographs of printed digits."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def photo(digit, font="DejaVuSans", paper=235, ink=30, at=(30, 90), size=(200, 300), noise=4):
-    """A digit on paper, off centre, under a lamp, with the grain of a camera."""
+    """A digit on paper, off centre, unevenly lit, with camera noise."""
     image = Image.new("L", size, paper)
     letters = ImageFont.truetype(FONTS / f"{font}.ttf", min(size) * 3 // 5)
     ImageDraw.Draw(image).text(at, str(digit), fill=ink, font=letters)

@@ -1,4 +1,4 @@
-"""Runs of a tiny network: how tests start them, and look at what they left."""
+"""Runs of a tiny network: helpers that start them and read their results."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ COMMAND = ["python", "-m", "lenet_jax.main", "--workdir=a folder"]
 
 
 class Run(NamedTuple):
-    """A run that has ended: where it is, how it ended, and what it printed."""
+    """A finished run: its directory, config, exit code and output."""
 
     path: Path
     config: configs.Config
@@ -45,9 +45,9 @@ class Run(NamedTuple):
 
 
 def make_config(folder, **sections):
-    """A schedule that does not depend on the number of epochs, and a program that compiles fast.
+    """A schedule that does not depend on the number of epochs, and a backend that compiles fast.
 
-    Nearly all runs here differ in numbers alone, so that one compiled program does for them.
+    Nearly all runs differ in hyperparameters alone, so that they share one compilation.
     """
     defaults = {
         "data": {"name": str(folder)},
@@ -68,7 +68,7 @@ def start(path, config):
 
 
 def send_in_epoch(monkeypatch, epoch, number):
-    """Has this process receive a signal when the epoch's metrics are written."""
+    """Sends this process a signal when the epoch's metrics are written."""
     log = RunDir.log
 
     def log_and_send(self, row):
@@ -91,7 +91,7 @@ def restore(run):
 
 
 def assert_same_end(one, other):
-    """The same rows but for the speed, and the same state and weights to the bit."""
+    """Asserts equal rows except for the speed, and bit-identical state and weights."""
     for a, b in zip(one.rows(), other.rows(), strict=True):
         assert a | {"images_per_second": 0} == b | {"images_per_second": 0}
     a, b = (jax.tree.map(bits, restore(run)) for run in (one, other))

@@ -1,4 +1,4 @@
-"""A dataset and a config small enough for a test to compile and train in a moment."""
+"""A dataset and a config small enough to compile and train quickly in a test."""
 
 import struct
 from pathlib import Path
@@ -28,7 +28,7 @@ def config(**sections):
 
 
 def dataset(train: int = 70, valid: int = 20, test: int = 33) -> Dataset:
-    """Noisy bars, upright or level, in three strengths: six classes."""
+    """Noisy bars, vertical or horizontal, at three intensities: six classes."""
     rng = np.random.default_rng(0)
 
     def split(count: int) -> Split:
@@ -48,8 +48,8 @@ def write_idx_folder(folder: Path) -> Path:
     """Writes the dataset as the idx files that `data.load` reads; train holds validation too."""
     folder.mkdir()
     bars = dataset()
-    parts = {"train": (bars.train, bars.valid), "t10k": (bars.test,)}
-    for name, splits in parts.items():
+    files = {"train": (bars.train, bars.valid), "t10k": (bars.test,)}
+    for name, splits in files.items():
         for kind, arrays in (
             ("images-idx3", [split.images[..., 0] for split in splits]),
             ("labels-idx1", [split.labels.astype(np.uint8) for split in splits]),

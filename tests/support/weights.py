@@ -1,4 +1,4 @@
-"""Weights of a small network, and what the bridge's command says of those that are bad."""
+"""Weights of a small network, and the error of `torch_bridge` for invalid ones."""
 
 import functools
 
@@ -27,7 +27,7 @@ def split(**sizes):
 
 
 def random_params(seed=0, **sizes):
-    """Finite numbers of all sizes and both signs, zeros and subnormals among them."""
+    """Finite values of all magnitudes and both signs, including zeros and subnormals."""
     random = np.random.default_rng(seed)
 
     def draw(leaf):
@@ -38,8 +38,8 @@ def random_params(seed=0, **sizes):
 
 
 def refusal(capsys, *argv):
-    """What the command prints for an error: at most three lines on stderr, and nothing else."""
-    assert run_command(torch_bridge.main, [str(word) for word in argv]) == 2
+    """The error that the command prints: at most three lines on stderr, and nothing else."""
+    assert run_command(torch_bridge.main, [str(argument) for argument in argv]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert 1 <= err.count("\n") <= 3

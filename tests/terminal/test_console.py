@@ -114,7 +114,7 @@ def test_result_counts_the_wrong_images(plain):
     assert "training       31.2 s  (12 epochs, 10,320 steps)" in plain.getvalue().splitlines()
 
 
-def test_result_leaves_out_what_it_does_not_know(plain):
+def test_result_omits_missing_values(plain):
     summary = dict.fromkeys(SUMMARY) | {"status": "diverged", "epochs": 3}
     Console(plain).result(summary, ["a.json"])
     assert plain.getvalue().split("\n") == [
@@ -145,7 +145,7 @@ def test_a_terminal_shows_each_epoch_on_one_line(terminal, columns):
     assert f"workdir        {WORKDIR}" in lines
 
 
-def test_the_cursor_comes_back_after_an_error(terminal):
+def test_the_cursor_is_restored_after_an_error(terminal):
     stream = terminal(80)
     with pytest.raises(ZeroDivisionError), Console(stream).epochs(3):
         _ = 1 / 0
@@ -156,7 +156,7 @@ def test_the_cursor_comes_back_after_an_error(terminal):
     assert "compiled" not in stream.getvalue()
 
 
-def test_a_stream_without_unicode_is_spelled_out(plain):
+def test_a_stream_without_unicode_gets_ascii(plain):
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
     print_run(stream)
@@ -206,7 +206,7 @@ def test_rich_is_imported_late():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_terminal_is_given_back_in_the_middle_of_a_bar(monkeypatch):
+def test_release_restores_the_cursor_during_a_bar(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
@@ -219,7 +219,7 @@ def test_the_terminal_is_given_back_in_the_middle_of_a_bar(monkeypatch):
         assert "\x1b[?25h" in stream.getvalue()[hidden:]
 
 
-def test_no_terminal_gets_nothing_back(plain):
+def test_release_prints_nothing_without_a_terminal(plain):
     stream = io.StringIO()
     Console(stream).release()
     assert stream.getvalue() == ""
@@ -254,5 +254,5 @@ def test_a_sweeps_bar_fits_the_terminal(terminal, columns):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03")])
-def test_a_time_is_written_as_on_a_clock(seconds, text):
+def test_durations_are_formatted_as_hours_minutes_seconds(seconds, text):
     assert clock(seconds) == text

@@ -58,7 +58,7 @@ def test_the_first_signal_is_remembered(number, code, name):
 
 
 @pytest.mark.parametrize(("number", "code", "name"), SIGNALS)
-def test_a_signal_that_nobody_notices_ends_the_process_in_time(number, code, name):
+def test_an_unnoticed_signal_ends_the_process_in_time(number, code, name):
     with blind("0.2") as (process, output):
         process.send_signal(number)
         assert output.read() == f"signalled\nbefore exit: stopped by {name}\nreleased\n"

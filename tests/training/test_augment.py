@@ -63,7 +63,7 @@ def test_integer_shift_is_a_roll_with_zeros(images, shift):
 
 
 def test_quarter_turn_is_rot90(images):
-    for size in (9, 8):  # the centre is a pixel, or between pixels
+    for size in (9, 8):  # the centre is on a pixel, or between pixels
         square = images[:, :size, :size]
         turned = np.rot90(square, axes=(1, 2))
         np.testing.assert_array_equal(for_all(square, QUARTER_TURN.T, (0, 0)), turned)
@@ -84,34 +84,34 @@ def test_resampling_is_bilinear(images, size):
     np.testing.assert_allclose(out, dense_bilinear(images, matrices, shifts), rtol=0, atol=5e-3)
 
 
-def test_shift_is_drawn_in_both_directions():
+def test_shift_is_uniform_in_both_directions():
     matrices, shifts = draw_affine(jax.random.key(0), 4000, **NONE | {"shift": 2.5})
     np.testing.assert_array_equal(matrices, np.broadcast_to(np.eye(2), (4000, 2, 2)))
     for pixels in np.asarray(shifts).T:
-        is_uniform_within(pixels, -2.5, 2.5)
+        assert_uniform(pixels, -2.5, 2.5)
     assert abs(np.corrcoef(np.asarray(shifts).T)[0, 1]) < 0.1
 
 
-def test_rotation_is_drawn_in_degrees():
+def test_rotation_is_uniform_in_degrees():
     matrices, shifts = draw_affine(jax.random.key(0), 4000, **NONE | {"rotate": 30.0})
     angle = np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0])
-    is_uniform_within(np.rad2deg(angle), -30, 30)
+    assert_uniform(np.rad2deg(angle), -30, 30)
     cosine, sine = np.cos(angle), np.sin(angle)
     expected = np.stack([np.stack([cosine, -sine], 1), np.stack([sine, cosine], 1)], 1)
     np.testing.assert_allclose(matrices, expected, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(shifts, 0)
 
 
-def test_scale_is_drawn_as_an_enlargement_factor():
+def test_scale_is_uniform_as_an_enlargement_factor():
     matrices, _ = draw_affine(jax.random.key(0), 4000, **NONE | {"scale": 0.5})
-    is_uniform_within(1 / np.asarray(matrices)[:, 0, 0], 0.5, 1.5)
+    assert_uniform(1 / np.asarray(matrices)[:, 0, 0], 0.5, 1.5)
     np.testing.assert_array_equal(matrices[:, 0, 0], matrices[:, 1, 1])
     np.testing.assert_array_equal(matrices[:, [0, 1], [1, 0]], 0)
 
 
-def test_shear_is_drawn_in_degrees_along_the_width():
+def test_shear_is_uniform_in_degrees_along_the_width():
     matrices, _ = draw_affine(jax.random.key(0), 4000, **NONE | {"shear": 20.0})
-    is_uniform_within(np.rad2deg(np.arctan(matrices[:, 1, 0])), -20, 20)
+    assert_uniform(np.rad2deg(np.arctan(matrices[:, 1, 0])), -20, 20)
     np.testing.assert_array_equal(matrices[:, 0, :], np.broadcast_to([1.0, 0.0], (4000, 2)))
     np.testing.assert_array_equal(matrices[:, 1, 1], 1)
 
@@ -121,18 +121,18 @@ def test_all_strengths_compose():
     matrices, _ = draw_affine(jax.random.key(0), 4000, **SOME)
     matrices = np.asarray(matrices, np.float64)
     factor = 1 / np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
-    is_uniform_within(factor, 0.8, 1.2)
+    assert_uniform(factor, 0.8, 1.2)
     angle = np.arctan2(-matrices[:, 0, 1], matrices[:, 0, 0])
-    is_uniform_within(np.rad2deg(angle), -15, 15)
+    assert_uniform(np.rad2deg(angle), -15, 15)
     cosine, sine = np.cos(angle), np.sin(angle)
     undone = np.stack([np.stack([cosine, sine], 1), np.stack([-sine, cosine], 1)], 1)
     shear = factor[:, None, None] * matrices @ undone
-    is_uniform_within(np.rad2deg(np.arctan(shear[:, 1, 0])), -10, 10)
+    assert_uniform(np.rad2deg(np.arctan(shear[:, 1, 0])), -10, 10)
     np.testing.assert_allclose(shear[:, 1, 1], 1, rtol=1e-5)
 
 
-def is_uniform_within(draws, low, high):
-    """Uniform: within the bounds, close to them, and evenly distributed over tenths."""
+def assert_uniform(draws, low, high):
+    """Asserts draws within the bounds, close to them, and evenly distributed over tenths."""
     margin = (high - low) * 1e-5
     assert low - margin <= draws.min() < low + 1e3 * margin
     assert high - 1e3 * margin < draws.max() <= high + margin

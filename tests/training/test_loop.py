@@ -25,7 +25,7 @@ def read(trainer, state=None, sums=None):
 
 
 @pytest.mark.parametrize("pace", [1, 2, 3, 100])
-def test_into_which_segments_an_epoch_falls_changes_no_bit(trainer, monkeypatch, pace):
+def test_the_split_into_segments_changes_no_bit(trainer, monkeypatch, pace):
     (whole, end) = read(trainer)
     assert (whole.step, end.step) == (STEPS, 2 * STEPS)
     monkeypatch.setattr(loop, "FIRST_IMAGES", pace * trainer.spec.batch_size)
@@ -45,7 +45,7 @@ def test_into_which_segments_an_epoch_falls_changes_no_bit(trainer, monkeypatch,
             np.testing.assert_array_equal(a, b)
 
 
-def test_training_goes_on_from_any_segment(trainer, monkeypatch):
+def test_training_resumes_from_any_segment(trainer, monkeypatch):
     monkeypatch.setattr(loop, "FIRST_IMAGES", 1)
     monkeypatch.setattr(loop, "SECONDS", 0.0)
     segments = read(trainer)

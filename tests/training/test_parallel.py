@@ -18,7 +18,7 @@ DATASET = tiny.dataset()
 
 @functools.cache
 def trained_on(num_devices):
-    """An epoch, its metrics, and the test images' logits."""
+    """Parameters and metrics after an epoch, and the evaluation of the test images."""
     spec = dataclasses.replace(make_spec(CONFIG, DATASET), num_devices=num_devices)
     settings = hyperparameters(CONFIG)
     state = init_state(spec, seeds(CONFIG), settings)
@@ -30,7 +30,7 @@ def trained_on(num_devices):
     return jax.device_get((state.params, metrics, test_all(state.params, test)))
 
 
-def test_devices_that_share_a_batch_train_as_one_does():
+def test_two_devices_that_share_a_batch_train_like_one():
     params, metrics, (test, logits) = trained_on(2)
     alone, alone_metrics, (alone_test, alone_logits) = trained_on(1)
     close = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5)
@@ -50,7 +50,7 @@ def test_every_device_has_whole_micro_batches(batch_size, micro_batch_size, num_
     assert parallel.count_sharing(batch_size, micro_batch_size) == num_devices
 
 
-def test_a_trainer_chooses_the_devices_and_evaluates_each_split_whole():
+def test_the_trainer_chooses_devices_and_evaluates_whole_splits():
     trainer = Trainer(CONFIG, DATASET)
     assert trainer.spec.num_devices == 2
     trainer.compile()
@@ -60,7 +60,7 @@ def test_a_trainer_chooses_the_devices_and_evaluates_each_split_whole():
     assert len(state.params["fc1"]["kernel"][...].sharding.device_set) == 2
     assert metrics.count == 70 and rate > 0
     for name, count in (("valid", 20), ("test", 33)):
-        found, logits = trainer.evaluate(state.params, name)
-        assert found.count == count
+        metrics, logits = trainer.evaluate(state.params, name)
+        assert metrics.count == count
         counted = np.any(np.asarray(logits) != 0, axis=1)
         assert np.all(counted[:count]) and not np.any(counted[count:])

@@ -29,7 +29,7 @@ DEVICES = jax.devices()
 
 
 class Trained:
-    """A population after its epochs: the members that are no padding, and their curves."""
+    """A trained population: its members without padding, and their curves."""
 
     curves: population.EpochMetrics
 
@@ -57,7 +57,7 @@ class Trained:
 
 @functools.cache
 def make_population(spec, size, count=1, **settings):
-    """Populations are kept, so that tests which ask for the same ones compile once."""
+    """Caches populations, so that tests with the same one compile once."""
     return Population(spec, size, devices=DEVICES[:count], **settings)
 
 
@@ -82,7 +82,7 @@ def on_device(split):
 
 
 def run_alone(config, epochs=None):
-    """What `run` does: the losses of every epoch, the last state and the first."""
+    """Trains one network: the losses of every epoch, the last state and the first."""
     spec = make_spec(config, DATASET)
     settings = hyperparameters(config)
     init, train, validate = single_run(spec)
@@ -127,19 +127,21 @@ def test_a_member_is_the_single_run_of_its_config(strategy, backend):
     configs = [replace(config, {"model.backend": backend}) for config in MEMBERS]
     trained = Trained(configs, strategy=strategy)
     trainer = make_population(make_spec(configs[0], DATASET), 4, strategy=strategy)
-    started, _ = trainer.start(configs)
+    members, _ = trainer.start(configs)
     for index, config in enumerate(configs):
         losses, state, first = run_alone(config)
-        begun = take(started.state, index)
-        assert_same(begun.params, first.params)
-        assert_same(*(epoch_order(trainer.spec, s.order_key, jnp.int32(1)) for s in (begun, first)))
+        initial = take(members.state, index)
+        assert_same(initial.params, first.params)
+        assert_same(
+            *(epoch_order(trainer.spec, s.order_key, jnp.int32(1)) for s in (initial, first))
+        )
         np.testing.assert_allclose(trained.curves.train_loss[index], losses[:, 0], rtol=1e-4)
         np.testing.assert_allclose(trained.curves.valid_loss[index], losses[:, 1], rtol=1e-4)
         assert_close(take(trained.params, index), state.params, 1e-4)
     assert np.all(trained.step == EPOCHS * STEPS)
 
 
-def test_every_number_of_a_config_varies_within_one_program():
+def test_every_hyperparameter_can_differ_between_members():
     changes = (
         {"optimizer": {"momentum": 0.5}},
         {"optimizer": {"weight_decay": 0.1}},
@@ -179,14 +181,14 @@ def test_the_best_parameters_are_those_of_the_first_best_epoch(four):
     assert four.test.correct[0] == metrics.correct
 
 
-def test_the_order_of_the_members_changes_no_bit_of_any(four):
+def test_the_order_of_members_changes_no_bit(four):
     order = [2, 0, 3, 1]
     permuted = Trained([MEMBERS[index] for index in order])
     assert_same(permuted.all(), take(four.all(), np.asarray(order)))
 
 
 def check_devices():
-    """Two a device, on 1, 2 and 4 devices."""
+    """Two members per device, on 1, 2 and 4 devices."""
     on_one, on_two = Trained(MEMBERS), Trained(MEMBERS, count=2)
     on_four = Trained([*MEMBERS, *MEMBERS], count=4)
     assert_same(take(on_four.all(), slice(4)), on_two.all())
@@ -199,8 +201,8 @@ def check_devices():
     assert_close(Trained(MEMBERS[:3], count=4).all(), take(on_one.all(), slice(3)))
 
 
-def test_as_many_members_a_device_are_the_same_bits_on_any_number_of_devices():
-    """In a process of its own, which has four."""
+def test_equal_numbers_of_members_per_device_are_bit_identical():
+    """In a separate process with four devices."""
     folders = Path(__file__).parent, Path(__file__).parents[2]
     environment = {
         "JAX_NUM_CPU_DEVICES": "4",
@@ -220,18 +222,18 @@ def test_padding_changes_nothing_and_is_not_reported(four, strategy):
 
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
 @pytest.mark.parametrize(
-    "wild",
+    "diverging",
     [
         {"optimizer.weight_decay": 240.0, "optimizer.momentum": 0.0, "schedule.div_factor": 1.0},
         {"optimizer.learning_rate": 1e30},  # the loss is finite, and the weights it leaves are not
     ],
 )
-def test_a_member_that_diverges_is_frozen_and_touches_no_other(strategy, wild):
-    calm = Trained(MEMBERS, strategy=strategy)
-    configs = [MEMBERS[0], replace(MEMBERS[1], wild), *MEMBERS[2:]]
+def test_a_diverging_member_is_frozen_and_the_others_are_unaffected(strategy, diverging):
+    stable = Trained(MEMBERS, strategy=strategy)
+    configs = [MEMBERS[0], replace(MEMBERS[1], diverging), *MEMBERS[2:]]
     trained = Trained(configs, strategy=strategy)
     others = np.asarray([0, 2, 3])
-    assert_same(take(trained.all(), others), take(calm.all(), others))
+    assert_same(take(trained.all(), others), take(stable.all(), others))
 
     spec, settings = make_spec(configs[1], DATASET), hyperparameters(configs[1])
     state = init_state(spec, seeds(configs[1]), settings)
@@ -261,7 +263,7 @@ def test_a_member_that_diverges_is_frozen_and_touches_no_other(strategy, wild):
         assert np.isfinite(curve[1]).tolist() == [epoch < since for epoch in range(EPOCHS)]
 
 
-def test_a_member_that_diverges_late_keeps_what_was_best_before():
+def test_a_member_that_diverges_late_keeps_its_best_parameters():
     # The decay multiplies the weights by -6 a step, until their products overflow.
     config = tiny.config(
         schedule={"name": "constant"},
@@ -280,7 +282,7 @@ def test_a_member_that_diverges_late_keeps_what_was_best_before():
 
 @pytest.mark.parametrize("strategy", ["map", "vmap"])
 @pytest.mark.parametrize("augment", [{}, {"shift": 2.0}])
-def test_a_shared_order_gives_what_equal_orders_give(strategy, augment):
+def test_a_shared_order_equals_equal_orders(strategy, augment):
     shared = {"order": 3, "augment": 4}
     configs = [member(s, r, seeds=shared, augment=augment) for s, r in ((0, 0.05), (1, 0.1))]
     configs.append(member(2, 1e30, seeds=shared, augment=augment))
@@ -291,8 +293,8 @@ def test_a_shared_order_gives_what_equal_orders_give(strategy, augment):
 
 
 @pytest.mark.parametrize(("size", "c", "k"), [(32, 1, 6), (14, 6, 6), (14, 6, 16)])
-def test_ties_stay_ties_on_several_devices(size, c, k):
-    """All devices at once: of a plain background, the gradient goes to the first of four."""
+def test_ties_are_kept_on_several_devices(size, c, k):
+    """On a constant background the gradient goes to the first of four equal pixels."""
     rng = np.random.default_rng(0)
     images = np.full((len(DEVICES), 17, size, size, c), 0.7, np.float32)
     images[:, :, 4:8, 4:8] = rng.normal(size=(len(DEVICES), 17, 4, 4, c))
@@ -313,13 +315,15 @@ def test_ties_stay_ties_on_several_devices(size, c, k):
             check_vma=False,
         )
         options = ops.compiler_options()
-        program = jax.jit(each, compiler_options=options)
-        return np.stack([program(images, kernel) for _ in range(5)])
+        compiled = jax.jit(each, compiler_options=options)
+        return np.stack([compiled(images, kernel) for _ in range(5)])
 
     plain = gradient("plain")
     for backend in at_hand(5):
-        found = gradient(backend)
-        np.testing.assert_allclose(found, plain, atol=1e-5 * np.abs(plain).max(), err_msg=backend)
+        gradients = gradient(backend)
+        np.testing.assert_allclose(
+            gradients, plain, atol=1e-5 * np.abs(plain).max(), err_msg=backend
+        )
 
 
 def test_members_side_by_side_share_the_images():

@@ -16,7 +16,7 @@ def test_statistics_are_those_of_the_training_pixels():
     assert std == pytest.approx((dataset.train.images.std(),))
 
 
-def test_a_constant_channel_can_be_divided_by():
+def test_a_constant_channel_has_standard_deviation_1():
     dataset = tiny.dataset()
     images = np.full((4, 16, 16, 3), 9, np.uint8)
     images[..., 1] = np.arange(16)
@@ -26,28 +26,28 @@ def test_a_constant_channel_can_be_divided_by():
     assert std == pytest.approx((1, np.std(np.arange(16)), 1))
 
 
-def test_numbers_are_arguments_and_words_are_structure():
+def test_numeric_settings_are_arguments_and_the_others_are_static():
     config = tiny.config(optimizer={"name": "adam"})
-    made = make_spec(config, tiny.dataset())
-    numbers = hyperparameters(config)
-    assert dict(made.optimizer) == {"name": "adam", "nesterov": False}
-    assert dict(made.schedule) == {"name": "one_cycle"}
-    assert numbers["optimizer"].keys() == set(config.optimizer) - {"name", "nesterov"}
-    assert all(isinstance(value, float) for value in numbers["schedule"].values())
-    assert hash(made) == hash(make_spec(config, tiny.dataset()))
+    spec = make_spec(config, tiny.dataset())
+    settings = hyperparameters(config)
+    assert dict(spec.optimizer) == {"name": "adam", "nesterov": False}
+    assert dict(spec.schedule) == {"name": "one_cycle"}
+    assert settings["optimizer"].keys() == set(config.optimizer) - {"name", "nesterov"}
+    assert all(isinstance(value, float) for value in settings["schedule"].values())
+    assert hash(spec) == hash(make_spec(config, tiny.dataset()))
 
 
-def test_the_last_step_of_an_epoch_may_be_smaller():
-    made = make_spec(tiny.config(), tiny.dataset(train=70))
-    assert made.steps_per_epoch == 5
-    assert not made.augments
+def test_the_last_batch_of_an_epoch_may_be_smaller():
+    spec = make_spec(tiny.config(), tiny.dataset(train=70))
+    assert spec.steps_per_epoch == 5
+    assert not spec.augments
     assert make_spec(tiny.config(augment={"shear": 1.0}), tiny.dataset()).augments
 
 
-@pytest.mark.parametrize(("key", "found"), [("num_classes", 6), ("in_channels", 1)])
-def test_a_model_of_other_sizes_than_the_data_is_refused(key, found):
+@pytest.mark.parametrize(("key", "actual"), [("num_classes", 6), ("in_channels", 1)])
+def test_model_sizes_that_do_not_match_the_data_are_refused(key, actual):
     config = tiny.config(model={key: 3})
     with pytest.raises(
-        UserError, match=f"config.model.{key} is 3, but the data 'bars' has {found}"
+        UserError, match=f"config.model.{key} is 3, but the data 'bars' has {actual}"
     ):
         make_spec(config, tiny.dataset())

@@ -27,17 +27,17 @@ def start(config):
 
 
 def run_epoch(spec, state, settings, split, epoch=0):
-    program = jax.jit(
+    compiled = jax.jit(
         functools.partial(steps.train_epoch, spec), compiler_options=ops.compiler_options()
     )
-    return program(state, split, np.int32(epoch), settings)
+    return compiled(state, split, np.int32(epoch), settings)
 
 
 def assert_close(one, other, tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), one, other)
 
 
-def test_the_order_is_a_permutation_that_the_key_and_the_epoch_decide():
+def test_the_order_is_a_permutation_determined_by_key_and_epoch():
     spec, state, _ = start(tiny.config())
     order = epoch_order(spec, state.order_key, jnp.int32(0))
     assert order.shape == (5, 16)
@@ -50,7 +50,7 @@ def test_the_order_is_a_permutation_that_the_key_and_the_epoch_decide():
 
 
 def test_an_epoch_is_plain_gradient_descent_over_every_example(split):
-    """Against a loop that is written down as the notes have it, ragged last batch and all."""
+    """Against a plain training loop as in PyTorch's tutorial, with a smaller last batch."""
     config = tiny.config(
         optimizer={"momentum": 0.0, "learning_rate": 0.1}, schedule={"name": "constant"}
     )
@@ -88,12 +88,12 @@ def test_accumulated_micro_batches_equal_the_whole_batch(split, augment):
     assert whole[1].correct == accumulated[1].correct
 
 
-def test_the_same_epoch_twice_is_the_same_to_the_bit(split):
+def test_an_epoch_is_reproducible_to_the_bit(split):
     one, other = (run_epoch(*start(tiny.config()), split) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one[0].params, other[0].params)
 
 
-def test_training_learns(split):
+def test_training_reduces_the_loss(split):
     config = tiny.config(
         model={"channels": (4, 8), "features": (32, 16)},
         train={"num_epochs": 30},
@@ -101,16 +101,16 @@ def test_training_learns(split):
         schedule={"name": "constant"},
     )
     spec, state, settings = start(config)
-    program = jax.jit(functools.partial(steps.train_epoch, spec))
+    compiled = jax.jit(functools.partial(steps.train_epoch, spec))
     losses = []
     for epoch in range(30):
-        state, metrics = program(state, split, np.int32(epoch), settings)
+        state, metrics = compiled(state, split, np.int32(epoch), settings)
         losses.append(float(metrics.mean_loss))
     assert losses[0] > 1.5
     assert losses[-1] < 0.3
 
 
-def test_augmentation_changes_the_loss_and_its_key_decides(split):
+def test_augmentation_and_its_seed_change_the_loss(split):
     plain, shifted, other = (
         run_epoch(*start(tiny.config(augment=augment, seeds=changed)), split)[1].loss
         for augment, changed in (
@@ -122,13 +122,13 @@ def test_augmentation_changes_the_loss_and_its_key_decides(split):
     assert len({float(plain), float(shifted), float(other)}) == 3
 
 
-def test_seeds_are_separable():
+def test_the_seeds_of_weights_and_order_are_independent():
     base, init, order = (
         start(tiny.config(seeds=changed))[1] for changed in ({}, {"init": 5}, {"order": 5})
     )
 
-    def same(a, b, what):
-        return bool(jnp.all(what(a) == what(b)))
+    def same(a, b, select):
+        return bool(jnp.all(select(a) == select(b)))
 
     def weight(state):
         return state.params["fc1"]["kernel"][...]
@@ -140,17 +140,17 @@ def test_seeds_are_separable():
     assert same(base, init, order_key) and not same(base, order, order_key)
 
 
-def test_an_epoch_in_slices_is_the_same_to_the_bit(split):
+def test_an_epoch_in_slices_is_bit_identical(split):
     spec, state, settings = start(tiny.config(augment={"shift": 2.0}))
     options = ops.compiler_options()
-    program = jax.jit(functools.partial(steps.train_steps, spec), compiler_options=options)
+    compiled = jax.jit(functools.partial(steps.train_steps, spec), compiler_options=options)
     order = epoch_order(spec, state.order_key, jnp.int32(0))
     ends = []
     for slices in ([(0, 5)], [(0, 1), (1, 4), (4, 5)]):
         at, metrics = state, steps.no_metrics()
         for first, last in slices:
-            part = EpochSlice(order, np.int32(first), np.int32(last))
-            at, metrics = program(at, metrics, split, part, settings)
+            epoch_slice = EpochSlice(order, np.int32(first), np.int32(last))
+            at, metrics = compiled(at, metrics, split, epoch_slice, settings)
         ends.append((at.params, at.opt_state, at.step, metrics))
     jax.tree.map(np.testing.assert_array_equal, *ends)
     assert ends[0][2] == 5
@@ -158,8 +158,8 @@ def test_an_epoch_in_slices_is_the_same_to_the_bit(split):
     assert_close(whole.params, ends[0][0], 1e-5)
 
 
-def test_a_weight_that_is_infinite_but_shows_in_no_loss_freezes_the_state(split, monkeypatch):
-    """A bias of -inf is 0 behind its ReLU."""
+def test_an_infinite_weight_with_a_finite_loss_freezes_the_state(split, monkeypatch):
+    """A bias of -inf becomes 0 in the following ReLU."""
     spec, state, settings = start(tiny.config())
     train_step = steps.train_step
 
