@@ -1,4 +1,4 @@
-"""Classifies pictures: `python -m lenet_jax.predict --workdir=RUN image.png folder …`."""
+"""Classifies images: `python -m lenet_jax.predict --workdir=RUN image.png folder …`."""
 
 import json
 import sys
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m lenet_jax.predict"
 DESCRIPTION = (
-    "Say what is on pictures. A drawn or photographed sign may have any size and shade: it is"
-    " made like the images that the network was trained on."
+    "Classify images. A drawn or photographed character may have any size and shade: it is"
+    " inverted if need be, cropped and centred like the images that the network was trained on."
 )
 
 

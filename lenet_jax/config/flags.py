@@ -35,7 +35,7 @@ def make_flags() -> flags.FlagValues:
     flags.DEFINE_bool("help", False, "show this and exit", short_name="h", flag_values=flag_values)
     for path in (*keys(), *RENAMED):
         key = keys()[RENAMED.get(path, path)]
-        # Their text is kept as it is, and every one: `config.build` reads it and tells mistakes.
+        # Every text given is kept as it is: `config.build` reads it and reports mistakes.
         flag = flags.MultiFlag(
             flags.ArgumentParser(),
             flags.ArgumentSerializer(),

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from lenet_jax.config import base
 from lenet_jax.errors import show
 
-# What a value may be: for numbers, and each number of a tuple, an interval; for text, the words
-# there are. A key that is not here is a switch or free text.
+# What a value may be: for numbers, and each number of a tuple, an interval; for text, its choices.
+# A key that is not here is a switch or free text.
 RULES: dict[str, str | tuple[str, ...]] = {
     "seed": "[0, inf)",
     "seeds.init": "[0, inf)",

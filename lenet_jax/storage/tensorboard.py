@@ -14,7 +14,7 @@ class Board:
         """Opens a new file in `folder`.
 
         Args:
-          folder: made if need be.
+          folder: created if it does not exist.
           first_step: what earlier files have of it and later steps is hidden.
 
         Raises:
@@ -33,7 +33,7 @@ class Board:
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, row: Mapping[str, float | int]) -> None:
-        """Writes a step's numbers; raises OSError if they cannot be written."""
+        """Writes a step's metrics; raises OSError if they cannot be written."""
         for name, value in row.items():
             self._write(step=step, summary=self._scalar(name, value))
         self._writer.flush()

@@ -1,4 +1,4 @@
-"""What a sweep is going to do, in words, before it does: its groups, memory and time."""
+"""A description of a sweep before it runs: its groups, memory and time."""
 
 import dataclasses
 import time
@@ -81,11 +81,11 @@ def _trial(chunk: Chunk, strategy: Strategy, shared_data_order: bool) -> float:
         population.put(part),
         population.put(Split(part.images[:1], part.labels[:1])),
     )
-    members, numbers = population.start([member.config for member in chunk.members])
+    members, settings = population.start([member.config for member in chunk.members])
     best = float("inf")
     for epoch in range(3):  # the first one compiles
         started = time.perf_counter()
-        members, metrics = population.train_epoch(members, numbers, train_split, valid, epoch)
+        members, metrics = population.train_epoch(members, settings, train_split, valid, epoch)
         jax.block_until_ready(metrics)
         best = min(best, time.perf_counter() - started)
     return len(chunk.members) * count / best

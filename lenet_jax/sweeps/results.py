@@ -94,7 +94,7 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
     """The winning setting, and in it the winning member; None if every member diverged.
 
     The setting has the highest mean accuracy on validation, so that it is no seed's luck; one with
-    a diverged member only wins if there is no other. Equals are told apart by the loss.
+    a diverged member only wins if there is no other. Ties are broken by the loss.
     """
     ranked = []
     for index, setting in enumerate(settings):
@@ -193,7 +193,7 @@ def winner_file(config: Config, row: Row) -> str:
 
 
 def rank(row: Row) -> tuple[float, float, int]:
-    """What the best member has the most of: accuracy on validation; equals are told apart."""
+    """The sort key of the best member: accuracy on validation; ties are broken by the loss."""
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 

@@ -147,11 +147,11 @@ class Trainer:
             self._prepare(chunk)
         population, count, spec = self._population, len(chunk.members), chunk.group.spec
         started = time.perf_counter()
-        members, numbers = population.start([member.config for member in chunk.members])
+        members, settings = population.start([member.config for member in chunk.members])
         epochs = []
         for epoch in range(spec.num_epochs):
             members, metrics = population.train_epoch(
-                members, numbers, self._train_split, self._valid_split, epoch
+                members, settings, self._train_split, self._valid_split, epoch
             )
             epochs.append(population.pick(metrics, count))
             if interrupt.notice():
