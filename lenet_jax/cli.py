@@ -2,7 +2,7 @@
 
     lenet-jax train --config=FILE.py --workdir=DIR
 
-is `python -m lenet_jax.main --config=FILE.py --workdir=DIR`, and so for the others.
+is `python -m lenet_jax.main --config=FILE.py --workdir=DIR`, and likewise for the others.
 """
 
 import difflib
@@ -13,22 +13,22 @@ from collections.abc import Sequence
 import lenet_jax
 from lenet_jax.errors import ExitCode, UserError, run_command
 
-# Of each command its module and what it does. A module is imported when its command is run.
+# The module and help of each command. Modules are imported when their command is run.
 COMMANDS = {
     "train": ("main", "train a network, or resume a run"),
     "sweep": ("sweep", "train many networks from one sweep file"),
     "inspect": ("inspect", "show what a trained network has learned"),
     "predict": ("predict", "classify images"),
-    "export": ("export", "write a trained network for other programs"),
+    "export": ("export", "export a trained network for use in other programs"),
     "torch-bridge": ("torch_bridge", "inspect, convert and evaluate PyTorch weights"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command: its exit code.
+    """Runs a command and returns its exit code.
 
     Args:
-      argv: the command and its arguments; None: those of the process.
+      argv: the command and its arguments; `sys.argv[1:]` by default.
     """
     argv = sys.argv[1:] if argv is None else argv
     return run_command(_run, argv)
@@ -51,7 +51,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def help_text() -> str:
-    """Returns the usage and a line for each command."""
+    """Returns the usage and one line per command."""
     rows = [f"  {name:<14}{meaning}" for name, (_, meaning) in COMMANDS.items()]
     usage = ["lenet-jax COMMAND [ARGUMENT ...]", "lenet-jax --version"]
     return "\n".join([*usage, "", *rows, "", "lenet-jax COMMAND --help shows its arguments."])

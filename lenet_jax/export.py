@@ -1,11 +1,11 @@
-"""Writes a trained network for other programs: `python -m lenet_jax.export --workdir=RUN …`.
+"""Exports a trained network: `python -m lenet_jax.export --workdir=RUN --format=FORMAT`.
 
-Every export is reloaded and gives the run's logits, or nothing is left behind.
+Every export is reloaded and verified against the run's logits; if they differ, nothing is written.
 
-`stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch,
-with the normalisation inside; they compute convolution, ReLU and pooling one after the other (the
-`plain` backend), which other compilers know best. `safetensors` and `torch` hold the weights under
-PyTorch's names; `torch` has a Python file beside them which defines the network.
+`stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch
+size, and normalise them; they compute convolution, ReLU and pooling as separate operations (the
+`plain` backend), which other compilers optimise best. `safetensors` and `torch` hold the weights
+under PyTorch's names; `torch` adds a Python file that defines the network.
 """
 
 import contextlib
@@ -34,22 +34,22 @@ SUFFIXES = {
     "onnx": ".onnx",
 }
 PLATFORMS = ("cpu", "cuda", "tpu")
-COMPARED = 500  # images whose logits must agree
-TOLERANCE = 1e-5  # per unit of the largest logit, or absolute below 1
+COMPARED = 500  # images whose logits are compared
+TOLERANCE = 1e-5  # relative to the largest logit, absolute if that is below 1
 
 Predict = Callable[[np.ndarray], np.ndarray]  # from pixels to logits
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Runs the command: the exit code.
+    """Runs the command and returns its exit code.
 
     Args:
       argv: its arguments.
-      program: what starts it, for the help.
+      program: the program's name, for the help.
     """
-    parser = make_parser(program, "Write a trained network for other programs.")
+    parser = make_parser(program, "Export a trained network for use in other programs.")
     parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="what to write")
-    parser.add_argument("--out", metavar="FILE", help="default: in the folder `export` of DIR")
+    parser.add_argument("--out", metavar="FILE", help="default: a file in DIR/export")
     arguments = parser.parse_args(argv)
     path = network_path(arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
@@ -76,15 +76,15 @@ def export(network: "Network", kind: str, out: Path) -> list[str]:
     """Writes a network, reloads it, and compares the logits.
 
     Args:
-      network: what to write.
+      network: the network to export.
       kind: `stablehlo`, `safetensors`, `torch` or `onnx`.
       out: the file; its folder is created.
 
     Returns:
-      Lines for the user: the files, and the largest difference between the logits.
+      Lines to print: the files, and the largest difference between the logits.
 
     Raises:
-      UserError: the file cannot be written, what the format needs is not installed, or the logits
+      UserError: the file cannot be written, a required package is not installed, or the logits
         differ.
     """
     writers = {
@@ -93,21 +93,21 @@ def export(network: "Network", kind: str, out: Path) -> list[str]:
         "torch": _write_torch,
         "onnx": _write_onnx,
     }
-    images, whose = _images(network)
+    images, source = _images(network)
     draft = out.with_name(f".draft.{out.name}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        beside, predict = writers[kind](network, draft)
-        reloaded = np.concatenate([predict(images[:1]), predict(images[1:])])  # any batch must do
+        companions, predict = writers[kind](network, draft)
+        reloaded = np.concatenate([predict(images[:1]), predict(images[1:])])  # two batch sizes
         logits = network.logits(images)
         difference = float(np.abs(reloaded - logits).max())
         largest = float(np.abs(logits).max())
         if not difference <= TOLERANCE * max(1.0, largest):
             raise UserError(
-                f"{out} was not written: reloaded, it gives logits that differ by"
-                f" {difference:.1e} from the run's, which go up to {largest:.1f}"
+                f"{out} was not written: after reloading it, the logits differ by"
+                f" {difference:.1e} from the run's, whose largest is {largest:.1f}"
             )
-        for name, text in beside(out.name).items():
+        for name, text in companions(out.name).items():
             write_atomically(out.with_name(name), text)
         publish(draft, out)
     except OSError as error:
@@ -115,10 +115,10 @@ def export(network: "Network", kind: str, out: Path) -> list[str]:
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-    files = [out, *map(out.with_name, beside(out.name))]
+    files = [out, *map(out.with_name, companions(out.name))]
     return [
         *(f"{file}  {file.stat().st_size:,} bytes" for file in files),
-        f"reloaded: the logits of {len(images)} {whose} differ by {difference:.1e} at most",
+        f"reloaded: the logits of {len(images)} {source} differ by at most {difference:.1e}",
     ]
 
 
@@ -133,7 +133,7 @@ def _images(network: "Network") -> tuple[UInt8[np.ndarray, "n h w c"], str]:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8), "random images"
 
 
-def _nothing_beside(name: str) -> dict[str, str]:
+def _no_companions(name: str) -> dict[str, str]:
     return {}
 
 
@@ -148,8 +148,8 @@ def _write_stablehlo(
     pixels = jax.ShapeDtypeStruct((batch, size, size, channels), np.uint8)
     exported = jax.export.export(jax.jit(_logits_of(network)), platforms=PLATFORMS)(pixels)
     draft.write_bytes(exported.serialize())
-    again = jax.jit(jax.export.deserialize(bytearray(draft.read_bytes())).call)
-    return _nothing_beside, lambda images: np.asarray(again(images))
+    reloaded = jax.jit(jax.export.deserialize(bytearray(draft.read_bytes())).call)
+    return _no_companions, lambda images: np.asarray(reloaded(images))
 
 
 def _write_safetensors(
@@ -159,7 +159,7 @@ def _write_safetensors(
     from lenet_jax.storage import weights
 
     draft.write_bytes(weights.encode(network.state_dict, network.metadata))
-    return _nothing_beside, load(draft).logits
+    return _no_companions, load(draft).logits
 
 
 def _write_torch(
@@ -175,7 +175,7 @@ def _write_torch(
     from lenet_jax.inference.torch_source import source
     from lenet_jax.storage import weights
 
-    def beside(name: str) -> dict[str, str]:
+    def companions(name: str) -> dict[str, str]:
         text = source(network.model, network.mean, network.std, network.class_names, name)
         return {f"{name.removesuffix('.safetensors')}.py": text}
 
@@ -183,7 +183,7 @@ def _write_torch(
     spec = importlib.util.spec_from_loader("exported_lenet", loader=None)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    (text,) = beside(draft.name).values()
+    (text,) = companions(draft.name).values()
     exec(compile(text, "exported_lenet.py", "exec"), module.__dict__)
     model = module.load(draft)
 
@@ -192,7 +192,7 @@ def _write_torch(
         with torch.no_grad():
             return model(module.normalise(pixels)).numpy()
 
-    return beside, predict
+    return companions, predict
 
 
 def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[str, str]], Predict]:
@@ -202,13 +202,13 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
     except ImportError as error:
         raise UserError(
             "--format=onnx needs jax2onnx, which is not installed\n"
-            "Install it, and what it needs: pip install '.[onnx]'"
+            "Install it and its dependencies: pip install '.[onnx]'"
         ) from error
     import jax
 
     shape = "batch", network.image_size, network.image_size, network.channels
     pixels = jax.ShapeDtypeStruct(shape, np.uint8)
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of shapes it does without
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # hide warnings about shapes
     model = jax2onnx.to_onnx(
         _logits_of(network),
         [pixels],
@@ -218,7 +218,7 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
     )
     draft.write_bytes(model.SerializeToString())
     session = onnxruntime.InferenceSession(draft, providers=["CPUExecutionProvider"])
-    return _nothing_beside, lambda images: session.run(["logits"], {"pixels": images})[0]
+    return _no_companions, lambda images: session.run(["logits"], {"pixels": images})[0]
 
 
 def _logits_of(network: "Network") -> Callable:

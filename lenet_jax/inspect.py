@@ -1,7 +1,7 @@
 """Shows what a network has learned: `python -m lenet_jax.inspect --workdir=RUN`.
 
-Pictures for slides, TensorBoard images, and `report.html`, one page that opens anywhere. With
-`--compare=RUN,RUN,…`, a page with several runs side by side.
+Writes figures as PNG and to TensorBoard, and `report.html`, a self-contained page. With
+`--compare=RUN,RUN,…`, writes a page that compares several runs.
 """
 
 import argparse
@@ -24,28 +24,33 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m lenet_jax.inspect"
 DESCRIPTION = (
-    "Show what a trained network has learned, in pictures and on one page: what excites its"
-    " filters, one image layer by layer, what it gets wrong, and its calibration."
+    "Show what a trained network has learned, as figures and on one page: what excites its"
+    " filters, one image layer by layer, its mistakes, and its calibration."
 )
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Runs the command: the exit code.
+    """Runs the command and returns its exit code.
 
     Args:
       argv: its arguments.
-      program: what starts it, for the help.
+      program: the program's name, for the help.
     """
     parser = make_parser(program, DESCRIPTION, weights=False)
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--index", type=int, metavar="N", help="follow test image N, from 0 on")
-    which.add_argument("--image", metavar="FILE", help="follow this PNG or JPEG")
+    which.add_argument(
+        "--index",
+        type=int,
+        metavar="N",
+        help="show the activations of test image N (from 0)",
+    )
+    which.add_argument("--image", metavar="FILE", help="show the activations of a PNG or JPEG file")
     parser.add_argument(
         "--compare",
         metavar="DIR,DIR",
-        help="put these runs, or members SWEEP@7, side by side; no --workdir then",
+        help="compare these runs, or members such as SWEEP@7, instead of --workdir",
     )
-    parser.add_argument("--out", metavar="DIR", help="default: the folder `inspect` of DIR")
+    parser.add_argument("--out", metavar="DIR", help="default: DIR/inspect")
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
@@ -63,7 +68,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     network = load(path, arguments.member)
     if network.config is None:
-        raise UserError(f"{path} is a file of weights; --workdir takes a run, which has a config")
+        raise UserError(f"{path} is a weights file; --workdir must be a run, which has a config")
     dataset = data.load(**network.config.data)
     example = _example(arguments, network, dataset)
     findings = find(network, dataset.test, example)
@@ -85,23 +90,23 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def _save(out: Path, figures: "Mapping[str, Figure]") -> None:
-    """Writes the figures as PNG into a folder, and hands them to TensorBoard."""
+    """Writes the figures to a folder, as PNG and for TensorBoard."""
     from lenet_jax.plots.output import png
-    from lenet_jax.storage.tensorboard import Board
+    from lenet_jax.storage.tensorboard import EventFile
 
     folder = out / "tensorboard"
     for old in folder.glob("events*"):
-        old.unlink()  # of an earlier inspection
-    board = Board(folder, first_step=0)
+        old.unlink()  # from an earlier inspection
+    events = EventFile(folder, first_step=0)
     for name, figure in figures.items():
         content = png(figure)
         write_atomically(out / f"{name}.png", content)
-        board.add_image(name, content, *figure.canvas.get_width_height())
-    board.close()
+        events.add_image(name, content, *figure.canvas.get_width_height())
+    events.close()
 
 
 def _example(arguments: argparse.Namespace, network: "Network", dataset: "Dataset") -> "Example":
-    """The image to follow: the file or the test image asked for, or a clear one."""
+    """The image whose activations are shown: as requested, or a clearly classified test image."""
     from lenet_jax.plots.results import example_index
     from lenet_jax.report.findings import Example
 
@@ -112,7 +117,7 @@ def _example(arguments: argparse.Namespace, network: "Network", dataset: "Datase
         probabilities = network.probabilities(test.images)
         index = example_index(test.labels, probabilities.argmax(1), probabilities)
     if not 0 <= index < len(test):
-        raise UserError(f"--index={index}: there are the test images 0 to {len(test) - 1}")
+        raise UserError(f"--index={index}: test images are numbered 0 to {len(test) - 1}")
     name = network.class_names[test.labels[index]]
     return Example(test.images[index], f"Test image {index} of {dataset.name}, class {name}")
 
@@ -128,7 +133,7 @@ def _make_folder(path: Path) -> Path:
 def _print_summary(network: "Network", findings: "Findings") -> None:
     count, wrong = len(findings.test), len(findings.mistakes())
     accuracy = 100 * (1 - wrong / count)
-    print(f"{network.source}: {accuracy:.2f} % right, {wrong:,} of {count:,} test images wrong")
+    print(f"{network.source}: test accuracy {accuracy:.2f} %, {wrong:,} of {count:,} images wrong")
     print(f"calibration error {100 * findings.calibration.error:.2f} %")
     dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
     counts = ", ".join(f"{number} in {name}" for name, number in dead.items())
@@ -138,17 +143,17 @@ def _print_summary(network: "Network", findings: "Findings") -> None:
 def _compare(arguments: argparse.Namespace) -> int:
     others = (arguments.workdir, arguments.member, arguments.image, arguments.index)
     if any(value is not None for value in others):
-        raise UserError("--compare=DIR,DIR takes runs; it goes with no flag but --out")
+        raise UserError("--compare=DIR,DIR cannot be combined with other flags than --out")
     names = [name for name in arguments.compare.split(",") if name]
     if len(names) < 2:
         raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
-    places = [_place(name) for name in names]
+    sources = [_source(name) for name in names]
 
     from lenet_jax.inference.load import load  # late, as above
     from lenet_jax.report.compare import compare
 
-    page, lines = compare([load(path, member) for path, member in places])
-    out = _make_folder(Path(arguments.out or places[0][0] / "inspect")) / "compare.html"
+    page, lines = compare([load(path, member) for path, member in sources])
+    out = _make_folder(Path(arguments.out or sources[0][0] / "inspect")) / "compare.html"
     _write(out, page)
     for line in lines:
         print(line)
@@ -156,13 +161,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _place(name: str) -> tuple[Path, int | None]:
-    """The directory of a run, or, of `SWEEP@7`, a sweep's and the number of its member."""
+def _source(name: str) -> tuple[Path, int | None]:
+    """A run directory and None, or, for `SWEEP@7`, a sweep directory and a member number."""
     path, member = Path(name).expanduser(), None
     if not path.is_dir():
         folder, _, number = name.rpartition("@")
         if not (folder and number.isdecimal() and Path(folder).expanduser().is_dir()):
-            raise UserError(f"there is no run {path}")
+            raise UserError(f"{path} is not a directory")
         path, member = Path(folder).expanduser(), int(number)
     return path, member
 

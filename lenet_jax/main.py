@@ -1,8 +1,8 @@
-"""Flags → run: `python -m lenet_jax.main --config=FILE.py[:ARG] --workdir=DIR`."""
+"""Trains a network: `python -m lenet_jax.main --config=FILE.py[:ARG] --workdir=DIR`."""
 
 import time
 
-STARTED = time.perf_counter()  # before the imports, which are part of the way to the first step
+STARTED = time.perf_counter()  # before the imports, which count towards the time to the first step
 
 import os  # noqa: E402
 import sys  # noqa: E402
@@ -16,19 +16,21 @@ from lenet_jax.errors import run_command  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
 
-# Kernels whose sums have one order, and no choice of kernels by the clock.
+# Kernels with a fixed order of summation, chosen without timing them.
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Parses the flags and runs; the exit code.
+    """Parses the flags, runs the training, and returns the exit code.
 
     Args:
-      argv: its arguments.
-      program: what starts it, for the help and for the command that resumes.
+      argv: the arguments.
+      program: the program's name, for the help and the command to resume with.
     """
     flag_values = make_flags()
-    flags.DEFINE_bool("deterministic", False, "same bits on a GPU too, slower", flag_values)
+    flags.DEFINE_bool(
+        "deterministic", False, "bit-identical results on GPUs too; slower", flag_values
+    )
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
     config = parse(argv, flag_values, program)
     if flag_values.deterministic:

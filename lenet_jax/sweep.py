@@ -1,11 +1,11 @@
-r"""Which of many networks is best, and how sure is that? A sweep file, one command, error bars.
+r"""Trains and compares many networks, with error bars, from a sweep file and one command.
 
     python -m lenet_jax.sweep --config=configs/lenet5.py \
         --sweep=configs/sweeps/seeds.py --workdir=runs/seeds
 
-The same command resumes a sweep with the chunks that are missing. `--dry_run` shows the plan.
+The same command resumes a sweep with the missing chunks. `--dry_run` shows the plan.
 `--worker=1/4` to `--worker=4/4` split a sweep between machines that share a folder; `--collect`
-joins what is done. How to write a sweep file: `lenet_jax.sweeps.file`.
+writes the results of the finished chunks. How to write a sweep file: `lenet_jax.sweeps.file`.
 """
 
 import re
@@ -23,11 +23,11 @@ PROGRAM = "python -m lenet_jax.sweep"
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Parses the flags and runs the sweep; the exit code.
+    """Parses the flags, runs the sweep, and returns the exit code.
 
     Args:
-      argv: its arguments.
-      program: what starts it, for the help and for the command that resumes.
+      argv: the arguments.
+      program: the program's name, for the help and the command to resume with.
     """
     flag_values = make_sweep_flags()
     config = parse(argv, flag_values, program)
@@ -56,36 +56,36 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def make_sweep_flags() -> flags.FlagValues:
-    """Returns the flags of a run, and those of a sweep."""
+    """Returns the flags of a run and those specific to sweeps."""
     values = make_flags()
     flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
-    flags.DEFINE_bool("dry_run", False, "show the plan, train and write nothing", values)
-    flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n parts, i from 1 to n", values)
-    flags.DEFINE_bool("collect", False, "train nothing, join the chunks that are done", values)
+    flags.DEFINE_bool("dry_run", False, "show the plan, without training or writing", values)
+    flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n shares, 1 <= i <= n", values)
+    flags.DEFINE_bool("collect", False, "only collect the results of finished chunks", values)
     flags.DEFINE_enum(
         "save",
         "best",
         ["best", "all", "none"],
-        "whose weights: of each chunk the best member of each setting, all, or none",
+        "weights to save: the best member of each setting in each chunk, all members, or none",
         values,
     )
     flags.DEFINE_bool(
         "shared_data_order",
         False,
-        "one order and augmentation for all members: each batch is fetched once",
+        "all members get the same batches, which are fetched and augmented once",
         values,
     )
     flags.DEFINE_enum(
         "strategy",
         "auto",
         ["auto", "map", "vmap"],
-        "members of a device one by one (map: CPU) or side by side (vmap: GPU, TPU)",
+        "train a device's members sequentially (map: CPU) or in parallel (vmap: GPU, TPU)",
         values,
     )
     flags.DEFINE_integer(
         "chunk_size",
         None,
-        "members trained at once; default: what suits device and memory",
+        "members trained at once; default: chosen by device and memory",
         lower_bound=1,
         flag_values=values,
     )

@@ -1,4 +1,4 @@
-"""Inspects, converts and evaluates files of weights: `python -m lenet_jax.torch_bridge COMMAND`.
+"""Inspects, converts and evaluates weights files: `python -m lenet_jax.torch_bridge COMMAND`.
 
 python -m lenet_jax.torch_bridge inspect network.pt
 python -m lenet_jax.torch_bridge convert network.pt first.safetensors --mean=0.1307 --std=0.3081
@@ -19,11 +19,11 @@ PROGRAM = "python -m lenet_jax.torch_bridge"
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Runs the command: the exit code.
+    """Runs the command and returns its exit code.
 
     Args:
       argv: its arguments.
-      program: what starts it, for the help.
+      program: the program's name, for the help.
     """
     arguments = _parser(program).parse_args(argv)
     arguments.function(arguments)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
-    from flax import nnx  # late: an error in the arguments is reported at once
+    from flax import nnx  # late: errors in the arguments are reported at once
 
     from lenet_jax.inference.load import load_model
     from lenet_jax.inference.state_dict import infer_sizes, to_state_dict
@@ -55,10 +55,10 @@ def _convert(arguments: argparse.Namespace) -> None:
     if out.suffix != ".safetensors":
         raise UserError(
             f"{out}: the name must end in .safetensors\n"
-            f"PyTorch reads that: network.load_state_dict(safetensors.torch.load_file('{out}'))"
+            f"Load it in PyTorch with network.load_state_dict(safetensors.torch.load_file('{out}'))"
         )
     if out.exists():
-        raise UserError(f"{out} exists already; remove it, or choose another name")
+        raise UserError(f"{out} already exists; remove it, or choose another name")
     from flax import nnx  # late, as above
 
     from lenet_jax.inference.load import load_model, save_params
@@ -110,12 +110,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 
 def _given_metadata(arguments: argparse.Namespace) -> dict[str, str]:
-    """The metadata that --mean and --std ask for; they are for pixels in 0..1."""
+    """The metadata for --mean and --std, which are given for pixels in 0..1."""
     mean, std = arguments.mean, arguments.std
     if mean is None and std is None:
         return {}
     if mean is None or std is None:
-        raise UserError("--mean and --std go together")
+        raise UserError("--mean and --std must be given together")
     if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
         raise UserError("--mean must be in [0, 1] and --std in (0, 1], as in transforms.Normalize")
     from lenet_jax.inference.state_dict import make_metadata  # late, as above
@@ -123,9 +123,9 @@ def _given_metadata(arguments: argparse.Namespace) -> dict[str, str]:
     return make_metadata([255 * value for value in mean], [255 * value for value in std])
 
 
-def _numbers(text: str) -> list[float]:
+def _parse_floats(text: str) -> list[float]:
     try:
-        return [float(number) for number in text.split(",")]
+        return [float(item) for item in text.split(",")]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not X or X,Y,Z") from error
 
@@ -134,9 +134,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=program,
         description="Inspect, convert and evaluate LeNets trained by PyTorch or this package.",
-        epilog="FILE is .safetensors, .pt or .pth (these two need torch), a run directory, or, with"
-        " --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2, fc3; the"
-        " sizes are inferred from them.",
+        epilog="FILE is .safetensors, .pt or .pth (the last two need torch), a run directory,"
+        " or, with --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2,"
+        " fc3; the sizes are inferred from them.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -148,7 +148,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
         command.add_argument(
             "file", metavar="FILE", help=".safetensors, .pt, .pth, a run or a sweep"
         )
-        command.add_argument("--member", type=int, metavar="N", help="which network of a sweep")
+        command.add_argument("--member", type=int, metavar="N", help="member of a sweep")
         command.set_defaults(function=function)
         return command
 
@@ -156,24 +156,24 @@ def _parser(program: str) -> argparse.ArgumentParser:
         for name, meaning in (("mean", "mean"), ("std", "standard deviation")):
             command.add_argument(
                 f"--{name}",
-                type=_numbers,
+                type=_parse_floats,
                 metavar="X[,Y,Z]",
                 help=f"{meaning} of a pixel per channel, as in transforms.Normalize (pixels in "
-                "0..1); default: what the file's metadata says",
+                "0..1); default: from the file's metadata",
             )
 
     add("inspect", _inspect, "check that FILE is a LeNet; print its sizes, entries and metadata")
     convert = add("convert", _convert, "check FILE and write it as safetensors, with its metadata")
     convert.add_argument("out", metavar="OUT.safetensors", help="a new file")
     add_pixels(convert)
-    evaluate = add("evaluate", _evaluate, "print the accuracy of FILE on every test image")
-    evaluate.epilog = "Images are fitted first and normalised then: transforms.Pad, then Normalize."
+    evaluate = add("evaluate", _evaluate, "print the accuracy of FILE on the whole test set")
+    evaluate.epilog = "Images are fitted first, then normalised: transforms.Pad, then Normalize."
     evaluate.add_argument(
         "--data", default="mnist", help="`mnist`, a TFDS name, or a folder of idx files"
     )
     evaluate.add_argument("--data_dir", help="prepared TFDS datasets")
     evaluate.add_argument(
-        "--fit", default="pad", choices=FITS, help="how images are brought to the network's size"
+        "--fit", default="pad", choices=FITS, help="how images are fitted to the network's size"
     )
     add_pixels(evaluate)
     return parser

@@ -246,11 +246,11 @@ class TestCompare:
         ("words", "told"),
         [
             (["--compare=a"], "takes two or more runs"),
-            (["--compare=a,b"], "there is no run a"),
-            (["--compare=.,."], "holds no run"),
-            (["--compare=.@1,.@2"], "is no sweep, so it has no member 1"),
-            (["--compare=a@1,@2"], "there is no run a@1"),
-            (["--compare=a,b", "--workdir=c"], "goes with no flag but --out"),
+            (["--compare=a,b"], "a is not a directory"),
+            (["--compare=.,."], "is not a run directory"),
+            (["--compare=.@1,.@2"], "is not a sweep, so it has no member 1"),
+            (["--compare=a@1,@2"], "a@1 is not a directory"),
+            (["--compare=a,b", "--workdir=c"], "cannot be combined with other flags than --out"),
         ],
     )
     def test_mistakes(self, run, words, told, tmp_path, monkeypatch):
@@ -267,7 +267,7 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
         ([], "missing --workdir=DIR, for"),
         (["--weights=a"], "unrecognized arguments"),
         ([f"--workdir={weights}"], "takes a run, which has a config"),
-        ([f"--workdir={tmp_path}"], "holds no run"),
+        ([f"--workdir={tmp_path}"], "is not a run directory"),
         ([f"--workdir={sweep}"], "is a sweep of 3 networks"),
         ([f"--workdir={notes_run}", "--index=1", "--image=a.png"], "not allowed with"),
         ([f"--workdir={notes_run}", "--index=10000"], "test images 0 to 9999"),

@@ -86,10 +86,10 @@ def test_nothing_but_mistakes_prints_no_table(run, notes_run, digits):
         ([], "required: IMAGE"),
         (["a.png"], "missing --workdir=DIR or --weights=FILE"),
         (["--workdir=a", "--weights=b", "a.png"], "not both of --workdir"),
-        (["--workdir=nowhere", "a.png"], "there is no nowhere"),
+        (["--workdir=nowhere", "a.png"], "nowhere does not exist"),
         (["--workdir=.", "."], "folder . has no .png"),
         (["--workdir=.", "--member=x", "a.png"], "invalid int value"),
-        (["--workdir=.", "a.png"], "holds no run"),
+        (["--workdir=.", "a.png"], "is not a run directory"),
         (["--works=.", "a.png"], "unrecognized arguments: --works=."),
     ],
 )

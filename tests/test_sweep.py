@@ -28,7 +28,7 @@ def environment(monkeypatch):
         (["--worker=0/4"], "--worker=0/4: must be i/n with i from 1 to n"),
         (["--worker=5/4"], "--worker=5/4: must be"),
         (["--worker=two"], "--worker=two: must be"),
-        (["--config.seed=3"], "seed is swept, and given as --config.seed too"),
+        (["--config.seed=3"], "seed is swept, but also set by --config.seed"),
         (["--config.lr=3"], "unknown flag --config.lr; did you mean"),
         (["--sweep="], "missing --sweep=FILE.py"),
         (["--save=some"], "flag --save=some: value should be one of"),
@@ -81,7 +81,7 @@ def test_killed_and_started_again_the_table_is_the_same(tmp_path):
     whole = [start("killed"), start("whole")]
     outputs = [process.communicate()[0] for process in whole]
     assert [process.returncode for process in whole] == [0, 0]
-    assert f"{len(done)} of 3 chunks are done already" in outputs[0]
+    assert f"{len(done)} of 3 chunks are already done" in outputs[0]
     tables = [
         [line.rpartition(",")[0] for line in (tmp_path / name / "results.csv").read_text().split()]
         for name in ("killed", "whole")

@@ -69,7 +69,7 @@ def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):
     assert torch_bridge.main(["convert", str(folder), str(out)]) == 0
     assert out.read_bytes() == (folder / "model.safetensors").read_bytes()
     assert capsys.readouterr().out == f"{out}\n"
-    assert f"{out} exists already" in refusal(capsys, "convert", folder, out)
+    assert f"{out} already exists" in refusal(capsys, "convert", folder, out)
 
 
 def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
@@ -89,7 +89,7 @@ def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
         (["inspect"], "required: FILE"),
         (["inspect", "FILE", "--al\nl"], "unrecognized arguments"),
         (["convert", "FILE", "OUT.pt"], "must end in .safetensors"),
-        (["convert", "FILE", "OUT.safetensors", "--mean=0.1"], "go together"),
+        (["convert", "FILE", "OUT.safetensors", "--mean=0.1"], "must be given together"),
         (["convert", "FILE", "OUT.safetensors", "--mean=33.3", "--std=78.6"], "in [0, 1]"),
         (["convert", "FILE", "OUT.safetensors", "--mean=0.1", "--std=0"], "in (0, 1]"),
         (["convert", "FILE", "OUT.safetensors", "--mean=nan", "--std=1"], "in [0, 1]"),

@@ -85,7 +85,7 @@ OVERRIDES = [
     ),
     ("data.train_examples=60000", "data.train_examples is 60000; it must be 1 to 55000, the"),
     ("data.image_size=16", "images of 28×28 cannot be padded to data.image_size=16; try data.fit"),
-    ("data.name=", "data.name='': must be text, and not empty"),
+    ("data.name=", "data.name='': must be a non-empty string"),
     ("data.name=./absent", "data.name: there is no folder absent"),
     ("data.name=~no-such-user/x", "~no-such-user/x: Could not determine home directory."),
     ("data.name=what is this?", "data.name: 'what is this?' is neither a folder nor the name of a"),
@@ -241,21 +241,21 @@ def with_header(text, numbers=b""):
     return struct.pack("<Q", len(text)) + text + numbers
 
 
-# A file of weights made of a run's, and what is said of it.
+# A weights file derived from a run's, and the error for it.
 WEIGHTS = {
-    "empty": (lambda _: b"", "is not a whole safetensors file: "),
-    "pickle": (lambda _: b"cbuiltins\nprint\n(S'run'\ntR.", "is not a whole safetensors file: "),
-    "claims": (lambda _: struct.pack("<Q", 2**63) + b"{}", "is not a whole safetensors file: "),
+    "empty": (lambda _: b"", "is not a valid safetensors file: "),
+    "pickle": (lambda _: b"cbuiltins\nprint\n(S'run'\ntR.", "is not a valid safetensors file: "),
+    "claims": (lambda _: struct.pack("<Q", 2**63) + b"{}", "is not a valid safetensors file: "),
     "huge": (
         lambda _: with_header(
             b'{"conv1.bias":{"dtype":"F32","shape":[1000000000,1000000000],'
             b'"data_offsets":[0,4000000000000000000]}}'
         ),
-        "is not a whole safetensors file: ",
+        "is not a valid safetensors file: ",
     ),
     "hollow": (lambda _: with_header(b"{}"), "does not fit the network; missing: conv1.weight"),
-    "cut": (lambda whole: whole[:-1], "is not a whole safetensors file: "),
-    "long": (lambda whole: whole + b"\0", "is not a whole safetensors file: "),
+    "cut": (lambda whole: whole[:-1], "is not a valid safetensors file: "),
+    "long": (lambda whole: whole + b"\0", "is not a valid safetensors file: "),
 }
 TENSORS = {
     "missing": (lambda d: d.pop("fc1.bias"), "does not fit the network; missing: fc1.bias"),
@@ -295,8 +295,12 @@ TOOLS = [
     ),
     (torch_bridge.main, ["convert", "run", "no/x.safetensors"], "no/x.safetensors cannot be wr"),
     (predict.main, ["digit.png"], "missing --workdir=DIR or --weights=FILE, for example"),
-    (predict.main, ["digit.png", "--workdir=absent"], "there is no absent"),
-    (predict.main, ["digit.png", "--workdir=bars"], "bars holds no run: it has no config.json"),
+    (predict.main, ["digit.png", "--workdir=absent"], "absent does not exist"),
+    (
+        predict.main,
+        ["digit.png", "--workdir=bars"],
+        "bars is not a run directory: it has no config.json",
+    ),
 ]
 
 

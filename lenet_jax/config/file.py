@@ -1,9 +1,9 @@
-"""Configs: a Python file and its overrides, checked as a whole before anything else happens.
+"""Config files and their overrides, validated as a whole before anything else happens.
 
 A config file runs as code: run only those you trust. Its path is relative to the working directory.
 A finished run is read back from its `config.json` (`load_json`), which is data.
 
-Every mistake raises `errors.UserError`, and all mistakes of a config are reported together.
+Invalid input raises `errors.UserError`, which reports all mistakes of a config together.
 """
 
 import difflib
@@ -29,7 +29,7 @@ from lenet_jax.config.schema import (
 )
 from lenet_jax.errors import UserError, printable, show
 
-# A ConfigDict. Its attributes are known only when it exists, so to a type checker it is anything.
+# A ConfigDict, whose attributes are unknown to a type checker.
 Config: TypeAlias = Any
 
 
@@ -47,12 +47,12 @@ def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Co
 
 
 def replace(config: Config, overrides: Mapping[str, object]) -> Config:
-    """Returns a copy with other values, as `build` takes them; raises UserError likewise."""
+    """Returns a copy with overrides, as for `build`; raises UserError likewise."""
     return build(_flatten(config), overrides.items())
 
 
 def validate(config: Config) -> None:
-    """Checks keys, types, ranges and the rules between keys.
+    """Checks keys, types, ranges and constraints between keys.
 
     Raises:
       UserError: lists all mistakes at once, on at most three lines.
@@ -61,7 +61,7 @@ def validate(config: Config) -> None:
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """Returns the config as nested dicts that JSON can hold; tuples become lists."""
+    """Returns the config as nested dicts for JSON; tuples become lists."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, ConfigDict):
@@ -72,7 +72,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Inverts `to_dict`; raises UserError if the values are no valid config."""
+    """Inverts `to_dict`; raises UserError if the values are not a valid config."""
     return build(_flatten(values))
 
 
@@ -80,7 +80,7 @@ def load_json(path: Path) -> Config:
     """Reads the `config.json` of a run; runs no code.
 
     Raises:
-      UserError: the file is missing, is not JSON, or holds no valid config.
+      UserError: the file is missing, is not JSON, or does not hold a valid config.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -97,7 +97,7 @@ def load_json(path: Path) -> Config:
 
 
 def differing_keys(old: Config, new: Config) -> list[str]:
-    """Returns a line for each difference, such as `train.num_epochs: 12 → 20`."""
+    """Returns one line per difference, such as `train.num_epochs: 12 → 20`."""
     before, after = _flatten(old), _flatten(new)
     return [
         f"{path}: {show(before.get(path, 'absent'))} → {show(after.get(path, 'absent'))}"
@@ -113,7 +113,7 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
       The config's values by dotted path, unchecked.
 
     Raises:
-      UserError: the file is missing, fails (with the line), or gives no ConfigDict.
+      UserError: the file is missing, fails (with the line), or does not return a ConfigDict.
     """
     config = call_file(path_with_arg, "get_config", "config")
     if not isinstance(config, ConfigDict):
@@ -123,12 +123,12 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
 
 
 def call_file(path_with_arg: str, function: str, kind: str) -> Any:
-    """Runs `FILE.py[:ARG]` and calls a function of it, with the argument if there is one.
+    """Runs `FILE.py[:ARG]` and calls one of its functions, with the argument if given.
 
     Args:
       path_with_arg: the file and the argument.
-      function: its name.
-      kind: what the file is called in an error: `config` or `sweep`.
+      function: the function's name.
+      kind: `config` or `sweep`, for error messages.
 
     Raises:
       UserError: the file is missing, fails (with the line), or has no such function.
@@ -155,15 +155,15 @@ def build(
     overrides: Iterable[tuple[str, object]] = (),
     mistakes: Iterable[str] = (),
 ) -> Config:
-    """Applies overrides, checks everything, and builds the config.
+    """Applies overrides, validates everything, and builds the config.
 
-    Former names of keys (`schema.RENAMED`) stand for today's, in values and overrides.
+    Former names of keys (`schema.RENAMED`) are accepted in values and overrides.
 
     Args:
       values: values by dotted path.
-      overrides: dotted paths and their new values, each path once. Text is read by the key's
-        type: `1e3` is an integer, `6,16` and `(6, 16)` are tuples, `None` empties a placeholder.
-      mistakes: those that the caller knows already; reported with the others.
+      overrides: dotted paths and their new values, each path once. Strings are parsed by the key's
+        type: `1e3` is an integer, `6,16` and `(6, 16)` are tuples, `None` clears a placeholder.
+      mistakes: found by the caller, and reported with the others.
 
     Returns:
       The config, locked, with exactly the keys of `lenet_jax/config/base.py` and their types.
@@ -191,14 +191,14 @@ def build(
         lines = [*mistakes[:2], "; ".join(mistakes[2:])]
         raise UserError("\n".join(line for line in lines if line))
     config = base.get_config()
-    config.update_from_flattened_dict(values)  # makes floats of integers, tuples of lists
+    config.update_from_flattened_dict(values)  # converts integers to floats, lists to tuples
     return config.lock()
 
 
 def _call_source(source: bytes, path: Path, name: str, arg: str) -> Any:
     module = ModuleType(path.stem)
     module.__file__ = str(path)
-    # Not imported: an import would leave compiled code beside the file.
+    # Not imported: an import would write bytecode beside the file.
     exec(compile(source, str(path), "exec"), module.__dict__)
     function = module.__dict__.get(name)
     if not callable(function):
@@ -238,7 +238,7 @@ def _flatten(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[s
 
 
 def _parse(text: str, key: Key) -> object:
-    """Reads a value of the key's type; raises ValueError if the text is none."""
+    """Parses a value of the key's type; raises ValueError if it cannot."""
     if key.optional and text == "None":
         return None
     if key.kind is bool:

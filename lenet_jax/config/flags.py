@@ -1,4 +1,4 @@
-"""The command line: `--config`, its overrides, `--workdir`, and a help that names every key."""
+"""The command line: `--config`, its overrides, `--workdir`, and help that lists every key."""
 
 import ast
 import difflib
@@ -22,20 +22,20 @@ PROGRAM = "python -m lenet_jax.main"
 def make_flags() -> flags.FlagValues:
     """Returns the flags of a command: `--help`, `--config`, `--workdir` and one per config key.
 
-    A command defines its own beside them (`flags.DEFINE_bool(…, flag_values=…)`) and hands all to
-    `parse`. They are not absl's global flags, so those of imported libraries stay out.
+    A command adds its own (`flags.DEFINE_bool(…, flag_values=…)`) and passes them all to `parse`.
+    They are separate from absl's global flags, and so from those of imported libraries.
     """
     flag_values = flags.FlagValues()
-    flag_values.set_gnu_getopt(True)  # go on behind a stray argument, to tell all mistakes at once
+    flag_values.set_gnu_getopt(True)  # continue past a stray argument, to report all mistakes
     for name, meaning in (
         ("config", "FILE.py[:ARG], a config file; it runs as code. `:smoke` makes a short run"),
-        ("workdir", "folder of the run; a run that it holds already is resumed"),
+        ("workdir", "folder of the run; an unfinished run in it is resumed"),
     ):
         flags.DEFINE_string(name, None, meaning, flag_values=flag_values, allow_overwrite=False)
     flags.DEFINE_bool("help", False, "show this and exit", short_name="h", flag_values=flag_values)
     for path in (*keys(), *RENAMED):
         key = keys()[RENAMED.get(path, path)]
-        # Every text given is kept as it is: `config.build` reads it and reports mistakes.
+        # Values are kept as text, repeated ones too: `config.build` parses them.
         flag = flags.MultiFlag(
             flags.ArgumentParser(),
             flags.ArgumentSerializer(),
@@ -53,15 +53,15 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues, program: str = PRO
 
     Args:
       argv: the arguments.
-      flag_values: from `make_flags`; takes the values of the other flags.
-      program: what starts the command, for the help.
+      flag_values: from `make_flags`; receives the values of the other flags.
+      program: the program's name, for the help.
 
     Returns:
-      The config, checked and locked.
+      The config, validated and locked.
 
     Raises:
       UserError: lists all mistakes at once, on at most three lines.
-      SystemExit: with code 0, when `--help` was given and printed.
+      SystemExit: with code 0, after printing the help for `--help`.
     """
     try:
         _, *rest = flag_values([program, *argv], known_only=True)
@@ -83,7 +83,7 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues, program: str = PRO
 
 
 def overrides(flag_values: flags.FlagValues) -> list[tuple[str, str]]:
-    """Returns the config keys that the parsed command line sets, each with the text given."""
+    """Returns the config keys set on the parsed command line, each with its value as text."""
     return [
         (RENAMED.get(path, path), text)
         for path in (*keys(), *RENAMED)
@@ -114,7 +114,7 @@ def help_text(flag_values: flags.FlagValues, program: str = PROGRAM) -> str:
 
 
 def _own_flags(flag_values: flags.FlagValues) -> list[str]:
-    """Returns the names of the flags that are no config keys, without short names."""
+    """Returns the names of the flags that are not config keys, without short names."""
     return [name for name in flag_values if not name.startswith("config.") and len(name) > 1]
 
 
@@ -122,7 +122,7 @@ def _unknown_arguments(
     rest: Sequence[str], values: Mapping[str, Any], flag_values: flags.FlagValues
 ) -> list[str]:
     mistakes = []
-    is_value = False  # of the unknown flag before it
+    is_value = False  # whether the next argument is an unknown flag's value
     for argument in rest:
         name, equals, _ = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name:
@@ -141,7 +141,7 @@ def _unknown_arguments(
 
 
 def _key_comments(source: str) -> dict[str, str]:
-    """Returns the comment behind each `config.key = …` by the key's path, in the file's order."""
+    """Returns the comment after each `config.key = …`, by the key's path, in the file's order."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     by_line = {
         token.start[0]: token.string.lstrip("# ")
@@ -159,7 +159,7 @@ def _key_comments(source: str) -> dict[str, str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligns the columns; the last one wraps at 80."""
+    """Aligns columns; the last one wraps at 80 characters."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     lines = []
     for *cells, last in rows:

@@ -1,6 +1,6 @@
-"""The schema of a config: its keys, their types and ranges, and what goes together.
+"""The schema of a config: its keys, their types and ranges, and constraints between keys.
 
-`base.py` has the keys and, by its defaults, their types; the tables here have the rest.
+`base.py` defines the keys and, by their defaults, the types; the tables here define the rest.
 """
 
 import difflib
@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from lenet_jax.config import base
 from lenet_jax.errors import show
 
-# What a value may be: for numbers, and each number of a tuple, an interval; for text, its choices.
-# A key that is not here is a switch or free text.
+# Allowed values: an interval for a number or each item of a tuple, the choices for a string.
+# A key that is not listed is a boolean or an arbitrary string.
 RULES: dict[str, str | tuple[str, ...]] = {
     "seed": "[0, inf)",
     "seeds.init": "[0, inf)",
@@ -62,12 +62,12 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "checkpoint.keep": "[1, inf)",
 }
 
-# What one key asks of another: their paths, when their values agree, and what to say if not.
+# Constraints between keys: their paths, a predicate on their values, and the error message.
 JOINT_RULES = (
     (
         ("data.image_size",),
         lambda size: size % 4 == 0,
-        "must be a multiple of 4, for two 5×5 convolutions with a 2×2 pooling behind each",
+        "must be a multiple of 4, for two 5×5 convolutions, each followed by 2×2 pooling",
     ),
     (
         ("train.batch_size", "train.micro_batch_size"),
@@ -104,7 +104,7 @@ JOINT_RULES = (
 # Former names of keys, still accepted in files and on command lines.
 RENAMED = {"model.lowering": "model.backend"}
 
-# What people call these keys elsewhere. An alias is only ever suggested.
+# Names of these keys in other libraries, which are suggested but not accepted.
 ALIASES = {
     "lr": "optimizer.learning_rate",
     "max_lr": "optimizer.learning_rate",
@@ -143,7 +143,7 @@ class Key(NamedTuple):
 
     @property
     def optional(self) -> bool:
-        """Whether the key takes None, as a placeholder does."""
+        """Whether the key may be None, as a placeholder may."""
         return self.default is None
 
 
@@ -164,14 +164,14 @@ def keys() -> dict[str, Key]:
 def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns values by dotted path with former names replaced; the former name's value wins.
 
-    A file that sets `model.lowering` on the base config has the default `model.backend` as well.
+    A file that sets `model.lowering` on the base config also has the default `model.backend`.
     """
     current = {path: value for path, value in values.items() if path not in RENAMED}
     return current | {RENAMED[path]: values[path] for path in RENAMED if path in values}
 
 
 def find_mistakes(values: Mapping[str, Any]) -> list[str]:
-    """Returns what is wrong with keys, single values and their combinations, a line for each.
+    """Returns the errors in keys, values and their combinations, one line each.
 
     Args:
       values: a config's values by dotted path.
@@ -194,7 +194,7 @@ def find_mistakes(values: Mapping[str, Any]) -> list[str]:
 
 
 def nearest_keys(name: str) -> list[str]:
-    """Returns the keys, three at most, that a wrong or incomplete name may stand for."""
+    """Returns at most three keys that a wrong or incomplete name may stand for."""
     name = name.lower().replace("-", "_")
     leaf = name.rpartition(".")[2]
     if leaf in ALIASES:
@@ -217,8 +217,8 @@ def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
 
     Args:
       name: the key as it was given.
-      values: current values by dotted path, shown with the keys that may be meant.
-      prefix: what to write before those, such as `--config.`.
+      values: current values by dotted path, shown with the suggested keys.
+      prefix: put before each suggestion, such as `--config.`.
     """
     near = " or ".join(
         f"{prefix}{path} (now {show(values.get(path, keys()[path].default))})"
@@ -249,7 +249,7 @@ def _is_number_in(interval: str, value: object, kind: type) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
     low, high = map(float, interval[1:-1].split(","))
-    # Finite, and an integer fits the int32 that JAX computes with.
+    # Finite; integers must fit JAX's int32.
     return (
         abs(value) <= (2**31 - 1 if kind is int else sys.float_info.max)
         and (low <= value if interval[0] == "[" else low < value)
@@ -258,12 +258,12 @@ def _is_number_in(interval: str, value: object, kind: type) -> bool:
 
 
 def _expected(path: str) -> str:
-    """Returns what a value must be, to follow the words `must be`."""
+    """Returns a description of the allowed values, to follow `must be`."""
     key, rule = keys()[path], RULES.get(path)
     if isinstance(rule, tuple):
         text = f"one of {', '.join(rule)}"
     elif rule is None:
-        text = "true or false" if key.kind is bool else "text, and not empty"
+        text = "true or false" if key.kind is bool else "a non-empty string"
     else:
         low, high = rule[1:-1].split(", ")
         text = {int: "an integer", float: "a number"}.get(key.kind)

@@ -1,6 +1,6 @@
-"""Loads trained networks from runs, files of weights and sweeps, and saves their weights.
+"""Loads trained networks from runs, weights files and sweeps, and saves their weights.
 
-A run is read from its `config.json`, never from the Python file of its config.
+The config of a run is read from its `config.json`; its Python file is never executed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,25 +28,25 @@ def load(path: str | Path, member: int | None = None) -> Network:
     """Loads a trained network.
 
     Args:
-      path: a run directory; a file of weights, `.safetensors` or `.pt`; or, with `member`, the
-        directory of a sweep.
+      path: a run directory; a weights file, `.safetensors` or `.pt`; or, with `member`, a sweep
+        directory.
       member: the number of a sweep's member.
 
     Raises:
-      UserError: the path does not exist, or what it holds is damaged or unfinished.
+      UserError: the path does not exist, or its content is damaged or unfinished.
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise UserError(f"there is no {path}")
+        raise UserError(f"{path} does not exist")
     if is_sweep(path):
         return _load_member(path, member)
     if member is not None:
-        raise UserError(f"{path} is no sweep, so it has no member {member}")
+        raise UserError(f"{path} is not a sweep, so it has no member {member}")
     if not path.is_dir():
         state_dict, metadata = weights.read(path)
         return _make(state_dict, metadata, str(path))
     if not (path / run_dir.CONFIG).is_file():
-        raise UserError(f"{path} holds no run: it has no {run_dir.CONFIG}")
+        raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
     config = configs.load_json(path / run_dir.CONFIG)
     if not (path / run_dir.WEIGHTS).is_file():
         raise UserError(
@@ -59,9 +59,9 @@ def load(path: str | Path, member: int | None = None) -> Network:
 
 
 def load_model(path: str | Path, member: int | None = None) -> tuple[LeNet, dict[str, str]]:
-    """The model of a run, a file of weights or a sweep's member, and the metadata beside it.
+    """The model of a run, a weights file or a sweep's member, and the file's metadata.
 
-    Of a run, and of a file, only the weights are read, so the metadata may be empty.
+    For a run or a file only the weights are read, so the metadata may be empty.
 
     Raises:
       UserError: as for `load`.
@@ -74,10 +74,10 @@ def load_model(path: str | Path, member: int | None = None) -> tuple[LeNet, dict
 
 
 def load_params(path: str | Path, like: nnx.State) -> nnx.State:
-    """The parameters of a run or a file of weights, for the network of `like`.
+    """The parameters of a run or a weights file, in the structure of `like`.
 
     Raises:
-      UserError: as `weights.read` and `from_state_dict` do.
+      UserError: as for `weights.read` and `from_state_dict`.
     """
     state_dict, _ = weights.read(_weights_file(path))
     return from_state_dict(state_dict, like, str(path))

@@ -1,11 +1,11 @@
-"""PyTorch's `state_dict` ↔ the parameters here.
+"""Conversion between PyTorch's `state_dict` and the parameters of this package.
 
 Convolutions are (out, in, height, width) in PyTorch and (height, width, in, out) here, linear
-layers (out, in) and (in, out). The inputs of fc1 are in another order too: the flattened feature
-maps have the channels slowest in PyTorch, and fastest here.
+layers (out, in) and (in, out). The inputs of fc1 are ordered differently too: in the flattened
+feature maps, channels vary slowest in PyTorch and fastest here.
 
-Every entry must be float32. Others are refused, not rounded: `network.float()` in PyTorch makes the
-rounding explicit.
+Every entry must be float32. Other dtypes are rejected rather than rounded: `network.float()` in
+PyTorch makes the rounding explicit.
 """
 
 import math
@@ -41,7 +41,7 @@ MAX_LISTED = 200  # entries in one message; a network has 10
 def to_state_dict(params: nnx.State) -> dict[str, Float[np.ndarray, "..."]]:
     """The parameters under PyTorch's names and in its layouts: `conv1.weight`, `fc1.bias`, ….
 
-    The arrays are copies, which `torch.from_numpy` may keep and change.
+    The arrays are copies, so `torch.from_numpy` may share and modify their memory.
     """
     layers = nnx.to_pure_dict(params)
     state = {}
@@ -61,17 +61,17 @@ def to_state_dict(params: nnx.State) -> dict[str, Float[np.ndarray, "..."]]:
 def from_state_dict(
     state_dict: StateDict, like: nnx.State, source: str = "the state_dict"
 ) -> nnx.State:
-    """The parameters in a `state_dict`, bit for bit.
+    """Converts a `state_dict` to parameters, bit for bit.
 
     Args:
-      state_dict: arrays of NumPy or JAX, or torch's tensors on the CPU; they are copied.
+      state_dict: NumPy or JAX arrays, or torch tensors on the CPU; they are copied.
       like: parameters of the same network, for names, shapes and dtypes; its leaves may be abstract
         (`jax.ShapeDtypeStruct`).
-      source: the name of the `state_dict` in an error.
+      source: the name of the `state_dict` in error messages.
 
     Raises:
-      UserError: lists every entry that is missing, unexpected, of another shape or dtype; or, if
-        there is none, every one that contains NaN or infinity.
+      UserError: lists every entry that is missing, unexpected, or of the wrong shape or dtype; if
+        there are none, every entry that contains NaN or infinity.
     """
     layers = nnx.to_pure_dict(like)
     shapes, dtypes = {}, {}
@@ -103,8 +103,8 @@ def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[s
     """The sizes of the network that a `state_dict` belongs to: `LeNet(**sizes, rngs=…)`.
 
     Raises:
-      UserError: it belongs to no LeNet; lists every entry that is missing, unexpected, of another
-        shape, or not float32. Where shapes contradict each other the first one counts as right.
+      UserError: it is not a LeNet's; lists every entry that is missing, unexpected, of the wrong
+        shape, or not float32. Where shapes contradict each other, the first one is trusted.
     """
     sizes: dict[int | str, int] = {}
     for name, symbols in SHAPES.items():
@@ -132,10 +132,10 @@ def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[s
 
 
 def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
-    """The network in a `state_dict`, of any sizes.
+    """Builds the network of a `state_dict`, of any size.
 
     Raises:
-      UserError: as `infer_sizes` and `from_state_dict` do.
+      UserError: as for `infer_sizes` and `from_state_dict`.
     """
     sizes = infer_sizes(state_dict, source)
     abstract = nnx.eval_shape(lambda: LeNet(**sizes, rngs=nnx.Rngs(0)))
@@ -146,12 +146,12 @@ def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
 def make_metadata(
     mean: Sequence[float], std: Sequence[float], class_names: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The metadata of a file of weights: how images are normalised, and the classes.
+    """The metadata of a weights file: how images are normalised, and the classes.
 
     Args:
-      mean: of a pixel per channel, in 0..255.
-      std: likewise.
-      class_names: what the logits stand for, where it is known.
+      mean: pixel mean per channel, in 0..255.
+      std: pixel standard deviation per channel, likewise.
+      class_names: the names of the logits, if known.
     """
     metadata = {
         "mean": " ".join(map(repr, mean)),
@@ -167,7 +167,7 @@ def pixel_statistics(
     """Mean and standard deviation per channel, of pixels in 0..255, from a file's metadata.
 
     Raises:
-      UserError: they are missing or are not such numbers.
+      UserError: they are missing or invalid.
     """
     if not {"mean", "std"} <= set(metadata):
         raise UserError(
@@ -193,7 +193,7 @@ def _check(
     dtypes: Mapping[str, Any],
     source: str,
 ) -> None:
-    """Refuses a `state_dict` with other entries than these; letters stand for unknown sizes."""
+    """Raises UserError unless the entries are exactly these; letters stand for unknown sizes."""
     actual = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     mistakes = {
         "missing": [name for name in shapes if name not in actual],
@@ -232,5 +232,5 @@ def _tuple(shape: Sequence[int | str]) -> str:
 
 
 def _dtype_name(dtype: Any) -> str:
-    """`float32`, for a dtype of NumPy or torch, or from a file's header."""
+    """The name, such as `float32`, of a dtype of NumPy or torch, or from a file's header."""
     return str(dtype).removeprefix("torch.")

@@ -1,9 +1,9 @@
 """Checkpoints: arrays in a safetensors file, verified by their SHA-256 sums.
 
-A checkpoint is a folder named by a number. It holds `state.safetensors`, `notes.json`, and
-`SHA256SUMS`, the manifest of both, which `sha256sum --check` reads too. It is written under another
-name, and renamed once it is complete and on the disk: whenever the process dies, every folder with
-a number is complete.
+A checkpoint is a folder named by a number. It holds `state.safetensors`, the metadata in
+`notes.json`, and `SHA256SUMS`, a manifest of both that `sha256sum --check` can read. It is written
+under a temporary name and renamed once it is complete and on the disk, so that every numbered
+folder is complete, even if the process is killed.
 """
 
 import hashlib
@@ -32,22 +32,22 @@ from lenet_jax.storage.files import publish, set_aside
 State = TypeVar("State", bound=PyTree)
 
 MANIFEST = "SHA256SUMS"
-ARRAYS, NOTES, DRAFTS = "state.safetensors", "notes.json", ".*.draft"
+ARRAYS, METADATA, DRAFTS = "state.safetensors", "notes.json", ".*.draft"
 MAX_LISTED = 3  # damaged checkpoints in one message
 
 
 class Checkpoints:
-    """The checkpoints of one run; a larger number is a later one.
+    """The checkpoints of one run; larger numbers are later.
 
-    States of a population, stacked along a leading axis of every array, are saved like any other.
+    The state of a population, stacked along a leading axis of every array, is saved like any other.
     """
 
     def __init__(self, directory: Path, keep: int):
-        """Opens `directory`, and removes what was being written when a process died.
+        """Opens `directory` and deletes incomplete checkpoints left by a killed process.
 
         Args:
-          directory: created if it does not exist; one process at a time may have it open.
-          keep: how many of the latest checkpoints to keep.
+          directory: created if it does not exist; only one process may have it open at a time.
+          keep: the number of checkpoints to keep, newest first.
         """
         self._directory, self._keep = directory, keep
         directory.mkdir(parents=True, exist_ok=True)
@@ -68,10 +68,10 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits until the save in progress, if any, is on the disk; may be called again.
+        """Waits until the save in progress, if any, is on the disk; may be called more than once.
 
         Raises:
-          OSError: it failed.
+          OSError: the save failed.
         """
         try:
             self._wait()
@@ -88,11 +88,11 @@ class Checkpoints:
         numbers = [n for n in self._numbers() if (self._folder(n) / MANIFEST).exists()]
         return max(numbers, default=None)
 
-    def save(self, number: int, state: PyTree, notes: Mapping[str, Any]) -> None:
-        """Starts to save arrays, and values for JSON; a background thread writes them.
+    def save(self, number: int, state: PyTree, metadata: Mapping[str, Any]) -> None:
+        """Starts saving arrays and JSON metadata, which a background thread writes.
 
-        The latest `keep` checkpoints up to this one are kept. Those with a larger number belong to
-        a future that was abandoned, and are deleted.
+        The latest `keep` checkpoints up to this one are kept. Those with a larger number, left from
+        before the run went back to an earlier one, are deleted.
 
         Raises:
           OSError: the previous save failed.
@@ -100,25 +100,25 @@ class Checkpoints:
         # In C order, which safetensors assumes.
         arrays = {name: np.array(_bits(x), order="C") for name, x in _leaves(state).items()}
         self._wait()
-        self._saving = self._writer.submit(self._write, number, arrays, dict(notes))
+        self._saving = self._writer.submit(self._write, number, arrays, dict(metadata))
 
     def restore(
         self, like: State, warn: Callable[[str], None]
     ) -> tuple[State, dict[str, Any]] | None:
-        """The newest intact checkpoint: its arrays in the structure of `like`, and its notes.
+        """The newest intact checkpoint: its arrays in the structure of `like`, and its metadata.
 
-        Every file is compared with the manifest first.
+        Every file is first verified against the manifest.
 
         Args:
           like: arrays of the same shapes and dtypes, or `jax.ShapeDtypeStruct`s.
-          warn: called with one line that says which checkpoints are damaged and which one is used.
+          warn: called with one line naming the damaged checkpoints and the one that is used.
 
         Returns:
-          None if there is no checkpoint at all.
+          None if there are no checkpoints.
 
         Raises:
-          UserError: there are checkpoints, but none is intact, or the newest intact one has other
-            shapes or dtypes. The directory is left as it is.
+          UserError: none of the checkpoints is intact, or the newest intact one has different
+            shapes or dtypes. The directory is left unchanged.
         """
         damaged = []
         for number in sorted(self._numbers(), reverse=True):
@@ -147,12 +147,12 @@ class Checkpoints:
         if saving is not None:
             saving.result()
 
-    def _write(self, number: int, arrays: dict[str, np.ndarray], notes: dict[str, Any]) -> None:
+    def _write(self, number: int, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
         draft = self._directory / f".{number}.draft"
         try:
             draft.mkdir()
             (draft / ARRAYS).write_bytes(encode(arrays))
-            (draft / NOTES).write_text(json.dumps(notes, indent=2) + "\n")
+            (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
             (draft / MANIFEST).write_text(manifest(draft))
             publish(draft, self._folder(number))
             numbers = sorted(self._numbers())
@@ -160,15 +160,15 @@ class Checkpoints:
             for other in set(numbers).difference(kept):
                 shutil.rmtree(set_aside(self._folder(other)))
         finally:
-            shutil.rmtree(draft, ignore_errors=True)  # where it did not become the checkpoint
+            shutil.rmtree(draft, ignore_errors=True)  # a no-op after `publish`
 
     def _read(self, number: int, like: State) -> tuple[State, dict[str, Any]]:
         folder, leaves = self._folder(number), _leaves(like)
         try:
             arrays = decode((folder / ARRAYS).read_bytes())
-            notes = json.loads((folder / NOTES).read_bytes())
-            if not isinstance(notes, dict):
-                raise ValueError(f"{NOTES} holds a {type(notes).__name__}")
+            metadata = json.loads((folder / METADATA).read_bytes())
+            if not isinstance(metadata, dict):
+                raise ValueError(f"{METADATA} holds a {type(metadata).__name__}")
         except (OSError, SafetensorError, ValueError, LookupError, RecursionError) as error:
             raise UserError(
                 f"{folder} is intact, but cannot be read here: {printable(error)}\n"
@@ -180,7 +180,7 @@ class Checkpoints:
         for name in expected | stored:
             if stored.get(name) != expected.get(name):
                 raise UserError(
-                    f"{folder} is of another network: {printable(name, 60)} is"
+                    f"{folder} belongs to another network: {printable(name, 60)} is"
                     f" {_type(stored.get(name))}, not {_type(expected.get(name))}\n"
                     "Choose another --workdir to start over."
                 )
@@ -190,11 +190,11 @@ class Checkpoints:
             else jax.numpy.array(arrays[name])
             for name, leaf in leaves.items()
         ]
-        return jax.tree.unflatten(jax.tree.structure(like), restored), notes
+        return jax.tree.unflatten(jax.tree.structure(like), restored), metadata
 
 
 def manifest(folder: Path) -> str:
-    """A line for every file of a folder except its manifest: the SHA-256 in hex, and the name."""
+    """One line per file of a folder, except its manifest: the SHA-256 in hex, and the name."""
     lines = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -205,7 +205,7 @@ def manifest(folder: Path) -> str:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in short; None if they are as written."""
+    """A short description of the damage to a checkpoint's files; None if they are intact."""
     try:
         stored = (folder / MANIFEST).read_bytes().decode("ascii", "replace")
         actual = manifest(folder)
@@ -237,8 +237,8 @@ def _type(array: tuple[tuple[int, ...], Any] | None) -> str:
 
 
 def _lower_priority() -> None:
-    """Lowers the calling thread's priority, so that it uses the time that training leaves idle."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
+    """Lowers the calling thread's priority, so that it does not slow training down."""
+    if sys.platform == "linux":  # where threads have priorities of their own
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 

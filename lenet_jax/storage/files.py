@@ -1,4 +1,4 @@
-"""Files and folders written as a whole or not at all, and JSON read back."""
+"""Atomic writes of files and folders, and reading JSON."""
 
 import contextlib
 import json
@@ -15,16 +15,16 @@ Content: TypeAlias = str | bytes | Callable[[IO[bytes]], object]
 
 
 def write_atomically(path: Path, content: Content) -> None:
-    """Writes a file beside its place and moves it there once it is on the disk.
+    """Writes a temporary file beside `path` and renames it once it is on the disk.
 
-    Whenever the process or the machine stops, `path` holds its old content or the new.
+    If the process or the machine stops at any moment, `path` has either its old or its new content.
 
     Args:
       path: the file; its folder must exist.
-      content: text, which becomes UTF-8, bytes, or a function that writes to a binary stream.
+      content: text, encoded as UTF-8, bytes, or a function that writes to a binary stream.
 
     Raises:
-      OSError: it cannot be written; the error's `filename` is `path`.
+      OSError: the file cannot be written; the error's `filename` is `path`.
     """
     draft = path.with_name(f".{path.name}.draft")
     try:
@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: Content) -> None:
         raise
     finally:
         with contextlib.suppress(OSError):
-            draft.unlink()  # where it did not become the file
+            draft.unlink()  # fails after `publish`, which has renamed it
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,16 +48,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish(draft: Path, path: Path) -> None:
-    """Moves a draft, a file or a folder of files, to its place once it is on the disk.
+    """Renames a draft, a file or a folder of files, to `path` once it is on the disk.
 
-    What has that place is replaced. Both must be in one folder.
+    Whatever is at `path` is replaced. Both must be in the same folder.
     """
     replaced = None
     if draft.is_dir():
         for file in draft.iterdir():
             _sync(file)
     _sync(draft)
-    if draft.is_dir() and path.exists():  # a folder takes the place of an empty one only
+    if draft.is_dir() and path.exists():  # a folder can be renamed over an empty folder only
         replaced = set_aside(path)
     draft.replace(path)
     _sync(path.parent)
@@ -66,7 +66,7 @@ def publish(draft: Path, path: Path) -> None:
 
 
 def set_aside(folder: Path) -> Path:
-    """Renames a folder that is to be deleted, since half of a folder must not look like one."""
+    """Renames a folder to be deleted, so that a partly deleted one is not taken for whole."""
     return folder.rename(folder.with_name(f".{folder.name}.old.draft"))
 
 
@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None if there is no such file.
 
     Raises:
-      UserError: the file cannot be read, or holds something else.
+      UserError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file, or a folder's list of names, is on the disk."""
+    """Waits until a file, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The run directory: its files by name, the lock of the process that writes, and the metrics."""
+"""The run directory: the names of its files, the lock of the writing process, and the metrics."""
 
 import csv
 import fcntl
@@ -11,7 +11,7 @@ from typing import Any
 
 from lenet_jax.errors import DISK_FAULTS, UserError
 from lenet_jax.storage.files import read_json, write_atomically, write_json
-from lenet_jax.storage.tensorboard import Board
+from lenet_jax.storage.tensorboard import EventFile
 
 CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
 METRICS, TABLE, WEIGHTS = "metrics.jsonl", "metrics.csv", "model.safetensors"
@@ -26,21 +26,21 @@ class RunDir:
     Attributes:
       path: the directory.
       checkpoints: the folder of the checkpoints in it.
-      rows: the metrics, a row per epoch; `metrics.jsonl` follows them.
+      rows: the metrics, one row per epoch, as in `metrics.jsonl`.
     """
 
     def __init__(self, path: str | Path):
-        """Creates the directory if need be and locks it.
+        """Creates the directory if needed and locks it.
 
         Raises:
-          UserError: it cannot be written, or another process holds it.
-          OSError: the disk is full, or has failed.
+          UserError: the directory cannot be written, or another process has locked it.
+          OSError: the disk is full or has failed.
         """
         try:
             self.path = Path(path).expanduser().absolute()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
-        except RuntimeError as error:  # `~name` of nobody
+        except RuntimeError as error:  # `~name` of an unknown user
             raise UserError(f"--workdir={path}: {error}") from error
         except OSError as error:
             if error.errno in DISK_FAULTS:
@@ -58,7 +58,7 @@ class RunDir:
                 reason = f"another process is running in {self.path}; wait, or"
             raise UserError(f"{reason} choose another --workdir") from error
         self.checkpoints = self.path / CHECKPOINTS
-        self._board: Board | None = None
+        self._events: EventFile | None = None
         self.rows: list[Row] = []
 
     def __enter__(self) -> "RunDir":
@@ -75,20 +75,20 @@ class RunDir:
     def close(self) -> None:
         """Releases the lock."""
         try:
-            if self._board is not None:
-                self._board.close()
+            if self._events is not None:
+                self._events.close()
         finally:
             self._lock.close()
 
     def files(self) -> list[Path]:
-        """The files in the directory that are meant for people."""
+        """The directory's files, except hidden ones."""
         return sorted(path for path in self.path.iterdir() if not path.name.startswith("."))
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in the file `name`, or None if there is no such file.
 
         Raises:
-          UserError: the file cannot be read, or holds something else.
+          UserError: the file cannot be read, or does not hold a JSON object.
         """
         try:
             return read_json(self.path / name)
@@ -100,18 +100,18 @@ class RunDir:
         write_json(self.path / name, value)
 
     def has_checkpoints(self) -> bool:
-        """Whether there is a checkpoint, intact or not."""
+        """Whether there are checkpoints, intact or not."""
         return any(self.checkpoints.glob("[0-9]*"))
 
     def num_logged(self) -> int:
-        """How many rows `metrics.jsonl` has, whichever process wrote them."""
+        """The number of rows in `metrics.jsonl`, including those of earlier processes."""
         try:
             return len((self.path / METRICS).read_bytes().splitlines())
         except FileNotFoundError:
             return 0
 
     def restart_rows(self, rows: Sequence[Row]) -> None:
-        """Replaces the metrics so far by `rows`; a resumed run continues from there."""
+        """Replaces the metrics by `rows`, to which a resumed run appends."""
         self.rows = list(rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / METRICS, text)
@@ -124,9 +124,9 @@ class RunDir:
             file.write(json.dumps(row) + "\n")
         self._write_csv()
         epoch = int(row["epoch"])
-        if self._board is None:
-            self._board = Board(self.path / TENSORBOARD, first_step=epoch)
-        self._board.add(epoch, {name: value for name, value in row.items() if name != "epoch"})
+        if self._events is None:
+            self._events = EventFile(self.path / TENSORBOARD, first_step=epoch)
+        self._events.add(epoch, {name: value for name, value in row.items() if name != "epoch"})
 
     def _write_csv(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -138,7 +138,7 @@ class RunDir:
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, float | int]]:
-    """The metrics of a run, a row per epoch, up to a line that a process died in."""
+    """The metrics of a run, one row per epoch, up to the first incomplete line."""
     file = folder / METRICS
     for line in file.read_text().splitlines() if file.exists() else ():
         try:

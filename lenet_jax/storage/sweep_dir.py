@@ -1,16 +1,16 @@
-"""A sweep's directory: its plan, the chunks that are done, and the results joined from them.
+"""A sweep's directory: its plan, the finished chunks, and the results collected from them.
 
-    sweep.json, config.json, environment.json    the plan, the config that the members change,
-                                                 and what the results may depend on
+    sweep.json, config.json, environment.json    the plan, the config that members override, and
+                                                 the versions and devices
     chunks/0007/                                 a finished chunk: results.json, history.npz, and
                                                  weights.safetensors if any weights were saved
-    results.csv, history.npz, summary.json,      the results of the chunks that are done
+    results.csv, history.npz, summary.json,      the results of the finished chunks
     sweep.png, winner.py
 
-A chunk is written beside its place and moved there in one step, so it is complete or absent.
-Several processes may share the directory. The one that works on a chunk holds a lock on a file,
-which the system releases if the process dies; a shared folder needs a file system with locks, such
-as NFS 4.
+A chunk is written under a temporary name and renamed, so it is either complete or absent.
+Several processes may share the directory. The one that trains a chunk locks a file, and the system
+releases the lock if the process dies; a shared folder needs a file system with locks, such as
+NFS 4.
 """
 
 import contextlib
@@ -37,13 +37,13 @@ Curves = dict[str, np.ndarray]
 
 
 class StoredMember(NamedTuple):
-    """What a finished chunk holds of one member whose weights were saved.
+    """The weights and results of one member, from a finished chunk.
 
     Attributes:
       state_dict: its weights.
-      metadata: of the file of weights.
-      row: its results; empty if the chunk has none of it.
-      history: its metrics, a row per epoch, named as in a run's `metrics.jsonl`.
+      metadata: of the weights file.
+      row: its results; empty if the chunk has no results for it.
+      history: its metrics, one row per epoch, named as in a run's `metrics.jsonl`.
     """
 
     state_dict: weights.StateDict
@@ -60,27 +60,27 @@ class SweepDir:
     """
 
     def __init__(self, path: str | Path):
-        """Names the directory; `open` creates it."""
+        """Does not create the directory; `open` does."""
         try:
             self.path = Path(path).expanduser().absolute()
-        except RuntimeError as error:  # `~name` of nobody
+        except RuntimeError as error:  # `~name` of an unknown user
             raise UserError(f"--workdir={path}: {error}") from error
 
     @property
     def config(self) -> Path:
-        """The file of the config that the members change."""
+        """The path of the config that members override."""
         return self.path / CONFIG
 
     @property
     def figure(self) -> Path:
-        """The file of the sweep's figure."""
+        """The path of the sweep's figure."""
         return self.path / FIGURE
 
     def plan(self) -> dict[str, Any] | None:
         """The plan in the directory, or None if it holds no sweep yet.
 
         Raises:
-          UserError: the directory holds something else, or its plan is damaged.
+          UserError: the directory holds a run, or its plan is damaged.
         """
         plan = read_json(self.path / PLAN)
         if plan is None and (self.path / run_dir.RECORD).exists():
@@ -88,7 +88,7 @@ class SweepDir:
         return plan
 
     def members(self) -> dict[int, dict[str, Any]]:
-        """What each member of the plan changes in the config, by its number."""
+        """The config overrides of each member of the plan, by member number."""
         return {
             entry["member"]: entry["overrides"]
             for entry in (self.plan() or {}).get("members", ())
@@ -96,7 +96,7 @@ class SweepDir:
         }
 
     def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes the plan, unless another process was first, and returns the plan that holds.
+        """Writes the plan unless there is one already, and returns the one in the directory.
 
         Raises:
           UserError: the directory cannot be written, or holds another sweep.
@@ -119,8 +119,8 @@ class SweepDir:
         return written
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
-        """Writes what the results may depend on: versions, devices, the command."""
-        with self.lock("sweep"):  # of several processes, one at a time
+        """Writes what may affect the results: versions, devices, the command."""
+        with self.lock("sweep"):  # one process at a time
             write_json(self.path / ENVIRONMENT, record)
 
     def is_done(self, chunk: int) -> bool:
@@ -129,16 +129,16 @@ class SweepDir:
 
     @contextlib.contextmanager
     def claim(self, chunk: int) -> Iterator[Path | None]:
-        """Claims a chunk: yields a folder for its files, which becomes the chunk if it has any.
+        """Claims a chunk: yields a folder for its files, which becomes the chunk unless empty.
 
-        Yields None if the chunk is done already, or another process works on it.
+        Yields None if the chunk is already done, or another process is training it.
         """
         with self._try_lock(f"{chunk:04d}") as held:
             if not held or self.is_done(chunk):
                 yield None
                 return
             draft = self.path / CHUNKS / f".{chunk:04d}.draft"
-            shutil.rmtree(draft, ignore_errors=True)  # of a process that died
+            shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
             draft.mkdir()
             yield draft
             if not any(draft.iterdir()):
@@ -147,7 +147,7 @@ class SweepDir:
             publish(draft, self._folder(chunk))
 
     def read_chunk(self, chunk: int) -> tuple[list[Row], Curves]:
-        """What `write_chunk` wrote.
+        """The rows and curves of a finished chunk.
 
         Raises:
           UserError: the chunk is damaged.
@@ -170,17 +170,17 @@ class SweepDir:
             index = members.index(str(member))
             state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
             rows, curves = _read_chunk(file.parent)
-            place = next((i for i, row in enumerate(rows) if row.get("member") == member), None)
-            if place is None:
+            position = next((i for i, row in enumerate(rows) if row.get("member") == member), None)
+            if position is None:
                 return StoredMember(state_dict, metadata, {}, [])
-            # `train_loss` there is `train/loss` in a run.
+            # `train_loss` is called `train/loss` in a run.
             names = [name.replace("_", "/", 1) for name in curves]
-            epochs = zip(*(array[place].tolist() for array in curves.values()), strict=True)
+            epochs = zip(*(array[position].tolist() for array in curves.values()), strict=True)
             history = [
                 {"epoch": epoch} | dict(zip(names, values, strict=True))
                 for epoch, values in enumerate(epochs, 1)
             ]
-            return StoredMember(state_dict, metadata, rows[place], history)
+            return StoredMember(state_dict, metadata, rows[position], history)
         more = f" and {len(stored) - MAX_LISTED} more" if len(stored) > MAX_LISTED else ""
         listed = ", ".join(stored[:MAX_LISTED]) + more
         raise UserError(
@@ -191,13 +191,13 @@ class SweepDir:
     def write_results(
         self, table: str, history: Curves, summary: Mapping[str, Any], winner: str | None
     ) -> None:
-        """Writes the results of the chunks that are done.
+        """Writes the results of the finished chunks.
 
         Args:
-          table: the text of results.csv.
-          history: curves of shape (members, epochs), and the members' numbers.
+          table: the content of results.csv.
+          history: curves of shape (members, epochs), and the member numbers.
           summary: the statistics.
-          winner: the winner's config file, if any member has not diverged.
+          winner: the content of the winner's config file; None if every member diverged.
         """
         write_atomically(self.path / TABLE, table)
         _write_arrays(self.path / HISTORY, history)
@@ -206,13 +206,13 @@ class SweepDir:
             write_atomically(self.path / WINNER, winner)
 
     def results(self) -> list[Path]:
-        """The files of results that exist."""
+        """The result files that exist."""
         files = [self.path / name for name in (TABLE, HISTORY, SUMMARY, FIGURE, WINNER)]
         return [file for file in files if file.exists()]
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Waits for, and holds, the lock `name`, which one process at a time may hold."""
+        """Waits for the lock `name` and holds it; only one process can hold it at a time."""
         with (self.path / f".{name}.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -232,7 +232,7 @@ class SweepDir:
 
 
 def write_chunk(folder: Path, rows: Sequence[Row], curves: Curves) -> None:
-    """Writes a chunk's results, a row a member, and its curves of shape (members, epochs)."""
+    """Writes a chunk's results, one row per member, and its curves of shape (members, epochs)."""
     write_json(folder / ROWS, {"rows": list(rows)})
     _write_arrays(folder / HISTORY, curves)
 
@@ -240,11 +240,11 @@ def write_chunk(folder: Path, rows: Sequence[Row], curves: Curves) -> None:
 def write_weights(
     folder: Path, members: Mapping[int, Mapping[str, np.ndarray]], metadata: Mapping[str, str]
 ) -> None:
-    """Writes the weights of some of a chunk's members, stacked, by their numbers."""
+    """Writes the weights of members of a chunk, stacked along a leading axis; keys are numbers."""
     first = next(iter(members.values()))
     stacked = {name: np.stack([arrays[name] for arrays in members.values()]) for name in first}
-    numbers = {"members": " ".join(map(str, members))}
-    weights.write(folder / WEIGHTS, stacked, {**metadata, **numbers})
+    member_numbers = " ".join(map(str, members))
+    weights.write(folder / WEIGHTS, stacked, {**metadata, "members": member_numbers})
 
 
 def is_sweep(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""TensorBoard's event file: each row is on its way to the disk before the next one is trained."""
+"""TensorBoard event files, flushed after every row."""
 
 import sys
 import time
@@ -7,39 +7,39 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class Board:
-    """An event file. tensorboardX's own writer would write, and fail, unseen in a thread."""
+class EventFile:
+    """An event file, written synchronously: tensorboardX's own writer hides errors in a thread."""
 
     def __init__(self, folder: Path, first_step: int):
         """Opens a new file in `folder`.
 
         Args:
           folder: created if it does not exist.
-          first_step: what earlier files have of it and later steps is hidden.
+          first_step: TensorBoard hides this and later steps of earlier files.
 
         Raises:
           OSError: the file cannot be written.
         """
         with _torch_hidden():
-            from tensorboardX.event_file_writer import EventsWriter  # late: a third of a second
+            from tensorboardX.event_file_writer import EventsWriter  # late: takes 0.3 s
             from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
             from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
             from tensorboardX.summary import scalar
 
         self._event, self._summary, self._scalar = Event, Summary, scalar
         folder.mkdir(exist_ok=True)
-        # The name has second and host; without more, two of one second would be one file.
+        # The default name, seconds and host, would be the same for two files within a second.
         self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
         self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, row: Mapping[str, float | int]) -> None:
-        """Writes a step's metrics; raises OSError if they cannot be written."""
+        """Writes the scalars of a step; raises OSError if they cannot be written."""
         for name, value in row.items():
             self._write(step=step, summary=self._scalar(name, value))
         self._writer.flush()
 
     def add_image(self, name: str, png: bytes, width: int, height: int) -> None:
-        """Writes an image, a PNG of these pixels; raises OSError if it cannot be written."""
+        """Writes a PNG of this size, in pixels; raises OSError if it cannot be written."""
         image = self._summary.Image(
             encoded_image_string=png, width=width, height=height, colorspace=3
         )
@@ -57,7 +57,7 @@ class Board:
 
 @contextmanager
 def _torch_hidden() -> Iterator[None]:
-    """Keeps tensorboardX from importing PyTorch, two seconds for what is not used here."""
+    """Keeps tensorboardX from importing PyTorch, which takes two seconds and is not used here."""
     if "torch" in sys.modules:
         yield
         return

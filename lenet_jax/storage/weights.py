@@ -1,7 +1,7 @@
-"""Files of a `state_dict`: safetensors, and PyTorch's own where torch is installed to read them.
+"""Weights files: safetensors, and PyTorch's own format if torch is installed.
 
-Nothing here unpickles: PyTorch's files are read by `torch.load(weights_only=True)`, and none are
-written. Values are read when they are asked for, so a reader can refuse names and shapes first.
+Nothing is unpickled: PyTorch files are read by `torch.load(weights_only=True)` and never written.
+Values are read lazily, so that a caller can reject names and shapes first.
 """
 
 import json
@@ -10,7 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError  # what torch's loader calls everything that it does not allow
+from pickle import UnpicklingError  # torch's loader raises it for whatever it does not allow
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -23,8 +23,7 @@ from lenet_jax.storage.files import write_atomically
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-# What torch's loader, which trusts the inside of a file, was seen to raise over mangled ones,
-# beside `UnpicklingError`.
+# What torch's loader raises for corrupted files, besides `UnpicklingError`.
 TORCH_ERRORS = (
     RuntimeError,
     EOFError,
@@ -41,19 +40,19 @@ TORCH_ERRORS = (
 
 @runtime_checkable
 class Tensor(Protocol):
-    """What an entry of a `state_dict` has, beside being something for `np.asarray`.
+    """An entry of a `state_dict`, which `np.asarray` accepts.
 
-    NumPy's arrays, JAX's, and torch's tensors on the CPU are all tensors.
+    Arrays of NumPy and JAX, and torch tensors on the CPU, are all tensors.
     """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its extents."""
+        """The shape."""
         ...
 
     @property
     def dtype(self) -> Any:
-        """A dtype of NumPy, of torch, or the name of one."""
+        """A NumPy or torch dtype, or its name."""
         ...
 
 
@@ -65,7 +64,7 @@ class StoredTensor:
 
     Attributes:
       shape: from the file's header, which agrees with the file's length.
-      dtype: the name, `float32`.
+      dtype: its name, such as `float32`.
     """
 
     def __init__(self, file: safe_open, name: str):
@@ -85,10 +84,10 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
       path: a `.safetensors` file; or a `.pt` or `.pth` file, for which torch must be installed.
 
     Returns:
-      The tensors by name, and the file's metadata, of which PyTorch's own files have none.
+      The tensors by name, and the file's metadata, which is empty for PyTorch files.
 
     Raises:
-      UserError: there is no such file, it is broken, or it holds something else.
+      UserError: the file is missing, corrupted, or not a weights file.
     """
     path = Path(path).expanduser()
     try:
@@ -108,7 +107,7 @@ def write(
     """Writes a safetensors file, atomically.
 
     Raises:
-      UserError: the file cannot be written; a `WriteError` if the disk is full, or has failed.
+      UserError: the file cannot be written; a `WriteError` if the disk is full or has failed.
     """
     path = Path(path).expanduser()
     try:
@@ -120,7 +119,7 @@ def write(
 
 
 def encode(state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file; the same weights and metadata are always the same bytes.
+    """The content of a safetensors file; equal weights and metadata give identical bytes.
 
     Raises:
       SafetensorError: the arrays cannot be encoded.
@@ -141,7 +140,7 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         return tensors, dict(sorted((file.metadata() or {}).items()))
     except (OSError, SafetensorError) as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
-        raise UserError(f"{path} is not a whole safetensors file: {printable(reason)}") from error
+        raise UserError(f"{path} is not a valid safetensors file: {printable(reason)}") from error
 
 
 def _read_torch(path: Path) -> StateDict:
@@ -155,17 +154,17 @@ def _read_torch(path: Path) -> StateDict:
         ) from error
     try:
         if _is_inflated(path):
-            raise _not_weights(path, "its parts claim to be larger than it is")
-        with warnings.catch_warnings(action="ignore"):  # torch's, of what is about to be refused
+            raise _not_weights(path, "its entries claim to be larger than the file")
+        with warnings.catch_warnings(action="ignore"):  # about files that are rejected below
             content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
-            raise _not_weights(path, f"it holds one {type(content).__name__}, no state_dict")
+            raise _not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
         for name, tensor in content.items():
             if not isinstance(tensor, torch.Tensor):
-                raise _not_weights(path, f"its entry {printable(name, 60)!r} is no tensor")
+                raise _not_weights(path, f"its entry {printable(name, 60)!r} is not a tensor")
         if sum(tensor.nbytes for tensor in content.values()) > path.stat().st_size:
-            raise _not_weights(path, "its tensors claim to be larger than it is")
-        # Those of another dtype stay as they are: NumPy does not know them all.
+            raise _not_weights(path, "its tensors claim to be larger than the file")
+        # Tensors of other dtypes stay as they are: NumPy does not support them all.
         return {
             str(name): tensor.numpy(force=True) if tensor.dtype is torch.float32 else tensor
             for name, tensor in content.items()
@@ -173,13 +172,13 @@ def _read_torch(path: Path) -> StateDict:
     except UnpicklingError as error:
         raise _not_weights(path, "it holds more than weights, or is damaged") from error
     except zipfile.BadZipFile as error:
-        raise _not_weights(path, "it is no zip archive, or a damaged one") from error
+        raise _not_weights(path, "it is not a zip archive, or is damaged") from error
     except TORCH_ERRORS as error:
         raise _not_weights(path, f"PyTorch cannot read it ({type(error).__name__})") from error
 
 
 def _is_inflated(path: Path) -> bool:
-    """Whether an archive unpacks to more than its size, as none does that `torch.save` wrote."""
+    """Whether an archive unpacks to more than its size; `torch.save` never writes such a file."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -188,6 +187,6 @@ def _is_inflated(path: Path) -> bool:
 
 def _not_weights(path: Path, reason: str) -> UserError:
     return UserError(
-        f"{path} is not a file of weights: {reason}\n"
+        f"{path} is not a weights file: {reason}\n"
         "In PyTorch: torch.save(network.state_dict(), 'network.pt')"
     )

@@ -1,4 +1,4 @@
-"""A description of a sweep before it runs: its groups, memory and time."""
+"""The dry run of a sweep: its groups, memory and estimated time."""
 
 import dataclasses
 import time
@@ -13,7 +13,7 @@ from lenet_jax.terminal.console import counted
 from lenet_jax.terminal.progress import clock
 from lenet_jax.training.population import Population, Strategy, choose_strategy
 
-TRIAL_STEPS = 20  # of a chunk, to estimate the time
+TRIAL_STEPS = 20  # steps of a chunk, to estimate the time
 
 
 def describe(
@@ -23,12 +23,12 @@ def describe(
     strategy: Strategy,
     shared_data_order: bool,
 ) -> list[str]:
-    """The plan in lines: groups, chunks, memory and, after a short trial, the time.
+    """The plan as lines of text: groups, chunks, memory and, after a short trial, the time.
 
     Args:
-      groups: all of the sweep's.
-      chunks: all of them.
-      missing: those that are still to be trained.
+      groups: all groups of the sweep.
+      chunks: all chunks.
+      missing: the chunks that are not trained yet.
       strategy: how members are trained on a device.
       shared_data_order: whether all members see the same batches.
     """
@@ -38,7 +38,7 @@ def describe(
     lines = [
         f"{counted(sum(len(g.members) for g in groups), 'member')} in"
         f" {counted(len(groups), 'group')} and {counted(len(chunks), 'chunk')},"
-        f" on {len(devices)} × {devices[0].device_kind}; memory at hand {memory / 1e9:.1f} GB",
+        f" on {len(devices)} × {devices[0].device_kind}; available memory {memory / 1e9:.1f} GB",
         "",
         "group  members  chunks  a chunk  epochs  parameters  memory",
     ]
@@ -69,21 +69,21 @@ def describe(
 
 
 def _trial(chunk: Chunk, strategy: Strategy, shared_data_order: bool) -> float:
-    """Images a second of a chunk, all members together, in a few steps."""
+    """Throughput of a chunk in images per second, summed over members, from a few steps."""
     spec, dataset = chunk.group.spec, chunk.group.dataset
     count = min(spec.num_examples, TRIAL_STEPS * spec.batch_size)
     short = dataclasses.replace(spec, num_examples=count)
     population = Population(
         short, chunk.size, strategy=strategy, shared_data_order=shared_data_order
     )
-    part = Split(dataset.train.images[:count], dataset.train.labels[:count])
+    subset = Split(dataset.train.images[:count], dataset.train.labels[:count])
     train_split, valid = (
-        population.put(part),
-        population.put(Split(part.images[:1], part.labels[:1])),
+        population.put(subset),
+        population.put(Split(subset.images[:1], subset.labels[:1])),
     )
     members, settings = population.start([member.config for member in chunk.members])
     best = float("inf")
-    for epoch in range(3):  # the first one compiles
+    for epoch in range(3):  # the first epoch compiles
         started = time.perf_counter()
         members, metrics = population.train_epoch(members, settings, train_split, valid, epoch)
         jax.block_until_ready(metrics)

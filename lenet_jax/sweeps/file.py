@@ -27,15 +27,15 @@ Sweep = list[Overrides]
 
 # Keys that cannot vary between members, and why.
 FIXED = {
-    "checkpoint.every_epochs": "a sweep keeps whole chunks, no checkpoints",
-    "checkpoint.keep": "a sweep keeps whole chunks, no checkpoints",
-    "data.data_dir": "it says where the data is, not which",
+    "checkpoint.every_epochs": "a sweep saves whole chunks, not checkpoints",
+    "checkpoint.keep": "a sweep saves whole chunks, not checkpoints",
+    "data.data_dir": "it says where the data is, not which data",
     "train.initial_weights": "a sweep draws its members' weights",
 }
 
 
 class Member(NamedTuple):
-    """One network of a sweep: its number, what it changes in the config, and its whole config."""
+    """One network of a sweep: its number, its overrides, and the resulting config."""
 
     number: int
     overrides: Overrides
@@ -43,26 +43,26 @@ class Member(NamedTuple):
 
 
 def sweep(key: str, values: Iterable[object]) -> Sweep:
-    """A member for each value of one config key; NumPy numbers are fine."""
+    """One member per value of a config key; NumPy scalars and arrays are accepted."""
     key = RENAMED.get(key, key)
     return [{key: _plain(value)} for value in values]
 
 
 def product(*sweeps: Sweep) -> Sweep:
-    """Every combination, the last sweep varying fastest."""
+    """The Cartesian product; the last sweep varies fastest."""
     return [_join("product", overrides) for overrides in itertools.product(*sweeps)]
 
 
 def zipit(*sweeps: Sweep) -> Sweep:
-    """The sweeps side by side: first with first, second with second."""
+    """The sweeps zipped: first with first, second with second; lengths must be equal."""
     if len({len(members) for members in sweeps}) > 1:
         lengths = " and ".join(str(len(members)) for members in sweeps)
-        raise UserError(f"zipit: the sweeps have {lengths} members; they must have equally many")
+        raise UserError(f"zipit: the sweeps have {lengths} members; their lengths must be equal")
     return [_join("zipit", overrides) for overrides in zip(*sweeps, strict=True)]
 
 
 def chain(*sweeps: Sweep) -> Sweep:
-    """The sweeps one after the other."""
+    """The sweeps concatenated."""
     return [dict(overrides) for members in sweeps for overrides in members]
 
 
@@ -71,8 +71,8 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
 
     Args:
       path_with_arg: `FILE.py` or `FILE.py:ARG`; the argument goes to `get_sweep`.
-      config: what the members change.
-      given: keys that the command line sets, which then cannot be swept.
+      config: the config that members override.
+      given: keys set on the command line, which cannot be swept.
 
     Raises:
       UserError: the file is missing or fails, or the sweep has mistakes; all are listed at once, on
@@ -106,7 +106,7 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
 
 
 def share_order(config: Config) -> Config:
-    """The config with explicit seeds of order and augmentation, so that `seed` varies neither."""
+    """Makes the order and augmentation seeds explicit, so that `seed` does not affect them."""
     seeds = {f"seeds.{k}": config.seeds[k] for k in ("order", "augment")}
     return replace(config, {k: config.seed if v is None else v for k, v in seeds.items()})
 
@@ -120,7 +120,7 @@ def _mistaken_keys(changes: Sweep, config: Config, given: Sequence[str]) -> list
         elif key in FIXED:
             mistakes.append(f"{key} cannot vary in a sweep: {FIXED[key]}")
         elif key in given:
-            mistakes.append(f"{key} is swept, and given as --config.{key} too")
+            mistakes.append(f"{key} is swept, but also set by --config.{key}")
     return mistakes
 
 
@@ -136,13 +136,13 @@ def _join(combinator: str, overrides: Sequence[Overrides]) -> Overrides:
         both = joined.keys() & each.keys()
         if both:
             names = show(", ".join(sorted(both)))
-            raise UserError(f"{combinator}: {names} is in two of its sweeps")
+            raise UserError(f"{combinator}: {names} is set by two of its sweeps")
         joined |= each
     return joined
 
 
 def _plain(value: object) -> object:
-    """A Python number or tuple for NumPy's."""
+    """Converts NumPy scalars and arrays to Python numbers and tuples."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     return tuple(value) if isinstance(value, list) else value

@@ -1,9 +1,9 @@
 """The plan of a sweep: which members train together, in which chunks, and the memory they need.
 
-Members with one specification are a group, for which one program is compiled. A group is cut into
-chunks of equal size, the units that are trained at once, written, and never trained again. The plan
-decides which member is in which chunk, so a member's result does not depend on when, where or after
-how many interruptions its chunk is trained.
+Members with the same specification form a group, which is compiled once. A group is split into
+chunks of equal size. A chunk is trained at once, written, and never trained again. The plan fixes
+which member is in which chunk, so a member's result does not depend on when, where or after how
+many interruptions its chunk is trained.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from lenet_jax.sweeps.file import Member, Overrides
 from lenet_jax.training import step as train
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 
-MEMBERS_PER_DEVICE = {"cpu": 4}  # a chunk's, so that a minute's work at most is lost
-MOST_PER_DEVICE = 1024  # where members train side by side: see results/accelerator_*.json
+MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
+MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
 SHARE_OF_MEMORY = 0.8
 FLOAT = 4  # bytes
 
 
 class Group(NamedTuple):
-    """Members that one compiled program trains; their configs have the same data."""
+    """Members trained by one compiled function, on the same data."""
 
     spec: Spec
     dataset: Dataset
@@ -39,21 +39,21 @@ class Group(NamedTuple):
 
     @property
     def images(self) -> int:
-        """Training images that all members together go through."""
+        """Training images processed, summed over members and epochs."""
         return len(self.members) * self.spec.num_epochs * self.spec.num_examples
 
 
 class Chunk(NamedTuple):
-    """Members that train at once."""
+    """Members that are trained together."""
 
     number: int
     group: Group
     members: tuple[Member, ...]
-    size: int  # slots: as many in every chunk of a group
+    size: int  # the same for every chunk of a group; may exceed len(members)
 
     @property
     def member_epochs(self) -> int:
-        """Epochs that its members train, all together."""
+        """Epochs to train, summed over members."""
         return len(self.members) * self.group.spec.num_epochs
 
 
@@ -62,11 +62,11 @@ def make_groups(
 ) -> list[Group]:
     """Sorts members into groups, in the order of their first members.
 
-    Members with and without augmentation go together, since strengths of 0 change nothing.
+    Members with and without augmentation share a group, since a strength of 0 changes nothing.
 
     Raises:
-      UserError: the data of a config cannot be loaded, or does not suit its model; or members that
-        should share their batches ask for different ones.
+      UserError: a config's data cannot be loaded or does not fit its model, or members that are
+        to share batches would get different ones.
     """
     members_of: dict[Any, list[Member]] = {}
     datasets: dict[str, Dataset] = {}
@@ -78,21 +78,21 @@ def make_groups(
         shape = jax.tree.structure(hyperparameters(member.config))
         members_of.setdefault((section, spec, shape), []).append(member)
     groups = []
-    for (section, spec, _), together in members_of.items():
-        augments = any(any(member.config.augment.values()) for member in together)
+    for (section, spec, _), same in members_of.items():
+        augments = any(any(member.config.augment.values()) for member in same)
         if shared_data_order:
-            _check_shared(together)
+            _check_shared(same)
         spec = dataclasses.replace(spec, augments=augments)
-        groups.append(Group(spec, datasets[section], tuple(together)))
+        groups.append(Group(spec, datasets[section], tuple(same)))
     return groups
 
 
 def make_chunks(groups: Sequence[Group], devices: int, sizes: Sequence[int]) -> list[Chunk]:
-    """Cuts each group into as few chunks as its size allows, as equal as possible."""
+    """Splits each group into as few chunks as `sizes` allow, as equal as possible."""
     chunks = []
-    for group, most in zip(groups, sizes, strict=True):
+    for group, max_size in zip(groups, sizes, strict=True):
         count = len(group.members)
-        size = math.ceil(count / math.ceil(count / most))
+        size = math.ceil(count / math.ceil(count / max_size))
         size = math.ceil(size / devices) * devices
         for first in range(0, count, size):
             chunks.append(Chunk(len(chunks), group, group.members[first : first + size], size))
@@ -100,12 +100,12 @@ def make_chunks(groups: Sequence[Group], devices: int, sizes: Sequence[int]) -> 
 
 
 def overrides(members: Sequence[Member]) -> dict[int, Overrides]:
-    """What each member changes, by its number."""
+    """The overrides of each member, by member number."""
     return {member.number: member.overrides for member in members}
 
 
 def to_json(members: Sequence[Member], chunks: Sequence[Chunk], **settings: Any) -> dict[str, Any]:
-    """The plan for sweep.json; the settings are what else must not change."""
+    """The content of sweep.json; `settings` are further options that must not change."""
     return {
         "settings": settings,
         "data_fingerprints": sorted({chunk.group.dataset.fingerprint for chunk in chunks}),
@@ -115,14 +115,14 @@ def to_json(members: Sequence[Member], chunks: Sequence[Chunk], **settings: Any)
 
 
 def from_json(
-    written: dict[str, Any], asked: dict[str, Any], groups: Sequence[Group], where: str
+    written: dict[str, Any], requested: dict[str, Any], groups: Sequence[Group], where: str
 ) -> list[Chunk]:
-    """The chunks of the plan in a directory, which stay as they are whatever the memory is today.
+    """The chunks of a written plan, which do not change with the available memory.
 
     Raises:
-      UserError: it is the plan of another sweep.
+      UserError: the plan belongs to another sweep.
     """
-    plain = json.loads(json.dumps(asked))
+    plain = json.loads(json.dumps(requested))
     members = [
         entry | {"overrides": current_names(entry["overrides"])} for entry in written["members"]
     ]
@@ -147,10 +147,10 @@ def from_json(
 
 
 def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int) -> int:
-    """How many members of a group are trained at once: what fits into the available memory.
+    """How many members of a group to train at once, so that they fit in memory.
 
     Raises:
-      UserError: not even one member does.
+      UserError: not even one member fits.
     """
     platform = devices[0].platform
     per_device = MEMBERS_PER_DEVICE.get(platform, MOST_PER_DEVICE)
@@ -167,19 +167,19 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
 
 
 def memory_needed(group: Group, devices: int, per_device: int, strategy: str) -> int:
-    """Bytes that a chunk takes, estimated: on the host those of all its devices, else of one.
+    """Estimated memory of a chunk in bytes: for CPUs that of all devices, otherwise of one.
 
-    Side by side it is 0.9 to 2.2 times what XLA reckons (lenet5 and a network of four times its
-    width, 8 and 16 members, on a CPU); one by one it is more, and little anyway.
+    With `vmap` the estimate is 0.9 to 2.2 times XLA's own (lenet5 and a network four times as wide,
+    8 and 16 members, on a CPU); with `map` the ratio is higher, but little memory is needed.
     """
     spec, config = group.spec, group.members[0].config
     state = jax.eval_shape(lambda: train.init_state(spec, seeds(config), hyperparameters(config)))
     params, opt_state = map(jax.tree.leaves, (state.params, state.opt_state))
-    # What comes in, what goes out, and in the loop another copy of either.
+    # Inputs, outputs, and a copy of them inside the loop.
     member = 3 * FLOAT * sum(math.prod(a.shape) for a in [*params, *params, *opt_state])
-    at_work = per_device if strategy == "vmap" else 1
+    concurrent = per_device if strategy == "vmap" else 1
     images = max(spec.micro_batch_size, spec.eval_batch_size)
-    work = at_work * images * FLOAT * floats_per_image(spec)
+    work = concurrent * images * FLOAT * floats_per_image(spec)
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
     device = data + per_device * member + work
@@ -187,11 +187,11 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
 
 
 def floats_per_image(spec: Spec) -> int:
-    """Numbers that the passes over one image hold at once: ten times its windows and phases."""
+    """Floats held at once for one image: ten times its windows and phases."""
     channels, total = dict(spec.model)["in_channels"], sum(dict(spec.model)["features"])
     for layer in spec.abstract_model.layer_sizes().values():
         *positions, features = layer.shape
-        if positions:  # a convolution's
+        if positions:  # a convolution
             total += (36 * channels + 2 * 4 * features) * math.prod(positions)
         channels = features
     return 10 * total
@@ -203,12 +203,12 @@ def num_params(group: Group) -> int:
 
 
 def work_per_image(spec: Spec) -> int:
-    """Multiplications of a training step per image: the forward pass's, thrice."""
+    """Multiplications of a training step per image: three times those of the forward pass."""
     return 3 * sum(size.multiplications for size in spec.abstract_model.layer_sizes().values())
 
 
 def available_memory(device: Any) -> int:
-    """Bytes that are free: on an accelerator its own, on a CPU the machine's."""
+    """Free memory in bytes: the device's own on an accelerator, the machine's on a CPU."""
     stats = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -220,7 +220,7 @@ def available_memory(device: Any) -> int:
 
 
 def _check_shared(members: Sequence[Member]) -> None:
-    """Refuses members of one group that share their batches but ask for different ones."""
+    """Raises UserError if members that are to share batches would get different ones."""
     first = members[0].config
     for member in members:
         config = member.config
@@ -233,5 +233,5 @@ def _check_shared(members: Sequence[Member]) -> None:
             raise UserError(
                 f"--shared_data_order: members {members[0].number} and {member.number} differ in"
                 f" {' and '.join(different)}\n"
-                "Members that share their batches cannot; leave the flag or the key out."
+                "Members that share batches must agree on these; remove the flag or the keys."
             )

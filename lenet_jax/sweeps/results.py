@@ -1,4 +1,4 @@
-"""The results of a sweep: a table with a row a member, statistics over seeds, and the winner."""
+"""The results of a sweep: a table of its members, statistics over seeds, and the winner."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.file import Overrides
 
 SEEDS = ("seed", "seeds.init", "seeds.order", "seeds.augment")
-# `seconds` is last, so that `cut -d, -f1-N` of two runs of one sweep are the same bytes.
+# `seconds` comes last: repeated sweeps give identical tables except for the last column.
 COLUMNS = (
     "status",
     "valid_loss",
@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 class Setting(NamedTuple):
-    """Members that differ in their seeds alone: what they change beside those, and their rows."""
+    """Members that differ only in their seeds: their other overrides, and their rows."""
 
     overrides: Overrides
     rows: list[Row]
@@ -44,14 +44,14 @@ class Setting(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The overrides in short: `learning_rate=0.1`."""
+        """The overrides in short, such as `learning_rate=0.1`."""
         if not self.overrides:
             return "the config"
         return ", ".join(f"{key.rpartition('.')[2]}={v}" for key, v in self.overrides.items())
 
 
 def by_setting(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[Setting]:
-    """Sorts members by what they change beside the seeds, in the order of the first members."""
+    """Groups rows by all overrides except seeds, in the order of the first members."""
     settings: dict[str, Setting] = {}
     for row in rows:
         changed = {k: v for k, v in overrides[row["member"]].items() if k not in SEEDS}
@@ -93,8 +93,8 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
 def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
     """The winning setting, and in it the winning member; None if every member diverged.
 
-    The setting has the highest mean accuracy on validation, so that it is no seed's luck; one with
-    a diverged member only wins if there is no other. Ties are broken by the loss.
+    The setting with the highest mean validation accuracy wins, so that no lucky seed decides; one
+    with a diverged member wins only if there is no other. Ties are broken by the loss.
     """
     ranked = []
     for index, setting in enumerate(settings):
@@ -112,11 +112,11 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
 def for_plot(
     settings: Sequence[Setting], curves: Mapping[int, Mapping[str, np.ndarray]]
 ) -> list[plots.Setting]:
-    """What the figure shows of each setting.
+    """The data of the figure for each setting.
 
     Args:
       settings: from `by_setting`.
-      curves: of each member its metrics by name, a number an epoch.
+      curves: the metrics of each member by name, one value per epoch.
     """
     winner, shown = choose(settings), []
     for index, setting in enumerate(settings):
@@ -147,9 +147,9 @@ def summary(
 
     Args:
       settings: the members by setting.
-      winner: what `choose` gives.
-      overrides: what each member changes.
-      complete: whether every member of the sweep is there.
+      winner: from `choose`.
+      overrides: those of each member.
+      complete: whether every member of the sweep is trained.
     """
     rows = [row for setting in settings for row in setting.rows]
     entries = summarise(settings)
@@ -170,7 +170,7 @@ def summary(
 
 
 def winner_file(config: Config, row: Row) -> str:
-    """A config file that gives the winner's config."""
+    """The content of a config file that returns the winner's config."""
     default: Config = base.get_config()
     different = {}
     for path in keys():
@@ -193,12 +193,12 @@ def winner_file(config: Config, row: Row) -> str:
 
 
 def rank(row: Row) -> tuple[float, float, int]:
-    """The sort key of the best member: accuracy on validation; ties are broken by the loss."""
+    """Sort key of members: validation accuracy, then lower loss, then the first member."""
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 
 def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
-    """The text of results.csv: a row a member, with what it changes and its results."""
+    """The content of results.csv: one row per member, with its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -215,7 +215,7 @@ def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:
-    """The members' numbers, and curves (members, epochs), NaN where a member has fewer epochs."""
+    """Member numbers, and curves (members, epochs), padded with NaN to the longest."""
     names = list(next(iter(curves.values()), {}))
     longest = max((len(c[name]) for c in curves.values() for name in names), default=0)
     arrays: Curves = {"member": np.asarray(members, np.int32)}

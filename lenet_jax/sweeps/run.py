@@ -1,4 +1,4 @@
-"""A sweep: trains the chunks that are missing, and joins those that are done."""
+"""Runs a sweep: trains the missing chunks, then collects the results of all finished ones."""
 
 import shlex
 import time
@@ -31,7 +31,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 class Options(NamedTuple):
-    """The options of a sweep, beside its config and its file."""
+    """The options of a sweep, besides its config and sweep file."""
 
     workdir: str
     save: str = "best"
@@ -46,13 +46,13 @@ class Options(NamedTuple):
 def run(
     config: configs.Config, members: Sequence[Member], options: Options, command: Sequence[str]
 ) -> int:
-    """Plans, trains what is missing of this worker's share, and joins what is done.
+    """Plans, trains the missing chunks of this worker's share, and collects the finished ones.
 
     Returns:
-      The exit code: 0 done, 130 or 143 stopped by a signal.
+      The exit code: 0 if done, 130 or 143 if stopped by a signal.
 
     Raises:
-      UserError: the data, the memory or the directory does not suit the sweep.
+      UserError: the data, the available memory or the directory does not fit the sweep.
       OSError: the results cannot be written.
     """
     if config.train.initial_weights is not None:
@@ -61,22 +61,24 @@ def run(
     groups = plan.make_groups(members, _load, options.shared_data_order)
     chunks = _plan_chunks(groups, options)
     settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
-    asked = plan.to_json(members, chunks, **settings)
+    requested = plan.to_json(members, chunks, **settings)
     written = store.plan()
     if written is not None:
-        chunks = plan.from_json(written, asked, groups, str(store.path))
+        chunks = plan.from_json(written, requested, groups, str(store.path))
     if options.dry_run:
         missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
-        how = options.strategy, options.shared_data_order
-        console.lines(estimate.describe(groups, chunks, missing, *how))
+        lines = estimate.describe(
+            groups, chunks, missing, options.strategy, options.shared_data_order
+        )
+        console.lines(lines)
         return ExitCode.DONE
     if options.collect:
         if written is None:
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
         _collect(store, members, chunks, console)
         return ExitCode.DONE
-    written = store.open(asked, configs.to_dict(config))
-    chunks = plan.from_json(written, asked, groups, str(store.path))
+    written = store.open(requested, configs.to_dict(config))
+    chunks = plan.from_json(written, requested, groups, str(store.path))
     store.write_environment(
         environment(PACKAGES)
         | {
@@ -114,10 +116,10 @@ def _train(
     console: Console,
     interrupt: Interrupt,
 ) -> bool:
-    """Trains the chunks that no process has done or works on; False if a signal stopped it."""
+    """Trains the chunks that no process has claimed; False if stopped by a signal."""
     missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
     if len(missing) < len(chunks):
-        console.note(f"{len(chunks) - len(missing)} of {len(chunks)} chunks are done already")
+        console.note(f"{len(chunks) - len(missing)} of {len(chunks)} chunks are already done")
     trainer = Trainer(options)
     with console.member_epochs(sum(chunk.member_epochs for chunk in missing)) as progress:
         for chunk in missing:
@@ -133,7 +135,7 @@ def _train(
 
 
 class Trainer:
-    """Trains chunks; those of one group share the compiled program and the data."""
+    """Trains chunks; those of one group share the compiled functions and the data."""
 
     def __init__(self, options: Options):
         self._options = options
@@ -142,7 +144,7 @@ class Trainer:
     def train(
         self, chunk: Chunk, folder: Path, progress: MemberEpochs, interrupt: Interrupt
     ) -> list[Row] | None:
-        """Trains a chunk and writes it into `folder`; None if a signal stopped it."""
+        """Trains a chunk and writes it to `folder`; None if stopped by a signal."""
         if self._group is not chunk.group:
             self._prepare(chunk)
         population, count, spec = self._population, len(chunk.members), chunk.group.spec
@@ -185,7 +187,7 @@ class Trainer:
     def _save_weights(
         self, chunk: Chunk, folder: Path, members: Members, rows: Sequence[Row]
     ) -> None:
-        """Writes the best parameters of all members, or of the best one of each setting here."""
+        """Writes the best parameters of all members, or of the best member of each setting."""
         kept = range(len(rows))
         if self._options.save == "best":
             settings = results.by_setting(rows, plan.overrides(chunk.members))
@@ -208,7 +210,7 @@ class Trainer:
 def _rows(
     chunk: Chunk, steps: Any, best_epochs: Any, valid: Any, test: Any, *, seconds: float
 ) -> list[Row]:
-    """A row a member; a diverged one has None where it has no result."""
+    """One row per member; results of a diverged member are None."""
     rows = []
     for index, member in enumerate(chunk.members):
         step = int(steps[index])
@@ -241,7 +243,7 @@ def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
 def _collect(
     store: SweepDir, members: Sequence[Member], chunks: Sequence[Chunk], console: Console
 ) -> None:
-    """Joins the chunks that are done into the sweep's tables and figure."""
+    """Writes the sweep's tables and figure from the finished chunks."""
     done = [chunk for chunk in chunks if store.is_done(chunk.number)]
     rows, curves = [], {}
     for chunk in done:
@@ -253,7 +255,7 @@ def _collect(
     if len(done) < len(chunks):
         console.warn(
             f"{len(chunks) - len(done)} of {len(chunks)} chunks are missing;"
-            " --collect joins them when they are done"
+            " run --collect when they are done"
         )
     if not rows:
         return
@@ -286,20 +288,20 @@ def _collect(
 def _result_lines(
     settings: Sequence[results.Setting], summary: dict[str, Any], rows: Sequence[Row]
 ) -> list[str]:
-    """The table for people: a line a setting, the winner marked."""
+    """The printed table: one line per setting, the winner marked."""
     names = [setting.name for setting in settings]
-    wide = max(map(len, [*names, "setting"]))
-    lines = ["", f"{'setting':<{wide}}    n  diverged  test accuracy, %"]
+    width = max(map(len, [*names, "setting"]))
+    lines = ["", f"{'setting':<{width}}    n  diverged  test accuracy, %"]
     winner = summary["winner"]
     for name, entry in zip(names, summary["settings"], strict=True):
         mean, ci = entry["test_accuracy"]["mean"], entry["test_accuracy"]["ci95"]
         accuracy = "–" if mean is None else f"{100 * mean:.2f}"
         accuracy += "" if ci is None else f" ± {100 * ci:.2f}"
         star = "  ★" if winner and winner["setting"] is entry else ""
-        lines.append(f"{name:<{wide}} {entry['n']:>4}  {entry['diverged']:>8}  {accuracy}{star}")
+        lines.append(f"{name:<{width}} {entry['n']:>4}  {entry['diverged']:>8}  {accuracy}{star}")
     if winner:
         lines.append(
-            f"★ best mean on validation; its best member on validation is {winner['member']}:"
+            f"★ highest mean validation accuracy; best member on validation {winner['member']}:"
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
     seconds = sum(row["seconds"] for row in rows)

@@ -164,7 +164,7 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
             "--config.model.channels=()",
             "model.channels=(): must be a tuple of 2 integers of at least 1 and below 2**31",
         ),
-        ("--config.data.name=", "data.name='': must be text, and not empty"),
+        ("--config.data.name=", "data.name='': must be a non-empty string"),
         # Ranges
         ("--config.seed=-1", f"seed=-1: {NATURAL}"),
         ("--config.seed=1e10", f"seed=10000000000: {NATURAL}"),
@@ -236,7 +236,7 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         (
             "--config.data.image_size=30",
             "data.image_size=30: must be a multiple of 4, "
-            "for two 5×5 convolutions with a 2×2 pooling behind each",
+            "for two 5×5 convolutions, each followed by 2×2 pooling",
         ),
         (
             "--config.train.batch_size=100",
@@ -306,7 +306,7 @@ def test_one_mistake_is_one_line(override: str, line: str) -> None:
             f"unknown flag --lr; {LEARNING_RATE}\n"
             "data.fit=crop: must be one of pad, resize\n"
             f"seed=x: {NATURAL}; data.image_size=30: must be a multiple of 4, "
-            "for two 5×5 convolutions with a 2×2 pooling behind each",
+            "for two 5×5 convolutions, each followed by 2×2 pooling",
         ),
     ],
 )

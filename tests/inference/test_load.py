@@ -138,10 +138,10 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
     (damaged / "chunks" / "0000" / "history.npz").write_bytes(b"PK")
     (tmp_path / "w.safetensors").write_bytes(b"...")
     for path, member, words in (
-        (tmp_path / "nowhere", None, "there is no "),
-        (tmp_path, None, "holds no run: it has no config.json"),
+        (tmp_path / "nowhere", None, "does not exist"),
+        (tmp_path, None, "is not a run directory: it has no config.json"),
         (begun, None, "no trained network yet"),
-        (notes_run, 3, "is no sweep, so it has no member 3"),
+        (notes_run, 3, "is not a sweep, so it has no member 3"),
         (sweep, None, "a sweep of 3 networks; choose one, for example --member=3"),
         (sweep, 4, "no member 4; it has 3 to 8"),
         (sweep, 8, r"no weights of member 8\nIt has those of members: 3, 7"),

@@ -150,7 +150,8 @@ def test_other_shapes_and_dtypes_are_refused(tmp_path, change, told):
         checkpoints.save(1, saved, {})
     with pytest.raises(UserError) as caught:
         restore(tmp_path, change(saved))
-    assert str(caught.value).splitlines()[0] == f"{tmp_path / '1'} is of another network: {told}"
+    first, _ = str(caught.value).splitlines()
+    assert first == f"{tmp_path / '1'} belongs to another network: {told}"
 
 
 @pytest.mark.parametrize(
@@ -180,4 +181,5 @@ def test_a_foreign_name_is_told_in_one_line(tmp_path):
     with pytest.raises(UserError) as caught:
         restore(tmp_path, {})
     first, _ = str(caught.value).splitlines()
-    assert first.isprintable() and first.startswith(f"{tmp_path / '1'} is of another network: z z")
+    assert first.isprintable()
+    assert first.startswith(f"{tmp_path / '1'} belongs to another network: z z")

@@ -200,8 +200,10 @@ def test_two_starts_of_one_second_write_two_event_files(tmp_path, monkeypatch):
 
 def test_tensorboard_s_files_need_no_pytorch(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from lenet_jax.storage.tensorboard import Board\n"
-        "board = Board(Path(sys.argv[1]), 1); board.add(1, {'train/loss': 0.5}); board.close()\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from lenet_jax.storage.tensorboard import EventFile\n"
+        "events = EventFile(Path(sys.argv[1]), 1)\n"
+        "events.add(1, {'train/loss': 0.5}); events.close()\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)

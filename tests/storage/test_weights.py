@@ -62,7 +62,7 @@ def test_truncated_file_is_refused(capsys, saved, share):
     path = saved({})
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    assert f"{path} is not a whole safetensors file: " in refusal(capsys, "inspect", path)
+    assert f"{path} is not a valid safetensors file: " in refusal(capsys, "inspect", path)
 
 
 @settings(max_examples=200, suppress_health_check=ONE_PATH)
@@ -161,7 +161,7 @@ def test_program_in_a_pt_file_is_not_run(capsys, tmp_path, zipped):
     path, proof = tmp_path / "network.pt", tmp_path / "it_was_run"
     program = f"cbuiltins\nopen\n(S'{proof}'\nS'w'\ntR.".encode()
     path.write_bytes(torch_archive(program) if zipped else program)
-    assert f"{path} is not a file of weights: " in refusal(capsys, "inspect", path)
+    assert f"{path} is not a weights file: " in refusal(capsys, "inspect", path)
     assert not proof.exists()
 
 
@@ -171,10 +171,10 @@ def test_program_in_a_pt_file_is_not_run(capsys, tmp_path, zipped):
     [
         (lambda torch, net: torch.nn.Linear(1, 1), "it holds more than weights"),
         (lambda torch, net: {"epoch": 3, "net": net.state_dict()}, "its entry 'epoch' is no"),
-        (lambda torch, net: torch.zeros(3), "it holds one Tensor, no state_dict"),
+        (lambda torch, net: torch.zeros(3), "it holds a Tensor, not a state_dict"),
         (
             lambda torch, net: net.state_dict() | {"fc1.bias": torch.zeros(1).expand(10**12)},
-            "its tensors claim to be larger than it is",
+            "its tensors claim to be larger than the file",
         ),
         (lambda torch, net: net.bfloat16().state_dict(), "fc3.bias bfloat16, not float32\nIn"),
         (
@@ -202,7 +202,7 @@ def test_archive_that_unpacks_to_more_is_refused(capsys, tmp_path):
     path = tmp_path / "network.pt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("network/data.pkl", bytes(10**6))
-    assert "its parts claim to be larger than it is" in refusal(capsys, "inspect", path)
+    assert "its entries claim to be larger than the file" in refusal(capsys, "inspect", path)
 
 
 @pytest.mark.torch

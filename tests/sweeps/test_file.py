@@ -80,7 +80,7 @@ def test_the_argument_reaches_get_sweep(tmp_path):
         ("sweep('seed', [1, 2, 1])", ["members 0 and 2 are the same"]),
         (
             "product(sweep('seed', [1]), sweep('seed', [2]))",
-            ["product: seed is in two of its sweeps"],
+            ["product: seed is set by two of its sweeps"],
         ),
         (
             "zipit(sweep('seed', [1]), sweep('train.batch_size', [8, 16]))",
@@ -105,7 +105,7 @@ def test_mistakes_are_told_shortly(tmp_path, text, words):
 
 
 def test_a_swept_key_cannot_be_given_too(tmp_path):
-    with pytest.raises(UserError, match=r"seed is swept, and given as --config\.seed too"):
+    with pytest.raises(UserError, match=r"seed is swept, but also set by --config\.seed"):
         load(tmp_path, "sweep('seed', range(2))", given=["seed"])
 
 

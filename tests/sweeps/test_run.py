@@ -195,7 +195,7 @@ def test_what_is_done_is_not_trained_again(finished, config, tmp_path, monkeypat
     monkeypatch.setattr(Trainer, "train", note)
     code, output = start(copy, config, chunk_size=8)  # the plan that was written holds
     assert (code, trained_chunks) == (0, [1, 3, 4])
-    assert "2 of 5 chunks are done already" in output
+    assert "2 of 5 chunks are already done" in output
     assert without_seconds(copy) == without_seconds(path)
     assert not draft.exists()
 
@@ -210,7 +210,7 @@ def test_a_sweep_planned_under_a_keys_former_name_goes_on(config, tmp_path):
     (tmp_path / "sweep.json").write_text(json.dumps(written))
     code, output = start(tmp_path, config, sweep("model.lowering", ["plain", "phase"]))
     assert code == 0
-    assert "2 of 2 chunks are done already" in output
+    assert "2 of 2 chunks are already done" in output
     assert without_seconds(tmp_path) == results
     assert load(tmp_path, 1).model.backend == "phase"
     other = sweep("model.backend", ["phase", "auto"])
