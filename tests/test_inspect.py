@@ -270,8 +270,8 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
         ([f"--workdir={tmp_path}"], "is not a run directory"),
         ([f"--workdir={sweep}"], "is a sweep of 3 networks"),
         ([f"--workdir={notes_run}", "--index=1", "--image=a.png"], "not allowed with"),
-        ([f"--workdir={notes_run}", "--index=10000"], "test images 0 to 9999"),
-        ([f"--workdir={notes_run}", "--index=-1"], "test images 0 to 9999"),
+        ([f"--workdir={notes_run}", "--index=10000"], "test images are numbered 0 to 9999"),
+        ([f"--workdir={notes_run}", "--index=-1"], "test images are numbered 0 to 9999"),
         ([f"--workdir={notes_run}", "--image=no.png"], "no.png cannot be read"),
         ([f"--workdir={notes_run}", f"--out={tmp_path / 'file' / 'a'}"], "cannot be written"),
     ):

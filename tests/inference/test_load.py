@@ -147,7 +147,7 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
         (sweep, 8, r"no weights of member 8\nIt has those of members: 3, 7"),
         (broken, 3, "sweep.json is not JSON"),
         (damaged, 3, "0000 is damaged: "),
-        (tmp_path / "w.safetensors", None, "not a whole safetensors file"),
+        (tmp_path / "w.safetensors", None, "not a valid safetensors file"),
     ):
         with pytest.raises(UserError, match=words) as told:
             lenet_jax.load(path, member)
