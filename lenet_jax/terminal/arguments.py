@@ -48,5 +48,5 @@ def network_path(arguments: argparse.Namespace) -> Path:
         raise UserError(f"{reason} --workdir=DIR{either}, for example --workdir=runs/first")
     path = Path(weights or arguments.workdir).expanduser()
     if not path.exists():
-        raise UserError(f"there is no {path}")
+        raise UserError(f"{path} does not exist")
     return path
