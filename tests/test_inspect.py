@@ -156,7 +156,7 @@ def test_a_picture_of_ones_own_and_a_member_of_a_sweep(run, sweep, tmp_path):
     code, out, error = run(f"--workdir={sweep}", "--member=7", f"--image={tmp_path / 'six.png'}")
     assert (code, error) == (0, "")
     folder = sweep / "inspect" / "member_7"
-    assert str(folder / "report.html") in out and "member 7: 9" in out
+    assert str(folder / "report.html") in out and "member 7: test accuracy 9" in out
     text = (folder / "report.html").read_text()
     assert "six.png" in text
     assert (folder / "curves.png").exists()
@@ -266,7 +266,7 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
     for words, told in (
         ([], "missing --workdir=DIR, for"),
         (["--weights=a"], "unrecognized arguments"),
-        ([f"--workdir={weights}"], "takes a run, which has a config"),
+        ([f"--workdir={weights}"], "must be a run, which has a config"),
         ([f"--workdir={tmp_path}"], "is not a run directory"),
         ([f"--workdir={sweep}"], "is a sweep of 3 networks"),
         ([f"--workdir={notes_run}", "--index=1", "--image=a.png"], "not allowed with"),
