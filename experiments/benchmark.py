@@ -172,7 +172,7 @@ def measure_start(repeats: int = 3) -> dict[str, Any]:
         environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(Path(folder, "cache"))}
         for run in range(repeats + 1):
             workdir = Path(folder, f"run{run}")
-            begun = time.perf_counter()
+            started = time.perf_counter()
             subprocess.run(
                 [
                     *(sys.executable, "-m", "lenet_jax.main", "--config=configs/notes.py"),
@@ -182,7 +182,7 @@ def measure_start(repeats: int = 3) -> dict[str, Any]:
                 stdout=subprocess.DEVNULL,
                 env=environment,
             )
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - started
             summary = json.loads((workdir / "summary.json").read_text())
             starts["warm" if run else "cold"].append(
                 {

@@ -47,17 +47,17 @@ def measure(turns: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), keep=2) as checkpoints:
         for turn in range(turns + 1):
             for saves in (False, True) if turn % 2 else (True, False):
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 if saves:
                     checkpoints.save(2 * turn, RunState(state, sums, state.params), {"epoch": turn})
                 state, _, rate = trainer.take_steps(state, sums, steps)
                 jax.block_until_ready(rate)
-                seconds[saves].append(time.perf_counter() - begun)
+                seconds[saves].append(time.perf_counter() - started)
                 checkpoints.latest()
-            begun = time.perf_counter()
+            started = time.perf_counter()
             checkpoints.save(2 * turn + 1, RunState(state, sums, state.params), {"epoch": turn})
             checkpoints.latest()
-            alone.append(time.perf_counter() - begun)
+            alone.append(time.perf_counter() - started)
 
     without, beside = (seconds[saves][1:] for saves in (False, True))  # the first of each warms up
     longer = [b - a for a, b in zip(without, beside, strict=True)]

@@ -176,8 +176,8 @@ def train_in_torch(setup: Setup, precision: str, weights: StateDict) -> Trajecto
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():
-        parts = np.array_split(dataset.test.images, 20)
-        logits = torch.cat([network(pixels(part)) for part in parts])
+        batches = np.array_split(dataset.test.images, 20)
+        logits = torch.cat([network(pixels(batch)) for batch in batches])
     return Trajectory(np.array(losses, precision), np.asarray(logits))
 
 

@@ -60,7 +60,7 @@ def work(peer: str) -> None:
     running = None
     for line in sys.stdin:
         request = json.loads(line)
-        begun = time.perf_counter()
+        started = time.perf_counter()
         match request["do"]:
             case "make":
                 network = Network(*map(tuple, request["network"]))
@@ -76,7 +76,7 @@ def work(peer: str) -> None:
                 answer = matmul_peak()
             case other:
                 raise ValueError(f"unknown request {other!r}")
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         print(json.dumps({"answer": answer, "seconds": seconds}), file=answers, flush=True)
 
 
@@ -108,9 +108,9 @@ def matmul_peak(size: int = 2048, repeats: int = 10) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size))
     best = np.inf
     for _ in range(repeats + 1):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         product(a, a).block_until_ready()
-        best = min(best, time.perf_counter() - begun)
+        best = min(best, time.perf_counter() - started)
     return 2 * size**3 / best
 
 

@@ -32,9 +32,9 @@ def run(run_command):
 
 
 def difference(out):
-    found = re.search(r"the logits of 500 test images differ by at most (\S+)", out)
-    assert found
-    return float(found[1])
+    match = re.search(r"the logits of 500 test images differ by at most (\S+)", out)
+    assert match
+    return float(match[1])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_stablehlo_is_for_any_batch_and_three_platforms(stablehlo, network, imag
         np.testing.assert_allclose(logits, network.logits(images[:count]), atol=1e-5)
 
 
-def test_the_example_needs_nothing_of_this_package(stablehlo, images, tmp_path):
+def test_the_example_runs_without_this_package(stablehlo, images, tmp_path):
     Image.fromarray(images[0, 2:-2, 2:-2, 0]).save(tmp_path / "digit.png")
     code = (
         "import runpy, sys; sys.modules['lenet_jax'] = sys.modules['flax'] = None\n"
@@ -69,7 +69,7 @@ def test_the_example_needs_nothing_of_this_package(stablehlo, images, tmp_path):
     assert (done.stdout, done.stderr) == ("class 7\n", "")
 
 
-def test_safetensors_is_the_network_again(run, notes_run, network, images, tmp_path):
+def test_safetensors_reloads_as_the_same_network(run, notes_run, network, images, tmp_path):
     out = tmp_path / "new" / "net.safetensors"
     code, said, error = run(f"--workdir={notes_run}", "--format=safetensors", f"--out={out}")
     assert (code, error) == (0, "")
@@ -82,7 +82,7 @@ def test_safetensors_is_the_network_again(run, notes_run, network, images, tmp_p
 
 
 @pytest.mark.torch
-def test_the_torch_form_is_a_module_of_its_own(run, notes_run, network, images, tmp_path):
+def test_the_torch_export_is_a_standalone_module(run, notes_run, network, images, tmp_path):
     torch = pytest.importorskip("torch")
     out = tmp_path / "net.safetensors"
     code, said, error = run(f"--workdir={notes_run}", "--format=torch", f"--out={out}")
@@ -111,7 +111,7 @@ def test_onnx_gives_the_same_logits(network, tmp_path):
     assert difference(compared) <= 1e-5
 
 
-def test_without_jax2onnx_one_is_told_what_to_do(run, notes_run, monkeypatch, tmp_path):
+def test_without_jax2onnx_the_error_says_what_to_install(run, notes_run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
     out = tmp_path / "model.onnx"
     code, said, error = run(f"--workdir={notes_run}", "--format=onnx", f"--out={out}")
@@ -129,7 +129,7 @@ def test_a_member_of_a_sweep(run, sweep, kind, name, network, images):
     np.testing.assert_array_equal(lenet_jax.load(out).logits(images), network.logits(images))
 
 
-def test_what_gives_other_logits_is_not_left_behind(network, tmp_path, monkeypatch):
+def test_an_export_with_different_logits_is_not_kept(network, tmp_path, monkeypatch):
     out = tmp_path / "model.safetensors"
     out.write_text("the old one")
     encode = weights.encode
@@ -148,7 +148,7 @@ def test_without_its_data_a_network_is_compared_on_noise(notes_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["--workdir=."], "required: --format"),
         (["--format=safetensors"], "missing --workdir=DIR"),
@@ -158,16 +158,16 @@ def test_without_its_data_a_network_is_compared_on_noise(notes_run, tmp_path):
         (["--workdir=.", "--format=torch"], "is not a run directory"),
     ],
 )
-def test_mistakes_are_told_in_three_lines(run, words, told, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_three_lines(run, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, error = run(*words)
+    code, out, error = run(*arguments)
     assert (code, out) == (2, "")
-    assert told in error
+    assert message in error
     assert len(error.splitlines()) <= 3
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_told(run, notes_run, tmp_path):
+def test_an_unwritable_folder_is_reported(run, notes_run, tmp_path):
     (tmp_path / "file").touch()
     out = tmp_path / "file" / "a.safetensors"
     code, _, error = run(f"--workdir={notes_run}", "--format=safetensors", f"--out={out}")

@@ -28,7 +28,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="session")
 def inspected(notes_run, tmp_path_factory):
-    """What the command wrote about the notes' network."""
+    """The output folder of `inspect` for the LeNet of `configs/notes.py`."""
     out = tmp_path_factory.mktemp("inspected")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
@@ -96,21 +96,21 @@ def need_chromium():
         pytest.skip("chromium is not installed: apt-get install chromium")
 
 
-def test_chromium_loads_the_report_without_a_complaint(inspected, tmp_path):
+def test_chromium_loads_the_report_without_errors(inspected, tmp_path):
     need_chromium()
     dom, console = browse(inspected / "report.html", tmp_path)
     assert console == []
     assert dom.count("<figure") == dom.count("</figure>") == len(FIGURES)
 
 
-def test_the_console_would_be_heard(tmp_path):
+def test_console_errors_are_detected(tmp_path):
     need_chromium()
     (tmp_path / "bad.html").write_text("<script>nowhere()</script>")
     _, console = browse(tmp_path / "bad.html", tmp_path)
     assert len(console) == 1 and "nowhere is not defined" in console[0]
 
 
-def test_the_report_stands_alone_and_is_accessible(inspected, notes_run):
+def test_the_report_is_self_contained_and_accessible(inspected, notes_run):
     text = (inspected / "report.html").read_text()
     page = Page(text)
     assert len(page.all("figure")) == len(FIGURES)
@@ -151,7 +151,7 @@ def test_every_figure_is_a_png_and_in_tensorboard(inspected):
     assert tags == set(FIGURES)
 
 
-def test_a_picture_of_ones_own_and_a_member_of_a_sweep(run, sweep, tmp_path):
+def test_a_user_image_and_a_member_of_a_sweep(run, sweep, tmp_path):
     Image.fromarray(photo(6)).save(tmp_path / "six.png")
     code, out, error = run(f"--workdir={sweep}", "--member=7", f"--image={tmp_path / 'six.png'}")
     assert (code, error) == (0, "")
@@ -173,7 +173,7 @@ def test_a_second_inspection_replaces_the_first(run, notes_run, inspected, tmp_p
     assert (out / "report.html").read_bytes() == (inspected / "report.html").read_bytes()
 
 
-def test_what_comes_from_outside_is_escaped(run, notes_run, tmp_path):
+def test_untrusted_text_is_escaped(run, notes_run, tmp_path):
     folder = tmp_path / "<b>run & co"
     shutil.copytree(notes_run, folder, ignore=shutil.ignore_patterns("checkpoints"))
     hostile = "<script>alert('é')</script>"
@@ -243,7 +243,7 @@ class TestCompare:
         assert "The configs are equal" in (tmp_path / "compare.html").read_text()
 
     @pytest.mark.parametrize(
-        ("words", "told"),
+        ("arguments", "message"),
         [
             (["--compare=a"], "takes two or more runs"),
             (["--compare=a,b"], "a is not a directory"),
@@ -253,17 +253,17 @@ class TestCompare:
             (["--compare=a,b", "--workdir=c"], "cannot be combined with other flags than --out"),
         ],
     )
-    def test_mistakes(self, run, words, told, tmp_path, monkeypatch):
+    def test_mistakes(self, run, arguments, message, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        code, out, error = run(*words)
+        code, out, error = run(*arguments)
         assert (code, out) == (2, "")
-        assert told in error and len(error.splitlines()) <= 3
+        assert message in error and len(error.splitlines()) <= 3
 
 
-def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
+def test_mistakes_are_reported_in_three_lines(run, notes_run, sweep, tmp_path):
     weights = notes_run / "model.safetensors"
     (tmp_path / "file").touch()
-    for words, told in (
+    for arguments, message in (
         ([], "missing --workdir=DIR, for"),
         (["--weights=a"], "unrecognized arguments"),
         ([f"--workdir={weights}"], "must be a run, which has a config"),
@@ -275,9 +275,9 @@ def test_mistakes_are_told_in_three_lines(run, notes_run, sweep, tmp_path):
         ([f"--workdir={notes_run}", "--image=no.png"], "no.png cannot be read"),
         ([f"--workdir={notes_run}", f"--out={tmp_path / 'file' / 'a'}"], "cannot be written"),
     ):
-        code, out, error = run(*words)
-        assert (code, out) == (2, ""), words
-        assert told in error
+        code, out, error = run(*arguments)
+        assert (code, out) == (2, ""), arguments
+        assert message in error
         assert len(error.splitlines()) <= 3
     assert not (notes_run / "inspect").exists()
 

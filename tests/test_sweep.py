@@ -23,7 +23,7 @@ def environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("flags", "message"),
     [
         (["--worker=0/4"], "--worker=0/4: must be i/n with i from 1 to n"),
         (["--worker=5/4"], "--worker=5/4: must be"),
@@ -36,21 +36,21 @@ def environment(monkeypatch):
         (["--collect"], "holds no sweep yet: nothing to collect"),
     ],
 )
-def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, flags, words):
+def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, flags, message):
     assert run_command(sweep.main, [*FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
-    told = capsys.readouterr().err
-    assert words in told
-    assert len(told.splitlines()) <= 3
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_directory_is_no_sweeps(environment, tmp_path, capsys):
+def test_a_run_directory_is_not_accepted_for_a_sweep(environment, tmp_path, capsys):
     (tmp_path / "run.json").write_text("{}")
     assert run_command(sweep.main, [*FLAGS, f"--workdir={tmp_path}"]) == 2
     assert "holds a run; choose another --workdir" in capsys.readouterr().err
 
 
-def test_killed_and_started_again_the_table_is_the_same(tmp_path):
+def test_a_killed_and_resumed_sweep_gives_the_same_table(tmp_path):
     """`kill -9` once the first chunk is there; the whole command again, and one uninterrupted."""
     folder = tiny.write_idx_folder(tmp_path / "bars")
     settings = {f"config.{key}": value for key, value in tiny.CONFIG.items()}

@@ -22,7 +22,7 @@ from tests.support.weights import SIZES, refusal, split
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """A folder with a network's weights and notes, as a finished run leaves them."""
+    """A folder with a network's weights and metadata, as a finished run leaves them."""
     dataset = tiny.dataset()
     monkeypatch.setattr(data, "load", lambda name, **_: dataset)
     spec = make_spec(tiny.config(), dataset)
@@ -56,14 +56,14 @@ def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
     assert out.endswith(f"{1 - wrong / 33:.2%}, {wrong} of 33 images wrong\n")
 
 
-def test_notes_of_a_run_are_read_back_exactly(run):
+def test_metadata_of_a_run_round_trips_exactly(run):
     folder, spec, *_ = run
-    _, notes = load_model(folder)
-    mean, std = pixel_statistics(notes, 1, "it")
+    _, metadata = load_model(folder)
+    mean, std = pixel_statistics(metadata, 1, "it")
     assert (tuple(mean), tuple(std)) == (spec.mean, spec.std)
 
 
-def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):
+def test_convert_keeps_weights_and_metadata_bit_for_bit(capsys, run, tmp_path):
     folder, *_ = run
     out = tmp_path / "out.safetensors"
     assert torch_bridge.main(["convert", str(folder), str(out)]) == 0
@@ -72,17 +72,17 @@ def test_convert_keeps_weights_and_notes_bit_for_bit(capsys, run, tmp_path):
     assert f"{out} already exists" in refusal(capsys, "convert", folder, out)
 
 
-def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
+def test_convert_records_pytorchs_normalisation(saved, tmp_path):
     out = tmp_path / "out.safetensors"
     argv = ["convert", str(saved({})), str(out), "--mean=0.1307", "--std=0.3081"]
     assert torch_bridge.main(argv) == 0
-    _, notes = load_model(out)
-    mean, std = pixel_statistics(notes, 1, "it")
+    _, metadata = load_model(out)
+    mean, std = pixel_statistics(metadata, 1, "it")
     np.testing.assert_allclose([mean, std], [[33.3285], [78.5655]], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         ([], "required: COMMAND"),
         (["inspct", "FILE"], "invalid choice: 'inspct'"),
@@ -101,14 +101,14 @@ def test_convert_writes_down_how_pytorch_normalised(saved, tmp_path):
         (["evaluate", "FILE", "--fit=crop"], "invalid choice: 'crop'"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_written(capsys, monkeypatch, saved, argv, told):
+def test_mistakes_are_reported_and_nothing_is_written(capsys, monkeypatch, saved, argv, message):
     path = saved({})
     monkeypatch.chdir(path.parent)
     argv = [path.name if word == "FILE" else word for word in argv]
     if argv[0:1] == ["evaluate"] and "--data=./none" not in argv:
         argv.append(f"--data={make_idx_folder(path.parent / 'idx')}")
     before = sorted(path.parent.iterdir())
-    assert told in refusal(capsys, *argv)
+    assert message in refusal(capsys, *argv)
     assert sorted(path.parent.iterdir()) == before
 
 
@@ -124,7 +124,7 @@ def make_idx_folder(folder):
 
 
 @pytest.mark.parametrize("mean", ["x", "", "1 2", "inf", "1e999"])
-def test_notes_that_are_no_numbers_are_refused(capsys, tmp_path, state_dict, mean):
+def test_invalid_metadata_is_refused(capsys, tmp_path, state_dict, mean):
     path = tmp_path / "network.safetensors"
     weights.write(path, state_dict, {"mean": mean, "std": "1.0"})
     assert refusal(capsys, "evaluate", path).startswith(f"{path}: ")

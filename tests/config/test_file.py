@@ -123,7 +123,7 @@ def get_config(arg=""):
         ),
     ],
 )
-def test_a_bad_file_is_told_in_a_line(
+def test_a_bad_file_is_reported_in_one_line(
     source: str | bytes, arg: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = source.encode() if isinstance(source, str) else source
@@ -191,7 +191,7 @@ def test_values_at_the_edges(path: str, value: object, valid: bool) -> None:
             config.replace(notes, {path: value})
 
 
-def test_validate_tells_all_mistakes_on_three_lines() -> None:
+def test_validate_reports_all_mistakes_on_three_lines() -> None:
     bad = config.load("configs/notes.py").copy_and_resolve_references().unlock()
     bad.train.batch_size = -3
     bad.train.num_epochs = 0
@@ -207,7 +207,7 @@ def test_validate_tells_all_mistakes_on_three_lines() -> None:
         assert path in str(caught.value)
 
 
-def test_replace_leaves_the_first_config_as_it_was() -> None:
+def test_replace_does_not_change_the_original() -> None:
     notes = config.load("configs/notes.py")
     assert config.replace(notes, {"train.num_epochs": 20, "seed": "7"}).seed == 7
     assert notes == config.load("configs/notes.py")
@@ -244,7 +244,7 @@ def test_a_json_file_may_have_the_former_name_of_a_key(tmp_path: Path) -> None:
     assert config.load_json(path) == whole
 
 
-def test_json_gives_the_same_config_back(tmp_path: Path) -> None:
+def test_json_round_trip_preserves_the_config(tmp_path: Path) -> None:
     overrides = [("data.train_examples", "100"), ("train.max_grad_norm", "1")]
     whole = config.load("configs/cifar10.py:smoke", overrides)
     path = tmp_path / "config.json"
@@ -269,14 +269,14 @@ def test_json_gives_the_same_config_back(tmp_path: Path) -> None:
         ('{"train": 3}', "unknown key train"),
     ],
 )
-def test_a_bad_json_file_is_told(text: str, message: str, tmp_path: Path) -> None:
+def test_a_bad_json_file_is_reported(text: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         config.load_json(path)
 
 
-def test_a_missing_json_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_json_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the message shortens a long path
     with pytest.raises(UserError, match=r"cannot read config.json: No such file"):
         config.load_json(Path("config.json"))

@@ -310,7 +310,7 @@ def test_one_mistake_is_one_line(override: str, line: str) -> None:
         ),
     ],
 )
-def test_mistakes_are_told_together(overrides: list[str], message: str) -> None:
+def test_mistakes_are_reported_together(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         parse_overrides(*overrides)
     assert str(caught.value) == message
@@ -325,7 +325,7 @@ def test_a_bare_command_says_what_is_missing() -> None:
     )
 
 
-def test_a_suggestion_tells_the_value_of_this_config() -> None:
+def test_a_suggestion_shows_the_current_value() -> None:
     with pytest.raises(UserError, match=r"did you mean --config.train.num_epochs \(now 2\)"):
         parse("--config=configs/notes.py:smoke", "--workdir=x", "--epochs=3")
 

@@ -49,7 +49,7 @@ def test_every_stage_writes_its_results(results, pytestconfig):
         assert stages["resume"]["same_table"]
 
 
-def test_a_stage_that_is_done_is_left_out(results, capfd):
+def test_a_finished_stage_is_skipped(results, capfd):
     before = results.read_bytes()
     assert command.main(["--short", "--stages=thousand", f"--results={results.parent}"]) == 0
     assert "thousand: done already" in capfd.readouterr().out

@@ -32,7 +32,7 @@ def test_importing_the_package_is_light():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_network_of_a_run_is_as_right_as_the_run_says(network, images):
+def test_a_loaded_network_has_the_test_accuracy_of_its_run(network, images):
     labels = data.load("mnist").test.labels
     hits = int((network.predict(images) == labels).sum())
     assert hits == round(10_000 * network.summary["test_accuracy"])
@@ -41,7 +41,7 @@ def test_the_network_of_a_run_is_as_right_as_the_run_says(network, images):
     assert network.class_names == tuple("0123456789")
 
 
-def test_a_batch_of_any_length_gives_the_same(network, images):
+def test_logits_do_not_depend_on_the_batch_size(network, images):
     logits = network.logits(images[:300])
     assert logits.shape == (300, 10)
     for count in (1, 3, 129):
@@ -57,7 +57,7 @@ def test_images_are_fitted_as_the_data_was(network, images):
     np.testing.assert_allclose(network.logits(small[0, :, :, 0]), expected[:1], atol=2e-5)
 
 
-def test_files_are_images_too(network, images, tmp_path):
+def test_image_files_are_accepted(network, images, tmp_path):
     for index in range(3):
         Image.fromarray(images[index, 2:-2, 2:-2, 0]).save(tmp_path / f"{index}.png")
     files = sorted(tmp_path.iterdir())
@@ -87,7 +87,7 @@ def test_normalised_images_are_what_the_model_takes(network, images):
 
 
 @pytest.mark.parametrize(
-    ("images", "words"),
+    ("images", "message"),
     [
         (np.zeros((2, 28, 28), np.float32), "uint8 in 0..255, not float32"),
         (np.zeros((2, 28, 28, 3), np.uint8), r"\(n, height, width, 1\)"),
@@ -98,12 +98,12 @@ def test_normalised_images_are_what_the_model_takes(network, images):
         ([1, 2], "names of files"),
     ],
 )
-def test_what_are_no_images_is_refused(network, images, words):
-    with pytest.raises(UserError, match=words):
+def test_invalid_images_are_refused(network, images, message):
+    with pytest.raises(UserError, match=message):
         network.predict(images)
 
 
-def test_an_unknown_layer_is_refused_with_those_there_are(network, images):
+def test_an_unknown_layer_is_refused_with_a_list_of_layers(network, images):
     with pytest.raises(UserError, match=r"no layer 'conv3'; there are conv1, conv1.relu"):
         network.features(images[:1], "conv3")
 
@@ -126,10 +126,10 @@ def test_a_member_of_a_sweep_is_a_network_with_its_own_config(network, sweep, im
     assert np.abs(other.logits(images[:9]) - network.logits(images[:9])).max() > 1
 
 
-def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
-    begun = tmp_path / "begun"
-    begun.mkdir()
-    shutil.copy(notes_run / "config.json", begun)
+def test_paths_without_a_trained_network_are_refused(notes_run, sweep, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    unfinished.mkdir()
+    shutil.copy(notes_run / "config.json", unfinished)
     broken = tmp_path / "broken"
     shutil.copytree(sweep, broken)
     (broken / "sweep.json").write_text("{")
@@ -137,10 +137,10 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
     shutil.copytree(sweep, damaged)
     (damaged / "chunks" / "0000" / "history.npz").write_bytes(b"PK")
     (tmp_path / "w.safetensors").write_bytes(b"...")
-    for path, member, words in (
+    for path, member, message in (
         (tmp_path / "nowhere", None, "does not exist"),
         (tmp_path, None, "is not a run directory: it has no config.json"),
-        (begun, None, "no trained network yet"),
+        (unfinished, None, "no trained network yet"),
         (notes_run, 3, "is not a sweep, so it has no member 3"),
         (sweep, None, "a sweep of 3 networks; choose one, for example --member=3"),
         (sweep, 4, "no member 4; it has 3 to 8"),
@@ -149,9 +149,9 @@ def test_what_is_no_trained_network_is_refused(notes_run, sweep, tmp_path):
         (damaged, 3, "0000 is damaged: "),
         (tmp_path / "w.safetensors", None, "not a valid safetensors file"),
     ):
-        with pytest.raises(UserError, match=words) as told:
+        with pytest.raises(UserError, match=message) as caught:
             lenet_jax.load(path, member)
-        assert len(str(told.value).splitlines()) <= 3
+        assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_colour_is_resized(tmp_path, monkeypatch):
@@ -170,8 +170,8 @@ def test_colour_is_resized(tmp_path, monkeypatch):
             "fc3.bias": (4,),
         }.items()
     }
-    notes = {"mean": "1 2 3", "std": "1 1 1"}
-    weights.write(tmp_path / "colour.safetensors", state_dict, notes)
+    metadata = {"mean": "1 2 3", "std": "1 1 1"}
+    weights.write(tmp_path / "colour.safetensors", state_dict, metadata)
     network = lenet_jax.load(tmp_path / "colour.safetensors")
     picture = np.zeros((50, 30, 3), np.uint8)
     picture[..., 0] = 200
@@ -218,7 +218,7 @@ class TestTrain:
             lenet_jax.train(tiny.config(), tmp_path)
 
 
-def test_the_history_ends_where_a_process_died(notes_run, tmp_path):
+def test_the_history_ends_at_an_incomplete_line(notes_run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(notes_run, folder)
     rows = (folder / "metrics.jsonl").read_text().splitlines()

@@ -36,15 +36,15 @@ def assert_same_bits(ours, theirs):
 
 
 def test_recorded_network_gives_pytorchs_logits():
-    model, notes = load_model(golden.NETWORK)
+    model, metadata = load_model(golden.NETWORK)
     with np.load(golden.LOGITS, allow_pickle=False) as recorded:
         ours = logits_of(model, jnp.asarray(recorded["images"]))
         np.testing.assert_allclose(ours, recorded["logits"], rtol=0, atol=1e-5)
-        assert notes["torch_version"] == str(recorded["torch_version"])
-    assert notes["torch_version"].startswith("2.")
+        assert metadata["torch_version"] == str(recorded["torch_version"])
+    assert metadata["torch_version"].startswith("2.")
 
 
-def test_recorded_network_comes_back_as_it_was():
+def test_recorded_network_round_trip_is_exact():
     model, _ = load_model(golden.NETWORK)
     recorded = safetensors.numpy.load_file(golden.NETWORK)
     assert infer_sizes(recorded) == golden.SIZES
@@ -71,8 +71,8 @@ def test_round_trip_is_bit_identical(tmp_path, sizes, seed):
     save_params(path, params, {"name": "first"})
     assert_same_bits(load_params(path, like), params)
     assert_same_bits(load_params(path, params), params)  # `like` may have numbers of its own
-    stored, notes = weights.read(path)
-    assert notes == {"name": "first"}
+    stored, metadata = weights.read(path)
+    assert metadata == {"name": "first"}
     assert infer_sizes(stored) == sizes
     assert_same_bits(
         {name: np.asarray(tensor) for name, tensor in stored.items()},
@@ -99,10 +99,10 @@ def aligned(array):
     return copy
 
 
-def test_same_weights_and_notes_are_the_same_bytes(tmp_path, state_dict):
-    notes = {name: name.upper() for name in "abcdefgh"}
+def test_equal_weights_and_metadata_give_identical_bytes(tmp_path, state_dict):
+    metadata = {name: name.upper() for name in "abcdefgh"}
     for name, order in (("a", 1), ("b", -1)):
-        weights.write(tmp_path / name, state_dict, dict(list(notes.items())[::order]))
+        weights.write(tmp_path / name, state_dict, dict(list(metadata.items())[::order]))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -119,7 +119,7 @@ def test_one_error_lists_all_that_does_not_fit(state_dict):
     state_dict["conv2.bias"] = state_dict["conv2.bias"].astype(np.float64)
     state_dict |= {"bn1.running_mean": np.zeros(2), "fc\n4": np.zeros(3, np.int64)}
     _, like = split(**SIZES)
-    told = (
+    message = (
         "missing: conv1.weight, fc3.bias",
         "unexpected: bn1.running_mean, fc 4",
         "misshapen: fc1.weight (3, 5), not (5, 3), fc2.bias (1, 4), not (4)",
@@ -127,16 +127,16 @@ def test_one_error_lists_all_that_does_not_fit(state_dict):
     )
     with pytest.raises(UserError) as caught:
         from_state_dict(state_dict, like)
-    assert "; ".join(told) in str(caught.value)
+    assert "; ".join(message) in str(caught.value)
     assert str(caught.value).count("\n") == 1
     with pytest.raises(UserError) as caught:
         infer_sizes(state_dict)
-    for part in (told[0], told[1], told[3], "fc2.bias (1, 4), not (4)"):
+    for part in (message[0], message[1], message[3], "fc2.bias (1, 4), not (4)"):
         assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "told"),
+    ("name", "shape", "message"),
     [
         ("conv1.weight", (2, 1, 3, 3), "conv1.weight (2, 1, 3, 3), not (2, 1, 5, 5)"),
         ("conv1.weight", (2, 25), "conv1.weight (2, 25), not (2, in_channels, 5, 5)"),
@@ -149,14 +149,14 @@ def test_one_error_lists_all_that_does_not_fit(state_dict):
         ("fc3.bias", (), "fc3.bias (), not (6)"),
     ],
 )
-def test_shapes_that_contradict_each_other(capsys, saved, name, shape, told):
+def test_shapes_that_contradict_each_other(capsys, saved, name, shape, message):
     path = saved({name: np.zeros(shape, np.float32)})
-    assert f"{path} does not fit the network; misshapen: {told}\n" == refusal(
+    assert f"{path} does not fit the network; misshapen: {message}\n" == refusal(
         capsys, "inspect", path
     )
 
 
-def test_layer_of_no_units_is_refused(state_dict):
+def test_layer_without_units_is_refused(state_dict):
     shapes = {"conv1.weight": (0, 1, 5, 5), "conv1.bias": (0,), "conv2.weight": (3, 0, 5, 5)}
     state_dict |= {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     with pytest.raises(
@@ -168,8 +168,8 @@ def test_layer_of_no_units_is_refused(state_dict):
 def test_network_of_other_sizes_is_refused_by_name(saved):
     _, like = split(**SIZES | {"num_classes": 10})
     path = saved({})
-    told = r"fc3.weight \(6, 4\), not \(10, 4\), fc3.bias \(6\), not \(10\)"
-    with pytest.raises(UserError, match=f"^{path} does not fit the network; misshapen: {told}$"):
+    message = r"fc3.weight \(6, 4\), not \(10, 4\), fc3.bias \(6\), not \(10\)"
+    with pytest.raises(UserError, match=f"^{path} does not fit the network; misshapen: {message}$"):
         load_params(path, like)
 
 
@@ -197,7 +197,7 @@ def test_dtypes_are_refused_not_rounded(capsys, saved, dtype):
     assert "network.float()" in said
 
 
-def test_numbers_that_are_none_are_refused(capsys, saved, state_dict):
+def test_nan_and_infinity_are_refused(capsys, saved, state_dict):
     bias = state_dict["fc3.bias"].copy()
     bias[1] = np.nan
     path = saved({"fc3.bias": bias, "conv1.bias": np.array([1, -np.inf], np.float32)})

@@ -14,7 +14,7 @@ from lenet_jax.storage import checkpoint
 from lenet_jax.storage.checkpoint import Checkpoints
 from tests.support.checkpoints import assert_same, make_state, restore, zeroed
 
-NOTES = {"epoch": 3, "best_accuracy": 0.1 + 0.2, "train_seconds": 1e-17}
+METADATA = {"epoch": 3, "best_accuracy": 0.1 + 0.2, "train_seconds": 1e-17}
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +23,15 @@ def state():
 
 
 @pytest.mark.parametrize("abstract", [True, False])
-def test_what_was_saved_comes_back_to_the_bit(tmp_path, state, abstract):
+def test_a_restored_state_is_bit_identical(tmp_path, state, abstract):
     like = jax.eval_shape(lambda: zeroed(state)) if abstract else zeroed(state)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.latest() is None
         assert checkpoints.restore(like, pytest.fail) is None
-        checkpoints.save(3, state, NOTES)
+        checkpoints.save(3, state, METADATA)
         assert checkpoints.latest() == 3
-    restored, notes, warnings = restore(tmp_path, like)
-    assert (notes, warnings) == (NOTES, [])
+    restored, metadata, warnings = restore(tmp_path, like)
+    assert (metadata, warnings) == (METADATA, [])
     assert_same(restored, state)
 
 
@@ -42,13 +42,13 @@ def test_a_population_is_one_checkpoint_like_any_other(tmp_path, state):
     members = [state, zeroed(state), jax.tree.map(jnp.copy, state)]
     population = jax.tree.map(stack, *members)
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        checkpoints.save(1, population, NOTES)
+        checkpoints.save(1, population, METADATA)
     restored, _, _ = restore(tmp_path, jax.eval_shape(lambda: population))
     assert_same(restored, population)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
-def test_numbers_that_are_hard_to_write_come_back(tmp_path):
+def test_extreme_floats_are_restored_exactly(tmp_path):
     hard = [0.0, -0.0, 1e-45, np.nextafter(np.float32(1), np.float32(2)), np.inf, np.nan]
     values = {"hard": jnp.asarray(hard, jnp.float32), "last": jnp.int32(2**31 - 1)}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -58,7 +58,7 @@ def test_numbers_that_are_hard_to_write_come_back(tmp_path):
     assert restored["last"] == 2**31 - 1
 
 
-def test_an_array_comes_back_however_it_lies_in_memory(tmp_path):
+def test_arrays_of_any_memory_layout_are_restored(tmp_path):
     columns_first = Format(Layout((1, 0)), SingleDeviceSharding(jax.devices()[0]))
     x = jax.device_put(jnp.arange(12.0).reshape(3, 4), columns_first)
     assert not np.asarray(x).flags.c_contiguous
@@ -79,7 +79,7 @@ def test_the_latest_are_kept(tmp_path):
         shutil.rmtree(tmp_path / str(epoch))
 
 
-def test_what_is_donated_while_it_is_written_is_saved_as_it_was(tmp_path):
+def test_buffers_donated_during_a_save_are_saved_unchanged(tmp_path):
     step = jax.jit(lambda x: x + 1, donate_argnums=0)
     x = jnp.zeros(4_000_000)
     with Checkpoints(tmp_path, keep=1) as checkpoints:
@@ -101,7 +101,7 @@ def test_what_a_process_that_died_was_writing_is_cleared_away(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_a_save_that_fails_is_told_at_the_next_and_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_failed_save_is_raised_by_the_next_and_keeps_the_previous(tmp_path, monkeypatch):
     x = {"x": jnp.zeros(3)}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, x, {"epoch": 1})
@@ -116,11 +116,11 @@ def test_a_save_that_fails_is_told_at_the_next_and_leaves_the_one_before(tmp_pat
             checkpoints.save(3, x, {"epoch": 3})
         assert caught.value.errno == errno.EROFS
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
-    _, notes, warnings = restore(tmp_path, x)
-    assert (notes, warnings) == ({"epoch": 1}, [])
+    _, metadata, warnings = restore(tmp_path, x)
+    assert (metadata, warnings) == ({"epoch": 1}, [])
 
 
-def test_the_last_save_is_told_to_have_failed_when_the_checkpoints_are_closed(tmp_path):
+def test_a_failure_of_the_last_save_is_raised_on_close(tmp_path):
     with pytest.raises(OSError, match="No such file"), Checkpoints(tmp_path / "a", keep=1) as it:
         shutil.rmtree(tmp_path / "a")
         it.save(1, {"x": jnp.zeros(3)}, {})
@@ -147,11 +147,11 @@ def test_where_files_may_not_grow_a_save_fails_in_one_word(tmp_path, state, capf
     """The system itself refuses: a process may be forbidden files beyond a size."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(tmp_path, keep=2)
-    checkpoints.save(1, state, NOTES)
+    checkpoints.save(1, state, METADATA)
     assert checkpoints.latest() == 1
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-        checkpoints.save(2, state, NOTES)
+        checkpoints.save(2, state, METADATA)
         with pytest.raises(OSError, match="File too large"):
             checkpoints.latest()
     finally:
@@ -160,6 +160,6 @@ def test_where_files_may_not_grow_a_save_fails_in_one_word(tmp_path, state, capf
     checkpoints.close()
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert capfd.readouterr().err == ""
-    found, _, warnings = restore(tmp_path, zeroed(state))
-    assert_same(found, state)
+    restored, _, warnings = restore(tmp_path, zeroed(state))
+    assert_same(restored, state)
     assert warnings == []

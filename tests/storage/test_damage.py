@@ -32,7 +32,7 @@ def two_saves(tmp_path_factory, state):
     return directory
 
 
-def test_the_manifest_is_one_that_sha256sum_reads(two_saves):
+def test_sha256sum_accepts_the_manifest(two_saves):
     check = ["sha256sum", "--check", "--strict", "--quiet", MANIFEST]
     assert subprocess.run(check, cwd=two_saves / "2").returncode == 0
 
@@ -66,8 +66,8 @@ def test_damage_to_any_file_goes_back_to_the_checkpoint_before(two_saves, state,
         shutil.rmtree(tmp_path)
         shutil.copytree(two_saves, tmp_path)
         faults.DAMAGES[damage](tmp_path / file)
-        restored, notes, (warning,) = restore(tmp_path, zeroed(state))
-        assert notes == {"epoch": 1}
+        restored, metadata, (warning,) = restore(tmp_path, zeroed(state))
+        assert metadata == {"epoch": 1}
         assert_same(restored, zeroed(state))
         assert re.fullmatch(
             r"checkpoint 2 is damaged \(.*\); going back to checkpoint 1", warning
@@ -75,7 +75,7 @@ def test_damage_to_any_file_goes_back_to_the_checkpoint_before(two_saves, state,
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda step: (step / ARRAYS).unlink(), f"{ARRAYS} is missing"),
         (lambda step: (step / "stray").write_text("?"), f"stray differs from {MANIFEST}"),
@@ -87,12 +87,12 @@ def test_damage_to_any_file_goes_back_to_the_checkpoint_before(two_saves, state,
         ),
     ],
 )
-def test_a_damaged_folder_is_told(two_saves, state, tmp_path, make, told):
+def test_a_damaged_folder_is_reported(two_saves, state, tmp_path, make, message):
     shutil.copytree(two_saves, tmp_path, dirs_exist_ok=True)
     make(tmp_path / "2")
-    _, notes, warnings = restore(tmp_path, state)
-    assert notes == {"epoch": 1}
-    assert warnings == [f"checkpoint 2 is damaged ({told}); going back to checkpoint 1"]
+    _, metadata, warnings = restore(tmp_path, state)
+    assert metadata == {"epoch": 1}
+    assert warnings == [f"checkpoint 2 is damaged ({message}); going back to checkpoint 1"]
 
 
 def test_a_file_that_cannot_be_read_is_damage(two_saves, monkeypatch):
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_read_is_damage(two_saves, monkeypatch):
     assert find_damage(two_saves / "2") == "it cannot be read: Input/output error"
 
 
-def test_what_comes_after_the_damage_takes_its_place(two_saves, state, tmp_path):
+def test_the_next_save_replaces_a_damaged_checkpoint(two_saves, state, tmp_path):
     shutil.copytree(two_saves, tmp_path, dirs_exist_ok=True)
     for number in (3, 4):
         (tmp_path / str(number)).mkdir()
@@ -125,16 +125,16 @@ def test_where_no_checkpoint_is_sound_all_is_left_as_it_is(two_saves, state, tmp
     with pytest.raises(UserError) as caught:
         restore(tmp_path, state)
     first, second = str(caught.value).splitlines()
-    told = f"is damaged (notes.json differs from {MANIFEST})"
+    message = f"is damaged (notes.json differs from {MANIFEST})"
     assert first == (
-        f"{tmp_path} has no intact checkpoint: checkpoint 2 {told}, checkpoint 1 {told}"
+        f"{tmp_path} has no intact checkpoint: checkpoint 2 {message}, checkpoint 1 {message}"
     )
     assert second == "Restore a backup, or choose another --workdir to start over."
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda x: {**x, "w": x["w"].astype(jnp.float16)}, "w is float32(3, 2), not float16(3, 2)"),
         (lambda x: {**x, "w": x["w"].T}, "w is float32(3, 2), not float32(2, 3)"),
@@ -144,14 +144,14 @@ def test_where_no_checkpoint_is_sound_all_is_left_as_it_is(two_saves, state, tmp
         (lambda x: {"w": x["w"]}, "n is int32(), not absent"),
     ],
 )
-def test_other_shapes_and_dtypes_are_refused(tmp_path, change, told):
+def test_other_shapes_and_dtypes_are_refused(tmp_path, change, message):
     saved = {"n": jnp.int32(3), "w": jnp.ones((3, 2))}
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, saved, {})
     with pytest.raises(UserError) as caught:
         restore(tmp_path, change(saved))
     first, _ = str(caught.value).splitlines()
-    assert first == f"{tmp_path / '1'} belongs to another network: {told}"
+    assert first == f"{tmp_path / '1'} belongs to another network: {message}"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_other_shapes_and_dtypes_are_refused(tmp_path, change, told):
         ("notes.json", b"[" * 200_000),
     ],
 )
-def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_path, name, content):
+def test_a_foreign_checkpoint_with_valid_sums_is_refused(two_saves, state, tmp_path, name, content):
     shutil.copytree(two_saves, tmp_path, dirs_exist_ok=True)
     (tmp_path / "2" / name).write_bytes(content)
     (tmp_path / "2" / MANIFEST).write_text(manifest(tmp_path / "2"))
@@ -174,7 +174,7 @@ def test_a_foreign_checkpoint_of_sound_sums_is_refused(two_saves, state, tmp_pat
     assert second == "Install the versions that run.json lists, or choose another --workdir."
 
 
-def test_a_foreign_name_is_told_in_one_line(tmp_path):
+def test_a_foreign_name_is_reported_in_one_line(tmp_path):
     foreign = "z\n" * 50 + "\x1b[31m"
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, {foreign: jnp.zeros(3)}, {})

@@ -16,7 +16,7 @@ def test_a_file_is_replaced_by_text_bytes_or_what_a_function_writes(tmp_path, co
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_write_that_dies_leaves_the_old_content(tmp_path, monkeypatch):
+def test_an_aborted_write_keeps_the_old_content(tmp_path, monkeypatch):
     write_atomically(tmp_path / "a", "old")
     with pytest.raises(ZeroDivisionError):
         write_atomically(tmp_path / "a", lambda stream: stream.write(b"new") / 0)
@@ -59,7 +59,7 @@ def test_all_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, 
     assert synced == [(f"{draft}/a", False), (str(draft), False), (str(tmp_path), True)]
 
 
-def test_a_folder_takes_the_place_of_another(tmp_path):
+def test_a_published_folder_replaces_another(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
         (tmp_path / name / name).write_text(name)
@@ -67,7 +67,7 @@ def test_a_folder_takes_the_place_of_another(tmp_path):
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["old", "old/new"]
 
 
-def test_json_comes_back(tmp_path):
+def test_json_round_trip(tmp_path):
     file = tmp_path / "a.json"
     assert read_json(file) is None
     assert read_json(file / "b.json") is None

@@ -27,16 +27,16 @@ def read_events(folder):
         while data:
             (size,) = struct.unpack("<Q", data[:8])
             body, rest = data[12 : 12 + size], data[12 + size :]
-            for part, found in ((data[:8], data[8:12]), (body, rest[:4])):
-                crc = crc32c(part)
+            for section, stored in ((data[:8], data[8:12]), (body, rest[:4])):
+                crc = crc32c(section)
                 masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-                assert found == struct.pack("<I", masked)
+                assert stored == struct.pack("<I", masked)
             events.append(Event.FromString(body))
             data = rest[4:]
     return events
 
 
-def test_the_directory_is_made_with_its_parents(tmp_path):
+def test_the_directory_is_created_with_its_parents(tmp_path):
     with RunDir(tmp_path / "a" / "b") as directory:
         assert directory.path.is_dir()
         assert directory.checkpoints == directory.path / "checkpoints"
@@ -53,7 +53,7 @@ def test_a_relative_path_and_a_home_are_made_absolute(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", ["file", "file/below", "file/far/below"])
-def test_a_file_in_the_way_is_told(path, tmp_path):
+def test_a_file_in_the_way_is_reported(path, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError) as caught:
         RunDir(tmp_path / path)
@@ -64,7 +64,7 @@ def test_a_file_in_the_way_is_told(path, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_that_may_not_be_written_is_told(tmp_path, monkeypatch):
+def test_a_folder_without_write_permission_is_reported(tmp_path, monkeypatch):
     def refuse(path, *_):  # root, who runs many a test, may write everywhere
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -76,7 +76,7 @@ def test_a_folder_that_may_not_be_written_is_told(tmp_path, monkeypatch):
     )
 
 
-def test_the_home_of_nobody_is_told(tmp_path, monkeypatch):
+def test_an_unknown_home_is_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="--workdir=~no-such-user/x: "):
         RunDir("~no-such-user/x")
@@ -108,7 +108,7 @@ def test_json_is_replaced_in_one_step(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "run.json"]
 
 
-def test_a_full_disk_is_not_the_users_mistake(tmp_path, monkeypatch):
+def test_a_full_disk_is_not_a_user_error(tmp_path, monkeypatch):
     def fail(path, *_):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
@@ -160,7 +160,7 @@ def test_a_row_of_other_columns_widens_the_table(tmp_path):
     assert text == "epoch,train/loss,valid/loss\n1,0.5,\n2,0.4,0.6\n"
 
 
-def test_a_resumed_run_goes_on_behind_the_rows_it_gives(tmp_path):
+def test_a_resumed_run_appends_to_the_given_rows(tmp_path):
     with RunDir(tmp_path) as directory:
         assert directory.num_logged() == 0
         for epoch in (1, 2, 3):
@@ -190,7 +190,7 @@ def test_events_are_on_the_disk_at_once(tmp_path):
         assert tags == row(1).keys() - {"epoch"}
 
 
-def test_two_starts_of_one_second_write_two_event_files(tmp_path, monkeypatch):
+def test_two_starts_within_a_second_write_two_event_files(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1e9)
     for _ in range(2):
         with RunDir(tmp_path) as directory:
@@ -198,7 +198,7 @@ def test_two_starts_of_one_second_write_two_event_files(tmp_path, monkeypatch):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
 
 
-def test_tensorboard_s_files_need_no_pytorch(tmp_path):
+def test_event_files_do_not_import_pytorch(tmp_path):
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from lenet_jax.storage.tensorboard import EventFile\n"

@@ -1,4 +1,4 @@
-"""Files of weights, sound and not; those of PyTorch live with torch."""
+"""Weights files, valid and invalid; PyTorch's own only with torch installed."""
 
 import io
 import json
@@ -22,9 +22,9 @@ from tests.golden import make_network as golden
 from tests.support.weights import ONE_PATH, SIZES, WITHOUT_TORCH, random_params, refusal
 
 
-def with_header(header, numbers=b""):
+def with_header(header, values=b""):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + numbers
+    return struct.pack("<Q", len(text)) + text + values
 
 
 def entry(shape, end, dtype="F32"):
@@ -41,7 +41,7 @@ BAD_FILES = {
     "overflowing_shape": with_header(entry([2**63, 2**63], 8), bytes(8)),
     "huge_but_empty_shape": with_header(entry([0, 2**62, 2**62], 0)),
     "too_many_axes": with_header(entry([1] * 100, 4), bytes(4)),
-    "numbers_missing": with_header(entry([3], 12), bytes(8)),
+    "values_missing": with_header(entry([3], 12), bytes(8)),
     "wrong_shape": with_header(entry([3], 8), bytes(8)),
     "unknown_dtype": with_header(entry([3], 12, "F\n32"), bytes(12)),
     "eight_bits": with_header(entry([3], 3, "F8_E4M3"), bytes(3)),
@@ -51,7 +51,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_file_is_refused_in_a_line(capsys, tmp_path, name):
+def test_bad_file_is_refused_in_one_line(capsys, tmp_path, name):
     path = tmp_path / "network.safetensors"
     path.write_bytes(BAD_FILES[name])
     assert refusal(capsys, "inspect", path).startswith(f"{path} ")
@@ -116,7 +116,7 @@ def test_mangled_file_is_read_or_refused(tmp_path, edits):
             assert np.isfinite(leaf).all()
 
 
-def test_paths_that_are_no_files(capsys, tmp_path):
+def test_paths_that_are_not_weights_files(capsys, tmp_path):
     missing = tmp_path / "network.safetensors"
     assert refusal(capsys, "inspect", missing) == (
         f"{missing} cannot be read: No such file or directory\n"
@@ -146,7 +146,7 @@ def test_pt_file_needs_torch(capsys, monkeypatch, tmp_path):
 
 
 def torch_archive(pickled):
-    """A file as `torch.save` writes it, but for its program."""
+    """A file in `torch.save`'s format with another pickle."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("network/data.pkl", pickled)
@@ -167,7 +167,7 @@ def test_program_in_a_pt_file_is_not_run(capsys, tmp_path, zipped):
 
 @pytest.mark.torch
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda torch, net: torch.nn.Linear(1, 1), "it holds more than weights"),
         (lambda torch, net: {"epoch": 3, "net": net.state_dict()}, "its entry 'epoch' is no"),
@@ -185,11 +185,11 @@ def test_program_in_a_pt_file_is_not_run(capsys, tmp_path, zipped):
     ids=["module", "checkpoint", "tensor", "expanded", "bfloat16", "sparse"],
 )
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
-def test_pt_file_of_something_else_is_refused(capsys, tmp_path, make, told):
+def test_pt_file_of_something_else_is_refused(capsys, tmp_path, make, message):
     torch = pytest.importorskip("torch", reason=WITHOUT_TORCH)
     path = tmp_path / "network.pt"
     torch.save(make(torch, network()), path)
-    assert told in refusal(capsys, "inspect", path)
+    assert message in refusal(capsys, "inspect", path)
 
 
 def network():
@@ -212,21 +212,21 @@ def test_mangled_pt_file_is_read_or_refused(tmp_path):
     torch.save(network().state_dict(), path)
     content = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
-        parts = {part.filename: archive.read(part) for part in archive.infolist()}
-    pickled = next(name for name in parts if name.endswith("data.pkl"))
+        entries = {info.filename: archive.read(info) for info in archive.infolist()}
+    pickled = next(name for name in entries if name.endswith("data.pkl"))
 
     @settings(max_examples=100)
     @given(st.data(), st.booleans())
     def mangle(draws, inside):
-        original = parts[pickled] if inside else content
+        original = entries[pickled] if inside else content
         places = st.tuples(
             st.integers(0, len(original) - 1), st.integers(0, 255), st.integers(0, 2)
         )
         mangled = edited(original, draws.draw(st.lists(places, min_size=1, max_size=4)))
         if inside:
             with zipfile.ZipFile(path, "w") as archive:
-                for name, part in (parts | {pickled: bytes(mangled)}).items():
-                    archive.writestr(name, part)
+                for name, data in (entries | {pickled: bytes(mangled)}).items():
+                    archive.writestr(name, data)
         else:
             path.write_bytes(mangled)
         try:

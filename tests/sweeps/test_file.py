@@ -9,12 +9,12 @@ from lenet_jax.sweeps import file
 from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from tests.support import tiny
 
-WORDS = "from lenet_jax.sweeps.file import chain, product, sweep, zipit\n"
+IMPORTS = "from lenet_jax.sweeps.file import chain, product, sweep, zipit\n"
 
 
 def write(tmp_path, text):
     path = tmp_path / "some.py"
-    path.write_text(f"{WORDS}def get_sweep(arg=''):\n    return {text}\n")
+    path.write_text(f"{IMPORTS}def get_sweep(arg=''):\n    return {text}\n")
     return str(path)
 
 
@@ -22,7 +22,7 @@ def load(tmp_path, text, **settings):
     return file.load(write(tmp_path, text), tiny.config(), **settings)
 
 
-def test_the_four_words():
+def test_the_four_combinators():
     a, b = sweep("seed", range(2)), sweep("train.batch_size", (8, 16))
     assert a == [{"seed": 0}, {"seed": 1}]
     assert product(a, b) == [
@@ -39,7 +39,7 @@ def test_the_four_words():
     assert product() == [{}]
 
 
-def test_numbers_of_numpy_become_pythons():
+def test_numpy_values_become_python_values():
     drawn = sweep("optimizer.learning_rate", 10 ** np.linspace(-2, -1, 2, dtype=np.float32))
     assert [type(overrides["optimizer.learning_rate"]) for overrides in drawn] == [float, float]
     assert sweep("model.channels", np.asarray([[2, 3]])) == [{"model.channels": (2, 3)}]
@@ -70,7 +70,7 @@ def test_the_argument_reaches_get_sweep(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "phrases"),
     [
         ("sweep('lr', [1])", ["unknown key lr", "did you mean optimizer.learning_rate"]),
         ("[]", ["the sweep is empty"]),
@@ -95,26 +95,26 @@ def test_the_argument_reaches_get_sweep(tmp_path):
         ),
     ],
 )
-def test_mistakes_are_told_shortly(tmp_path, text, words):
+def test_mistakes_are_reported_briefly(tmp_path, text, phrases):
     with pytest.raises(UserError) as caught:
         load(tmp_path, text)
-    told = str(caught.value)
-    assert len(told.splitlines()) <= 3
-    for word in words:
-        assert word in told
+    message = str(caught.value)
+    assert len(message.splitlines()) <= 3
+    for phrase in phrases:
+        assert phrase in message
 
 
-def test_a_swept_key_cannot_be_given_too(tmp_path):
+def test_a_swept_key_cannot_be_overridden(tmp_path):
     with pytest.raises(UserError, match=r"seed is swept, but also set by --config\.seed"):
         load(tmp_path, "sweep('seed', range(2))", given=["seed"])
 
 
-def test_a_file_that_is_not_there_has_a_neighbour():
+def test_a_missing_sweep_file_suggests_another():
     with pytest.raises(UserError, match=r"no sweep file .*; did you mean configs/sweeps/seeds.py"):
         file.load("configs/sweeps/seed.py", tiny.config())
 
 
-def test_a_shared_order_leaves_seed_the_initial_weights():
+def test_with_a_shared_order_the_seed_varies_only_initial_weights():
     config = tiny.config()
     config.seed = 5
     shared = share_order(config)
@@ -122,7 +122,7 @@ def test_a_shared_order_leaves_seed_the_initial_weights():
 
 
 @pytest.mark.parametrize("name", ["seeds", "learning_rate", "batch_and_rate", "width"])
-def test_the_sweeps_that_ship_are_good(name):
+def test_the_included_sweep_files_are_valid(name):
     config = replace(tiny.config(), {"train.micro_batch_size": 32, "train.batch_size": 32})
     members = file.load(f"configs/sweeps/{name}.py:2", config)
     assert (

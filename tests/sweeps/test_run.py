@@ -59,9 +59,9 @@ def make_members(config, overrides=SWEEP):
 
 def start(path, config, overrides=SWEEP, **options):
     """Runs a sweep: its exit code, and what it printed."""
-    made = Options(str(path), **{"save": "all", "chunk_size": 4} | options)
+    all_options = Options(str(path), **{"save": "all", "chunk_size": 4} | options)
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        code = run(config, make_members(config, overrides), made, COMMAND)
+        code = run(config, make_members(config, overrides), all_options, COMMAND)
     return code, output.getvalue()
 
 
@@ -82,7 +82,7 @@ def finished(tmp_path_factory, config):
     return path, output
 
 
-def test_the_table_has_a_row_a_member(finished):
+def test_the_table_has_one_row_per_member(finished):
     path, _ = finished
     rows = table(path)
     assert list(rows[0])[:4] == ["member", "train.batch_size", "optimizer.learning_rate", "seed"]
@@ -112,18 +112,18 @@ def test_the_history_has_every_members_curves(finished):
     )
 
 
-def test_the_summary_is_of_the_seeds_of_each_setting(finished):
+def test_the_summary_has_statistics_over_seeds_per_setting(finished):
     path, output = finished
     summary = json.loads((path / "summary.json").read_text())
     assert (summary["status"], summary["members"], summary["diverged"]) == ("done", MEMBERS + 1, 1)
     rows = table(path)
     for index, entry in enumerate(summary["settings"][:4]):
         seeds = rows[SEEDS * index : SEEDS * index + SEEDS]
-        found = [float(row["test_accuracy"]) for row in seeds]
+        accuracies = [float(row["test_accuracy"]) for row in seeds]
         assert entry["n"] == SEEDS
-        assert entry["test_accuracy"]["mean"] == pytest.approx(np.mean(found))
-        assert entry["test_accuracy"]["sd"] == pytest.approx(np.std(found, ddof=1))
-        half = 3.182446 * np.std(found, ddof=1) / np.sqrt(4)  # of Student's t with three degrees
+        assert entry["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
+        assert entry["test_accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
+        half = 3.182446 * np.std(accuracies, ddof=1) / 2  # Student's t, 3 degrees
         assert entry["test_accuracy"]["ci95"] == pytest.approx(half, rel=1e-4)
     assert summary["settings"][4]["n"] == 0 and summary["settings"][4]["diverged"] == 1
     means = [entry["valid_accuracy"]["mean"] for entry in summary["settings"][:4]]
@@ -140,7 +140,7 @@ def test_the_winner_is_a_config_that_runs(finished, config):
     assert configs.differing_keys(loaded, expected) == []
 
 
-def test_one_member_is_read_out_of_the_weights(finished):
+def test_one_member_is_loaded_from_stacked_weights(finished):
     path, _ = finished
     row = table(path)[5]
     network = load(path, member=5)
@@ -173,7 +173,7 @@ def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, monkeyp
     assert not (tmp_path / "other").exists()
 
 
-def test_what_is_done_is_not_trained_again(finished, config, tmp_path, monkeypatch):
+def test_finished_chunks_are_not_trained_again(finished, config, tmp_path, monkeypatch):
     """Killed after two chunks, with a third half written: the table is the same to the byte."""
     path, _ = finished
     copy = tmp_path / "copy"
@@ -200,7 +200,7 @@ def test_what_is_done_is_not_trained_again(finished, config, tmp_path, monkeypat
     assert not draft.exists()
 
 
-def test_a_sweep_planned_under_a_keys_former_name_goes_on(config, tmp_path):
+def test_a_sweep_planned_with_a_former_key_name_resumes(config, tmp_path):
     overrides = sweep("model.backend", ["plain", "phase"])
     assert start(tmp_path, config, overrides)[0] == 0
     results = without_seconds(tmp_path)
@@ -218,7 +218,7 @@ def test_a_sweep_planned_under_a_keys_former_name_goes_on(config, tmp_path):
         start(tmp_path, config, other)
 
 
-def test_workers_share_a_sweep_and_collect_joins_it(finished, config, tmp_path):
+def test_workers_share_a_sweep_and_collect_writes_its_results(finished, config, tmp_path):
     path, _ = finished
     shared = tmp_path / "shared"
     code, output = start(shared, config, worker=(2, 2))
@@ -263,7 +263,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(config, tmp_path):
 
 
 @pytest.mark.parametrize("save", ["best", "none"])
-def test_whose_weights_are_saved(config, tmp_path, save):
+def test_save_selects_the_members_whose_weights_are_saved(config, tmp_path, save):
     start(tmp_path, config, SWEEP[:8], save=save, chunk_size=8)
     files = list(tmp_path.glob("chunks/*/weights.safetensors"))
     assert len(files) == (save == "best")
@@ -290,14 +290,14 @@ def test_too_large_for_the_memory_even_one_at_a_time(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_members_that_share_batches_must_ask_for_the_same(config, tmp_path):
+def test_members_that_share_batches_must_agree_on_them(config, tmp_path):
     for changes in (sweep("seeds.order", (1, 2)), sweep("augment.shift", (0.0, 1.0))):
         with pytest.raises(UserError, match="--shared_data_order: members 0 and 1 differ in"):
             start(tmp_path / "sweep", share_order(config), changes, shared_data_order=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_winner_is_no_seeds_luck_and_never_a_nan():
+def test_the_winner_has_the_best_mean_and_no_diverged_member():
     from lenet_jax.sweeps.results import by_setting, choose
 
     def row(member, accuracy):
@@ -313,7 +313,7 @@ def test_the_winner_is_no_seeds_luck_and_never_a_nan():
     assert choose(by_setting([row(5, None)], overrides)) is None
 
 
-def test_chunks_are_as_equal_as_can_be(config):
+def test_chunks_have_equal_sizes_where_possible(config):
     members = make_members(config, sweep("seed", range(9)))
     groups = plan.make_groups(members, lambda _: tiny.dataset(), False)
     chunks = plan.make_chunks(groups, 2, [8])
