@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -59,6 +60,21 @@ def use_cores() -> None:
     """Makes each core a device that takes its share of a batch, unless configured otherwise."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+
+
+def command_line(program: str, arguments: Sequence[str]) -> list[str]:
+    """The command that starts a program again from this folder, with the interpreter in use.
+
+    Args:
+      program: `python -m MODULE` or the name of a console script.
+      arguments: its arguments.
+    """
+    first, *rest = program.split()
+    if first == "python":
+        interpreter, here = Path(sys.executable), Path.cwd()
+        inside = interpreter.is_relative_to(here)
+        first = str(interpreter.relative_to(here) if inside else interpreter)
+    return [first, *rest, *arguments]
 
 
 def _git(*arguments: str) -> str | None:

@@ -39,7 +39,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     machine.use_cores()
     from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
 
-    command = [*program.split(), *argv]
+    command = machine.command_line(program, argv)
     return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
 
 

@@ -16,7 +16,7 @@ from absl import flags
 
 from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.errors import UserError, run_command
-from lenet_jax.machine import use_compilation_cache, use_cores
+from lenet_jax import machine
 from lenet_jax.sweeps import file
 
 PROGRAM = "python -m lenet_jax.sweep"
@@ -38,8 +38,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     if flag_values.shared_data_order:
         config = file.share_order(config)
     members = file.load(flag_values.sweep, config, given)
-    use_compilation_cache()
-    use_cores()
+    machine.use_compilation_cache()
+    machine.use_cores()
     from lenet_jax.sweeps.run import Options, run  # late: JAX counts its devices on import
 
     options = Options(
@@ -52,7 +52,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         collect=flag_values.collect,
         dry_run=flag_values.dry_run,
     )
-    return run(config, members, options, [*program.split(), *argv])
+    return run(config, members, options, machine.command_line(program, argv))
 
 
 def make_sweep_flags() -> flags.FlagValues:
