@@ -2,6 +2,7 @@
 
 import enum
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -56,11 +57,15 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
       main: the command; returns its exit code.
       *arguments: its arguments.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of files may be in no encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return main(*arguments)
         finally:
-            sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
+            if sys.stdout is not None:  # it is closed from the start
+                sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
     except UserError as error:
         print(error, file=sys.stderr)
         return ExitCode.DISK if isinstance(error, WriteError) else ExitCode.USAGE
@@ -71,11 +76,25 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
         return ExitCode.CLOSED_PIPE
     except OSError as error:
         if error.errno not in DISK_FAULTS:
-            raise
+            where = "" if error.filename is None else f"{show(error.filename)}: "
+            print(f"{where}{printable(error.strerror or error)}", file=sys.stderr)
+            return ExitCode.USAGE
         if error.filename is None:
             discard_stdout()
         print(WriteError(error, "the output"), file=sys.stderr)
         return ExitCode.DISK
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with its leading `~` or `~name` replaced.
+
+    Raises:
+      UserError: there is no user of that name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{show(path)}: {error}") from error
 
 
 def discard_stdout() -> None:

@@ -176,7 +176,7 @@ def _write_torch(
     from lenet_jax.storage import weights
 
     def companions(name: str) -> dict[str, str]:
-        text = source(network.model, network.mean, network.std, network.class_names, name)
+        text = source(network.model, network.mean, network.std, network.class_names)
         return {f"{name.removesuffix('.safetensors')}.py": text}
 
     draft.write_bytes(weights.encode(network.state_dict, network.metadata))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import ExitCode, UserError, run_command, write_error
+from lenet_jax.errors import ExitCode, UserError, expand, run_command, write_error
 from lenet_jax.storage.files import read_json, write_atomically
 from lenet_jax.storage.run_dir import RECORD
 from lenet_jax.terminal.arguments import make_parser, network_path
@@ -163,12 +163,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _source(name: str) -> tuple[Path, int | None]:
     """A run directory and None, or, for `SWEEP@7`, a sweep directory and a member number."""
-    path, member = Path(name).expanduser(), None
+    path, member = expand(name), None
     if not path.is_dir():
         folder, _, number = name.rpartition("@")
-        if not (folder and number.isdecimal() and Path(folder).expanduser().is_dir()):
+        if not (folder and number.isdecimal() and expand(folder).is_dir()):
             raise UserError(f"{path} is not a directory")
-        path, member = Path(folder).expanduser(), int(number)
+        path, member = expand(folder), int(number)
     return path, member
 
 

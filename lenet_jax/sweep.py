@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from lenet_jax.config.flags import make_flags, overrides, parse
-from lenet_jax.errors import UserError, run_command
 from lenet_jax import machine
+from lenet_jax.config.flags import make_flags, overrides, parse
+from lenet_jax.errors import UserError, run_command, show
 from lenet_jax.sweeps import file
 
 PROGRAM = "python -m lenet_jax.sweep"
@@ -93,9 +93,9 @@ def make_sweep_flags() -> flags.FlagValues:
 
 
 def _parse_worker(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--worker={text}: must be i/n with i from 1 to n, such as 1/4")
+        raise UserError(f"--worker={show(text)}: must be i/n with i from 1 to n, such as 1/4")
     return int(match[1]), int(match[2])
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lenet_jax import cli
 from lenet_jax.errors import UserError, WriteError, printable, run_command, show, write_error
 from tests.support import tiny
 from tests.support.root import ROOT
@@ -218,3 +219,24 @@ def test_a_closed_pipe_ends_a_run_quietly_and_what_it_trained_is_saved(folder, t
     epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     steps = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps >= 5 * epochs > 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", f"--workdir={'a' * 300}", "digit.png"),
+        ("predict", "--workdir=~nobody-of-this-name/run", "digit.png"),
+        ("inspect", f"--workdir={'a' * 300}"),
+        ("inspect", "--compare=~nobody-of-this-name/run,other"),
+        ("export", "--workdir=~nobody-of-this-name/run", "--format=safetensors"),
+        ("torch-bridge", "inspect", "~nobody-of-this-name/run"),
+        ("train", "--config=configs/notes.py:smoke", f"--workdir={'a' * 300}"),
+        ("sweep", "--config=configs/notes.py:smoke", "--workdir=x", f"--worker=1/{'9' * 5000}"),
+    ],
+)
+def test_a_path_or_number_that_cannot_be_is_a_short_error(arguments, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert 1 <= len(error.splitlines()) <= 3
+    assert max(map(len, error.splitlines())) <= 400

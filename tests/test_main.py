@@ -36,7 +36,7 @@ def test_the_exit_code_is_the_runs(monkeypatch, code):
     ((config, workdir, command, started),) = calls
     assert (config.seed, config.train.num_epochs) == (3, 2)
     assert workdir == "a folder"
-    assert command == ["python", "-m", "lenet_jax.main", *arguments]
+    assert command == [sys.executable, "-m", "lenet_jax.main", *arguments]
     assert started > 0
 
 

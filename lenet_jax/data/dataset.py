@@ -15,7 +15,7 @@ from jaxtyping import Int32, UInt8
 
 from lenet_jax.data.idx import read_idx_folder
 from lenet_jax.data.tfds import digest, load_tfds_arrays
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, expand
 
 EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
 FITS = ("pad", "resize")
@@ -109,11 +109,11 @@ def load(
         _verify_embedded_mnist()
         train, test, class_names, digests = _load_folder(EMBEDDED_MNIST)
     elif _is_folder(name):
-        train, test, class_names, digests = _load_folder(_expand(name))
+        train, test, class_names, digests = _load_folder(expand(name))
     else:
         arrays, class_names, digests = load_tfds_arrays(
             name.removeprefix("tfds:"),
-            _expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
+            expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
             fit_all,
             f"{fit}-{image_size}-v{RULES_VERSION}",
         )
@@ -198,13 +198,6 @@ def fit_images(
 def _is_folder(name: str) -> bool:
     looks_like_a_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
     return looks_like_a_path or (name != "" and pathlib.Path(name).is_dir())
-
-
-def _expand(path: str | os.PathLike[str]) -> pathlib.Path:
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError as error:  # `~name` of an unknown user
-        raise UserError(f"{path}: {error}") from error
 
 
 def _verify_embedded_mnist() -> None:

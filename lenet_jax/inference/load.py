@@ -10,7 +10,7 @@ from typing import Any
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, expand
 from lenet_jax.inference.network import Network
 from lenet_jax.inference.state_dict import (
     from_state_dict,
@@ -35,7 +35,7 @@ def load(path: str | Path, member: int | None = None) -> Network:
     Raises:
       UserError: the path does not exist, or its content is damaged or unfinished.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if is_sweep(path):
@@ -93,7 +93,7 @@ def save_params(path: str | Path, params: nnx.State, metadata: Mapping[str, str]
 
 
 def _weights_file(path: str | Path) -> Path:
-    path = Path(path).expanduser()
+    path = expand(path)
     return path / run_dir.WEIGHTS if path.is_dir() else path
 
 

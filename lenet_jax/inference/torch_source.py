@@ -7,7 +7,7 @@ from lenet_jax.nn.lenet import LeNet
 TEXT = '''\
 """A LeNet trained with lenet_jax, for PyTorch. Needs only torch and safetensors.
 
-    network = load("{weights}")
+    network = load(…)  # the .safetensors file that was written beside this one
     logits = network(normalise(pixels))  # uint8 of shape (n, {in_channels}, {size}, {size})
 """
 
@@ -53,7 +53,6 @@ def source(
     mean: Sequence[float],
     std: Sequence[float],
     class_names: Sequence[str],
-    weights: str,
 ) -> str:
     """The source code of the module.
 
@@ -62,10 +61,8 @@ def source(
       mean: mean per channel, of pixels in 0..255.
       std: standard deviation, likewise.
       class_names: the classes of the logits, in order.
-      weights: name of the weights file in the same folder.
     """
     return TEXT.format(
-        weights=weights,
         in_channels=model.conv1.in_features,
         size=model.image_size,
         mean=list(mean),

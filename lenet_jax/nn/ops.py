@@ -118,6 +118,8 @@ def choose_backend(backend: Backend) -> Backend:
 def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) -> Backend:
     """`choose_backend` for arrays; `native` supports one kernel size, and float32."""
     chosen = choose_backend(backend)
+    if 0 in x.shape:  # of which there is nothing to gain
+        return "plain"
     if chosen != "native" or (has_size and x.dtype == kernel.dtype == jnp.float32):
         return chosen
     if backend == "auto":

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import ExitCode, WriteError
+from lenet_jax.errors import ExitCode, WriteError, expand
 from lenet_jax.inference.load import load
 from lenet_jax.inference.state_dict import from_state_dict
 from lenet_jax.nn import native
@@ -62,7 +63,7 @@ def run(
     """
     console = Console()
     trainer = Trainer(config, data.load(**config.data))
-    is_new = not (Path(workdir) / CHECKPOINTS).exists()
+    is_new = not (expand(workdir) / CHECKPOINTS).exists()
     initial = _initial_params(trainer) if is_new else None
     try:
         with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:
@@ -216,7 +217,7 @@ def _initial_params(trainer: Trainer) -> nnx.State | None:
     if name is None:
         return None
     path, _, number = name.rpartition(":")
-    member = int(number) if path and number.isdecimal() else None
+    member = int(number) if path and re.fullmatch(r"\d{1,9}", number) else None
     network = load(name if member is None else path, member)
     like = nnx.state(trainer.spec.abstract_model, nnx.Param)
     return from_state_dict(network.state_dict, like, name)

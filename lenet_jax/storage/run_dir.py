@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lenet_jax.errors import DISK_FAULTS, UserError
+from lenet_jax.errors import DISK_FAULTS, UserError, expand
 from lenet_jax.storage.files import read_json, write_atomically, write_json
 from lenet_jax.storage.tensorboard import EventFile
 
@@ -37,11 +37,9 @@ class RunDir:
           OSError: the disk is full or has failed.
         """
         try:
-            self.path = Path(path).expanduser().absolute()
+            self.path = expand(path).absolute()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
-        except RuntimeError as error:  # `~name` of an unknown user
-            raise UserError(f"--workdir={path}: {error}") from error
         except OSError as error:
             if error.errno in DISK_FAULTS:
                 raise

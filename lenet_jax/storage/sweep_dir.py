@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, printable
+from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printable
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.files import publish, read_json, write_atomically, write_json
 
@@ -61,10 +61,7 @@ class SweepDir:
 
     def __init__(self, path: str | Path):
         """Does not create the directory; `open` does."""
-        try:
-            self.path = Path(path).expanduser().absolute()
-        except RuntimeError as error:  # `~name` of an unknown user
-            raise UserError(f"--workdir={path}: {error}") from error
+        self.path = expand(path).absolute()
 
     @property
     def config(self) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lenet_jax.errors import UserError, printable, write_error
+from lenet_jax.errors import UserError, expand, printable, write_error
 from lenet_jax.storage.files import write_atomically
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
@@ -89,7 +89,7 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     Raises:
       UserError: the file is missing, corrupted, or not a weights file.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
         path.open("rb").close()
     except OSError as error:
@@ -109,7 +109,7 @@ def write(
     Raises:
       UserError: the file cannot be written; a `WriteError` if the disk is full or has failed.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
         write_atomically(path, encode(state_dict, metadata))
     except OSError as error:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from lenet_jax.errors import UserError, printable
+from lenet_jax.errors import UserError, expand, printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,7 +46,7 @@ def network_path(arguments: argparse.Namespace) -> Path:
         either = " or --weights=FILE" if "weights" in arguments else ""
         reason = "missing" if arguments.workdir is None else "not both of"
         raise UserError(f"{reason} --workdir=DIR{either}, for example --workdir=runs/first")
-    path = Path(weights or arguments.workdir).expanduser()
+    path = expand(weights or arguments.workdir)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     return path

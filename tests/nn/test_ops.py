@@ -173,3 +173,12 @@ def test_products_are_float32_unless_configured_otherwise(backend, precision, ex
         )
     for graph in graphs:
         assert expected in str(graph)
+
+
+@pytest.mark.parametrize("backend", ["plain", "phase", NATIVE])
+def test_no_images_have_no_gradient(backend):
+    shapes = (0, 8, 8, 1), (5, 5, 1, 2), (2,)
+    value, *gradients = value_and_gradients(backend, *map(jnp.ones, shapes), jnp.ones((0, 2, 2, 2)))
+    assert value.shape == (0, 2, 2, 2)
+    for gradient, shape in zip(gradients, shapes, strict=True):
+        np.testing.assert_array_equal(gradient, np.zeros(shape))
