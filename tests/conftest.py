@@ -29,13 +29,13 @@ import pytest  # noqa: E402
 
 from lenet_jax.nn import native  # noqa: E402
 from lenet_jax.training import population  # noqa: E402
-from lenet_jax.training import step as train  # noqa: E402
+from lenet_jax.training.step import Metrics, TrainState  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.support import runs
 
 # JAX also builds these of leaves that are not arrays, such as the argument info of `lower`.
-for pytree in (train.TrainState, train.Metrics, population.Members):
+for pytree in (TrainState, Metrics, population.Members):
     pytree.__init__ = inspect.unwrap(pytree.__init__)
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -43,7 +43,7 @@ def image_size_of(final_side: int) -> int:
 
 
 class LeNet(nnx.Module):
-    """The network of the notes, and of LeNet-5 with other numbers.
+    """The LeNet of PyTorch's tutorial notes; LeNet-5 with other sizes.
 
     Layers are created here; `__call__` is the forward pass. It returns logits: the last layer has
     no ReLU, since the loss normalises and negative evidence counts.
@@ -125,7 +125,7 @@ class LeNet(nnx.Module):
     def activations(self, images: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
         """The output of each of `STEPS`, from `conv1` to `fc3`.
 
-        As the notes have it: convolution, then ReLU, then pooling, each computed for itself.
+        Convolution, then ReLU, then pooling, each computed separately.
         `fc3` holds the logits, which equal those of `__call__` up to rounding.
         """
         steps, x = {}, images

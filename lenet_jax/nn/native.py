@@ -87,18 +87,18 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
                 return ctypes.CDLL(str(kept))
             kept.unlink()
     with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch) / "native.so"
-        _run([*build, str(made)])
+        built = Path(scratch) / "native.so"
+        _run([*build, str(built)])
         try:
-            library = ctypes.CDLL(str(made))
+            library = ctypes.CDLL(str(built))
         except OSError as error:
-            told = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} does not load: {error}"
-            raise UserError(f"{told}\n{OTHERWISE}") from error
+            text = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} does not load: {error}"
+            raise UserError(f"{text}\n{OTHERWISE}") from error
         draft = folder / f"native-{os.getpid()}"
-        kept = folder / f"native-{key}-{_hash(made.read_bytes())}.so"
+        kept = folder / f"native-{key}-{_hash(built.read_bytes())}.so"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made, draft)
+            shutil.copyfile(built, draft)
             draft.replace(kept)
             return ctypes.CDLL(str(kept))  # as whoever asks next: XLA takes no function twice
         except OSError:  # it serves this process alone
@@ -135,7 +135,7 @@ def _run(command: Sequence[str]) -> bytes:
     except (OSError, subprocess.CalledProcessError) as error:
         stderr = getattr(error, "stderr", None) or str(error).encode()
         lines = stderr.decode(errors="replace").splitlines()
-        told = next((line for line in lines if "error" in line), lines[0] if lines else "")
+        first = next((line for line in lines if "error" in line), lines[0] if lines else "")
         raise UserError(
-            f"{command[0]} does not compile lenet_jax/nn/cpp/{SOURCE.name}: {told}\n{OTHERWISE}"
+            f"{command[0]} does not compile lenet_jax/nn/cpp/{SOURCE.name}: {first}\n{OTHERWISE}"
         ) from error

@@ -13,6 +13,7 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import DISK_FAULTS, printable
 from lenet_jax.inference.load import save_params
 from lenet_jax.inference.state_dict import make_metadata
+from lenet_jax.nn import ops
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.output import png
 from lenet_jax.plots.style import DRAWING_ERRORS, Figure, network_title
@@ -49,9 +50,8 @@ def draw_figures(
 
     def plot_feature_maps() -> Figure:
         model = nnx.merge(spec.graphdef, params)
-        mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-        normalised = jnp.asarray((image[None] - mean) / std, jnp.float32)
-        maps = np.asarray(model.feature_maps(normalised)[0])
+        pixels = ops.normalise(jnp.asarray(image[None]), spec.mean, spec.std)
+        maps = np.asarray(model.feature_maps(pixels)[0])
         captions = [
             f"test image {example}",
             f"true class: {names[labels[example]]}",

@@ -21,8 +21,8 @@ from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.sweeps.file import Member, Overrides
-from lenet_jax.training import step as train
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
+from lenet_jax.training.step import init_state
 
 MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
 MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
@@ -173,7 +173,7 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
     8 and 16 members, on a CPU); with `map` the ratio is higher, but little memory is needed.
     """
     spec, config = group.spec, group.members[0].config
-    state = jax.eval_shape(lambda: train.init_state(spec, seeds(config), hyperparameters(config)))
+    state = jax.eval_shape(lambda: init_state(spec, seeds(config), hyperparameters(config)))
     params, opt_state = map(jax.tree.leaves, (state.params, state.opt_state))
     # Inputs, outputs, and a copy of them inside the loop.
     member = 3 * FLOAT * sum(math.prod(a.shape) for a in [*params, *params, *opt_state])

@@ -53,16 +53,16 @@ def make_optimizer(
     adam = scale_by_adam(b1, b2, eps)
     match name:
         case "sgd":
-            parts = [decay, scale_by_momentum(momentum, dampening, nesterov)]
+            transforms = [decay, scale_by_momentum(momentum, dampening, nesterov)]
         case "adam":
-            parts = [decay, adam]
+            transforms = [decay, adam]
         case "adamw":
-            parts = [adam, decay]
+            transforms = [adam, decay]
         case _:
             raise ValueError(f"unknown optimizer {name!r}; it must be sgd, adam or adamw")
     if max_grad_norm is not None:
-        parts.insert(0, clip_grad_norm(max_grad_norm))
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+        transforms.insert(0, clip_grad_norm(max_grad_norm))
+    return optax.chain(*transforms, optax.scale_by_learning_rate(learning_rate))
 
 
 class MomentumState(NamedTuple):

@@ -26,8 +26,8 @@ def count_sharing(batch_size: int, micro_batch_size: int) -> int:
     """
     if jax.default_backend() != "cpu" or batch_size % micro_batch_size:
         return 1
-    parts = batch_size // micro_batch_size
-    return max(n for n in range(1, len(jax.devices()) + 1) if parts % n == 0)
+    micro_batches = batch_size // micro_batch_size
+    return max(n for n in range(1, len(jax.devices()) + 1) if micro_batches % n == 0)
 
 
 def compile_shared(

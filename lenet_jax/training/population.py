@@ -97,7 +97,7 @@ class Population:
         strategy: Strategy = "auto",
         shared_data_order: bool = False,
     ):
-        """Prepares the programs, which are compiled when they first run.
+        """Prepares the functions, which are compiled when they are first called.
 
         Args:
           spec: what the members have in common.

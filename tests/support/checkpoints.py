@@ -7,14 +7,14 @@ import optax
 from flax import nnx
 
 from lenet_jax.storage.checkpoint import Checkpoints
-from lenet_jax.training import step as train
+from lenet_jax.training.step import TrainState
 
 
 def make_state():
     """All that a run saves: parameters, the optimiser's buffers, counters, and keys."""
     params = nnx.state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
     buffers = optax.adam(0.1).init(params)
-    return train.TrainState(
+    return TrainState(
         params=params,
         opt_state=jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), buffers),
         step=jnp.int32(7),
