@@ -76,8 +76,9 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
         return ExitCode.CLOSED_PIPE
     except OSError as error:
         if error.errno not in DISK_FAULTS:
-            where = "" if error.filename is None else f"{show(error.filename)}: "
-            print(f"{where}{printable(error.strerror or error)}", file=sys.stderr)
+            if error.filename is None:
+                raise
+            print(f"{show(error.filename)}: {printable(error.strerror)}", file=sys.stderr)
             return ExitCode.USAGE
         if error.filename is None:
             discard_stdout()
@@ -85,8 +86,12 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
         return ExitCode.DISK
 
 
-def expand(path: str | os.PathLike[str]) -> Path:
+def expand(path: str | os.PathLike[str], flag: str = "") -> Path:
     """The path with its leading `~` or `~name` replaced.
+
+    Args:
+      path: from the user.
+      flag: how it was given, `--workdir=`, for the message.
 
     Raises:
       UserError: there is no user of that name.
@@ -94,7 +99,7 @@ def expand(path: str | os.PathLike[str]) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{show(path)}: {error}") from error
+        raise UserError(f"{flag}{show(path)}: {error}") from error
 
 
 def discard_stdout() -> None:

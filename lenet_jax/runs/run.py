@@ -63,7 +63,7 @@ def run(
     """
     console = Console()
     trainer = Trainer(config, data.load(**config.data))
-    is_new = not (expand(workdir) / CHECKPOINTS).exists()
+    is_new = not (expand(workdir, "--workdir=") / CHECKPOINTS).exists()
     initial = _initial_params(trainer) if is_new else None
     try:
         with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:

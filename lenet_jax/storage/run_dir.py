@@ -37,7 +37,7 @@ class RunDir:
           OSError: the disk is full or has failed.
         """
         try:
-            self.path = expand(path).absolute()
+            self.path = expand(path, "--workdir=").absolute()
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / ".lock").open("a")
         except OSError as error:

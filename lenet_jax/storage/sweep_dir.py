@@ -61,7 +61,7 @@ class SweepDir:
 
     def __init__(self, path: str | Path):
         """Does not create the directory; `open` does."""
-        self.path = expand(path).absolute()
+        self.path = expand(path, "--workdir=").absolute()
 
     @property
     def config(self) -> Path:
