@@ -19,7 +19,7 @@ DESCRIPTION = (
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Runs the command: the exit code, 2 if any picture could not be read.
+    """Runs the command: the exit code, 2 if any image could not be read.
 
     Args:
       argv: its arguments.
@@ -40,7 +40,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.inference.load import load
 
     network = load(path, arguments.member)
-    images = image_files.read_all(files, network.channels, network.sign_size)
+    images = image_files.read_all(files, network.channels, network.character_size)
     good = [(str(f), i) for f, i in zip(files, images, strict=True) if not isinstance(i, UserError)]
     mistakes = [image for image in images if isinstance(image, UserError)]
     rows = answers(network, [name for name, _ in good], [image for _, image in good])
@@ -54,12 +54,12 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def answers(network: "Network", names: Sequence[str], images: Sequence[Any]) -> list[dict]:
-    """What the network says of each picture.
+    """The predictions for each image.
 
     Args:
       network: the network.
-      names: of the pictures.
-      images: each a `pictures.Picture`.
+      names: of the files.
+      images: each an `image_files.Picture`.
 
     Returns:
       For each `image`, `class`, `probability`, `runner_up`, `runner_up_probability`, and whether it
@@ -83,7 +83,7 @@ def answers(network: "Network", names: Sequence[str], images: Sequence[Any]) -> 
 
 
 def print_table(rows: Sequence[dict]) -> None:
-    """Prints a line a picture, and says which were inverted."""
+    """Prints a line per image, and which were inverted."""
     if not rows:
         return
     lines = [("image", "class", "", "runner-up", "", "")]

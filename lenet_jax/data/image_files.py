@@ -1,8 +1,8 @@
-"""Pictures from outside as the data has them: files of any size, in grey or colour, made pixels.
+"""Image files of any size, grey or colour, as pixels like those of the training data.
 
-A drawn or photographed sign is brought to where the network knows its like from, as MNIST was made:
-light on dark, cut out, scaled into a box of 20×20 pixels with its proportions kept, and laid into
-28×28 with its centre of mass in the middle.
+A drawn or photographed character is preprocessed as MNIST was: light on dark, cropped, scaled to
+fit a box of 20×20 pixels with its aspect ratio kept, and placed in 28×28 with its centre of mass in
+the middle.
 
 Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", 1998.
 """
@@ -17,23 +17,23 @@ from PIL import Image, ImageFilter, ImageOps
 
 from lenet_jax.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files that are taken out of a folder
+SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files read from a folder
 FORMATS = ("PNG", "JPEG")
 FRAME, BOX = 28, 20  # pixels: MNIST's images, and what is drawn in them
-LARGEST = 400  # pixels; a larger sign is reduced first, which takes the camera's noise away
+LARGEST = 400  # pixels; a larger character is reduced first, which removes the camera's noise
 FAINTEST = 24  # of 255: the contrast below which nothing is drawn
-EDGE = 0.25  # of the full contrast: what belongs to the sign
+EDGE = 0.25  # of the full contrast: what belongs to the character
 
 
 class Picture(NamedTuple):
-    """Pixels as the data has them, and whether the file had them dark on light."""
+    """Pixels like those of the data, and whether the file was dark on light."""
 
     pixels: UInt8[np.ndarray, "h w c"]
     inverted: bool
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
-    """The files among `paths`, and those in the folders among them, in the order of their names.
+    """The files in `paths`, and those in its folders, sorted by name.
 
     Raises:
       UserError: a folder has no PNG or JPEG, or cannot be read.
@@ -44,21 +44,21 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
             files.append(path)
             continue
         try:
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        if not found:
+        if not inside:
             raise UserError(f"the folder {path} has no {', '.join(SUFFIXES)} in it")
-        files += found
+        files += inside
     return files
 
 
 def read_all(
     paths: Sequence[str | Path], channels: int, size: int | None
 ) -> list[Picture | UserError]:
-    """Reads many files, as `read` does; a mistake stands in its picture's place.
+    """Reads many files, as `read` does; an error takes the place of its image.
 
-    One by one: over files as small as MNIST's, threads cost more than they save.
+    Sequentially: for files as small as MNIST's, threads cost more than they save.
     """
 
     def attempt(path: str | Path) -> Picture | UserError:
@@ -71,16 +71,16 @@ def read_all(
 
 
 def read(path: str | Path, channels: int, size: int | None) -> Picture:
-    """Reads a PNG or a JPEG; transparent parts count as paper.
+    """Reads a PNG or a JPEG; transparent areas count as paper.
 
     Args:
       path: the file.
       channels: 1 for grey, 3 for colour.
-      size: height and width of the data's images, where a sign is to be brought into one; None:
-        the picture stays as it is.
+      size: height and width of the data's images, to preprocess a character to; None: the image
+        is not changed.
 
     Raises:
-      UserError: the file cannot be read, is no PNG or JPEG, is damaged, or shows nothing.
+      UserError: the file cannot be read, is not a PNG or JPEG, is damaged, or is blank.
     """
     try:
         with Image.open(path, formats=FORMATS) as file:
@@ -88,7 +88,7 @@ def read(path: str | Path, channels: int, size: int | None) -> Picture:
             image = _on_paper(image)
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large a picture") from error
+        raise UserError(f"{path} is too large an image") from error
     except Image.UnidentifiedImageError as error:
         raise UserError(f"{path} is neither a PNG nor a JPEG") from error
     except OSError as error:
@@ -98,18 +98,18 @@ def read(path: str | Path, channels: int, size: int | None) -> Picture:
     if channels != 1 or size is None:
         return Picture(pixels.reshape(*pixels.shape[:2], channels), inverted=False)
     try:
-        return as_sign(pixels, size)
+        return as_character(pixels, size)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
 
 
-def as_sign(grey: UInt8[np.ndarray, "h w"], size: int) -> Picture:
-    """Brings one sign, drawn on paper of any even shade, to `size`, in MNIST's manner.
+def as_character(grey: UInt8[np.ndarray, "h w"], size: int) -> Picture:
+    """Preprocesses one character, on paper of any uniform shade, to `size`, as in MNIST.
 
-    An image that has this size already stays as it is, but for its shades.
+    An image that already has this size is only inverted if it is dark on light.
 
     Raises:
-      UserError: nothing is drawn.
+      UserError: the image is blank.
     """
     height, width = grey.shape
     inverted = _is_dark_on_light(grey)
@@ -118,7 +118,7 @@ def as_sign(grey: UInt8[np.ndarray, "h w"], size: int) -> Picture:
     image = Image.fromarray(grey)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
     if min(image.size) >= 4 * size:
-        image = image.filter(ImageFilter.MedianFilter(3))  # specks are no part of the sign
+        image = image.filter(ImageFilter.MedianFilter(3))  # specks are not part of the character
     ink = _ink(np.asarray(image, np.float32), inverted)
     rows, columns = (np.flatnonzero((ink > EDGE).any(axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -127,18 +127,18 @@ def as_sign(grey: UInt8[np.ndarray, "h w"], size: int) -> Picture:
     height, width = (max(1, round(extent * box / max(ink.shape))) for extent in ink.shape)
     resized = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
     drawn = np.asarray(resized)
-    sign = np.clip(drawn / drawn.max(), 0, 1)
+    character = np.clip(drawn / drawn.max(), 0, 1)
     top, left = (
         int(np.clip(round(size / 2 - centre), 0, size - extent))
-        for centre, extent in zip(_centre_of_mass(sign), sign.shape, strict=True)
+        for centre, extent in zip(_centre_of_mass(character), character.shape, strict=True)
     )
     pixels = np.zeros((size, size, 1), np.uint8)
-    pixels[top : top + height, left : left + width, 0] = np.rint(255 * sign)
+    pixels[top : top + height, left : left + width, 0] = np.rint(255 * character)
     return Picture(pixels, inverted)
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
-    """Puts what is transparent on white, or on black where what is opaque is light."""
+    """Composites transparent areas onto white, or onto black where the opaque ones are light."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
@@ -154,20 +154,20 @@ def _on_paper(image: Image.Image) -> Image.Image:
 
 
 def _is_dark_on_light(grey: UInt8[np.ndarray, "h w"]) -> bool:
-    """Whether the border, which is paper, lies nearer to the lightest than to the darkest pixel."""
+    """Whether the border, which is paper, is closer to the lightest than to the darkest pixel."""
     paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
     return bool(2 * paper > int(grey.min()) + int(grey.max()))
 
 
 def _ink(grey: Float[np.ndarray, "h w"], inverted: bool) -> Float[np.ndarray, "h w"]:
-    """How far each pixel is from the paper, 0 to 1; its shade may slope, as under a lamp."""
+    """Contrast of each pixel with the paper, in [0, 1]; its shade may slope, as under a lamp."""
     height, width = grey.shape
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
     plane = np.stack([np.ones_like(grey), y, x], axis=-1).astype(np.float32)
     border = np.ones(grey.shape, bool)
     border[1:-1, 1:-1] = False
     shades = grey[border]
-    near = np.abs(shades - np.median(shades)) <= 64  # a sign may touch the border
+    near = np.abs(shades - np.median(shades)) <= 64  # the character may touch the border
     slope, *_ = np.linalg.lstsq(plane[border][near], shades[near], rcond=None)
     ink = grey - plane @ slope
     ink = np.maximum(-ink if inverted else ink, 0)
@@ -176,10 +176,10 @@ def _ink(grey: Float[np.ndarray, "h w"], inverted: bool) -> Float[np.ndarray, "h
     return ink / ink.max()
 
 
-def _centre_of_mass(sign: Float[np.ndarray, "h w"]) -> tuple[float, float]:
+def _centre_of_mass(character: Float[np.ndarray, "h w"]) -> tuple[float, float]:
     """Row and column, counted from the upper left corner."""
-    rows, columns = (np.arange(extent) + 0.5 for extent in sign.shape)
+    rows, columns = (np.arange(extent) + 0.5 for extent in character.shape)
     return (
-        float(sign.sum(1) @ rows / sign.sum()),
-        float(sign.sum(0) @ columns / sign.sum()),
+        float(character.sum(1) @ rows / character.sum()),
+        float(character.sum(0) @ columns / character.sum()),
     )

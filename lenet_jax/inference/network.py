@@ -32,14 +32,15 @@ class Network:
     """A trained network with its preprocessing; it takes pixels in 0..255, or files.
 
     Images are an array (n, height, width) or (n, height, width, channels) of uint8, one of them
-    without n, or the names of PNG and JPEG files. They are fitted to the network as the data was
-    for training; files of signs in any size and shade are first made like MNIST, see `pictures`.
+    without n, or the names of PNG and JPEG files. They are fitted to the network as the training
+    data was; characters in files of any size and shade are first preprocessed as in MNIST, see
+    `data.image_files`.
 
     Attributes:
       model: the network, for normalised images.
       mean, std: of a pixel per channel, in 0..255.
       class_names: what the logits stand for.
-      source: where it was read, in words.
+      source: where it was read, for people.
       config: what it was trained with; None where only weights are known.
       summary: what `summary.json` or the sweep says of it; empty where nothing does.
       history: the metrics of each epoch.
@@ -99,12 +100,12 @@ class Network:
             paths = [images] if isinstance(images, str | Path) else list(images)
             if not paths or not all(isinstance(path, str | Path) for path in paths):
                 raise UserError("images must be an array of pixels, or names of files")
-            found = pictures.read_all(paths, self.channels, self.sign_size)
-            mistakes = [str(picture) for picture in found if isinstance(picture, UserError)]
+            loaded = pictures.read_all(paths, self.channels, self.character_size)
+            mistakes = [str(picture) for picture in loaded if isinstance(picture, UserError)]
             if mistakes:
                 more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
                 raise UserError(mistakes[0] + more)
-            return self.fit([p.pixels for p in found if isinstance(p, pictures.Picture)])
+            return self.fit([p.pixels for p in loaded if isinstance(p, pictures.Picture)])
         array = np.asarray(images)
         if array.dtype != np.uint8:
             raise UserError(
@@ -127,7 +128,7 @@ class Network:
         """Brings images, each of its own size, to the network's."""
         fitted = np.empty((len(images), self.image_size, self.image_size, self.channels), np.uint8)
         for target, image in zip(fitted, images, strict=True):
-            fit = self._fit if image.shape[0] == image.shape[1] == self.sign_size else "resize"
+            fit = self._fit if image.shape[0] == image.shape[1] == self.character_size else "resize"
             target[...] = fit_images(image[None], self.image_size, fit)[0]
         return fitted
 
@@ -155,10 +156,10 @@ class Network:
         return self.model.conv1.in_features
 
     @property
-    def sign_size(self) -> int | None:
-        """Height and width of the data's images before they were fitted, where they are signs.
+    def character_size(self) -> int | None:
+        """Height and width of the data's images before they were fitted, where they are characters.
 
-        Grey images are taken for handwriting; None: of other pictures the size says nothing.
+        Grey images are assumed to be handwriting; None for other images.
         """
         name = "" if self.config is None else self.config.data.name
         if self.channels != 1 or NOT_SIGNS in name:
