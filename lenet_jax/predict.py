@@ -2,20 +2,26 @@
 
 import json
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lenet_jax.errors import ExitCode, UserError, run_command
 from lenet_jax.terminal.arguments import make_parser, network_path
 
 if TYPE_CHECKING:
+    from lenet_jax.data.characters import Character
+    from lenet_jax.data.image_files import Reading
     from lenet_jax.inference.network import Network
 
 PROGRAM = "python -m lenet_jax.predict"
 DESCRIPTION = (
-    "Classify images. A drawn or photographed character may have any size and shade: it is"
-    " inverted if need be, cropped and centred like the images that the network was trained on."
+    "Classify images. Characters are found in photographs, scans and drawings of any size, and"
+    " brought to the form of the images that the network was trained on."
 )
+BATCH = 512  # characters that are classified at a time
+MANY = 50  # images: from there on, progress is shown
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
@@ -28,6 +34,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser = make_parser(program, DESCRIPTION)
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--one", action="store_true", help="only the largest character of an image")
     arguments = parser.parse_args(argv)
     path = network_path(arguments)
 
@@ -40,72 +47,136 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.inference.load import load
 
     network = load(path, arguments.member)
-    images = image_files.read_all(files, network.channels, network.character_size)
-    good = [(str(f), i) for f, i in zip(files, images, strict=True) if not isinstance(i, UserError)]
-    mistakes = [image for image in images if isinstance(image, UserError)]
-    rows = answers(network, [name for name, _ in good], [image for _, image in good])
+    rows, errors = classify(network, files, one=arguments.one)
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     else:
         print_table(rows)
-    for mistake in mistakes:
-        print(mistake, file=sys.stderr)
-    return ExitCode.USAGE if mistakes else ExitCode.DONE
+    for error in errors:
+        print(error, file=sys.stderr)
+    return ExitCode.USAGE if errors else ExitCode.DONE
 
 
-def answers(network: "Network", names: Sequence[str], images: Sequence[Any]) -> list[dict]:
-    """The predictions for each image.
+def classify(
+    network: "Network", files: Sequence[Path], *, one: bool = False
+) -> tuple[list[dict], list[UserError]]:
+    """Classifies the characters in image files, with a progress bar on a terminal if they are many.
 
     Args:
       network: the network.
-      names: of the files.
-      images: each an `image_files.Picture`.
+      files: the images.
+      one: whether only the largest character of an image counts.
 
     Returns:
-      For each `image`, `class`, `probability`, `runner_up`, `runner_up_probability`, and whether it
-      was `inverted`.
+      A row for each character, see `answers`, and what was wrong with the files that have none.
     """
-    probabilities = network.probabilities(network.fit([image.pixels for image in images]))
+    from lenet_jax.data.image_files import read_all
+    from lenet_jax.inference.network import largest
+
+    rows: list[dict] = []
+    errors: list[UserError] = []
+    waiting: list[tuple[str, Character]] = []
+    readings = read_all(files, network.channels, network.form)
+    for file, reading in zip(files, track(readings, len(files)), strict=True):
+        if isinstance(reading, UserError):
+            errors.append(reading)
+            continue
+        waiting += [(str(file), c) for c in ([largest(reading)] if one else reading)]
+        if len(waiting) >= BATCH:
+            rows += answers(network, waiting)
+            waiting = []
+    return rows + answers(network, waiting), errors
+
+
+def track(readings: Iterator["Reading"], total: int) -> Iterator["Reading"]:
+    """Shows how far reading is, on a terminal's standard error."""
+    if total < MANY or not sys.stderr.isatty():
+        yield from readings
+        return
+    from rich.console import Console
+    from rich.progress import track as show
+
+    yield from show(readings, "reading", total, console=Console(stderr=True), transient=True)
+
+
+def answers(network: "Network", characters: Sequence[tuple[str, "Character"]]) -> list[dict]:
+    """What the network says of each character.
+
+    Args:
+      network: the network.
+      characters: each with the name of its image.
+
+    Returns:
+      For each `image`, `box` (left, top, right, bottom in pixels of the image), `class`,
+      `probability`, `runner_up`, `runner_up_probability`, `energy` (of the logits), whether it is
+      `unlike` all classes (None where that is not known), and whether it was `inverted`.
+    """
+    import jax
+    import numpy as np
+
+    from lenet_jax.inference.network import energy
+
+    if not characters:
+        return []
+    images = network.fit([character.pixels for _, character in characters])
+    logits = network.logits(images)
+    probabilities, energies = np.asarray(jax.nn.softmax(logits)), energy(logits)
+    least = network.least_energy
     rows = []
-    for name, image, row in zip(names, images, probabilities, strict=True):
+    for (name, character), row, score in zip(characters, probabilities, energies, strict=True):
         first, second = (-row).argsort(kind="stable")[:2]
         rows.append(
             {
                 "image": name,
+                "box": list(character.box),
                 "class": network.class_names[first],
                 "probability": float(row[first]),
                 "runner_up": network.class_names[second],
                 "runner_up_probability": float(row[second]),
-                "inverted": image.inverted,
+                "energy": float(score),
+                "unlike": None if least is None else bool(score < least),
+                "inverted": character.inverted,
             }
         )
     return rows
 
 
 def print_table(rows: Sequence[dict]) -> None:
-    """Prints a line per image, and which were inverted."""
+    """Prints a line a character; says which were inverted, and which are unlike all classes."""
     if not rows:
         return
+    count = Counter(row["image"] for row in rows)
     lines = [("image", "class", "", "runner-up", "", "")]
-    lines += [
-        (
-            row["image"],
-            row["class"],
-            f"{100 * row['probability']:.1f} %",
-            row["runner_up"],
-            f"{100 * row['runner_up_probability']:.1f} %",
+    for row in rows:
+        left, top, right, bottom = row["box"]
+        remarks = [
+            f"at {left},{top}–{right},{bottom}" if count[row["image"]] > 1 else "",
             "inverted" if row["inverted"] else "",
+            "unlike any class" if row["unlike"] else "",
+        ]
+        lines.append(
+            (
+                row["image"],
+                row["class"],
+                f"{100 * row['probability']:.1f} %",
+                row["runner_up"],
+                f"{100 * row['runner_up_probability']:.1f} %",
+                ", ".join(filter(None, remarks)),
+            )
         )
-        for row in rows
-    ]
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
-    for image, name, probability, other, less, note in lines:
+    for image, name, probability, other, less, remark in lines:
         line = f"{image:<{widths[0]}}  {name:<{widths[1]}}  {probability:>{widths[2]}}"
-        print(f"{line}   {other:<{widths[3]}}  {less:>{widths[4]}}  {note}".rstrip())
+        print(f"{line}   {other:<{widths[3]}}  {less:>{widths[4]}}  {remark}".rstrip())
     inverted = sum(row["inverted"] for row in rows)
     if inverted:
         were = "was dark on light and is" if inverted == 1 else "were dark on light and are"
         print(f"\n{inverted:,} of {len(rows):,} {were} inverted: the network knows light on dark.")
+    if unlike := sum(bool(row["unlike"]) for row in rows):
+        print(
+            f"\n{unlike:,} of {len(rows):,} may be none of the classes:"
+            " of the validation images one in a hundred is as unlike them."
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import lenet_jax
 from lenet_jax import data, predict
 from tests.support.photos import photo
 
@@ -66,6 +67,43 @@ def test_images_of_the_data_are_classified_as_in_evaluation(run, notes_run, tmp_
     assert not any(row["inverted"] for row in rows)
     hits = np.array([int(row["class"]) for row in rows]) == test.labels[:40]
     assert hits.sum() >= 38
+
+
+def test_each_character_has_a_row_and_a_place(run, notes_run, tmp_path):
+    page = np.concatenate([photo(2), photo(7), photo(4)], axis=1)
+    Image.fromarray(page).save(tmp_path / "a.png")
+    code, out, _ = run("--json", f"--workdir={notes_run}", tmp_path / "a.png")
+    rows = json.loads(out)
+    assert code == 0
+    assert [row["class"] for row in rows] == ["2", "7", "4"]
+    lefts = [row["box"][0] for row in rows]
+    assert lefts == sorted(lefts) and all(
+        200 * i <= left < 200 * (i + 1) for i, left in enumerate(lefts)
+    )
+    code, out, _ = run(f"--workdir={notes_run}", tmp_path / "a.png")
+    assert sum(line.startswith(str(tmp_path)) for line in out.splitlines()) == 3
+    assert f" at {lefts[0]}," in out
+    code, out, _ = run("--json", "--one", f"--workdir={notes_run}", tmp_path / "a.png")
+    assert len(json.loads(out)) == 1
+
+
+def test_an_empty_page_is_named(run, notes_run, tmp_path):
+    Image.new("L", (300, 200), 240).save(tmp_path / "empty.png")
+    code, out, error = run(f"--workdir={notes_run}", tmp_path / "empty.png")
+    assert (code, out) == (2, "")
+    assert error == f"{tmp_path / 'empty.png'}: no character found\n"
+
+
+def test_what_is_unlike_the_classes_is_marked(run, notes_run, tmp_path):
+    y, x = np.indices((200, 200)) - 100
+    star = np.where((np.abs(x * y) < 300) & (np.hypot(x, y) < 90), 20, 240).astype(np.uint8)
+    Image.fromarray(star).save(tmp_path / "star.png")
+    _, out, _ = run("--json", f"--workdir={notes_run}", tmp_path / "star.png")
+    (row,) = json.loads(out)
+    assert row["unlike"] is (row["energy"] < lenet_jax.load(notes_run).least_energy)
+    if row["unlike"]:
+        _, out, _ = run(f"--workdir={notes_run}", tmp_path / "star.png")
+        assert "unlike any class" in out and "may be none of the classes" in out
 
 
 def test_a_member_of_a_sweep(run, sweep, digits):

@@ -1,35 +1,36 @@
-"""Image files of any size, grey or colour, as pixels like those of the training data.
+"""Image files of any size, in grey or colour, decoded and given the form of a dataset's images."""
 
-A drawn or photographed character is preprocessed as MNIST was: light on dark, cropped, scaled to
-fit a box of 20×20 pixels with its aspect ratio kept, and placed in 28×28 with its centre of mass in
-the middle.
-
-Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", 1998.
-"""
-
-from collections.abc import Sequence
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from PIL import Image, ImageFilter, ImageOps
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
 
+from lenet_jax.data.characters import LONGEST, Character
+from lenet_jax.data.form import ImageForm, give_form
 from lenet_jax.errors import UserError
+from lenet_jax.machine import cores
 
 SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files read from a folder
 FORMATS = ("PNG", "JPEG")
-FRAME, BOX = 28, 20  # pixels: MNIST's images, and what is drawn in them
-LARGEST = 400  # pixels; a larger character is reduced first, which removes the camera's noise
-FAINTEST = 24  # of 255: the contrast below which nothing is drawn
-EDGE = 0.25  # of the full contrast: what belongs to the character
+MANY = 500  # files: from there on, starting processes is worth while
+CHUNK = 32  # files that a process takes at a time
+
+# What a file shows, or why it cannot be read.
+Reading: TypeAlias = list[Character] | UserError
 
 
 class Picture(NamedTuple):
-    """Pixels like those of the data, and whether the file was dark on light."""
+    """A decoded file: its pixels, and how many of the file's pixels each is wide."""
 
     pixels: UInt8[np.ndarray, "h w c"]
-    inverted: bool
+    scale: float
 
 
 def find(paths: Sequence[str | Path]) -> list[Path]:
@@ -53,37 +54,62 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
     return files
 
 
-def read_all(
-    paths: Sequence[str | Path], channels: int, size: int | None
-) -> list[Picture | UserError]:
-    """Reads many files, as `read` does; an error takes the place of its image.
+def read_all(paths: Sequence[str | Path], channels: int, form: ImageForm) -> Iterator[Reading]:
+    """Reads files as `read_characters` does, in their order; an error stands in its file's place.
 
-    Sequentially: for files as small as MNIST's, threads cost more than they save.
+    Many files are read by a process for each core. No more than what lies between them and the
+    caller is kept in memory.
     """
-
-    def attempt(path: str | Path) -> Picture | UserError:
+    attempt = partial(_attempt, channels=channels, form=form)
+    workers = cores()
+    if len(paths) < MANY or workers == 1:
+        yield from map(attempt, paths)
+        return
+    # Forking a process in which JAX's threads run may stop it for ever.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_leave_interrupts) as pool:
         try:
-            return read(path, channels, size)
-        except UserError as error:
-            return error
-
-    return [attempt(path) for path in paths]
+            yield from pool.map(attempt, paths, chunksize=CHUNK)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def read(path: str | Path, channels: int, size: int | None) -> Picture:
-    """Reads a PNG or a JPEG; transparent areas count as paper.
+def read_characters(path: str | Path, channels: int, form: ImageForm) -> list[Character]:
+    """Reads a file, and gives what it shows the form of a dataset's images.
+
+    Raises:
+      UserError: the file cannot be read, or shows no character.
+    """
+    enough = 2 * LONGEST if form.handwriting else None
+    picture = read(path, channels, enough)
+    try:
+        characters = give_form(picture.pixels, form)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if picture.scale == 1:
+        return characters
+    return [
+        c._replace(box=tuple(round(edge * picture.scale) for edge in c.box)) for c in characters
+    ]
+
+
+def read(path: str | Path, channels: int, enough: int | None = None) -> Picture:
+    """Decodes a PNG or a JPEG; transparent areas count as paper.
 
     Args:
       path: the file.
       channels: 1 for grey, 3 for colour.
-      size: height and width of the data's images, to preprocess a character to; None: the image
-        is not changed.
+      enough: pixels that the longer side should have at least; a larger JPEG is decoded reduced,
+        which is faster. None: as it is.
 
     Raises:
-      UserError: the file cannot be read, is not a PNG or JPEG, is damaged, or is blank.
+      UserError: the file cannot be read, is not a PNG or JPEG, or is damaged.
     """
     try:
         with Image.open(path, formats=FORMATS) as file:
+            longer = max(file.size)
+            if enough is not None:
+                file.draft(None, (enough, enough))
             image = ImageOps.exif_transpose(file)
             image = _on_paper(image)
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
@@ -95,46 +121,20 @@ def read(path: str | Path, channels: int, size: int | None) -> Picture:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (SyntaxError, ValueError, EOFError) as error:  # of Pillow, over mangled files
         raise UserError(f"{path} is damaged: {error}") from error
-    if channels != 1 or size is None:
-        return Picture(pixels.reshape(*pixels.shape[:2], channels), inverted=False)
+    pixels = pixels.reshape(*pixels.shape[:2], channels)
+    return Picture(pixels, longer / max(pixels.shape[:2]))
+
+
+def _attempt(path: str | Path, channels: int, form: ImageForm) -> Reading:
     try:
-        return as_character(pixels, size)
+        return read_characters(path, channels, form)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        return error
 
 
-def as_character(grey: UInt8[np.ndarray, "h w"], size: int) -> Picture:
-    """Preprocesses one character, on paper of any uniform shade, to `size`, as in MNIST.
-
-    An image that already has this size is only inverted if it is dark on light.
-
-    Raises:
-      UserError: the image is blank.
-    """
-    height, width = grey.shape
-    inverted = _is_dark_on_light(grey)
-    if height == width == size:
-        return Picture((255 - grey if inverted else grey)[..., None], inverted)
-    image = Image.fromarray(grey)
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX)
-    if min(image.size) >= 4 * size:
-        image = image.filter(ImageFilter.MedianFilter(3))  # specks are not part of the character
-    ink = _ink(np.asarray(image, np.float32), inverted)
-    rows, columns = (np.flatnonzero((ink > EDGE).any(axis)) for axis in (1, 0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-
-    box = round(BOX / FRAME * size)
-    height, width = (max(1, round(extent * box / max(ink.shape))) for extent in ink.shape)
-    resized = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
-    drawn = np.asarray(resized)
-    character = np.clip(drawn / drawn.max(), 0, 1)
-    top, left = (
-        int(np.clip(round(size / 2 - centre), 0, size - extent))
-        for centre, extent in zip(_centre_of_mass(character), character.shape, strict=True)
-    )
-    pixels = np.zeros((size, size, 1), np.uint8)
-    pixels[top : top + height, left : left + width, 0] = np.rint(255 * character)
-    return Picture(pixels, inverted)
+def _leave_interrupts() -> None:
+    """Ctrl-C is the parent's to handle."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
@@ -151,35 +151,3 @@ def _on_paper(image: Image.Image) -> Image.Image:
         "RGBA", image.size, "black" if shade > 127 and opaque.min() < 0.5 else "white"
     )
     return Image.alpha_composite(paper, image)
-
-
-def _is_dark_on_light(grey: UInt8[np.ndarray, "h w"]) -> bool:
-    """Whether the border, which is paper, is closer to the lightest than to the darkest pixel."""
-    paper = np.median(np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]]))
-    return bool(2 * paper > int(grey.min()) + int(grey.max()))
-
-
-def _ink(grey: Float[np.ndarray, "h w"], inverted: bool) -> Float[np.ndarray, "h w"]:
-    """Contrast of each pixel with the paper, in [0, 1]; its shade may slope, as under a lamp."""
-    height, width = grey.shape
-    y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    plane = np.stack([np.ones_like(grey), y, x], axis=-1).astype(np.float32)
-    border = np.ones(grey.shape, bool)
-    border[1:-1, 1:-1] = False
-    shades = grey[border]
-    near = np.abs(shades - np.median(shades)) <= 64  # the character may touch the border
-    slope, *_ = np.linalg.lstsq(plane[border][near], shades[near], rcond=None)
-    ink = grey - plane @ slope
-    ink = np.maximum(-ink if inverted else ink, 0)
-    if ink.max() < FAINTEST:
-        raise UserError("nothing is drawn in it")
-    return ink / ink.max()
-
-
-def _centre_of_mass(character: Float[np.ndarray, "h w"]) -> tuple[float, float]:
-    """Row and column, counted from the upper left corner."""
-    rows, columns = (np.arange(extent) + 0.5 for extent in character.shape)
-    return (
-        float(character.sum(1) @ rows / character.sum()),
-        float(character.sum(0) @ columns / character.sum()),
-    )

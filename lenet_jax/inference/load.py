@@ -3,6 +3,7 @@
 The config of a run is read from its `config.json`; its Python file is never executed.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lenet_jax.inference.state_dict import (
     from_state_dict,
     make_model,
     pixel_statistics,
+    read_form,
     to_state_dict,
 )
 from lenet_jax.nn.lenet import LeNet
@@ -129,6 +131,18 @@ def _make(
     classes = metadata.get("classes", "").splitlines()
     if len(classes) != model.fc3.out_features:
         classes = list(map(str, range(model.fc3.out_features)))
+    form, least_energy = read_form(metadata, model.conv1.in_features, model.image_size, source)
+    if config is not None:
+        form = dataclasses.replace(form, fit=config.data.fit)
     return Network(
-        model, tuple(mean), tuple(std), tuple(classes), source, config, summary or {}, history
+        model,
+        tuple(mean),
+        tuple(std),
+        tuple(classes),
+        source,
+        config,
+        summary or {},
+        history,
+        form,
+        least_energy,
     )

@@ -13,15 +13,16 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from lenet_jax import config as configs
-from lenet_jax.data import image_files as pictures
+from lenet_jax.data import image_files
+from lenet_jax.data.characters import Character
 from lenet_jax.data.dataset import fit_images
+from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
 from lenet_jax.errors import UserError
-from lenet_jax.inference.state_dict import make_metadata, to_state_dict
+from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import STEPS, LeNet
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
-NOT_SIGNS = "fashion"  # in a dataset's name: grey images that fill their frame
 
 # Pixels, one image or many, or names of files; `Network.prepare` checks what it is given.
 Images: TypeAlias = Any
@@ -32,9 +33,9 @@ class Network:
     """A trained network with its preprocessing; it takes pixels in 0..255, or files.
 
     Images are an array (n, height, width) or (n, height, width, channels) of uint8, one of them
-    without n, or the names of PNG and JPEG files. They are fitted to the network as the training
-    data was; characters in files of any size and shade are first preprocessed as in MNIST, see
-    `data.image_files`.
+    without n, or the names of PNG and JPEG files. They are fitted to the network as the data was
+    for training; of a file without the form of the data's images, the largest character is taken,
+    see `data.form.give_form`.
 
     Attributes:
       model: the network, for normalised images.
@@ -44,6 +45,8 @@ class Network:
       config: what it was trained with; None where only weights are known.
       summary: what `summary.json` or the sweep says of it; empty where nothing does.
       history: the metrics of each epoch.
+      form: of the images that it was trained on.
+      least_energy: of the logits; below, an image is unlike any class. None where it is not known.
     """
 
     model: LeNet
@@ -54,6 +57,8 @@ class Network:
     config: configs.Config | None = None
     summary: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     history: Sequence[Mapping[str, float | int]] = ()
+    form: ImageForm = MNIST_FORM
+    least_energy: float | None = None
 
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of each image, 0 to k - 1; `class_names` has its name."""
@@ -100,12 +105,13 @@ class Network:
             paths = [images] if isinstance(images, str | Path) else list(images)
             if not paths or not all(isinstance(path, str | Path) for path in paths):
                 raise UserError("images must be an array of pixels, or names of files")
-            loaded = pictures.read_all(paths, self.channels, self.character_size)
-            mistakes = [str(picture) for picture in loaded if isinstance(picture, UserError)]
-            if mistakes:
-                more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-                raise UserError(mistakes[0] + more)
-            return self.fit([p.pixels for p in loaded if isinstance(p, pictures.Picture)])
+            readings = list(image_files.read_all(paths, self.channels, self.form))
+            errors = [str(reading) for reading in readings if isinstance(reading, UserError)]
+            if errors:
+                more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+                raise UserError(errors[0] + more)
+            characters = [largest(r) for r in readings if not isinstance(r, UserError)]
+            return self.fit([character.pixels for character in characters])
         array = np.asarray(images)
         if array.dtype != np.uint8:
             raise UserError(
@@ -120,17 +126,13 @@ class Network:
             raise UserError(
                 f"images must be (n, height, width, {self.channels}), not of shape {images.shape}"
             )
-        return fit_images(array, self.image_size, self._fit)
+        return fit_images(array, self.image_size, self.form.fit)
 
     def fit(
         self, images: Sequence[UInt8[np.ndarray, "h w c"]]
     ) -> UInt8[np.ndarray, "n size size c"]:
         """Brings images, each of its own size, to the network's."""
-        fitted = np.empty((len(images), self.image_size, self.image_size, self.channels), np.uint8)
-        for target, image in zip(fitted, images, strict=True):
-            fit = self._fit if image.shape[0] == image.shape[1] == self.character_size else "resize"
-            target[...] = fit_images(image[None], self.image_size, fit)[0]
-        return fitted
+        return fit_form(images, self.form, self.image_size)
 
     def normalise(
         self, images: UInt8[np.ndarray, "n h w c"] | UInt8[Array, "n h w c"]
@@ -155,17 +157,6 @@ class Network:
         """Channels of an image."""
         return self.model.conv1.in_features
 
-    @property
-    def character_size(self) -> int | None:
-        """Height and width of the data's images before they were fitted, where they are characters.
-
-        Grey images are assumed to be handwriting; None for other images.
-        """
-        name = "" if self.config is None else self.config.data.name
-        if self.channels != 1 or NOT_SIGNS in name:
-            return None
-        return pictures.FRAME if self._fit == "resize" else min(pictures.FRAME, self.image_size)
-
     @functools.cached_property
     def state_dict(self) -> dict[str, Float[np.ndarray, "..."]]:
         """The weights under PyTorch's names and in its layouts."""
@@ -174,13 +165,8 @@ class Network:
     @functools.cached_property
     def metadata(self) -> dict[str, str]:
         """The metadata of a file of the weights."""
-        return make_metadata(self.mean, self.std, self.class_names)
-
-    @property
-    def _fit(self) -> str:
-        if self.config is not None:
-            return self.config.data.fit
-        return "pad" if self.channels == 1 else "resize"
+        metadata = make_metadata(self.mean, self.std, self.class_names)
+        return metadata | form_metadata(self.form, self.least_energy)
 
     def run(self, program: Callable[..., PyTree], images: UInt8[np.ndarray, "n h w c"]) -> PyTree:
         """Runs a compiled program over all images, of this network's size, in batches.
@@ -204,6 +190,19 @@ class Network:
             outputs.append(program(graphdef, self.mean, self.std, params, batch))
         # What pads the last batch is cut off.
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
+
+
+def energy(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
+    """Returns log Σ exp of the logits: high where the network knows what it sees.
+
+    Source: Liu et al., "Energy-based Out-of-distribution Detection", 2020; their energy, negated.
+    """
+    return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
+
+
+def largest(characters: Sequence[Character]) -> Character:
+    """Returns the character whose box is largest."""
+    return max(characters, key=lambda c: (c.box[2] - c.box[0]) * (c.box[3] - c.box[1]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

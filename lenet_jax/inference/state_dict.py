@@ -18,6 +18,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
+from lenet_jax.data.characters import BOX, SIZE
+from lenet_jax.data.form import ImageForm
 from lenet_jax.errors import UserError, printable
 from lenet_jax.nn.lenet import LeNet, image_size_of
 from lenet_jax.storage.weights import StateDict
@@ -159,6 +161,40 @@ def make_metadata(
         "pixels": "0..255, normalised as (pixel - mean) / std",
     }
     return metadata | ({"classes": "\n".join(class_names)} if class_names else {})
+
+
+def form_metadata(form: ImageForm, least_energy: float | None) -> dict[str, str]:
+    """The metadata that says which images the network knows.
+
+    Args:
+      form: of the images that it was trained on.
+      least_energy: of its logits, on nearly all validation images; None where there were none.
+    """
+    metadata = {"images": form.to_json()}
+    return metadata if least_energy is None else metadata | {"least_energy": repr(least_energy)}
+
+
+def read_form(
+    metadata: Mapping[str, str], in_channels: int, image_size: int, source: str
+) -> tuple[ImageForm, float | None]:
+    """What `form_metadata` wrote; weights of elsewhere are taken for MNIST's, or for colour's.
+
+    Raises:
+      UserError: the metadata are something else.
+    """
+    if "images" in metadata:
+        form = ImageForm.from_json(metadata["images"], source)
+    elif in_channels == 1:
+        size = min(SIZE, image_size)
+        form = ImageForm(size, box=round(size * BOX / SIZE))
+    else:
+        sides = (image_size, image_size)
+        form = ImageForm(image_size, "resize", handwriting=False, box=image_size, sides=sides)
+    try:
+        least = metadata.get("least_energy")
+        return form, None if least is None else float(least)
+    except ValueError as error:
+        raise UserError(f"{source}: bad metadata: {printable(error)}") from error
 
 
 def pixel_statistics(

@@ -10,15 +10,19 @@ from flax import nnx
 from jaxtyping import Float
 
 from lenet_jax.data.dataset import Dataset
+from lenet_jax.data.form import measure_form
 from lenet_jax.errors import DISK_FAULTS, printable
 from lenet_jax.inference.load import save_params
-from lenet_jax.inference.state_dict import make_metadata
+from lenet_jax.inference.network import energy
+from lenet_jax.inference.state_dict import form_metadata, make_metadata
 from lenet_jax.nn import ops
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.output import png
 from lenet_jax.plots.style import DRAWING_ERRORS, Figure, network_title
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.training.spec import Spec
+
+UNLIKE = 0.01  # of the validation images: those that count as unlike their classes
 
 
 def draw_figures(
@@ -85,9 +89,26 @@ def draw_figures(
     return drawn
 
 
-def save_weights(path: Path, spec: Spec, params: nnx.State, dataset: Dataset) -> None:
-    """Writes the weights in PyTorch's layout, with the metadata that preprocessing needs."""
-    save_params(path, params, make_metadata(spec.mean, spec.std, dataset.class_names))
+def save_weights(
+    path: Path, spec: Spec, params: nnx.State, dataset: Dataset, form: Mapping[str, str]
+) -> None:
+    """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
+    metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
+    save_params(path, params, metadata | dict(form))
+
+
+def measure_images(
+    dataset: Dataset, fit: str, valid_logits: Float[np.ndarray, "n k"]
+) -> dict[str, str]:
+    """The metadata that says which images a network knows.
+
+    Args:
+      dataset: what it was trained on.
+      fit: how that was brought to its size.
+      valid_logits: of all validation images, of which one in a hundred counts as unlike the rest.
+    """
+    least = float(np.quantile(energy(valid_logits), UNLIKE)) if len(valid_logits) else None
+    return form_metadata(measure_form(dataset.train.images, fit), least)
 
 
 def layers(spec: Spec) -> list[tuple[str, tuple[int, ...], int]]:

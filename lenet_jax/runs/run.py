@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
@@ -199,7 +200,12 @@ class _Job:
             "images_per_second": spec.num_examples * progress.epoch / progress.train_seconds,
             "seconds_to_first_step": seconds_to_first_step,
         }
-        figures.save_weights(folder / WEIGHTS, spec, params, dataset)
+        valid = dataset.valid
+        scores = self.trainer.evaluate(params, "valid")[1] if len(valid) else np.empty((0, 1))
+        form = figures.measure_images(
+            dataset, self.trainer.config.data.fit, np.asarray(scores)[: len(valid)]
+        )
+        figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
         self.directory.write_json(SUMMARY, summary)
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(dataset.test)]

@@ -11,8 +11,9 @@ import numpy as np
 
 from lenet_jax import config as configs
 from lenet_jax import data
+from lenet_jax.data.form import measure_form
 from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
-from lenet_jax.inference.state_dict import make_metadata, to_state_dict
+from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.machine import environment
 from lenet_jax.plots.output import png
 from lenet_jax.plots.style import DRAWING_ERRORS
@@ -203,7 +204,9 @@ class Trainer:
             for index in kept
         }
         spec, dataset = chunk.group.spec, chunk.group.dataset
+        form = measure_form(dataset.train.images, chunk.members[0].config.data.fit)
         metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
+        metadata |= form_metadata(form, None)
         write_weights(folder, saved, metadata)
 
 

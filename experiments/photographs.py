@@ -1,0 +1,180 @@
+"""How well are digits read off photographs, scans and drawings? It counts, a kind at a time.
+
+    python -m experiments.photographs --workdir=RUN
+
+RUN is a finished run of `configs/notes.py`. Of each kind in `drawings.py`, pictures are made from
+random MNIST test digits, written to files and read as `predict` reads them. A picture is right if
+just one character is found in it, and its class is the digit's; a page without a digit, if none is
+found. The answer is `results/photographs.json` and `.png`; the numbers `before`, of the box around
+all that is dark which was taken until characters were found, are kept from that file.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from PIL import Image
+
+from experiments import drawings
+from experiments.drawings import Drawing
+from lenet_jax import data
+from lenet_jax.data.characters import Character
+from lenet_jax.data.image_files import read_all
+from lenet_jax.errors import UserError
+from lenet_jax.inference.load import load
+from lenet_jax.inference.network import Network
+from lenet_jax.machine import environment
+from lenet_jax.runs.record import PACKAGES
+
+QUESTION = "How well are digits read off photographs, scans and drawings, a kind at a time?"
+GROUPS = {
+    "read well before": drawings.GUARDS,
+    "one thing beside the digit": drawings.STRAY,
+    "siblings": drawings.SIBLINGS,
+}
+
+# Reads image files: the characters of each, or why there are none.
+Reader: TypeAlias = Callable[[Sequence[Path], Network], list[list[Character] | UserError]]
+
+
+def main() -> None:
+    """Draws, reads and counts; prints a line for each kind, and writes the results."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--workdir", type=Path, required=True, help="a run of configs/notes.py")
+    parser.add_argument("--pictures", type=int, default=200, help="pictures of each kind")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    arguments = parser.parse_args()
+    file = arguments.results / "photographs.json"
+    before = json.loads(file.read_text())["kinds"] if file.exists() else {}
+    network = load(arguments.workdir)
+
+    kinds = {}
+    for group, members in GROUPS.items():
+        for drawing in members:
+            share, pictures = accuracy(drawing, arguments.pictures, network, read)
+            name = title(drawing)
+            kinds[name] = {
+                "group": group,
+                "description": (drawing.__doc__ or "").strip(),
+                "pictures": pictures,
+                "before": before.get(name, {}).get("before"),
+                "after": share,
+            }
+            print(f"{name:<24} {100 * share:5.1f} % of {pictures}", flush=True)
+    empty = {
+        title(d): share_found_empty(d, arguments.pictures // 10, network) for d in drawings.EMPTY
+    }
+    for name, share in empty.items():
+        print(f"empty: {name:<17} {100 * share:5.1f} %")
+    answer = {
+        "question": QUESTION,
+        "network": "configs/notes.py",
+        "test_accuracy": network.summary.get("test_accuracy"),
+        "kinds": kinds,
+        "empty": {"pictures": arguments.pictures // 10, "nothing_found": empty},
+        "environment": environment(PACKAGES),
+    }
+    arguments.results.mkdir(exist_ok=True)
+    file.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
+    draw(answer, file.with_suffix(".png"))
+    print(f"\nin {file}")
+
+
+def read(files: Sequence[Path], network: Network) -> list[list[Character] | UserError]:
+    """Reads files as `predict` does."""
+    return list(read_all(files, network.channels, network.form))
+
+
+def accuracy(
+    drawing: Drawing, pictures: int, network: Network, reader: Reader
+) -> tuple[float, int]:
+    """Returns how many pictures of a kind are right, as a share, and how many there were."""
+    if drawing is drawings.large_file:
+        pictures = max(1, pictures // 10)
+    test = data.load("mnist", image_size=28).test
+    name = title(drawing)
+    picks = np.random.default_rng(_seed(name)).integers(len(test), size=pictures)
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(drawing, test.images[picks, ..., 0], Path(folder))
+        readings = reader(files, network)
+    alone = [
+        (reading[0], label)
+        for reading, label in zip(readings, test.labels[picks], strict=True)
+        if not isinstance(reading, UserError) and len(reading) == 1
+    ]
+    if not alone:
+        return 0.0, pictures
+    classes = network.predict(network.fit([character.pixels for character, _ in alone]))
+    right = int((classes == np.array([label for _, label in alone])).sum())
+    return right / pictures, pictures
+
+
+def share_found_empty(drawing: Drawing, pictures: int, network: Network) -> float:
+    """Returns in how many pages without a digit nothing is found, as a share."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = write(drawing, [drawings.BLANK] * pictures, Path(folder))
+        return sum(isinstance(reading, UserError) for reading in read(files, network)) / pictures
+
+
+def write(drawing: Drawing, digits: Sequence[np.ndarray] | np.ndarray, folder: Path) -> list[Path]:
+    """Draws a picture of each digit into a file."""
+    files = []
+    for index, digit in enumerate(digits):
+        rng = np.random.default_rng([_seed(title(drawing)), index])
+        files.append(folder / f"{index:04}.png")
+        Image.fromarray(drawing(rng, digit)).save(files[-1], compress_level=1)
+    return files
+
+
+def title(drawing: Drawing) -> str:
+    """Returns the kind's name, in words."""
+    return getattr(drawing, "__name__", "").strip("_").replace("_", " ")
+
+
+def draw(answer: dict, path: Path) -> None:
+    """Draws a row for each kind, from its accuracy before to that after."""
+    from matplotlib.figure import Figure
+
+    kinds = answer["kinds"]
+    figure = Figure(figsize=(8, 0.24 * len(kinds) + 1.4), layout="constrained")
+    axes = figure.subplots()
+    group = None
+    rows = []
+    for name, kind in kinds.items():
+        if kind["group"] != group:
+            group = kind["group"]
+            rows.append((group, None))
+        rows.append((name, kind))
+    for row, (name, kind) in enumerate(rows):
+        if kind is None:
+            axes.text(-1, row, name, ha="right", va="center", fontweight="bold")
+            continue
+        before, after = kind["before"], kind["after"]
+        if before is not None:
+            axes.plot([100 * before, 100 * after], [row, row], color="#bbbbbb", zorder=1)
+            axes.plot(100 * before, row, "o", color="#d55e00", label="before" if row == 1 else None)
+        axes.plot(100 * after, row, "o", color="#0072b2", label="after" if row == 1 else None)
+    ticks = [(row, name) for row, (name, kind) in enumerate(rows) if kind]
+    axes.set_yticks([row for row, _ in ticks], [name for _, name in ticks])
+    axes.set(xlim=(0, 101), ylim=(len(rows) - 0.5, -0.7), xlabel="pictures read right (%)")
+    axes.grid(axis="x", alpha=0.3)
+    pictures = max(kind["pictures"] for kind in kinds.values())
+    axes.set_title(
+        f"Digits of the MNIST test set in pictures, {pictures} of each kind"
+        f" (large file: {pictures // 10}); LeNet of configs/notes.py",
+        fontsize=9,
+    )
+    axes.legend(loc="lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+def _seed(name: str) -> int:
+    return int.from_bytes(name.encode()[:12].ljust(12, b"\0"), "big")
+
+
+if __name__ == "__main__":
+    main()
