@@ -164,8 +164,8 @@ def draw(answer: dict, path: Path) -> None:
     axes.grid(axis="x", alpha=0.3)
     pictures = max(kind["pictures"] for kind in kinds.values())
     axes.set_title(
-        f"Digits of the MNIST test set in pictures, {pictures} of each kind"
-        f" (large file: {pictures // 10}); LeNet of configs/notes.py",
+        f"MNIST test digits in pictures, {pictures} of each kind (large file: {pictures // 10});\n"
+        "LeNet of configs/notes.py",
         fontsize=9,
     )
     axes.legend(loc="lower center", ncols=2, frameon=False)

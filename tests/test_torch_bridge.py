@@ -31,7 +31,7 @@ def run(monkeypatch, tmp_path):
         lambda leaf: jnp.array(random.normal(0, 0.3, leaf.shape), jnp.float32),
         split(**SIZES | {"features": (8, 6)})[1],
     )
-    report.save_weights(tmp_path / "model.safetensors", spec, params, dataset)
+    report.save_weights(tmp_path / "model.safetensors", spec, params, dataset, {})
     return tmp_path, spec, params, dataset
 
 

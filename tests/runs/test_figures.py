@@ -147,7 +147,7 @@ def test_a_full_disk_is_an_error(spec, params, plots, monkeypatch, tmp_path):
 
 
 def test_the_weights_have_the_metadata_for_preprocessing(spec, params, tmp_path):
-    report.save_weights(tmp_path / "model.safetensors", spec, params, DATASET)
+    report.save_weights(tmp_path / "model.safetensors", spec, params, DATASET, {"images": "x"})
     assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
     with safe_open(tmp_path / "model.safetensors", "numpy") as file:
         metadata = file.metadata()
@@ -158,6 +158,7 @@ def test_the_weights_have_the_metadata_for_preprocessing(spec, params, tmp_path)
     assert tuple(map(float, metadata["mean"].split())) == spec.mean
     assert tuple(map(float, metadata["std"].split())) == spec.std
     assert metadata["classes"].splitlines() == list(DATASET.class_names)
+    assert metadata["images"] == "x"
 
 
 @pytest.mark.parametrize("image_size", [16, 28, 32])
