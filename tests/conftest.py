@@ -1,6 +1,5 @@
 """Every test runs under strict dtypes, no silent broadcasting of ranks, and checked shapes."""
 
-import fcntl
 import importlib
 import inspect
 import json
@@ -22,6 +21,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook("lenet_jax", "beartype.beartype")
 
+import filelock  # noqa: E402
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -97,8 +97,7 @@ def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = base.parent / "notes_run"
     values = {"data.train_examples": 12_000, "train.num_epochs": 3}
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with filelock.FileLock(folder.with_suffix(".lock")):
         if not (folder / "mistakes.png").exists():
             code = run(configs.load("configs/notes.py", values.items()), str(folder), [], 0.0)
             assert code == 0

@@ -81,6 +81,8 @@ def run(
                     console.warn(
                         f"results may differ in the last bits from an uninterrupted run: {changed}"
                     )
+                if directory.lock_note:
+                    console.warn(directory.lock_note)
                 if extension:
                     console.note(f"this run is extended: {extension}")
                 interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)

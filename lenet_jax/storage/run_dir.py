@@ -1,7 +1,6 @@
 """The run directory: the names of its files, the lock of the writing process, and the metrics."""
 
 import csv
-import fcntl
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from lenet_jax.errors import DISK_FAULTS, UserError, expand
 from lenet_jax.storage.files import read_json, write_atomically, write_json
+from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.tensorboard import EventFile
 
 CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
@@ -39,7 +39,8 @@ class RunDir:
         try:
             self.path = expand(path, "--workdir=").absolute()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
+            self._lock = Lock(self.path / ".lock")
+            held = self._lock.acquire()
         except OSError as error:
             if error.errno in DISK_FAULTS:
                 raise
@@ -47,14 +48,9 @@ class RunDir:
                 f"--workdir={path} cannot be written: {error.strerror} ({error.filename})\n"
                 "Choose a folder that you may write to."
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            reason = f"{self.path} cannot be locked: {error.strerror};"
-            if isinstance(error, BlockingIOError):
-                reason = f"another process is running in {self.path}; wait, or"
-            raise UserError(f"{reason} choose another --workdir") from error
+        if not held:
+            lines = f"another process is running in {self.path}; wait, or choose another --workdir"
+            raise UserError("\n".join(filter(None, (lines, self._lock.holder()))))
         self.checkpoints = self.path / CHECKPOINTS
         self._events: EventFile | None = None
         self.rows: list[Row] = []
@@ -76,7 +72,12 @@ class RunDir:
             if self._events is not None:
                 self._events.close()
         finally:
-            self._lock.close()
+            self._lock.release()
+
+    @property
+    def lock_note(self) -> str | None:
+        """In one line, that the file system has no locks; None if it has."""
+        return self._lock.note
 
     def files(self) -> list[Path]:
         """The directory's files, except hidden ones."""

@@ -8,13 +8,11 @@
     sweep.png, winner.py
 
 A chunk is written under a temporary name and renamed, so it is either complete or absent.
-Several processes may share the directory. The one that trains a chunk locks a file, and the system
-releases the lock if the process dies; a shared folder needs a file system with locks, such as
-NFS 4.
+Several processes may share the directory. The one that trains a chunk holds its lock, see
+`storage.lock`.
 """
 
 import contextlib
-import fcntl
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ import numpy as np
 from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printable
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.files import publish, read_json, write_atomically, write_json
+from lenet_jax.storage.lock import locked
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS, ROWS, HISTORY, WEIGHTS = "chunks", "results.json", "history.npz", "weights.safetensors"
@@ -57,11 +56,14 @@ class SweepDir:
 
     Attributes:
       path: the directory.
+      lock_note: in one line, that the file system has no locks; None before the first lock, or if
+        it has them.
     """
 
     def __init__(self, path: str | Path):
         """Does not create the directory; `open` does."""
         self.path = expand(path, "--workdir=").absolute()
+        self.lock_note: str | None = None
 
     @property
     def config(self) -> Path:
@@ -130,8 +132,8 @@ class SweepDir:
 
         Yields None if the chunk is already done, or another process is training it.
         """
-        with self._try_lock(f"{chunk:04d}") as held:
-            if not held or self.is_done(chunk):
+        with locked(self.path / CHUNKS / f".{chunk:04d}.lock", wait=False) as lock:
+            if lock is None or self.is_done(chunk):
                 yield None
                 return
             draft = self.path / CHUNKS / f".{chunk:04d}.draft"
@@ -210,19 +212,9 @@ class SweepDir:
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Waits for the lock `name` and holds it; only one process can hold it at a time."""
-        with (self.path / f".{name}.lock").open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.path / f".{name}.lock", wait=True) as lock:
+            self.lock_note = lock and lock.note
             yield
-
-    @contextlib.contextmanager
-    def _try_lock(self, name: str) -> Iterator[bool]:
-        with (self.path / CHUNKS / f".{name}.lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
 
     def _folder(self, chunk: int) -> Path:
         return self.path / CHUNKS / f"{chunk:04d}"

@@ -79,6 +79,8 @@ def run(
         _collect(store, members, chunks, console)
         return ExitCode.DONE
     written = store.open(requested, configs.to_dict(config))
+    if store.lock_note:
+        console.warn(store.lock_note)
     chunks = plan.from_json(written, requested, groups, str(store.path))
     store.write_environment(
         environment(PACKAGES)

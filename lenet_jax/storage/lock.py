@@ -1,0 +1,114 @@
+"""Locks that keep a second process out of a folder, on Linux, macOS and Windows.
+
+The system locks an open file, and releases it when the process ends, however it ends. Some file
+systems of clusters have no such locks, or grant one to everybody who asks. There a lock file stands
+in, with its process and host in it. It outlives a process that is killed: the next one on the same
+host takes it over, but one of another host must be deleted by hand.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import filelock
+
+from lenet_jax.errors import printable
+
+# Error numbers of file systems, and of systems, that have no locks.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+class Lock:
+    """A lock that one process at a time can hold; not reentrant.
+
+    Attributes:
+      note: in one line, that a lock file stands in for the system's lock; None if none does.
+    """
+
+    def __init__(self, path: Path):
+        """Locks nothing yet.
+
+        Args:
+          path: the file to lock; it is created, and stays. A lock file is named `PATH.owner`.
+        """
+        self.note: str | None = None
+        self._path = path
+        self._marker = path.with_name(f"{path.name}.owner")
+        self._held: IO[bytes] | filelock.SoftFileLock | None = None
+
+    def acquire(self, *, wait: bool = False) -> bool:
+        """Takes the lock, if need be after waiting for it; whether it is held.
+
+        Raises:
+          OSError: the file cannot be written or locked; the error's `filename` is set.
+        """
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(self._path.open("ab"))
+            try:
+                if not filelock.lock_descriptor(file.fileno(), blocking=wait):
+                    return False
+                exclusive = not self._is_granted_again()
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    error.filename = error.filename or str(self._path)
+                    raise
+                exclusive = False
+            if exclusive:
+                self._held = file
+                opened.pop_all()  # closing the file would release it
+                return True
+        return self._create_marker(wait)
+
+    def release(self) -> None:
+        """Releases the lock; without effect if it is not held."""
+        if isinstance(self._held, filelock.SoftFileLock):
+            self._held.release()
+        elif self._held is not None:
+            self._held.close()
+        self._held = None
+
+    def holder(self) -> str | None:
+        """Who holds the lock file, and what to do if it is a process that is gone, in one line.
+
+        None for a lock of the system, whose holder is alive.
+        """
+        try:
+            process, host, *_ = self._marker.read_text().split()
+        except (OSError, ValueError):
+            return None
+        owner = printable(f"process {process} on {host}")
+        return f"It is {owner}; if that has ended, delete {self._marker}"
+
+    def _is_granted_again(self) -> bool:
+        """Whether the file system grants the lock a second time, which is no lock."""
+        with self._path.open("ab") as file:
+            return filelock.lock_descriptor(file.fileno(), blocking=False)
+
+    def _create_marker(self, wait: bool) -> bool:
+        self.note = (
+            f"the file system of {self._path.parent} has no locks: {self._marker.name} stands in"
+        )
+        marker = filelock.SoftFileLock(self._marker, thread_local=False)
+        try:
+            marker.acquire(blocking=wait)
+        except filelock.Timeout:
+            return False
+        self._held = marker
+        return True
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[Lock | None]:
+    """Holds the lock of the file `path`; yields None if another process has it.
+
+    Raises:
+      OSError: as `Lock.acquire` does.
+    """
+    lock = Lock(path)
+    held = lock.acquire(wait=wait)
+    try:
+        yield lock if held else None
+    finally:
+        lock.release()
