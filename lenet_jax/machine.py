@@ -4,10 +4,16 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+# Keys of a record that the bits of what is trained depend on, beside its config and data.
+ENVELOPE = (
+    *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
+    *("backend", "native_code"),
+)
 
 
 def environment(packages: Sequence[str]) -> dict[str, Any]:
@@ -28,6 +34,28 @@ def environment(packages: Sequence[str]) -> dict[str, Any]:
         "platform": platform.platform(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
+    """The differences between two records that may change a run's bits, in one line, or None.
+
+    Args:
+      previous: `run.json`, or a sweep's `environment.json`, as an earlier process wrote it.
+      record: the same of this process.
+    """
+    if "jax_backend" not in previous:  # written before the keys were renamed
+        former = {"backend": "jax_backend", "lowering": "backend"}
+        previous = {former.get(key, key): value for key, value in previous.items()}
+    changed = []
+    for key in ENVELOPE:
+        if key not in previous or key not in record:
+            continue
+        was, now = previous[key], record[key]
+        if isinstance(was, Mapping) and isinstance(now, Mapping):  # only the versions that differ
+            changed += [f"{k} {was[k]} → {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
+        elif was != now:
+            changed.append(f"{key} {was} → {now}")
+    return "; ".join(changed) or None
 
 
 def cache_folder() -> Path:

@@ -108,6 +108,7 @@ def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep's directory whose member 7 is the network of `notes_run`, and 8 has no weights."""
     from lenet_jax.storage import weights
+    from lenet_jax.storage.sweep_dir import SweepDir, write_chunk
 
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(notes_run / "config.json", folder)
@@ -118,14 +119,14 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: np.stack([np.asarray(array) * 0.5, np.asarray(array)])
         for name, array in state_dict.items()
     }
-    (folder / "chunks" / "0000").mkdir(parents=True)
-    file = folder / "chunks" / "0000" / "weights.safetensors"
-    weights.write(file, stacked, metadata | {"members": "3 7"})
+    (folder / "chunks").mkdir()
     rows = [{"member": m, "test_accuracy": 0.1 * m, "best_epoch": 2} for m in (3, 7, 8)]
-    (file.parent / "results.json").write_text(json.dumps({"rows": rows}))
     curves = np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9], [0.0, 0.0, 0.0]], np.float32)
     names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-    np.savez(file.parent / "history.npz", **dict.fromkeys(names, curves))  # pyright: ignore
+    with SweepDir(folder).claim(0) as chunk:
+        assert chunk is not None
+        weights.write(chunk / "weights.safetensors", stacked, metadata | {"members": "3 7"})
+        write_chunk(chunk, rows, dict.fromkeys(names, curves))
     return folder
 
 

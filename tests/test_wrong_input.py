@@ -20,7 +20,8 @@ from safetensors.numpy import load_file, save_file
 
 from lenet_jax import main, predict, sweep, torch_bridge
 from lenet_jax.errors import run_command
-from lenet_jax.storage.checkpoint import ARRAYS, MANIFEST, manifest
+from lenet_jax.storage.checkpoint import ARRAYS
+from lenet_jax.storage.sums import MANIFEST, manifest
 from tests.support import tiny
 from tests.support.root import ROOT
 

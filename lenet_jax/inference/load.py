@@ -110,7 +110,7 @@ def _load_member(path: Path, member: int | None) -> Network:
     if member not in overrides:
         known = f"{min(overrides)} to {max(overrides)}" if overrides else "none"
         raise UserError(f"{path} has no member {member}; it has {known}")
-    config = configs.replace(configs.load_json(sweep.config), overrides[member])
+    config = configs.replace(configs.from_dict(sweep.config()), overrides[member])
     stored = sweep.read_member(member)
     source = f"{path}, member {member}"
     return _make(stored.state_dict, stored.metadata, source, config, stored.row, stored.history)

@@ -2,24 +2,18 @@
 
 import contextlib
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
 
 import jax
 
 from lenet_jax.errors import UserError, printable
-from lenet_jax.machine import environment
+from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
 from lenet_jax.storage.run_dir import RECORD, RunDir
 from lenet_jax.training.loop import Trainer
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
-# Keys of `run.json` that a run's bits depend on, beside its config and data.
-ENVELOPE = (
-    *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
-    *("backend", "native_code"),
-)
 
 
 class Record:
@@ -82,18 +76,3 @@ class Record:
     def differences(self) -> str | None:
         """What changed since the file was written; None if the bits of the run do not change."""
         return what_changed(self._directory.read_json(RECORD) or {}, self.values)
-
-
-def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
-    """The differences between two `run.json` that may change a run's bits, in one line, or None."""
-    if "jax_backend" not in previous:  # written before the keys were renamed
-        former = {"backend": "jax_backend", "lowering": "backend"}
-        previous = {former.get(key, key): value for key, value in previous.items()}
-    changed = []
-    for key in ENVELOPE:
-        was, now = previous.get(key), record[key]
-        if isinstance(was, Mapping):  # only the versions that differ
-            changed += [f"{k} {was[k]} → {now[k]}" for k in now if was.get(k, now[k]) != now[k]]
-        elif key in previous and was != now:
-            changed.append(f"{key} {was} → {now}")
-    return "; ".join(changed) or None

@@ -15,7 +15,7 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import ExitCode, WriteError, expand
+from lenet_jax.errors import ExitCode, UserError, WriteError, expand
 from lenet_jax.inference.load import load
 from lenet_jax.inference.state_dict import from_state_dict
 from lenet_jax.nn import native
@@ -24,6 +24,7 @@ from lenet_jax.runs.record import Record
 from lenet_jax.runs.resume import Progress, RunState, look_back, restore
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir
+from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
@@ -63,6 +64,8 @@ def run(
       WriteError: the disk is full, or has failed; earlier checkpoints stay intact.
     """
     console = Console()
+    if is_sweep(expand(workdir, "--workdir=")):
+        raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
     trainer = Trainer(config, data.load(**config.data))
     is_new = not (expand(workdir, "--workdir=") / CHECKPOINTS).exists()
     initial = _initial_params(trainer) if is_new else None

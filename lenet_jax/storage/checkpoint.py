@@ -6,7 +6,6 @@ under a temporary name and renamed once it is complete and on the disk, so that 
 folder is complete, even if the process is killed.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -28,10 +27,10 @@ from safetensors.numpy import save as encode
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.storage.files import publish, set_aside
+from lenet_jax.storage.sums import MANIFEST, find_damage, write_manifest
 
 State = TypeVar("State", bound=PyTree)
 
-MANIFEST = "SHA256SUMS"
 ARRAYS, METADATA, DRAFTS = "state.safetensors", "notes.json", ".*.draft"
 MAX_LISTED = 3  # damaged checkpoints in one message
 
@@ -153,7 +152,7 @@ class Checkpoints:
             draft.mkdir()
             (draft / ARRAYS).write_bytes(encode(arrays))
             (draft / METADATA).write_text(json.dumps(metadata, indent=2) + "\n")
-            (draft / MANIFEST).write_text(manifest(draft))
+            write_manifest(draft)
             publish(draft, self._folder(number))
             numbers = sorted(self._numbers())
             kept = [n for n in numbers if n <= number][-self._keep :]
@@ -191,40 +190,6 @@ class Checkpoints:
             for name, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), restored), metadata
-
-
-def manifest(folder: Path) -> str:
-    """One line per file of a folder, except its manifest: the SHA-256 in hex, and the name."""
-    lines = []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
-            with path.open("rb") as file:
-                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-    return "".join(lines)
-
-
-def find_damage(folder: Path) -> str | None:
-    """A short description of the damage to a checkpoint's files; None if they are intact."""
-    try:
-        stored = (folder / MANIFEST).read_bytes().decode("ascii", "replace")
-        actual = manifest(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return f"it has no {MANIFEST}"
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    if stored == actual and actual:
-        return None
-    listed, present = set(stored.splitlines()), set(actual.splitlines())
-    for line in sorted(present - listed, key=_name):
-        return f"{_name(line)} differs from {MANIFEST}"
-    for line in sorted(listed - present, key=_name):
-        return f"{_name(line)} is missing"
-    return f"{MANIFEST} was changed"
-
-
-def _name(line: str) -> str:
-    return printable(line.partition("  ")[2], 60)
 
 
 def _list(texts: list[str]) -> str:

@@ -3,16 +3,21 @@
     sweep.json, config.json, environment.json    the plan, the config that members override, and
                                                  the versions and devices
     chunks/0007/                                 a finished chunk: results.json, history.npz, and
-                                                 weights.safetensors if any weights were saved
+                                                 weights.safetensors if any weights were saved;
+                                                 chunk.json names its place in the plan, and
+                                                 SHA256SUMS has the sums of all
     results.csv, history.npz, summary.json,      the results of the finished chunks
     sweep.png, winner.py
 
-A chunk is written under a temporary name and renamed, so it is either complete or absent.
-Several processes may share the directory. The one that trains a chunk holds its lock, see
-`storage.lock`.
+A chunk is written under a temporary name and renamed, so it is either complete or absent. Whoever
+reads one checks its sums, and that it belongs to the plan. Several processes may share the
+directory. The one that trains a chunk holds its lock, see `storage.lock`.
 """
 
 import contextlib
+import functools
+import hashlib
+import json
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +30,11 @@ from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printab
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.files import publish, read_json, write_atomically, write_json
 from lenet_jax.storage.lock import locked
+from lenet_jax.storage.sums import find_damage, write_manifest
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS, ROWS, HISTORY, WEIGHTS = "chunks", "results.json", "history.npz", "weights.safetensors"
+PLACE = "chunk.json"
 TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
 MAX_LISTED = 12  # members in one message
 
@@ -65,10 +72,18 @@ class SweepDir:
         self.path = expand(path, "--workdir=").absolute()
         self.lock_note: str | None = None
 
-    @property
-    def config(self) -> Path:
-        """The path of the config that members override."""
-        return self.path / CONFIG
+    def config(self) -> dict[str, Any]:
+        """The values of the config that members override.
+
+        Raises:
+          UserError: there are none, or they cannot be read.
+        """
+        stored = (self.plan() or {}).get("config")
+        if stored is None:  # a plan of an older version
+            stored = read_json(self.path / CONFIG)
+        if not isinstance(stored, dict):
+            raise UserError(f"{self.path} has no {CONFIG} that says what its members override")
+        return stored
 
     @property
     def figure(self) -> Path:
@@ -104,8 +119,8 @@ class SweepDir:
             (self.path / CHUNKS).mkdir(parents=True, exist_ok=True)
             with self.lock("sweep"):
                 if self.plan() is None:
-                    write_json(self.config, config)
-                    write_json(self.path / PLAN, plan)
+                    write_json(self.path / CONFIG, config)
+                    write_json(self.path / PLAN, {**plan, "config": config})
         except OSError as error:
             if error.errno in DISK_FAULTS:
                 raise WriteError(error, self.path) from error
@@ -116,6 +131,14 @@ class SweepDir:
         written = self.plan()
         assert written is not None
         return written
+
+    def environment(self) -> dict[str, Any]:
+        """What `write_environment` wrote last; empty before.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        return read_json(self.path / ENVIRONMENT) or {}
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Writes what may affect the results: versions, devices, the command."""
@@ -143,14 +166,30 @@ class SweepDir:
             if not any(draft.iterdir()):
                 draft.rmdir()
                 return
+            write_json(draft / PLACE, self._place(chunk))
+            write_manifest(draft)
             publish(draft, self._folder(chunk))
+
+    def check(self, chunk: int) -> None:
+        """Checks that a finished chunk is intact and belongs here.
+
+        Raises:
+          UserError: a file differs from its sum, or the chunk is another plan's or another place's.
+        """
+        folder = self._folder(chunk)
+        damage = find_damage(folder)
+        if damage is not None:
+            raise _damaged(folder, damage)
+        if read_json(folder / PLACE) != self._place(chunk):
+            raise _damaged(folder, f"it is not chunk {chunk} of the plan in {PLAN}")
 
     def read_chunk(self, chunk: int) -> tuple[list[Row], Curves]:
         """The rows and curves of a finished chunk.
 
         Raises:
-          UserError: the chunk is damaged.
+          UserError: the chunk is damaged, or belongs elsewhere.
         """
+        self.check(chunk)
         return _read_chunk(self._folder(chunk))
 
     def read_member(self, member: int) -> StoredMember:
@@ -160,12 +199,13 @@ class SweepDir:
           UserError: its weights were not saved, or its chunk is damaged.
         """
         stored = []
-        for file in sorted((self.path / CHUNKS).glob(f"*/{WEIGHTS}")):
+        for file in sorted((self.path / CHUNKS).glob(f"[0-9]*/{WEIGHTS}")):
             stacked, metadata = weights.read(file)
             members = metadata.get("members", "").split()
             stored += members
             if str(member) not in members:
                 continue
+            self.check(int(file.parent.name))
             index = members.index(str(member))
             state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
             rows, curves = _read_chunk(file.parent)
@@ -219,6 +259,15 @@ class SweepDir:
     def _folder(self, chunk: int) -> Path:
         return self.path / CHUNKS / f"{chunk:04d}"
 
+    def _place(self, chunk: int) -> dict[str, Any]:
+        """What says that a folder is this chunk of this plan."""
+        return {"chunk": chunk, "plan": self._plan_sum}
+
+    @functools.cached_property
+    def _plan_sum(self) -> str:
+        """The SHA-256 of the plan, in hex, however its JSON is laid out."""
+        return hashlib.sha256(json.dumps(self.plan(), sort_keys=True).encode()).hexdigest()
+
 
 def write_chunk(folder: Path, rows: Sequence[Row], curves: Curves) -> None:
     """Writes a chunk's results, one row per member, and its curves of shape (members, epochs)."""
@@ -247,10 +296,13 @@ def _read_chunk(folder: Path) -> tuple[list[Row], Curves]:
         with np.load(folder / HISTORY, allow_pickle=False) as file:
             return rows, dict(file)
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, UserError) as error:
-        raise UserError(
-            f"{folder} is damaged: {printable(error)}\n"
-            "Delete it, then run the same command to train it again."
-        ) from error
+        raise _damaged(folder, printable(error)) from error
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."
+    )
 
 
 def _write_arrays(path: Path, arrays: Curves) -> None:

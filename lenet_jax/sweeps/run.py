@@ -14,7 +14,8 @@ from lenet_jax import data
 from lenet_jax.data.form import measure_form
 from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
-from lenet_jax.machine import environment
+from lenet_jax.machine import environment, what_changed
+from lenet_jax.nn import native, ops
 from lenet_jax.plots.output import png
 from lenet_jax.plots.style import DRAWING_ERRORS
 from lenet_jax.plots.sweeps import plot_sweep
@@ -65,7 +66,10 @@ def run(
     requested = plan.to_json(members, chunks, **settings)
     written = store.plan()
     if written is not None:
+        _check_config(store, config)
         chunks = plan.from_json(written, requested, groups, str(store.path))
+        for chunk in filter(store.is_done, range(len(chunks))):
+            store.check(chunk)
     if options.dry_run:
         missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
         lines = estimate.describe(
@@ -81,14 +85,19 @@ def run(
     written = store.open(requested, configs.to_dict(config))
     if store.lock_note:
         console.warn(store.lock_note)
+    _check_config(store, config)  # of a worker that was faster
     chunks = plan.from_json(written, requested, groups, str(store.path))
-    store.write_environment(
-        environment(PACKAGES)
-        | {
-            "command": shlex.join(command),
-            "devices": [device.device_kind for device in jax.devices()],
-        }
-    )
+    backend = ops.choose_backend(config.model.backend)
+    record = environment(PACKAGES) | {
+        "command": shlex.join(command),
+        "jax_backend": jax.default_backend(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "backend": backend,
+        "native_code": native.key() if backend == "native" else None,
+    }
+    if changed := what_changed(store.environment(), record):
+        console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
+    store.write_environment(record)
     index, count = options.worker
     with Interrupt(console.release) as interrupt:
         if not _train(store, chunks[index - 1 :: count], options, console, interrupt):
@@ -96,6 +105,16 @@ def run(
             return interrupt.exit_code
     _collect(store, members, chunks, console)
     return ExitCode.DONE
+
+
+def _check_config(store: SweepDir, config: configs.Config) -> None:
+    """Raises UserError if the sweep in a directory has another base config."""
+    different = configs.differing_keys(configs.from_dict(store.config()), config)
+    if different:
+        raise UserError(
+            f"{store.path} holds a sweep of another config: {'; '.join(different)}\n"
+            "Use the same config to resume it, or choose another --workdir to start over."
+        )
 
 
 def _load(config: configs.Config) -> data.Dataset:

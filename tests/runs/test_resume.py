@@ -6,10 +6,11 @@ import signal
 import pytest
 
 from lenet_jax.errors import UserError
+from lenet_jax.machine import what_changed
 from lenet_jax.runs import figures as report
-from lenet_jax.runs.record import what_changed
-from lenet_jax.storage.checkpoint import Checkpoints, manifest
+from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.storage.sums import manifest
 from lenet_jax.terminal.progress import Epochs
 from lenet_jax.training import loop
 from tests.support.runs import (

@@ -13,7 +13,8 @@ import pytest
 
 from experiments import faults
 from lenet_jax.errors import UserError
-from lenet_jax.storage.checkpoint import ARRAYS, MANIFEST, Checkpoints, find_damage, manifest
+from lenet_jax.storage.checkpoint import ARRAYS, Checkpoints
+from lenet_jax.storage.sums import MANIFEST, find_damage, manifest
 from tests.support.checkpoints import assert_same, make_state, restore, zeroed
 
 

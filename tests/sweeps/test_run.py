@@ -202,20 +202,21 @@ def test_finished_chunks_are_not_trained_again(finished, config, tmp_path, monke
 
 def test_a_sweep_planned_with_a_former_key_name_resumes(config, tmp_path):
     overrides = sweep("model.backend", ["plain", "phase"])
-    assert start(tmp_path, config, overrides)[0] == 0
-    results = without_seconds(tmp_path)
-    written = json.loads((tmp_path / "sweep.json").read_text())
+    assert start(tmp_path / "new", config, overrides)[0] == 0
+    written = json.loads((tmp_path / "new" / "sweep.json").read_text())
     for member in written["members"]:
         member["overrides"] = {"model.lowering": member["overrides"]["model.backend"]}
-    (tmp_path / "sweep.json").write_text(json.dumps(written))
-    code, output = start(tmp_path, config, sweep("model.lowering", ["plain", "phase"]))
+    old = tmp_path / "old"
+    SweepDir(old).open(written, written["config"])
+    start(old, config, overrides)
+    code, output = start(old, config, sweep("model.lowering", ["plain", "phase"]))
     assert code == 0
     assert "2 of 2 chunks are already done" in output
-    assert without_seconds(tmp_path) == results
-    assert load(tmp_path, 1).model.backend == "phase"
+    assert without_seconds(old) == without_seconds(tmp_path / "new")
+    assert load(old, 1).model.backend == "phase"
     other = sweep("model.backend", ["phase", "auto"])
     with pytest.raises(UserError, match="holds another sweep: its members differ"):
-        start(tmp_path, config, other)
+        start(old, config, other)
 
 
 def test_workers_share_a_sweep_and_collect_writes_its_results(finished, config, tmp_path):
@@ -278,9 +279,93 @@ def test_another_sweep_is_refused(finished, config):
         start(path, config, SWEEP[:4])
     with pytest.raises(UserError, match="holds another sweep: its settings differ"):
         start(path, config, save="none")
-    other = configs.replace(config, {"data.split_seed": 3})
-    with pytest.raises(UserError, match=r"holds another sweep: its .*data_fingerprints"):
-        start(path, other)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer.momentum": 0.5},
+        {"model.init": "flax"},
+        {"train.batch_size": 4},
+        {"schedule.name": "cosine"},
+        {"augment.shift": 1.0},
+        {"data.split_seed": 3},
+        {"seeds.init": 7},
+        {"model.backend": "phase"},
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"collect": True}, {"dry_run": True}])
+def test_a_sweep_of_another_config_is_refused_with_the_keys(finished, config, change, options):
+    path, _ = finished
+    (key,) = change
+    with pytest.raises(UserError, match=f"holds a sweep of another config: {key}: .* → "):
+        start(path, configs.replace(config, change), **options)
+
+
+def test_other_data_are_refused(config, tmp_path):
+    folder = tiny.write_idx_folder(tmp_path / "bars")
+    config = configs.replace(config, {"data.name": str(folder)})
+    assert start(tmp_path / "sweep", config, SWEEP[:2])[0] == 0
+    images = folder / "train-images-idx3-ubyte"
+    content = images.read_bytes()
+    images.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match="holds another sweep: its data_fingerprints differ"):
+        start(tmp_path / "sweep", config, SWEEP[:2])
+
+
+def test_a_run_does_not_start_in_a_sweeps_folder(finished, config):
+    path, _ = finished
+    before = (path / "config.json").read_bytes(), (path / "summary.json").read_bytes()
+    with pytest.raises(UserError, match="holds a sweep; choose another folder for a run"):
+        train_one(config, str(path), [], 0.0)
+    assert before == ((path / "config.json").read_bytes(), (path / "summary.json").read_bytes())
+
+
+def flip_digit(chunks):
+    file = chunks / "0001" / "results.json"
+    text = file.read_text()
+    file.write_text(text.replace("0.", "1.", 1))
+
+
+def copy_over(chunks):
+    shutil.rmtree(chunks / "0001")
+    shutil.copytree(chunks / "0000", chunks / "0001")
+
+
+def flip_weight(chunks):
+    file = chunks / "0001" / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 16
+    file.write_bytes(content)
+
+
+def drop_member(chunks):
+    file = chunks.parent / "sweep.json"
+    written = json.loads(file.read_text())
+    written["chunks"][1]["members"] = written["chunks"][0]["members"]
+    file.write_text(json.dumps(written))
+
+
+def unseal(chunks):
+    (chunks / "0001" / "SHA256SUMS").unlink()
+
+
+@pytest.mark.parametrize("damage", [flip_digit, copy_over, flip_weight, drop_member, unseal])
+@pytest.mark.parametrize("options", [{}, {"collect": True}])
+def test_a_chunk_that_is_not_the_plans_is_refused(finished, config, tmp_path, damage, options):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    damage(tmp_path / "chunks")
+    with pytest.raises(UserError, match=r"000[01] is damaged: .*\n.*run the same command"):
+        start(tmp_path, config, **options)
+    with pytest.raises(UserError, match=r"is damaged|no weights of member 5"):
+        load(tmp_path, member=5)
+
+
+def test_the_chunks_of_another_sweep_are_refused(finished, config, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "sweep.json").unlink()
+    with pytest.raises(UserError, match="0000 is damaged: it is not chunk 0 of the plan"):
+        start(tmp_path, config, SWEEP[:8])
 
 
 def test_too_large_for_the_memory_even_one_at_a_time(config, tmp_path):
