@@ -31,6 +31,13 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     flags.DEFINE_bool(
         "deterministic", False, "bit-identical results on GPUs too; slower", flag_values
     )
+    flags.DEFINE_enum(
+        "extend",
+        None,
+        ["continue"],
+        "`continue`: more epochs than the run in DIR was planned for keep its last learning rate",
+        flag_values,
+    )
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
     config = parse(argv, flag_values, program)
     if flag_values.deterministic:
@@ -40,7 +47,14 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
 
     command = machine.command_line(program, argv)
-    return run(config, flag_values.workdir, command, STARTED, profile=flag_values.profile)
+    return run(
+        config,
+        flag_values.workdir,
+        command,
+        STARTED,
+        profile=flag_values.profile,
+        extend=flag_values.extend is not None,
+    )
 
 
 if __name__ == "__main__":

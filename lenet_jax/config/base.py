@@ -38,6 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training images
+    config.train.schedule_epochs = placeholder(int)  # then the last rate stays; None: num_epochs
     config.train.batch_size = 64  # images per optimiser step
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation

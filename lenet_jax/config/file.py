@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from lenet_jax.config import base
 from lenet_jax.config.schema import (
+    ADDED,
     RENAMED,
     Key,
     current_names,
@@ -72,8 +73,12 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Inverts `to_dict`; raises UserError if the values are not a valid config."""
-    return build(_flatten(values))
+    """Inverts `to_dict`, also that of an older version.
+
+    Raises:
+      UserError: the values are not a valid config.
+    """
+    return build({path: keys()[path].default for path in ADDED} | _flatten(values))
 
 
 def load_json(path: Path) -> Config:

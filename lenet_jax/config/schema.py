@@ -33,6 +33,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "model.init": ("torch", "flax"),
     "model.backend": ("auto", "native", "phase", "plain"),
     "train.num_epochs": "[1, inf)",
+    "train.schedule_epochs": "[1, inf)",
     "train.batch_size": "[1, inf)",
     "train.micro_batch_size": "[1, inf)",
     "train.eval_batch_size": "[1, inf)",
@@ -103,6 +104,9 @@ JOINT_RULES = (
 
 # Former names of keys, still accepted in files and on command lines.
 RENAMED = {"model.lowering": "model.backend"}
+
+# Keys that the config.json of an older version lacks; their defaults are what it did.
+ADDED = ("train.schedule_epochs",)
 
 # Names of these keys in other libraries, which are suggested but not accepted.
 ALIASES = {

@@ -28,7 +28,7 @@ History = Sequence[Mapping[str, float | int]]
 
 
 @styled
-def plot_curves(history: History, *, title: str) -> Figure:
+def plot_curves(history: History, *, title: str, seam: int | None = None) -> Figure:
     """Plots loss, accuracy and, where it is known, the learning rate over the epochs.
 
     Accuracy is drawn on the scale of the logarithm of the error: 98 and 99 % are as far apart as 90
@@ -38,6 +38,8 @@ def plot_curves(history: History, *, title: str) -> Figure:
         history: one row an epoch, with `epoch`, `train/loss`, `train/accuracy` in [0, 1]; if there
             was validation `valid/loss` and `valid/accuracy`; maybe `learning_rate`.
         title: the network and its data.
+        seam: the epoch after which a run was extended at its last learning rate; it is marked if
+            the history goes further.
     """
     epochs = np.array([row["epoch"] for row in history])
     losses = [_column(history, "train/loss"), _column(history, "valid/loss")]
@@ -60,6 +62,17 @@ def plot_curves(history: History, *, title: str) -> Figure:
             axes.plot(epochs, values, color=colour, marker=_marker(epochs))
         if best is not None:
             axes.axvline(epochs[best], color=FAINT, linestyle=":", linewidth=1)
+        if seam is not None and seam < epochs[-1]:
+            axes.axvline(seam + 0.5, color=INK, linestyle="--", linewidth=1)
+            axes.annotate(
+                "extended",
+                (seam + 0.5, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(3, -3),
+                textcoords="offset points",
+                va="top",
+                fontsize="small",
+            )
     if len(panels) == 3:
         all_axes[2].set_ylim(bottom=0)
     all_axes[0].set_yscale("log")

@@ -44,7 +44,8 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
             kernel, patches, layer=layer, title=title
         )
     if network.history:
-        figures["curves"] = curves.plot_curves(network.history, title=title)
+        seam = network.config and network.config.train.schedule_epochs
+        figures["curves"] = curves.plot_curves(network.history, title=title, seam=seam)
     return figures
 
 

@@ -65,7 +65,9 @@ def draw_figures(
 
     plots: dict[str, Callable[[], Figure]] = {
         "curves.png": lambda: curves.plot_curves(
-            rows, title=f"{title}, {spec.num_examples:,} training images"
+            rows,
+            title=f"{title}, {spec.num_examples:,} training images",
+            seam=spec.schedule_epochs,
         ),
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(
             confusion, names, title=title

@@ -12,6 +12,7 @@ from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
 from lenet_jax.storage.run_dir import RECORD, RunDir
 from lenet_jax.training.loop import Trainer
+from lenet_jax.training.spec import Spec
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 
@@ -48,6 +49,8 @@ class Record:
             "native_code": native.key() if backend == "native" else None,
             "seed": trainer.config.seed,
             "data_fingerprint": trainer.dataset.fingerprint,
+            "has_checkpoint": False,
+            "extensions": list((directory.read_json(RECORD) or {}).get("extensions", ())),
             "status": "running",
             "exit_reason": None,
         }
@@ -66,6 +69,29 @@ class Record:
         if isinstance(error, OSError | UserError):
             with contextlib.suppress(OSError):
                 self.close("failed", printable(error))
+
+    def note_checkpoint(self) -> None:
+        """Records, once, that a checkpoint is on the disk: the run no longer starts afresh."""
+        if not self.values["has_checkpoint"]:
+            self.values["has_checkpoint"] = True
+            self._directory.write_json(RECORD, self.values)
+
+    def note_extension(self, epochs: int, spec: Spec) -> str:
+        """Records that a run of some epochs is extended; what that means for the learning rate.
+
+        Args:
+          epochs: those of the run so far.
+          spec: of the longer run.
+        """
+        last = spec.schedule_epochs < spec.num_epochs
+        rate = (
+            f"the last learning rate of its {spec.schedule_epochs} epochs stays"
+            if last
+            else "its schedule goes on"
+        )
+        extension = {"from_epochs": epochs, "to_epochs": spec.num_epochs, "learning_rate": rate}
+        self.values["extensions"] += [extension]
+        return f"this run is extended: train.num_epochs: {epochs} → {spec.num_epochs}; {rate}"
 
     def close(self, status: str, reason: str) -> None:
         """Writes how the run ended."""

@@ -1,6 +1,7 @@
 """Whether a run may resume what its directory holds, and the state to resume from."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir
 from lenet_jax.training.loop import Trainer
+from lenet_jax.training.optim import depends_on_length
 from lenet_jax.training.step import Metrics, TrainState, no_metrics
 
 
@@ -58,12 +60,12 @@ class Progress(NamedTuple):
 
 def look_back(
     directory: RunDir, config: configs.Config, dataset: data.Dataset
-) -> tuple[str | None, dict[str, Any] | None]:
+) -> tuple[int | None, dict[str, Any] | None]:
     """Checks that a run may resume what the directory holds.
 
     Returns:
-      How the config extends the existing run, if it does; and the summary of that run, if it is
-      finished.
+      The number of epochs from which the config extends the existing run, if it does; and the
+      summary of that run, if it is finished.
 
     Raises:
       UserError: the existing run has another config or other data, or is damaged.
@@ -86,10 +88,19 @@ def look_back(
     old = configs.load_json(file)
     different = configs.differing_keys(old, config)
     extended = [key for key in different if key.startswith("train.num_epochs:")]
-    if different != extended or config.train.num_epochs < old.train.num_epochs:
+    longer = config.train.num_epochs >= old.train.num_epochs
+    kept = [key for key in different if key.startswith("train.schedule_epochs:")]
+    if not longer or different != extended + kept or (kept and not extended):
         raise UserError(
             f"{directory.path} holds a run of another config: {'; '.join(different)}\n"
             "Use the same config to resume it, or choose another --workdir to start over."
+        )
+    if depends_on_length(config.schedule.name) and _span(config) != _span(old):
+        raise UserError(
+            f"{directory.path} trains {_span(old)} epochs on the schedule {config.schedule.name},"
+            f" whose rates would differ if it spanned {_span(config)}\n"
+            "Add --extend=continue to keep its last learning rate for the additional epochs,"
+            " or choose another --workdir to train anew."
         )
     if previous["data_fingerprint"] != dataset.fingerprint:
         raise UserError(
@@ -97,8 +108,26 @@ def look_back(
             "Restore the old data, or choose another --workdir to start over."
         )
     if extended:
-        return extended[0], None
+        return old.train.num_epochs, None
     return None, directory.read_json(SUMMARY) if previous["status"] == "done" else None
+
+
+def extended_config(folder: Path, config: configs.Config) -> configs.Config:
+    """The config that extends the run in a folder beyond its schedule, at its last learning rate.
+
+    Raises:
+      UserError: there is no run, or its config is damaged.
+    """
+    if not (folder / CONFIG).exists():
+        raise UserError(
+            f"--extend=continue: there is no run in {folder} to extend\n"
+            "Leave the flag out to start one."
+        )
+    old = configs.load_json(folder / CONFIG)
+    longer = config.train.num_epochs > old.train.num_epochs
+    if not (depends_on_length(config.schedule.name) and (longer or old.train.schedule_epochs)):
+        return config
+    return configs.replace(config, {"train.schedule_epochs": _span(old)})
 
 
 def restore(
@@ -116,10 +145,11 @@ def restore(
     like = RunState(state, jax.eval_shape(no_metrics), state.params)
     restored = checkpoints.restore(like, warn)
     if restored is None:
-        logged = directory.num_logged()
-        if logged >= 2 * trainer.config.checkpoint.every_epochs:  # then there was one
+        record = directory.read_json(RECORD) or {}
+        if record.get("has_checkpoint", directory.num_logged() > 0):
             raise UserError(
-                f"{directory.path} logged {logged} epochs, but its checkpoints are gone\n"
+                f"{directory.path} logged {directory.num_logged()} epochs, but its checkpoints are"
+                " gone\n"
                 "Restore a backup, or choose another --workdir to start over."
             )
         directory.restart_rows([])
@@ -133,3 +163,8 @@ def restore(
         )
     directory.restart_rows(metadata["rows"])
     return run_state, Progress(**progress)
+
+
+def _span(config: configs.Config) -> int:
+    """The epochs that the learning-rate schedule spans."""
+    return config.train.schedule_epochs or config.train.num_epochs

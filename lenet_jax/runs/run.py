@@ -21,7 +21,7 @@ from lenet_jax.inference.state_dict import from_state_dict
 from lenet_jax.nn import native
 from lenet_jax.runs import figures
 from lenet_jax.runs.record import Record
-from lenet_jax.runs.resume import Progress, RunState, look_back, restore
+from lenet_jax.runs.resume import Progress, RunState, extended_config, look_back, restore
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir
 from lenet_jax.storage.sweep_dir import is_sweep
@@ -46,6 +46,7 @@ def run(
     started: float,
     *,
     profile: bool = False,
+    extend: bool = False,
 ) -> int:
     """Trains, evaluates and writes the run directory; resumes what it already holds.
 
@@ -55,6 +56,7 @@ def run(
       command: resumes this run; for messages.
       started: when the process began, on `time.perf_counter`'s clock.
       profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
+      extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
 
     Returns:
       The exit code: 0 done, 3 diverged, 130 or 143 stopped by a signal.
@@ -66,12 +68,15 @@ def run(
     console = Console()
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
+    if extend:
+        config = extended_config(expand(workdir, "--workdir="), config)
     trainer = Trainer(config, data.load(**config.data))
-    is_new = not (expand(workdir, "--workdir=") / CHECKPOINTS).exists()
-    initial = _initial_params(trainer) if is_new else None
+    checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
+    # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
+    initial = None if any(checkpoints.glob("[0-9]*")) else _initial_params(trainer)
     try:
         with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:
-            extension, summary = look_back(directory, config, trainer.dataset)
+            extended_from, summary = look_back(directory, config, trainer.dataset)
             if summary is not None:
                 console.note("this run is already finished")
                 console.result(summary, directory.files())
@@ -86,8 +91,9 @@ def run(
                     )
                 if directory.lock_note:
                     console.warn(directory.lock_note)
-                if extension:
-                    console.note(f"this run is extended: {extension}")
+                record.values["has_checkpoint"] = saved is not None
+                if extended_from is not None:
+                    console.note(record.note_extension(extended_from, trainer.spec))
                 interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)
                 with record:  # first: an extended run is no longer done
                     directory.write_json(CONFIG, configs.to_dict(config))
@@ -95,10 +101,11 @@ def run(
                     with console.compiling():
                         trainer.compile()
                         state = _place(trainer, saved, initial)
-                    job = _Job(trainer, directory, checkpoints, console, interrupt)
+                    job = _Job(trainer, directory, checkpoints, record, console, interrupt)
                     trace = directory.path / "profile" if profile else None
                     outcome = job.train(state, progress, started, trace)
                     checkpoints.close()
+                    record.values["has_checkpoint"] |= checkpoints.saved is not None
                     record.close(outcome.status, outcome.reason)
                 return outcome.code
     except OSError as error:
@@ -112,6 +119,7 @@ class _Job:
     trainer: Trainer
     directory: RunDir
     checkpoints: Checkpoints
+    record: Record
     console: Console
     interrupt: Interrupt
 
@@ -150,6 +158,8 @@ class _Job:
                 if stop or last or (ends and progress.epoch % config.checkpoint.every_epochs == 0):
                     metadata = {"run": progress._asdict(), "rows": list(self.directory.rows)}
                     self.checkpoints.save(segment.step, run_state, metadata)
+                    if self.checkpoints.saved is not None:
+                        self.record.note_checkpoint()
                 if stop:
                     return self._interrupted()
         self._finish(run_state.best_params, progress, seconds_to_first_step)

@@ -39,6 +39,9 @@ class Checkpoints:
     """The checkpoints of one run; larger numbers are later.
 
     The state of a population, stacked along a leading axis of every array, is saved like any other.
+
+    Attributes:
+      saved: the number of the last checkpoint known to be on the disk; None: none was saved yet.
     """
 
     def __init__(self, directory: Path, keep: int):
@@ -53,7 +56,8 @@ class Checkpoints:
         for draft in directory.glob(DRAFTS):
             shutil.rmtree(draft)
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
-        self._saving: Future[None] | None = None
+        self._saving: Future[int] | None = None
+        self.saved: int | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -144,9 +148,9 @@ class Checkpoints:
     def _wait(self) -> None:
         saving, self._saving = self._saving, None
         if saving is not None:
-            saving.result()
+            self.saved = saving.result()
 
-    def _write(self, number: int, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
+    def _write(self, number: int, arrays: dict[str, np.ndarray], metadata: dict[str, Any]) -> int:
         draft = self._directory / f".{number}.draft"
         try:
             draft.mkdir()
@@ -158,6 +162,7 @@ class Checkpoints:
             kept = [n for n in numbers if n <= number][-self._keep :]
             for other in set(numbers).difference(kept):
                 shutil.rmtree(set_aside(self._folder(other)))
+            return number
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # a no-op after `publish`
 

@@ -146,9 +146,9 @@ def make_schedule(
     """Builds the learning rate as a function of the number of optimiser steps taken.
 
     Each schedule is that of PyTorch's scheduler, stepped once per batch: `CosineAnnealingLR`,
-    `StepLR`, `LinearLR`, and `OneCycleLR` with `cycle_momentum=False`. After `num_steps` the
-    learning rate stays constant. (optax's schedules need boundaries as Python integers, so members
-    of a population could not differ in them.)
+    `StepLR`, `LinearLR`, and `OneCycleLR` with `cycle_momentum=False`. After `num_steps` those
+    that span the run keep the rate of their last step. (optax's schedules need boundaries as Python
+    integers, so members of a population could not differ in them.)
 
     During a warm-up of n steps, step t < n has (t + 1) / (n + 1) of the peak learning rate, so step
     n is the first at the peak; the named schedule covers the remaining steps. As in PyTorch,
@@ -157,7 +157,7 @@ def make_schedule(
     Args:
       name: `constant`, `cosine`, `step`, `one_cycle` or `linear`.
       learning_rate: the peak learning rate.
-      num_steps: optimiser steps of the whole run.
+      num_steps: optimiser steps that the schedule spans.
       steps_per_epoch: optimiser steps of one epoch.
       warmup_epochs: length of the linear warm-up, rounded to steps; not for `one_cycle`.
       final_scale: `cosine` and `linear`: final over peak learning rate.
@@ -205,12 +205,19 @@ def make_schedule(
 
     def schedule(count: ArrayLike) -> Float[Array, ""]:
         step = jnp.asarray(count).astype(jnp.float32)
+        if depends_on_length(name):
+            step = jnp.minimum(step, num_steps - 1)
         if name == "one_cycle":
             return learning_rate * one_cycle(step)
         warmup = jnp.minimum(1.0, (step + 1) / (in_steps(warmup_epochs) + 1))
         return learning_rate * warmup * after_warmup(step)
 
     return schedule
+
+
+def depends_on_length(name: str) -> bool:
+    """Whether a schedule's rates depend on the number of steps that it spans."""
+    return name in ("cosine", "linear", "one_cycle")
 
 
 def _remaining(step: Scalar, first: Scalar, last: Scalar) -> Float[Array, ""]:

@@ -28,7 +28,8 @@ class Spec:
       model: the arguments of `LeNet`.
       mean, std: of a pixel per channel, in 0..255; images are normalised with them.
       num_examples: training images, all of which every epoch uses.
-      num_epochs: length of the schedule.
+      num_epochs: epochs of training.
+      schedule_epochs: epochs that the schedule spans; its last rate stays for those after it.
       batch_size: images per optimiser step.
       micro_batch_size: images per gradient; the gradients of a batch's micro-batches are summed.
       eval_batch_size: images per forward pass in evaluation.
@@ -42,6 +43,7 @@ class Spec:
     std: tuple[float, ...]
     num_examples: int
     num_epochs: int
+    schedule_epochs: int
     batch_size: int
     micro_batch_size: int
     eval_batch_size: int
@@ -91,6 +93,7 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
         std=std,
         num_examples=len(dataset.train),
         num_epochs=config.train.num_epochs,
+        schedule_epochs=config.train.schedule_epochs or config.train.num_epochs,
         batch_size=config.train.batch_size,
         micro_batch_size=min(config.train.micro_batch_size, config.train.batch_size),
         eval_batch_size=config.train.eval_batch_size,

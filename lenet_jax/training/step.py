@@ -261,7 +261,7 @@ def _schedule(spec: Spec, hyperparameters: Hyperparameters) -> optax.Schedule:
         **dict(spec.schedule),
         **hyperparameters["schedule"],
         learning_rate=hyperparameters["optimizer"]["learning_rate"],
-        num_steps=spec.num_epochs * spec.steps_per_epoch,
+        num_steps=spec.schedule_epochs * spec.steps_per_epoch,
         steps_per_epoch=spec.steps_per_epoch,
     )
 

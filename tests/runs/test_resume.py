@@ -146,6 +146,30 @@ def test_epochs_after_the_last_checkpoint_are_trained_again(
     assert_same_end(start(tmp_path, config), finished)
 
 
+@pytest.mark.parametrize("with_initial_weights", [False, True])
+def test_a_run_that_dies_before_its_first_checkpoint_starts_again(
+    finished, folder, tmp_path, monkeypatch, no_figures, with_initial_weights
+):
+    """Two epochs are logged, but no checkpoint is on the disk yet."""
+    weights = str(finished.path / "model.safetensors") if with_initial_weights else None
+    config = make_config(folder, train={"initial_weights": weights})
+    expected = start(tmp_path / "whole", config) if with_initial_weights else finished
+    log = RunDir.log
+
+    def log_and_die(self, row):
+        log(self, row)
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RunDir, "log", log_and_die)
+        patch.setattr(Checkpoints, "_write", lambda *_: None)
+        start(tmp_path / "run", config)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert_same_end(start(tmp_path / "run", config), expected)
+
+
 def test_more_epochs_extend_a_finished_run(finished, folder, tmp_path, monkeypatch, no_figures):
     short = start(tmp_path, make_config(folder, train={"num_epochs": 2}))
     assert short.read("summary.json")["epochs"] == 2
@@ -160,11 +184,48 @@ def test_more_epochs_extend_a_finished_run(finished, folder, tmp_path, monkeypat
     monkeypatch.setattr(RunDir, "write_json", write_and_record)
     longer = start(tmp_path, finished.config)
     assert longer.code == 0
-    assert "this run is extended: train.num_epochs: 2 → 3" in longer.output.splitlines()
+    extended = "this run is extended: train.num_epochs: 2 → 3; its schedule goes on"
+    assert extended in longer.output.splitlines()
+    (part,) = longer.read("run.json")["extensions"]
+    assert (part["from_epochs"], part["to_epochs"]) == (2, 3)
     # Wherever the process dies, the directory never claims that the longer run is done.
     assert written == [("running", 2), ("running", 3), ("running", 3), ("done", 3)]
     assert longer.read("summary.json")["epochs"] == EPOCHS
     assert_same_end(longer, finished)
+
+
+@pytest.mark.parametrize("name", ["one_cycle", "cosine", "linear"])
+def test_an_extension_keeps_the_last_learning_rate_or_is_refused(
+    folder, tmp_path, no_figures, name
+):
+    schedule = {"name": name, "step_epochs": 1, "step_scale": 0.5, "final_div_factor": 10.0}
+
+    def config(epochs):
+        return make_config(folder, train={"num_epochs": epochs}, schedule=schedule)
+
+    with pytest.raises(UserError, match="--extend=continue: there is no run in"):
+        start(tmp_path / "run", config(3), extend=True)
+    assert not (tmp_path / "run").exists()
+    short = start(tmp_path / "run", config(2))
+    before = contents(short.path)
+    with pytest.raises(UserError) as caught:
+        start(short.path, config(4))
+    assert f"trains 2 epochs on the schedule {name}" in str(caught.value)
+    assert "Add --extend=continue" in str(caught.value)
+    assert contents(short.path) == before
+
+    first = [row["learning_rate"] for row in short.rows()]
+    longer = start(short.path, config(4), extend=True)
+    assert longer.code == 0
+    kept = "; the last learning rate of its 2 epochs stays"
+    assert f"this run is extended: train.num_epochs: 2 → 4{kept}" in longer.output.splitlines()
+    rates = [row["learning_rate"] for row in longer.rows()]
+    assert first == rates[:2]
+    assert rates[1] == rates[2] == rates[3] > 0
+    again = start(short.path, config(4), extend=True)
+    assert "this run is already finished" in again.output.splitlines()
+    with pytest.raises(UserError, match=r"train\.schedule_epochs: 2 → None"):
+        start(short.path, config(4))
 
 
 def test_a_missing_summary_is_written_again(finished, tmp_path, no_figures):

@@ -61,9 +61,9 @@ def make_config(folder, **sections):
     return tiny.config(**sections)
 
 
-def start(path, config):
+def start(path, config, **options):
     with contextlib.redirect_stdout(io.StringIO()) as output:
-        code = runs.run(config, str(path), COMMAND, time.perf_counter())
+        code = runs.run(config, str(path), COMMAND, time.perf_counter(), **options)
     return Run(path, config, code, output.getvalue())
 
 
