@@ -207,12 +207,15 @@ def cross_entropy(
     """Cross-entropy of each example, in nats; PyTorch's with `reduction='none'`.
 
     Args:
-      logits: unnormalised log-probabilities.
-      labels: classes, 0 to k - 1.
+      logits: unnormalised log-probabilities; −∞ for classes that are ruled out.
+      labels: classes, 0 to k - 1. The loss of any other label is NaN.
       label_smoothing: the share of the target spread evenly over all classes, in [0, 1).
     """
     log_probabilities = jax.nn.log_softmax(logits)
     target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     smoothing = jnp.asarray(label_smoothing, logits.dtype)
     target = (1 - smoothing) * target + smoothing / logits.shape[-1]
-    return -jnp.sum(target * log_probabilities, axis=-1)
+    # What the target rules out does not count, not even 0 times −∞.
+    losses = -jnp.sum(target * jnp.where(target > 0, log_probabilities, 0), axis=-1)
+    is_class = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(is_class, losses, jnp.nan)

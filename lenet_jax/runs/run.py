@@ -184,11 +184,13 @@ class _Job:
 
     def _row(self, segment: Segment, valid: Metrics, progress: Progress) -> Row:
         """The metrics of the epoch that ends with a segment."""
+        smoothed = self.trainer.config.train.label_smoothing > 0
         sums, valid, rate = jax.device_get((segment.sums, valid, segment.learning_rate))
         return {
             "epoch": progress.epoch + 1,
             "step": segment.step,
             "train/loss": float(sums.loss / sums.count),
+            **({"train/objective": float(sums.objective / sums.count)} if smoothed else {}),
             "train/accuracy": float(sums.correct / sums.count),
             "valid/loss": float(valid.loss / valid.count),
             "valid/accuracy": float(valid.correct / valid.count),

@@ -26,12 +26,12 @@ from safetensors.numpy import load as decode
 from safetensors.numpy import save as encode
 
 from lenet_jax.errors import UserError, printable
-from lenet_jax.storage.files import publish, set_aside
+from lenet_jax.storage.files import publish, remove_drafts, set_aside
 from lenet_jax.storage.sums import MANIFEST, find_damage, write_manifest
 
 State = TypeVar("State", bound=PyTree)
 
-ARRAYS, METADATA, DRAFTS = "state.safetensors", "notes.json", ".*.draft"
+ARRAYS, METADATA = "state.safetensors", "notes.json"
 MAX_LISTED = 3  # damaged checkpoints in one message
 
 
@@ -53,8 +53,7 @@ class Checkpoints:
         """
         self._directory, self._keep = directory, keep
         directory.mkdir(parents=True, exist_ok=True)
-        for draft in directory.glob(DRAFTS):
-            shutil.rmtree(draft)
+        remove_drafts(directory)
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._saving: Future[int] | None = None
         self.saved: int | None = None

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,9 +27,10 @@ def write_atomically(path: Path, content: Content) -> None:
     Raises:
       OSError: the file cannot be written; the error's `filename` is `path`.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    # A name of its own: processes that share a folder may write the same file.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
     try:
-        with draft.open("wb") as stream:
+        with draft.open("xb") as stream:
             if callable(content):
                 content(stream)
             else:
@@ -63,6 +65,15 @@ def publish(draft: Path, path: Path) -> None:
     _sync(path.parent)
     if replaced is not None:
         shutil.rmtree(replaced)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Deletes what killed processes left half-written; no process may be writing."""
+    for draft in folder.glob(".*.draft"):
+        if draft.is_dir():
+            shutil.rmtree(draft)
+        else:
+            draft.unlink()
 
 
 def set_aside(folder: Path) -> Path:

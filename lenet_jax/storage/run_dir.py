@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from lenet_jax.errors import DISK_FAULTS, UserError, expand
-from lenet_jax.storage.files import read_json, write_atomically, write_json
+from lenet_jax.storage.files import read_json, remove_drafts, write_atomically, write_json
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.tensorboard import EventFile
 
@@ -51,6 +51,7 @@ class RunDir:
         if not held:
             lines = f"another process is running in {self.path}; wait, or choose another --workdir"
             raise UserError("\n".join(filter(None, (lines, self._lock.holder()))))
+        remove_drafts(self.path)
         self.checkpoints = self.path / CHECKPOINTS
         self._events: EventFile | None = None
         self.rows: list[Row] = []

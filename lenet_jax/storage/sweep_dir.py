@@ -28,7 +28,13 @@ import numpy as np
 
 from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printable
 from lenet_jax.storage import run_dir, weights
-from lenet_jax.storage.files import publish, read_json, write_atomically, write_json
+from lenet_jax.storage.files import (
+    publish,
+    read_json,
+    remove_drafts,
+    write_atomically,
+    write_json,
+)
 from lenet_jax.storage.lock import locked
 from lenet_jax.storage.sums import find_damage, write_manifest
 
@@ -117,7 +123,8 @@ class SweepDir:
         """
         try:
             (self.path / CHUNKS).mkdir(parents=True, exist_ok=True)
-            with self.lock("sweep"):
+            with self.lock("sweep"), self.lock("collect"):  # nobody writes here now
+                remove_drafts(self.path)
                 if self.plan() is None:
                     write_json(self.path / CONFIG, config)
                     write_json(self.path / PLAN, {**plan, "config": config})

@@ -198,7 +198,7 @@ class Population:
         state = init_state(self.spec, settings.seeds, settings.hyperparameters)
         state = dataclasses.replace(state, step=jnp.where(settings.active, state.step, -1))
         # Fewer hits than any network has, so that the first epoch is better.
-        none = Metrics(loss=jnp.float32(0), correct=jnp.float32(-1), count=jnp.float32(0))
+        none = dataclasses.replace(no_metrics(), correct=jnp.float32(-1))
         return Members(state, state.params, jnp.int32(0), none)
 
     def _advance_apart(

@@ -45,9 +45,17 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Sums over examples; a mean is a sum divided by `count`."""
+    """Sums over examples; a mean is a sum divided by `count`.
+
+    Attributes:
+      loss: cross-entropy, in nats.
+      objective: what training minimises: cross-entropy with label smoothing, in nats.
+      correct: examples whose largest logit is the label's.
+      count: all examples.
+    """
 
     loss: Float[Array, "..."]
+    objective: Float[Array, "..."]
     correct: Float[Array, "..."]
     count: Float[Array, "..."]
 
@@ -64,7 +72,7 @@ class Metrics:
 
 def no_metrics() -> Metrics:
     """The sums over no examples."""
-    return Metrics(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
+    return Metrics(*(jnp.zeros(()) for _ in range(4)))
 
 
 def init_state(
@@ -152,7 +160,7 @@ def guarded_step(
     """
     new, metrics = train_step(spec, state, batch, hyperparameters)
     going = state.step >= 0
-    taken = going & jnp.isfinite(metrics.loss) & _are_finite(new.params)
+    taken = going & jnp.isfinite(metrics.objective) & _are_finite(new.params)
     frozen = dataclasses.replace(state, step=jnp.where(going, -1 - state.step, state.step))
     return jax.tree.map(lambda new, old: jnp.where(taken, new, old), new, frozen), metrics
 
@@ -178,12 +186,17 @@ def train_step(
     def mean_loss(params: nnx.State, micro_batch: tuple[Array, ...]) -> tuple[Array, Metrics]:
         images, labels, weights = micro_batch
         logits = apply(spec, params, images)
-        losses = weights * ops.cross_entropy(
-            logits, labels, label_smoothing=hyperparameters["label_smoothing"]
+        smoothing = hyperparameters["label_smoothing"]
+        objectives = ops.cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = lax.stop_gradient(ops.cross_entropy(logits, labels))
+        hits = jnp.argmax(logits, axis=-1) == labels
+        metrics = Metrics(
+            loss=jnp.sum(weights * losses),
+            objective=jnp.sum(weights * objectives),
+            correct=jnp.sum(jnp.where(hits, weights, 0)),
+            count=jnp.sum(weights),
         )
-        hits = jnp.where(jnp.argmax(logits, axis=-1) == labels, weights, 0)
-        metrics = Metrics(jnp.sum(losses), jnp.sum(hits), jnp.sum(weights))
-        return metrics.loss / batch.total, metrics
+        return metrics.objective / batch.total, metrics
 
     def accumulate(grads: nnx.State, micro_batch: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
         _, new, metrics = autograd.backward(mean_loss, state.params, micro_batch, has_aux=True)
@@ -237,8 +250,8 @@ def evaluate(
     logits = logits.reshape(-1, num_classes)[:capacity]
     counted = (jnp.arange(capacity) < count).astype(jnp.float32)
     hits = (jnp.argmax(logits, axis=-1) == split.labels).astype(jnp.float32)
-    losses = ops.cross_entropy(logits, split.labels)
-    metrics = Metrics(jnp.sum(counted * losses), jnp.sum(counted * hits), jnp.sum(counted))
+    loss = jnp.sum(counted * ops.cross_entropy(logits, split.labels))
+    metrics = Metrics(loss, loss, jnp.sum(counted * hits), jnp.sum(counted))
     return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 
 

@@ -153,6 +153,26 @@ def test_cross_entropy_by_hand():
     np.testing.assert_allclose(smooth, by_hand, rtol=1e-6)
 
 
+@pytest.mark.parametrize("jit", [False, True])
+def test_cross_entropy_of_ruled_out_classes(jit):
+    """As `torch.nn.functional.cross_entropy`; with smoothing they make it infinite there too."""
+    logits = jnp.asarray([[0.0, -jnp.inf, 0.0], [-jnp.inf, 3.0, -jnp.inf]])
+    labels = jnp.asarray([2, 1], jnp.int32)
+    function = jax.jit(ops.cross_entropy) if jit else ops.cross_entropy
+    losses = function(logits, labels)
+    np.testing.assert_allclose(losses, [np.log(2), 0.0], atol=1e-7)
+    gradient = jax.grad(lambda x: function(x, labels).sum())(logits)
+    np.testing.assert_allclose(gradient, [[0.5, 0, -0.5], [0, 0, 0]], atol=1e-7)
+    assert float(function(logits, jnp.asarray([1, 1], jnp.int32))[0]) == np.inf
+    assert np.isinf(ops.cross_entropy(logits, labels, label_smoothing=0.1)).all()
+
+
+@pytest.mark.parametrize("label", [-1, 3, 255])
+def test_cross_entropy_of_no_class_is_nan(label):
+    losses = ops.cross_entropy(jnp.zeros((2, 3)), jnp.asarray([label, 1], jnp.int32))
+    np.testing.assert_allclose(losses, [np.nan, np.log(3)], rtol=1e-6)
+
+
 def test_cross_entropy_of_huge_logits_is_finite():
     logits = jnp.asarray([[1e4, -1e4]])
     assert float(ops.cross_entropy(logits, jnp.asarray([1], jnp.int32))[0]) == 2e4

@@ -285,3 +285,12 @@ def test_a_run_without_a_compiler_warns_that_it_is_slower(
     warning = "training is slower than it could be: there is no C++ compiler here"
     assert warning in run.output.splitlines()
     assert run.read("run.json")["backend"] == "plain"
+
+
+def test_the_smoothed_objective_is_logged_beside_the_loss(folder, tmp_path, no_figures):
+    run = start(tmp_path, make_config(folder, train={"label_smoothing": 0.2, "num_epochs": 1}))
+    (row,) = run.rows()
+    names = list(row)
+    assert names.index("train/objective") == names.index("train/loss") + 1
+    assert row["train/objective"] != row["train/loss"]
+    assert "train/objective" in (tmp_path / "metrics.csv").read_text().splitlines()[0]

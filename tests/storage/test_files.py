@@ -42,6 +42,17 @@ def test_a_write_that_fails_leaves_no_draft_and_names_the_file(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_processes_that_write_the_same_file_do_not_disturb_each_other(tmp_path):
+    def write_and_be_overtaken(stream):
+        stream.write(b"first")
+        write_atomically(tmp_path / "a", "second")
+        assert (tmp_path / "a").read_text() == "second"
+
+    write_atomically(tmp_path / "a", write_and_be_overtaken)
+    assert (tmp_path / "a").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_all_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, monkeypatch):
     fsync, synced = os.fsync, []
 

@@ -190,6 +190,17 @@ def test_label_smoothing_and_clipping_reach_the_gradient(split):
     assert np.any(plain != smooth) and np.any(plain != clipped)
 
 
+def test_the_loss_is_without_label_smoothing_and_the_objective_with_it(split):
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0}
+    plain, smooth = (
+        run_epoch(*start(tiny.config(train={"label_smoothing": s}, optimizer=still)), split)[1]
+        for s in (0.0, 0.5)
+    )
+    np.testing.assert_allclose(plain.loss, plain.objective, rtol=1e-6)
+    np.testing.assert_allclose(smooth.loss, plain.loss, rtol=1e-6)
+    assert abs(smooth.objective - smooth.loss) > 1e-3 * smooth.loss
+
+
 @pytest.mark.parametrize("eval_batch_size", [10, 33, 50])
 def test_evaluation_counts_every_image_whatever_the_batch(eval_batch_size):
     spec, state, _ = start(tiny.config())
