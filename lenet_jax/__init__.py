@@ -9,7 +9,13 @@ Importing the package costs nothing: JAX is imported with the first call.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+if sys.argv[:1] == ["-m"]:  # `python -m lenet_jax.…` starts: quiet under Ctrl-C from here on
+    from lenet_jax.errors import end_at_once_on_signals
+
+    end_at_once_on_signals()
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +30,9 @@ __version__ = "0.1.0"
 
 def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     """Trains a run, as the command does, and returns its network; a finished run is only loaded.
+
+    In a script, Ctrl-C and SIGTERM save a checkpoint first. In a thread, a notebook or an event
+    loop, signals are left alone, and the run resumes from its last checkpoint.
 
     Args:
       config: from `lenet_jax.config`, or the name of a config file, `FILE.py[:ARG]`, which runs as

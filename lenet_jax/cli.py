@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import lenet_jax
-from lenet_jax.errors import ExitCode, UserError, run_command
+from lenet_jax.errors import ExitCode, UserError, end_at_once_on_signals, run_command
 
 # The module and help of each command. Modules are imported when their command is run.
 COMMANDS = {
@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the command and its arguments; `sys.argv[1:]` by default.
     """
-    argv = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        argv = sys.argv[1:]
+        end_at_once_on_signals()  # once `run_command` is done
     return run_command(_run, argv)
 
 

@@ -1,25 +1,37 @@
-"""Errors meant for the user, the exit codes of commands, and short text for messages."""
+"""Errors meant for the user, how commands end, and short text for messages."""
 
+import contextlib
 import enum
 import errno
 import io
 import os
+import signal
+import stat
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 # Error numbers of writes that fail because of the disk, not because of the path.
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
+# Signals that ask a command to end; Windows has no SIGHUP.
+STOPPING = tuple(
+    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
 class ExitCode(enum.IntEnum):
-    """How a command ended; the last three are a shell's codes for SIGINT, SIGPIPE and SIGTERM."""
+    """How a command ended; the last four are a shell's codes for signals."""
 
     DONE = 0
     USAGE = 2  # wrong usage or input: at most three lines on stderr, nothing written
     DIVERGED = 3
     DISK = 4
+    HANGUP = 129  # the terminal is closed
     INTERRUPTED = 130
     CLOSED_PIPE = 141
     TERMINATED = 143
@@ -31,6 +43,10 @@ class UserError(Exception):
     The message is printed as it is, without a traceback, so it has at most three lines.
     """
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and notebooks show instead of a traceback."""
+        return [str(self)]
+
 
 class WriteError(UserError):
     """A file cannot be written because the disk is full or has failed."""
@@ -41,6 +57,18 @@ class WriteError(UserError):
             f"{error.filename or path} cannot be written: {error.strerror or error};"
             " free disk space, then run the same command again"
         )
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end.
+
+    Attributes:
+      code: the command's exit code, 128 and the signal's number.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.code = 128 + number
 
 
 def write_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
@@ -61,29 +89,90 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        try:
-            return main(*arguments)
-        finally:
-            if sys.stdout is not None:  # it is closed from the start
-                sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
+        with _stopped_by_signals():
+            try:
+                return main(*arguments)
+            finally:
+                if sys.stdout is not None:  # it is closed from the start
+                    sys.stdout.flush()  # a full disk or a closed pipe raises here, not at exit
     except UserError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return ExitCode.DISK if isinstance(error, WriteError) else ExitCode.USAGE
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        discard_stdout()
-        return ExitCode.CLOSED_PIPE
+    except KeyboardInterrupt as error:
+        return error.code if isinstance(error, Stopped) else ExitCode.INTERRUPTED
     except OSError as error:
+        if is_gone(sys.stdout, error):
+            discard(sys.stdout)
+            return ExitCode.CLOSED_PIPE
         if error.errno not in DISK_FAULTS:
             if error.filename is None:
                 raise
-            print(f"{show(error.filename)}: {printable(error.strerror)}", file=sys.stderr)
+            print_error(f"{show(error.filename)}: {printable(error.strerror)}")
             return ExitCode.USAGE
         if error.filename is None:
-            discard_stdout()
-        print(WriteError(error, "the output"), file=sys.stderr)
+            discard(sys.stdout)
+        print_error(WriteError(error, "the output"))
         return ExitCode.DISK
+
+
+def end_at_once_on_signals() -> None:
+    """Has signals end the process quietly, for its start, when there is nothing to clean up."""
+    for number in STOPPING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _end_at_once)
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Has signals raise `Stopped`, unless they are ignored (`nohup`) or handled already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    defaults = signal.SIG_DFL, signal.default_int_handler, _end_at_once
+    previous = {number: signal.getsignal(number) for number in STOPPING}
+    previous = {number: handler for number, handler in previous.items() if handler in defaults}
+    try:
+        for number in previous:
+            signal.signal(number, _stop)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raises `Stopped`; during an import, which may swallow it, ends the process instead."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            _end_at_once(number, frame)
+        frame = frame.f_back
+    raise Stopped(number)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def print_error(message: object) -> None:
+    """Prints to standard error, unless that is closed."""
+    if sys.stderr is not None:
+        try:
+            print(message, file=sys.stderr, flush=True)
+        except OSError:
+            discard(sys.stderr)
+
+
+def is_gone(stream: Any, error: OSError) -> bool:
+    """Whether a write to a text stream failed because its pipe or its terminal is closed."""
+    if isinstance(error, ConnectionError) or stream is None:
+        return isinstance(error, ConnectionError)
+    if sys.platform == "win32":  # where a closed pipe is an invalid argument
+        return error.errno == errno.EINVAL and error.filename is None
+    try:
+        is_terminal = stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):  # a stream in memory has no descriptor
+        return False
+    return is_terminal and error.errno == errno.EIO and error.filename is None
 
 
 def expand(path: str | os.PathLike[str], flag: str = "") -> Path:
@@ -102,10 +191,10 @@ def expand(path: str | os.PathLike[str], flag: str = "") -> Path:
         raise UserError(f"{flag}{show(path)}: {error}") from error
 
 
-def discard_stdout() -> None:
-    """Redirects standard output, including what is still buffered, to the null device."""
+def discard(stream: Any) -> None:
+    """Redirects a standard stream, including what is still buffered, to the null device."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import ExitCode, UserError, run_command
+from lenet_jax.errors import ExitCode, UserError, print_error, run_command
 from lenet_jax.terminal.arguments import make_parser, network_path
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     else:
         print_table(rows)
     for error in errors:
-        print(error, file=sys.stderr)
+        print_error(error)
     return ExitCode.USAGE if errors else ExitCode.DONE
 
 

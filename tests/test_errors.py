@@ -14,10 +14,19 @@ import pytest
 from PIL import Image
 
 from lenet_jax import cli
-from lenet_jax.errors import UserError, WriteError, printable, run_command, show, write_error
+from lenet_jax.errors import (
+    STOPPING,
+    UserError,
+    WriteError,
+    printable,
+    run_command,
+    show,
+    write_error,
+)
 from tests.support import tiny
 from tests.support.root import ROOT
 
+COMMANDS = ["main", "sweep", "inspect", "predict", "export", "torch_bridge", "graph", "cli"]
 NOTES = "--config=configs/notes.py"
 SWEEP = "--sweep=configs/sweeps/seeds.py:2"
 
@@ -91,11 +100,31 @@ def run_arguments(folder, workdir, num_epochs=3):
     ]
 
 
-def command(*arguments, prefix=(), **options):
-    """Starts `python -m lenet_jax.…`; what fails to be written here must not stay in a cache."""
+def usual_arguments(name, run, folder):
+    """Arguments with which a command has something to print."""
+    network = f"--workdir={run}"
+    return {
+        "main": [NOTES, f"--workdir={folder / 'new'}"],
+        "sweep": [NOTES, SWEEP, f"--workdir={folder / 'new'}"],
+        "inspect": [network, f"--out={folder / 'page'}"],
+        "predict": [network, draw_one(folder)],
+        "export": [network, "--format=safetensors", f"--out={folder / 'out.safetensors'}"],
+        "torch_bridge": ["inspect", run],
+        "graph": ["--backend=plain"],
+        "cli": ["train", NOTES, f"--workdir={folder / 'new'}"],
+    }[name]
+
+
+def command(*arguments, prefix=(), path=ROOT, **options):
+    """Starts `python -m lenet_jax.…`; what fails to be written here must not stay in a cache.
+
+    Packages in the folder `path` come before those that are installed.
+    """
     environment = os.environ | {
         "JAX_ENABLE_COMPILATION_CACHE": "false",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(path),
+        "PYTHONUNBUFFERED": "",  # argparse hides a failed write, but not a failed flush
     }
     words = [*prefix, sys.executable, "-m", *map(str, arguments)]
     return subprocess.Popen(
@@ -196,29 +225,93 @@ def open_when_read(pipe, process):
     return os.open(pipe, os.O_WRONLY)
 
 
-def test_a_closed_pipe_ends_a_command_quietly():
+@pytest.mark.parametrize(
+    ("name", "module", "number"),
+    [
+        *((name, "jax", signal.SIGINT) for name in COMMANDS),
+        *((name, "numpy", signal.SIGINT) for name in COMMANDS),
+        *(("main", "absl", number) for number in STOPPING),
+        *(("predict", "jax", number) for number in STOPPING[1:]),
+    ],
+)
+def test_a_signal_during_the_imports_is_quiet(name, module, number, finished, tmp_path):
+    """A package of the same name is imported first, which waits until it is read."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text(f"open({str(tmp_path / 'pipe')!r}).read()")
+    arguments = usual_arguments(name, finished.path, tmp_path)
+    with command(f"lenet_jax.{name}", *arguments, stdout=subprocess.PIPE, path=tmp_path) as process:
+        writer = open_when_read(tmp_path / "pipe", process)
+        process.send_signal(number)
+        out, error = process.communicate()
+        os.close(writer)
+    assert (process.returncode, out, error) == (128 + number, "", "")
+
+
+@pytest.mark.parametrize("name", ["predict", "inspect", "export", "torch_bridge", "graph"])
+def test_a_closed_pipe_ends_a_command_quietly(name, finished, tmp_path):
     reader, writer = os.pipe()
     os.close(reader)
-    with command("lenet_jax.graph", "--backend=plain", stdout=writer) as process:
+    arguments = usual_arguments(name, finished.path, tmp_path)
+    with command(f"lenet_jax.{name}", *arguments, stdout=writer) as process:
         os.close(writer)
         _, error = process.communicate()
     assert (process.returncode, error) == (141, "")
 
 
-def test_a_closed_pipe_ends_a_run_quietly_and_what_it_trained_is_saved(folder, tmp_path):
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_into_a_closed_pipe_is_quiet(name):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with command(f"lenet_jax.{name}", "--help", stdout=writer) as process:
+        os.close(writer)
+        _, error = process.communicate()
+    assert (process.returncode, error) == (141, "")
+
+
+def test_a_closed_pipe_stops_a_run_and_what_it_trained_is_saved(folder, tmp_path):
     arguments = run_arguments(folder, tmp_path / "run", num_epochs=100_000)
     with command("lenet_jax.main", *arguments, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("epoch "))
         process.stdout.close()
         assert process.stderr is not None
-        assert process.stderr.read() == ""
+        (line,) = process.stderr.read().splitlines()
+    assert line.startswith("warning: stopped by SIGPIPE; to resume: ")
     assert process.returncode == 141
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (record["status"], record["exit_reason"]) == ("interrupted", "stopped by SIGPIPE")
     epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     steps = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert steps >= 5 * epochs > 0
+
+
+@pytest.mark.parametrize("redirected", ["", "2>&1"])
+@pytest.mark.parametrize("name", ["main", "sweep"])
+def test_head_stops_a_run_or_a_sweep(name, redirected, folder, tmp_path):
+    """As typed into a shell: `main … | head -2`, and with standard error in the same pipe."""
+    arguments = run_arguments(folder, tmp_path / "run", num_epochs=50)
+    if name == "sweep":
+        arguments += ["--sweep=configs/sweeps/seeds.py:40", "--chunk_size=1"]
+    script = f'{{ "$@" {redirected}; echo $? > "$status"; }} | head -n 1'
+    status = tmp_path / "status"
+    with command(
+        f"lenet_jax.{name}",
+        *arguments,
+        prefix=["env", f"status={status}", "sh", "-c", script, "sh"],
+        stdout=subprocess.PIPE,
+    ) as process:
+        out, error = process.communicate()
+    assert status.read_text() == "141\n"
+    assert len(out.splitlines()) == 1
+    if redirected:
+        assert error == ""
+    else:
+        (line,) = error.splitlines()
+        assert line.startswith("warning: stopped by SIGPIPE; to resume: ")
+    if name != "sweep":
+        record = json.loads((tmp_path / "run" / "run.json").read_text())
+        assert (record["status"], record["exit_reason"]) == ("interrupted", "stopped by SIGPIPE")
 
 
 @pytest.mark.parametrize(

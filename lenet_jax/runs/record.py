@@ -66,9 +66,11 @@ class Record:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if isinstance(error, OSError | UserError):
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if isinstance(error, OSError | UserError):
                 self.close("failed", printable(error))
+            elif isinstance(error, KeyboardInterrupt):  # where `Interrupt` leaves signals alone
+                self.close("interrupted", "stopped by SIGINT")
 
     def note_checkpoint(self) -> None:
         """Records, once, that a checkpoint is on the disk: the run no longer starts afresh."""

@@ -59,7 +59,7 @@ def run(
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
 
     Returns:
-      The exit code: 0 done, 3 diverged, 130 or 143 stopped by a signal.
+      The exit code: 0 done, 3 diverged, 129, 130, 141 or 143 stopped, see `Interrupt`.
 
     Raises:
       UserError: the data or the directory is not as required.
@@ -75,7 +75,10 @@ def run(
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
     initial = None if any(checkpoints.glob("[0-9]*")) else _initial_params(trainer)
     try:
-        with Interrupt(console.release) as interrupt, RunDir(workdir) as directory:
+        with (
+            Interrupt(console.release, console.is_closed) as interrupt,
+            RunDir(workdir) as directory,
+        ):
             extended_from, summary = look_back(directory, config, trainer.dataset)
             if summary is not None:
                 console.note("this run is already finished")

@@ -51,7 +51,7 @@ def run(
     """Plans, trains the missing chunks of this worker's share, and collects the finished ones.
 
     Returns:
-      The exit code: 0 if done, 130 or 143 if stopped by a signal.
+      The exit code: 0 if done, 129, 130, 141 or 143 if stopped, see `Interrupt`.
 
     Raises:
       UserError: the data, the available memory or the directory does not fit the sweep.
@@ -99,7 +99,7 @@ def run(
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
     store.write_environment(record)
     index, count = options.worker
-    with Interrupt(console.release) as interrupt:
+    with Interrupt(console.release, console.is_closed) as interrupt:
         if not _train(store, chunks[index - 1 :: count], options, console, interrupt):
             console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
             return interrupt.exit_code

@@ -1,17 +1,54 @@
 """What a run prints: colour and a progress bar on a terminal, plain lines to grep elsewhere."""
 
 import math
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.errors import discard_stdout
+from lenet_jax.errors import discard, is_gone, print_error
 from lenet_jax.terminal.progress import REFRESH_PER_SECOND, Epochs, MemberEpochs, progress_bar
 
 DIMMED = ("train", "valid", "loss", "acc", "lr", "img/s")
 ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
+
+
+class Output:
+    """A text stream whose reader may go away; what is written after that is dropped.
+
+    Attributes:
+      closed_by_reader: whether it has gone.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self.closed_by_reader = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes to the stream."""
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes the stream."""
+        self._attempt(self._stream.flush)
+
+    def _attempt(self, operation: Callable[..., object], *arguments: Any) -> None:
+        if self.closed_by_reader:
+            return
+        try:
+            operation(*arguments)
+        except OSError as error:
+            if not is_gone(self._stream, error):
+                raise
+            self.closed_by_reader = True
+            if self._stream is sys.stdout:
+                discard(self._stream)
 
 
 class Console:
@@ -25,8 +62,13 @@ class Console:
         """Prints to `stream`, a text stream; None: standard output."""
         from rich.console import Console as RichConsole
 
-        self._rich = RichConsole(file=stream)
-        self._rich.on_broken_pipe = discard_stdout  # it would exit; `Interrupt` sees the SIGPIPE
+        stream = sys.stdout if stream is None else stream
+        self._output = None if stream is None else Output(stream)
+        self._rich = RichConsole(file=self._output)  # pyright: ignore[reportArgumentType]
+
+    def is_closed(self) -> bool:
+        """Whether nobody reads the output any more."""
+        return self._output is not None and self._output.closed_by_reader
 
     def header(
         self,
@@ -125,8 +167,11 @@ class Console:
         self._print((" ".join(message.splitlines()), ""))
 
     def warn(self, message: str) -> None:
-        """Prints a warning as one line."""
-        self._print(("warning: " + " ".join(message.splitlines()), "yellow"))
+        """Prints a warning as one line; to standard error if nobody reads the output any more."""
+        line = "warning: " + " ".join(message.splitlines())
+        self._print((line, "yellow"))
+        if self.is_closed():
+            print_error(line)
 
     def release(self) -> None:
         """Restores the cursor if the process ends while progress is shown."""

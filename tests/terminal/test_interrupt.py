@@ -1,16 +1,21 @@
+import asyncio
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support.root import ROOT
 
-SIGNALS = [(signal.SIGINT, 130, "SIGINT"), (signal.SIGTERM, 143, "SIGTERM")]
-PIPE = (signal.SIGPIPE, 141, "SIGPIPE")
+SIGNALS = [
+    (number, 128 + number, number.name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    if (number := getattr(signal, name, None))
+]
 
 # A main thread that does not handle signals, as during a compilation.
 BLIND = """
@@ -45,7 +50,7 @@ def blind(*arguments, program=BLIND):
             process.kill()
 
 
-@pytest.mark.parametrize(("number", "code", "name"), [*SIGNALS, PIPE])
+@pytest.mark.parametrize(("number", "code", "name"), SIGNALS)
 def test_the_first_signal_is_remembered(number, code, name):
     with Interrupt() as interrupt:
         assert interrupt.signal is None
@@ -80,16 +85,45 @@ def test_the_second_signal_ends_the_process_at_once(number, code, _, noticed):
         assert process.wait() == code
 
 
-def test_a_second_write_to_a_closed_pipe_does_not_end_the_process():
-    with blind("0.2", "notice") as (process, output):
-        process.send_signal(signal.SIGPIPE)
-        assert output.readline() == "signalled\n"
-        process.send_signal(signal.SIGPIPE)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.4)
-        process.send_signal(signal.SIGTERM)
-        assert output.read() == "released\n"
-        assert process.wait() == 143
+def test_a_closed_output_is_a_request_to_stop():
+    closed = []
+    with Interrupt(is_closed=lambda: bool(closed)) as interrupt:
+        assert not interrupt.notice()
+        closed.append(True)
+        assert interrupt.notice()
+    assert (interrupt.exit_code, interrupt.reason) == (141, "stopped by SIGPIPE")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no SIGHUP")
+def test_nohup_is_respected():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupt.notice()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def enter_and_leave():
+    handlers = [signal.getsignal(number) for number, *_ in SIGNALS]
+    with Interrupt() as interrupt:
+        unchanged = handlers == [signal.getsignal(number) for number, *_ in SIGNALS]
+        return unchanged and not interrupt.notice()
+
+
+async def enter_in_a_loop():
+    return enter_and_leave()
+
+
+def test_signals_are_left_alone_where_the_process_is_somebody_elses(monkeypatch):
+    assert not enter_and_leave()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(enter_and_leave).result()
+    assert asyncio.run(enter_in_a_loop())
+    monkeypatch.setattr(sys, "ps1", "In : ", raising=False)  # IPython, a notebook
+    assert enter_and_leave()
 
 
 def test_a_failing_before_exit_does_not_keep_the_process_alive():
@@ -111,9 +145,9 @@ def test_other_signals_are_not_handled():
 
 
 def test_the_previous_handlers_are_restored():
-    before = [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]]
+    before = [signal.getsignal(number) for number, *_ in SIGNALS]
     with pytest.raises(ZeroDivisionError), Interrupt():
-        assert [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]] != before
+        assert [signal.getsignal(number) for number, *_ in SIGNALS] != before
         raise ZeroDivisionError
-    assert [signal.getsignal(number) for number, *_ in [*SIGNALS, PIPE]] == before
+    assert [signal.getsignal(number) for number, *_ in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
