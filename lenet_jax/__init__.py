@@ -19,6 +19,7 @@ if sys.argv[:1] == ["-m"]:  # `python -m lenet_jax.…` starts: quiet under Ctrl
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     from lenet_jax.config import Config
     from lenet_jax.inference.network import Network
@@ -65,17 +66,20 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     return load(workdir)
 
 
-def load(path: str | Path, member: int | None = None) -> Network:
+def load(path: str | Path, member: int | None = None, **description: Any) -> Network:
     """Loads a trained network.
 
     Args:
-      path: a run directory; a file of weights, `.safetensors` or `.pt`; or, with `member`, a sweep
-        directory.
+      path: a run directory; a file of weights, of safetensors or PyTorch; or, with `member`, a
+        sweep directory.
       member: the number of a sweep's member.
+      **description: what a file of weights does not say: `activation`, `pool`, `padding`, `mean`,
+        `std`, `layers`; see `lenet_jax.inference.description.Description`.
 
     Raises:
       UserError: the path does not exist, or what it holds is damaged or unfinished.
     """
+    from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 
-    return load(path, member)
+    return load(path, member, Description(**description))

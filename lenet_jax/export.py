@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from lenet_jax.errors import ExitCode, UserError, run_command, write_error
 from lenet_jax.storage.files import publish, write_atomically
-from lenet_jax.terminal.arguments import make_parser, network_path
+from lenet_jax.terminal.arguments import description, make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
@@ -60,15 +60,20 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
+    from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 
-    network = load(path, arguments.member)
+    remarks: list[str] = []
+    given = Description(**description(arguments))
+    network = load(path, arguments.member, given, remarks.append)
     stem = path.stem if path.is_file() else "model"
     stem = stem if arguments.member is None else f"member_{arguments.member}"
     folder = path.parent if path.is_file() else path / "export"
     out = Path(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
     for line in export(network, arguments.format, out):
         print(line)
+    for remark in remarks:
+        print(remark, file=sys.stderr)
     return ExitCode.DONE
 
 

@@ -135,9 +135,10 @@ def _print_summary(network: "Network", findings: "Findings") -> None:
     accuracy = 100 * (1 - wrong / count)
     print(f"{network.source}: test accuracy {accuracy:.2f} %, {wrong:,} of {count:,} images wrong")
     print(f"calibration error {100 * findings.calibration.error:.2f} %")
-    dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
-    counts = ", ".join(f"{number} in {name}" for name, number in dead.items())
-    print(f"dead ReLUs: {counts or 'none'}")
+    if findings.survey.active:
+        dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
+        counts = ", ".join(f"{number} in {name}" for name, number in dead.items())
+        print(f"dead ReLUs: {counts or 'none'}")
 
 
 def _compare(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_jax.errors import ExitCode, UserError, print_error, run_command
-from lenet_jax.terminal.arguments import make_parser, network_path
+from lenet_jax.terminal.arguments import description, make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.data.characters import Character
@@ -44,9 +44,14 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
+    from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 
-    network = load(path, arguments.member)
+    remarks: list[str] = []
+    given = Description(**description(arguments))
+    network = load(path, arguments.member, given, remarks.append)
+    for remark in remarks:
+        print_error(remark)
     rows, errors = classify(network, files, one=arguments.one)
     if arguments.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))

@@ -3,18 +3,23 @@
 python -m lenet_jax.torch_bridge inspect network.pt
 python -m lenet_jax.torch_bridge convert network.pt first.safetensors --mean=0.1307 --std=0.3081
 python -m lenet_jax.torch_bridge evaluate first.safetensors --data=mnist
+python -m lenet_jax.torch_bridge evaluate network.pt --try
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lenet_jax import data
-from lenet_jax.data.dataset import FITS
 from lenet_jax.errors import ExitCode, UserError, printable, run_command
-from lenet_jax.terminal.arguments import Parser
+from lenet_jax.terminal.arguments import Parser, add_description, description
 
+if TYPE_CHECKING:
+    from lenet_jax.nn.lenet import LeNet
+
+SHOWN = 10  # networks that --try lists
 PROGRAM = "python -m lenet_jax.torch_bridge"
 
 
@@ -33,12 +38,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 def _inspect(arguments: argparse.Namespace) -> None:
     from flax import nnx  # late: errors in the arguments are reported at once
 
-    from lenet_jax.inference.load import load_model
     from lenet_jax.inference.state_dict import infer_sizes, to_state_dict
 
-    model, metadata = load_model(arguments.file, arguments.member)
+    model, metadata, remarks = _load(arguments)
     state_dict = to_state_dict(nnx.state(model, nnx.Param))
-    sizes = infer_sizes(state_dict)
+    sizes = infer_sizes(state_dict, padding=model.padding)
     size, channels = sizes.pop("image_size"), sizes.pop("in_channels")
     print(f"{arguments.file}: a LeNet for images of {size}×{size}×{channels}")
     for key, value in sizes.items():
@@ -48,6 +52,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(f"  {'parameters':<29} {sum(array.size for array in state_dict.values()):>9,}")
     for key, value in metadata.items():
         print(f"  {printable(key)}: {printable(', '.join(value.splitlines()), 400)}")
+    _print(remarks)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -61,82 +66,114 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise UserError(f"{out} already exists; remove it, or choose another name")
     from flax import nnx  # late, as above
 
-    from lenet_jax.inference.load import load_model, save_params
+    from lenet_jax.inference.load import save_params
     from lenet_jax.inference.state_dict import pixel_statistics
 
-    model, metadata = load_model(arguments.file, arguments.member)
-    metadata |= _given_metadata(arguments)
+    model, metadata, remarks = _load(arguments)
     if "mean" in metadata or "std" in metadata:
         pixel_statistics(metadata, model.conv1.in_features, arguments.file)
     save_params(out, nnx.state(model, nnx.Param), metadata)
     print(out)
+    _print(remarks)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from lenet_jax.inference.load import load_model  # late, as above
-    from lenet_jax.inference.network import Network
-    from lenet_jax.inference.state_dict import pixel_statistics
+    from lenet_jax.inference.network import Network  # late, as above
+    from lenet_jax.inference.state_dict import pixel_statistics, read_form
 
-    model, metadata = load_model(arguments.file, arguments.member)
-    metadata |= _given_metadata(arguments)
+    if getattr(arguments, "try"):
+        _try_all(arguments)
+        return
+    model, metadata, remarks = _load(arguments)
     mean, std = pixel_statistics(metadata, model.conv1.in_features, arguments.file)
     network = Network(model, tuple(mean), tuple(std), (), arguments.file)
+    form, _ = read_form(metadata, network.channels, network.image_size, arguments.file)
     dataset = data.load(
         arguments.data,
         data_dir=arguments.data_dir,
         image_size=network.image_size,
-        fit=arguments.fit,
+        fit=arguments.fit or form.fit,
         valid_examples=0,
     )
-    expected = network.channels, model.fc3.out_features
-    given = dataset.image_shape[2], dataset.num_classes
-    if expected != given:
-        raise UserError(
-            f"{arguments.file} is for {expected[0]} channels and {expected[1]} classes,"
-            f" but the data {dataset.name!r} has {given[0]} and {given[1]}"
-        )
-    classes = metadata.get("classes", "\n".join(dataset.class_names)).splitlines()
-    if classes != list(dataset.class_names):
-        raise UserError(
-            f"{arguments.file} was trained on other classes than those of {dataset.name!r}:"
-            f" {printable(', '.join(classes))}"
-        )
+    _check_data(arguments.file, model, metadata, dataset)
     labels = dataset.test.labels
     correct = int((network.predict(dataset.test.images) == labels).sum())
     print(
         f"{arguments.file} on {dataset.name}: test accuracy {correct / len(labels):.2%},"
         f" {len(labels) - correct:,} of {len(labels):,} images wrong"
     )
+    _print(remarks)
 
 
-def _given_metadata(arguments: argparse.Namespace) -> dict[str, str]:
-    """The metadata for --mean and --std, which are given for pixels in 0..1."""
-    mean, std = arguments.mean, arguments.std
-    if mean is None and std is None:
-        return {}
-    if mean is None or std is None:
-        raise UserError("--mean and --std must be given together")
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-        raise UserError("--mean must be in [0, 1] and --std in (0, 1], as in transforms.Normalize")
-    from lenet_jax.inference.state_dict import make_metadata  # late, as above
+def _try_all(arguments: argparse.Namespace) -> None:
+    """Prints the accuracy on validation images of all networks that the weights may be of."""
+    from lenet_jax.inference.description import Description  # late, as above
+    from lenet_jax.inference.trials import EXAMPLES, try_all
 
-    return make_metadata([255 * value for value in mean], [255 * value for value in std])
+    model, metadata, remarks = _load(arguments)
+
+    def load(image_size: int, fit: str) -> data.Dataset:
+        dataset = data.load(
+            arguments.data,
+            data_dir=arguments.data_dir,
+            image_size=image_size,
+            fit=fit,
+            valid_examples=EXAMPLES,
+        )
+        _check_data(arguments.file, model, metadata, dataset)
+        return dataset
+
+    trials = try_all(model, Description(**description(arguments)), load)
+    print(f"{arguments.file} on {EXAMPLES:,} validation images of {arguments.data}, best first:")
+    for trial in trials[:SHOWN]:
+        print(f"  {trial.accuracy:7.2%}  {trial.flags()}")
+    print(f"and {len(trials) - SHOWN} more" if len(trials) > SHOWN else "", end="\n")
+    _print(remarks[:-1])
 
 
-def _parse_floats(text: str) -> list[float]:
-    try:
-        return [float(item) for item in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not X or X,Y,Z") from error
+def _check_data(
+    file: str, model: "LeNet", metadata: Mapping[str, str], dataset: data.Dataset
+) -> None:
+    """Raises UserError unless the data have the channels and classes of the network."""
+    expected = model.conv1.in_features, model.fc3.out_features
+    given = dataset.image_shape[2], dataset.num_classes
+    if expected != given:
+        raise UserError(
+            f"{file} is for {expected[0]} channels and {expected[1]} classes,"
+            f" but the data {dataset.name!r} has {given[0]} and {given[1]}"
+        )
+    classes = metadata.get("classes", "\n".join(dataset.class_names)).splitlines()
+    if classes != list(dataset.class_names):
+        raise UserError(
+            f"{file} was trained on other classes than those of {dataset.name!r}:"
+            f" {printable(', '.join(classes))}"
+        )
+
+
+def _load(arguments: argparse.Namespace) -> tuple["LeNet", dict[str, str], list[str]]:
+    """The model, the metadata with what the flags say, and remarks to print in the end."""
+    from lenet_jax.inference.description import Description, unsaid  # late, as above
+    from lenet_jax.inference.load import load_model
+
+    remarks: list[str] = []
+    given = Description(**description(arguments))
+    model, metadata = load_model(arguments.file, arguments.member, given, remarks.append)
+    remark = None if Path(arguments.file).is_dir() else unsaid(metadata, arguments.file)
+    return model, metadata, [*remarks, *([remark] if remark else [])]
+
+
+def _print(remarks: Sequence[str]) -> None:
+    for remark in remarks:
+        print(remark, file=sys.stderr)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = Parser(
         prog=program,
         description="Inspect, convert and evaluate LeNets trained by PyTorch or this package.",
-        epilog="FILE is .safetensors, .pt or .pth (the last two need torch), a run directory,"
-        " or, with --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2,"
-        " fc3; the sizes are inferred from them.",
+        epilog="FILE is a file of safetensors or PyTorch (needs torch), a run directory, or, with"
+        " --member, a sweep's. Its entries are conv1.weight, conv1.bias, conv2, fc1, fc2, fc3, or"
+        " others of such shapes; the sizes are inferred from them.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -146,26 +183,16 @@ def _parser(program: str) -> argparse.ArgumentParser:
     ) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=meaning, description=meaning, allow_abbrev=False)
         command.add_argument(
-            "file", metavar="FILE", help=".safetensors, .pt, .pth, a run or a sweep"
+            "file", metavar="FILE", help="of safetensors or PyTorch, a run or a sweep"
         )
         command.add_argument("--member", type=int, metavar="N", help="member of a sweep")
+        add_description(command)
         command.set_defaults(function=function)
         return command
-
-    def add_pixels(command: argparse.ArgumentParser) -> None:
-        for name, meaning in (("mean", "mean"), ("std", "standard deviation")):
-            command.add_argument(
-                f"--{name}",
-                type=_parse_floats,
-                metavar="X[,Y,Z]",
-                help=f"{meaning} of a pixel per channel, as in transforms.Normalize (pixels in "
-                "0..1); default: from the file's metadata",
-            )
 
     add("inspect", _inspect, "check that FILE is a LeNet; print its sizes, entries and metadata")
     convert = add("convert", _convert, "check FILE and write it as safetensors, with its metadata")
     convert.add_argument("out", metavar="OUT.safetensors", help="a new file")
-    add_pixels(convert)
     evaluate = add("evaluate", _evaluate, "print the accuracy of FILE on the whole test set")
     evaluate.epilog = "Images are fitted first, then normalised: transforms.Pad, then Normalize."
     evaluate.add_argument(
@@ -173,9 +200,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--data_dir", help="prepared TFDS datasets")
     evaluate.add_argument(
-        "--fit", default="pad", choices=FITS, help="how images are fitted to the network's size"
+        "--try",
+        action="store_true",
+        help="try all networks that the weights may be of, on validation images",
     )
-    add_pixels(evaluate)
     return parser
 
 

@@ -287,7 +287,7 @@ TOOLS = [
         ["inspect", "bars"],
         "bars/model.safetensors cannot be read: No su",
     ),
-    (torch_bridge.main, ["inspect", "fine.py"], "fine.py: the name must end in .safetensors, .pt"),
+    (torch_bridge.main, ["inspect", "fine.py"], "fine.py is not a weights file: it is neither"),
     (torch_bridge.main, ["inspct", "x"], "argument COMMAND: invalid choice: 'inspct'"),
     (
         torch_bridge.main,

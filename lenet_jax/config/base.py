@@ -33,6 +33,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.features = (120, 84)  # units of the two hidden linear layers
     config.model.num_classes = placeholder(int)  # number of logits; None: classes of the data
     config.model.in_channels = placeholder(int)  # image channels; None: those of the data
+    config.model.activation = "relu"  # after conv1, conv2, fc1, fc2; others than relu are slower
+    config.model.pool = "max"  # 2×2 pooling, after the activation: `max` or `avg` (slower)
+    config.model.padding = 0  # zeros around the normalised image, as Conv2d(padding=2) in PyTorch
     config.model.init = "torch"  # `torch` (uniform ±1/√fan_in) or `flax` (LeCun normal, zero bias)
     config.model.backend = "auto"  # `native` (C++, CPU), `phase`, `plain`, or `auto` (fastest)
 

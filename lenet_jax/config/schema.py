@@ -30,6 +30,9 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "model.features": "[1, inf)",
     "model.num_classes": "[2, inf)",
     "model.in_channels": "[1, inf)",
+    "model.activation": ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"),
+    "model.pool": ("max", "avg"),
+    "model.padding": "[0, 16]",
     "model.init": ("torch", "flax"),
     "model.backend": ("auto", "native", "phase", "plain"),
     "train.num_epochs": "[1, inf)",
@@ -66,9 +69,10 @@ RULES: dict[str, str | tuple[str, ...]] = {
 # Constraints between keys: their paths, a predicate on their values, and the error message.
 JOINT_RULES = (
     (
-        ("data.image_size",),
-        lambda size: size % 4 == 0,
-        "must be a multiple of 4, for two 5×5 convolutions, each followed by 2×2 pooling",
+        ("data.image_size", "model.padding"),
+        lambda size, padding: (size + 2 * padding) % 4 == 0,
+        "size + 2 · padding must be a multiple of 4, for two 5×5 convolutions, each followed"
+        " by 2×2 pooling",
     ),
     (
         ("train.batch_size", "train.micro_batch_size"),
@@ -102,6 +106,9 @@ JOINT_RULES = (
     ),
 )
 
+# Keys that files of earlier versions lack; what these files mean is the default.
+ADDED = ("model.activation", "model.pool", "model.padding")
+
 # Former names of keys, still accepted in files and on command lines.
 RENAMED = {"model.lowering": "model.backend"}
 
@@ -127,6 +134,9 @@ ALIASES = {
     "clip_norm": "train.max_grad_norm",
     "dataset": "data.name",
     "resolution": "data.image_size",
+    "act": "model.activation",
+    "nonlinearity": "model.activation",
+    "pooling": "model.pool",
     "width": "model.channels",
     "hidden": "model.features",
     "classes": "model.num_classes",
@@ -169,8 +179,10 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns values by dotted path with former names replaced; the former name's value wins.
 
     A file that sets `model.lowering` on the base config also has the default `model.backend`.
+    `ADDED` keys that are missing get their defaults.
     """
-    current = {path: value for path, value in values.items() if path not in RENAMED}
+    current = {path: keys()[path].default for path in ADDED}
+    current |= {path: value for path, value in values.items() if path not in RENAMED}
     return current | {RENAMED[path]: values[path] for path in RENAMED if path in values}
 
 

@@ -12,6 +12,14 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError, expand
+from lenet_jax.inference.description import (
+    DEFAULTS,
+    Description,
+    architecture,
+    as_warning,
+    describe,
+    unsaid,
+)
 from lenet_jax.inference.network import Network
 from lenet_jax.inference.state_dict import (
     from_state_dict,
@@ -20,19 +28,29 @@ from lenet_jax.inference.state_dict import (
     read_form,
     to_state_dict,
 )
+from lenet_jax.inference.torch_names import Say, rename
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.files import read_json
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
+NOTHING = Description()
 
-def load(path: str | Path, member: int | None = None) -> Network:
+
+def load(
+    path: str | Path,
+    member: int | None = None,
+    given: Description = NOTHING,
+    say: Say = as_warning,
+) -> Network:
     """Loads a trained network.
 
     Args:
-      path: a run directory; a weights file, `.safetensors` or `.pt`; or, with `member`, a sweep
+      path: a run directory; a weights file, of safetensors or PyTorch; or, with `member`, a sweep
         directory.
       member: the number of a sweep's member.
+      given: what a weights file does not say of its network.
+      say: is given remarks on what was taken for a file's weights, and what it does not say.
 
     Raises:
       UserError: the path does not exist, or its content is damaged or unfinished.
@@ -41,11 +59,13 @@ def load(path: str | Path, member: int | None = None) -> Network:
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if is_sweep(path):
-        return _load_member(path, member)
+        return _load_member(path, member, given, say)
     if member is not None:
         raise UserError(f"{path} is not a sweep, so it has no member {member}")
     if not path.is_dir():
-        state_dict, metadata = weights.read(path)
+        state_dict, metadata = _read(path, given, say)
+        if remark := unsaid(metadata, str(path)):
+            say(remark)
         return _make(state_dict, metadata, str(path))
     if not (path / run_dir.CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
@@ -55,24 +75,31 @@ def load(path: str | Path, member: int | None = None) -> Network:
             f"{path} has no trained network yet: {run_dir.WEIGHTS} is written when a run is done\n"
             "Run its command again to resume it."
         )
-    state_dict, metadata = weights.read(path / run_dir.WEIGHTS)
+    state_dict, metadata = _read(path / run_dir.WEIGHTS, given, say)
     summary = read_json(path / run_dir.SUMMARY)
     return _make(state_dict, metadata, str(path), config, summary, list(run_dir.read_rows(path)))
 
 
-def load_model(path: str | Path, member: int | None = None) -> tuple[LeNet, dict[str, str]]:
+def load_model(
+    path: str | Path,
+    member: int | None = None,
+    given: Description = NOTHING,
+    say: Say = as_warning,
+) -> tuple[LeNet, dict[str, str]]:
     """The model of a run, a weights file or a sweep's member, and the file's metadata.
 
-    For a run or a file only the weights are read, so the metadata may be empty.
+    For a run or a file only the weights are read, so the metadata may be empty but for what is
+    given.
 
     Raises:
       UserError: as for `load`.
     """
     if member is not None or is_sweep(Path(path)):
-        network = load(path, member)
+        network = load(path, member, given, say)
         return network.model, dict(network.metadata)
-    state_dict, metadata = weights.read(_weights_file(path))
-    return make_model(state_dict, str(path)), metadata
+    state_dict, metadata = _read(_weights_file(path), given, say, str(path))
+    model = make_model(state_dict, str(path), **architecture(metadata, str(path)))
+    return model, metadata
 
 
 def load_params(path: str | Path, like: nnx.State) -> nnx.State:
@@ -81,7 +108,7 @@ def load_params(path: str | Path, like: nnx.State) -> nnx.State:
     Raises:
       UserError: as for `weights.read` and `from_state_dict`.
     """
-    state_dict, _ = weights.read(_weights_file(path))
+    state_dict, _ = _read(_weights_file(path), NOTHING, as_warning, str(path))
     return from_state_dict(state_dict, like, str(path))
 
 
@@ -94,12 +121,22 @@ def save_params(path: str | Path, params: nnx.State, metadata: Mapping[str, str]
     weights.write(path, to_state_dict(params), metadata)
 
 
+def _read(
+    path: Path, given: Description, say: Say, source: str = ""
+) -> tuple[weights.StateDict, dict[str, str]]:
+    """A file's weights under LeNet's names, and its metadata with what is given."""
+    source = source or str(path)
+    state_dict, metadata = weights.read(path, say)
+    metadata = describe(metadata, given, source, say)
+    return rename(state_dict, source, given.layers or {}, say), metadata
+
+
 def _weights_file(path: str | Path) -> Path:
     path = expand(path)
     return path / run_dir.WEIGHTS if path.is_dir() else path
 
 
-def _load_member(path: Path, member: int | None) -> Network:
+def _load_member(path: Path, member: int | None, given: Description, say: Say) -> Network:
     sweep = SweepDir(path)
     overrides = sweep.members()
     if member is None:
@@ -113,7 +150,8 @@ def _load_member(path: Path, member: int | None) -> Network:
     config = configs.replace(configs.from_dict(sweep.config()), overrides[member])
     stored = sweep.read_member(member)
     source = f"{path}, member {member}"
-    return _make(stored.state_dict, stored.metadata, source, config, stored.row, stored.history)
+    metadata = describe(stored.metadata, given, source, say)
+    return _make(stored.state_dict, metadata, source, config, stored.row, stored.history)
 
 
 def _make(
@@ -124,7 +162,9 @@ def _make(
     summary: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, float | int]] = (),
 ) -> Network:
-    model = make_model(state_dict, source)
+    if config is not None:  # it says what is not given
+        metadata = {name: str(config.model[name]) for name in DEFAULTS} | dict(metadata)
+    model = make_model(state_dict, source, **architecture(metadata, source))
     if config is not None:
         model.backend = config.model.backend
     mean, std = pixel_statistics(metadata, model.conv1.in_features, source)

@@ -18,9 +18,10 @@ from lenet_jax.data.characters import Character
 from lenet_jax.data.dataset import fit_images
 from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
 from lenet_jax.errors import UserError
+from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.nn import ops
-from lenet_jax.nn.lenet import STEPS, LeNet
+from lenet_jax.nn.lenet import LeNet, step_names
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
 
@@ -72,19 +73,22 @@ class Network:
         """The network's output."""
         return self.run(_logits, self.prepare(images))
 
-    def features(self, images: Images, layer: str = "fc2.relu") -> Float[np.ndarray, "n ..."]:
-        """What a layer gives, by default the last one before the logits.
+    def features(self, images: Images, layer: str | None = None) -> Float[np.ndarray, "n ..."]:
+        """What a layer gives, by default the last one before the logits, `fc2.relu`.
 
         Args:
           images: as everywhere here.
-          layer: one of `models.STEPS`: `conv1`, `conv1.relu`, `conv1.pool`, …, `flatten`, `fc1`,
-            `fc1.relu`, …, `fc3`.
+          layer: one of `lenet.step_names`: `conv1`, `conv1.relu`, `conv1.pool`, …, `flatten`,
+            `fc1`, `fc1.relu`, …, `fc3`; of a network with tanh `conv1.tanh`, ….
 
         Raises:
           UserError: there is no such layer.
         """
-        if layer not in STEPS:
-            raise UserError(f"there is no layer {layer!r}; there are {', '.join(STEPS)}")
+        names = step_names(self.model.activation)
+        if layer is None:
+            layer = names[-2]
+        if layer not in names:
+            raise UserError(f"there is no layer {layer!r}; there are {', '.join(names)}")
         return self.run(functools.partial(_activation, layer), self.prepare(images))
 
     @functools.cached_property
@@ -92,7 +96,7 @@ class Network:
         """The names of the steps through the network, and the shape of one image's output."""
         image = jnp.zeros((1, self.image_size, self.image_size, self.channels))
         shapes = jax.eval_shape(self.model.activations, image)
-        return {name: shapes[name].shape[1:] for name in STEPS}
+        return {name: shapes[name].shape[1:] for name in step_names(self.model.activation)}
 
     def prepare(self, images: Images) -> UInt8[np.ndarray, "n size size c"]:
         """Images at the size that the network takes, before normalisation.
@@ -166,6 +170,7 @@ class Network:
     def metadata(self) -> dict[str, str]:
         """The metadata of a file of the weights."""
         metadata = make_metadata(self.mean, self.std, self.class_names)
+        metadata |= architecture_metadata(vars(self.model))
         return metadata | form_metadata(self.form, self.least_energy)
 
     def run(self, program: Callable[..., PyTree], images: UInt8[np.ndarray, "n h w c"]) -> PyTree:

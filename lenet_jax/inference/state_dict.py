@@ -4,8 +4,8 @@ Convolutions are (out, in, height, width) in PyTorch and (height, width, in, out
 layers (out, in) and (in, out). The inputs of fc1 are ordered differently too: in the flattened
 feature maps, channels vary slowest in PyTorch and fastest here.
 
-Every entry must be float32. Other dtypes are rejected rather than rounded: `network.float()` in
-PyTorch makes the rounding explicit.
+Every entry must be float32 here, and have these names. `torch_names.py` converts other dtypes and
+names of files before, and says so.
 """
 
 import math
@@ -21,6 +21,7 @@ from jaxtyping import Float
 from lenet_jax.data.characters import BOX, SIZE
 from lenet_jax.data.form import ImageForm
 from lenet_jax.errors import UserError, printable
+from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, image_size_of
 from lenet_jax.storage.weights import StateDict
 
@@ -101,8 +102,15 @@ def from_state_dict(
     return state
 
 
-def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[str, Any]:
+def infer_sizes(
+    state_dict: StateDict, source: str = "the state_dict", padding: int = 0
+) -> dict[str, Any]:
     """The sizes of the network that a `state_dict` belongs to: `LeNet(**sizes, rngs=…)`.
+
+    Args:
+      state_dict: the entries; only shapes and dtypes are read.
+      source: its name in error messages.
+      padding: of conv1, which shapes do not tell; images are that much smaller.
 
     Raises:
       UserError: it is not a LeNet's; lists every entry that is missing, unexpected, of the wrong
@@ -124,22 +132,39 @@ def infer_sizes(state_dict: StateDict, source: str = "the state_dict") -> dict[s
     if c2 and (side == 0 or flat != c2 * side**2):
         shapes["fc1.weight"] = (shapes["fc1.weight"][0], f"{c2}·side²")
     _check(state_dict, shapes, dict.fromkeys(SHAPES, "float32"), source)
+    if image_size_of(side, padding) < 1:
+        raise UserError(f"{source}: a padding of {padding} leaves no image")
     return {
         "channels": (sizes["c1"], sizes["c2"]),
         "features": (sizes["f1"], sizes["f2"]),
         "num_classes": sizes["num_classes"],
         "in_channels": sizes["in_channels"],
-        "image_size": image_size_of(side),
+        "image_size": image_size_of(side, padding),
     }
 
 
-def make_model(state_dict: StateDict, source: str = "the state_dict") -> LeNet:
+def make_model(
+    state_dict: StateDict,
+    source: str = "the state_dict",
+    *,
+    activation: ops.Activation = "relu",
+    pool: ops.Pool = "max",
+    padding: int = 0,
+) -> LeNet:
     """Builds the network of a `state_dict`, of any size.
+
+    Args:
+      state_dict: the entries.
+      source: its name in error messages.
+      activation: as for `LeNet`; the entries do not tell it, nor the following.
+      pool: likewise.
+      padding: likewise.
 
     Raises:
       UserError: as for `infer_sizes` and `from_state_dict`.
     """
-    sizes = infer_sizes(state_dict, source)
+    sizes = infer_sizes(state_dict, source, padding)
+    sizes |= {"activation": activation, "pool": pool, "padding": padding}
     abstract = nnx.eval_shape(lambda: LeNet(**sizes, rngs=nnx.Rngs(0)))
     graphdef, like = nnx.split(abstract, nnx.Param)
     return nnx.merge(graphdef, from_state_dict(state_dict, like, source))
@@ -186,7 +211,7 @@ def read_form(
         form = ImageForm.from_json(metadata["images"], source)
     elif in_channels == 1:
         size = min(SIZE, image_size)
-        form = ImageForm(size, box=round(size * BOX / SIZE))
+        form = ImageForm(size, metadata.get("fit", "pad"), box=round(size * BOX / SIZE))
     else:
         sides = (image_size, image_size)
         form = ImageForm(image_size, "resize", handwriting=False, box=image_size, sides=sides)
@@ -208,7 +233,8 @@ def pixel_statistics(
     if not {"mean", "std"} <= set(metadata):
         raise UserError(
             f"{source} does not say how its images are normalised\n"
-            "Give --mean and --std as in transforms.Normalize (0 and 1 where there is none)."
+            "Give --mean and --std as in transforms.Normalize, as --mean=0.1307 --std=0.3081 (0 and"
+            " 1 where there is none)."
         )
     try:
         mean, std = ([float(number) for number in metadata[key].split()] for key in ("mean", "std"))

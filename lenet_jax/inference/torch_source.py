@@ -23,21 +23,23 @@ CLASSES = {classes}
 class LeNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d({in_channels}, {c1}, 5)
+        self.conv1 = nn.Conv2d({in_channels}, {c1}, 5{padding})
         self.conv2 = nn.Conv2d({c1}, {c2}, 5)
         self.fc1 = nn.Linear({flat}, {f1})
         self.fc2 = nn.Linear({f1}, {f2})
         self.fc3 = nn.Linear({f2}, {num_classes})
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(images)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.fc1(x.flatten(1)))
-        return self.fc3(functional.relu(self.fc2(x)))
+        x = functional.{pool}_pool2d(functional.{activation}(self.conv1(images)), 2)
+        x = functional.{pool}_pool2d(functional.{activation}(self.conv2(x)), 2)
+        x = functional.{activation}(self.fc1(x.flatten(1)))
+        return self.fc3(functional.{activation}(self.fc2(x)))
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
-    mean, std = (torch.tensor(values).reshape(1, -1, 1, 1) for values in (MEAN, STD))
+    mean, std = (
+        torch.tensor(values, device=pixels.device).reshape(1, -1, 1, 1) for values in (MEAN, STD)
+    )
     return (pixels.float() - mean) / std
 
 
@@ -65,6 +67,9 @@ def source(
     return TEXT.format(
         in_channels=model.conv1.in_features,
         size=model.image_size,
+        activation=model.activation,
+        pool=model.pool,
+        padding=f", padding={model.padding}" if model.padding else "",
         mean=list(mean),
         std=list(std),
         classes=list(class_names),

@@ -12,10 +12,17 @@ from jaxtyping import Array, Float
 from lenet_jax.nn import ops
 
 Init = Literal["torch", "flax"]
-STEPS = (
-    *("conv1", "conv1.relu", "conv1.pool", "conv2", "conv2.relu", "conv2.pool", "flatten"),
-    *("fc1", "fc1.relu", "fc2", "fc2.relu", "fc3"),
-)
+
+
+def step_names(activation: ops.Activation = "relu") -> tuple[str, ...]:
+    """The steps of a forward pass, from `conv1` over `conv1.relu` and `conv1.pool` to `fc3`."""
+    convolutions = [
+        name
+        for layer in ("conv1", "conv2")
+        for name in (layer, f"{layer}.{activation}", f"{layer}.pool")
+    ]
+    linears = [name for layer in ("fc1", "fc2") for name in (layer, f"{layer}.{activation}")]
+    return (*convolutions, "flatten", *linears, "fc3")
 
 
 class LayerSize(NamedTuple):
@@ -32,14 +39,14 @@ class LayerSize(NamedTuple):
     multiplications: int
 
 
-def final_side(image_size: int) -> int:
+def final_side(image_size: int, padding: int = 0) -> int:
     """Height and width of conv2's pooled feature maps: 32 → 28 → 14 → 10 → 5."""
-    return image_size // 4 - 3
+    return (image_size + 2 * padding) // 4 - 3
 
 
-def image_size_of(final_side: int) -> int:
+def image_size_of(final_side: int, padding: int = 0) -> int:
     """Height and width of the images whose last feature maps have this side."""
-    return 4 * (final_side + 3)
+    return 4 * (final_side + 3) - 2 * padding
 
 
 class LeNet(nnx.Module):
@@ -49,13 +56,14 @@ class LeNet(nnx.Module):
     no ReLU, since the loss normalises and negative evidence counts.
 
     Attributes:
-      conv1, conv2: 5×5 convolutions, each followed by 2×2 max-pooling and ReLU.
-      fc1, fc2, fc3: linear layers; ReLU between them.
+      conv1, conv2: 5×5 convolutions, each followed by the activation, then by 2×2 pooling.
+      fc1, fc2, fc3: linear layers; the activation between them.
       image_size: height and width of an image, in pixels.
+      activation, pool, padding: as given.
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
-    recognition", 1998, section II.B; with max-pooling and ReLU in place of the original's
-    trainable subsampling and tanh.
+    recognition", 1998, section II.B; by default with max-pooling and ReLU in place of the
+    original's trainable subsampling and tanh.
     """
 
     def __init__(
@@ -66,6 +74,9 @@ class LeNet(nnx.Module):
         *,
         in_channels: int = 1,
         image_size: int = 32,
+        activation: ops.Activation = "relu",
+        pool: ops.Pool = "max",
+        padding: int = 0,
         init: Init = "torch",
         backend: ops.Backend = "auto",
         rngs: nnx.Rngs,
@@ -77,7 +88,11 @@ class LeNet(nnx.Module):
           features: units of fc1 and fc2.
           num_classes: logits.
           in_channels: channels of an image.
-          image_size: height and width of an image, in pixels: 16, 20, 24, …
+          image_size: height and width of an image, in pixels; with twice the padding 16, 20, 24, …
+          activation: one of `ops.ACTIVATIONS`; after convolutions it comes before pooling, as in
+            PyTorch's tutorials. With other pairs than `relu` and `max`, convolutions are slower.
+          pool: `max` or `avg`, of 2×2 blocks.
+          padding: zeros around the normalised image, as `Conv2d(padding=…)` of conv1 adds them.
           init: `torch` draws weights and biases uniformly in ±1/√fan_in, as PyTorch's layers do;
             `flax` draws weights from LeCun's normal distribution and sets biases to 0.
           backend: how layers are computed, see `ops.conv_pool_relu`.
@@ -86,13 +101,17 @@ class LeNet(nnx.Module):
         Raises:
           ValueError: the image size leaves no even feature maps to pool.
         """
-        if image_size < 16 or image_size % 4:
-            raise ValueError(f"image_size must be 16, 20, 24, …, not {image_size}")
+        if image_size + 2 * padding < 16 or (image_size + 2 * padding) % 4 or padding < 0:
+            plus = f" with {padding} of padding on each side" if padding else ""
+            raise ValueError(f"image_size{plus} must be 16, 20, 24, …, not {image_size}")
         self.image_size = image_size
+        self.activation: ops.Activation = activation
+        self.pool: ops.Pool = pool
+        self.padding = padding
         self.backend: ops.Backend = backend
         c1, c2 = channels
         f1, f2 = features
-        flat = c2 * final_side(image_size) ** 2
+        flat = c2 * final_side(image_size, padding) ** 2
 
         def conv(c: int, k: int) -> nnx.Conv:
             return nnx.Conv(c, k, (5, 5), padding="VALID", rngs=rngs, **_initializers(init, 25 * c))
@@ -106,39 +125,37 @@ class LeNet(nnx.Module):
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of normalised images."""
         with jax.named_scope("conv1"):  # the name in profiles, and in `graph`
-            x = self._conv_pool_relu(self.conv1, images)
+            x = self._conv_pool(self.conv1, self._pad(images))
         with jax.named_scope("conv2"):
-            x = self._conv_pool_relu(self.conv2, x)
+            x = self._conv_pool(self.conv2, x)
         with jax.named_scope("flatten"):
             x = ops.flatten(x)
         with jax.named_scope("fc1"):
-            x = ops.relu(self._linear(self.fc1, x))
+            x = self._activate(self._linear(self.fc1, x))
         with jax.named_scope("fc2"):
-            x = ops.relu(self._linear(self.fc2, x))
+            x = self._activate(self._linear(self.fc2, x))
         with jax.named_scope("fc3"):
             return self._linear(self.fc3, x)
 
     def feature_maps(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
-        """What conv1's filters respond to: its output after ReLU, before pooling."""
-        return ops.relu(self.conv1(images))
+        """What conv1's filters respond to: its output after the activation, before pooling."""
+        return self._activate(self.conv1(self._pad(images)))
 
     def activations(self, images: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
-        """The output of each of `STEPS`, from `conv1` to `fc3`.
+        """The output of each of `step_names`, from `conv1` to `fc3`.
 
-        Convolution, then ReLU, then pooling, each computed separately.
+        Convolution, then activation, then pooling, each computed separately.
         `fc3` holds the logits, which equal those of `__call__` up to rounding.
         """
-        steps, x = {}, images
+        steps, x = {}, self._pad(images)
         for name, convolve in (("conv1", self.conv1), ("conv2", self.conv2)):
             steps[name] = convolve(x)
-            steps[f"{name}.relu"] = ops.relu(steps[name])
-            steps[f"{name}.pool"] = x = nnx.max_pool(
-                steps[f"{name}.relu"], window_shape=(2, 2), strides=(2, 2)
-            )
+            steps[f"{name}.{self.activation}"] = x = self._activate(steps[name])
+            steps[f"{name}.pool"] = x = self._pool(x)
         steps["flatten"] = x = ops.flatten(x)
         for name, connect in (("fc1", self.fc1), ("fc2", self.fc2)):
             steps[name] = connect(x)
-            steps[f"{name}.relu"] = x = ops.relu(steps[name])
+            steps[f"{name}.{self.activation}"] = x = self._activate(steps[name])
         steps["fc3"] = self.fc3(x)
         return steps
 
@@ -161,11 +178,24 @@ class LeNet(nnx.Module):
             )
         return sizes
 
-    def _conv_pool_relu(
-        self, layer: nnx.Conv, x: Float[Array, "b h w c"]
-    ) -> Float[Array, "b h2 w2 k"]:
+    def _pad(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        sides = (self.padding, self.padding)
+        return jnp.pad(images, ((0, 0), sides, sides, (0, 0))) if self.padding else images
+
+    def _activate(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        return ops.ACTIVATIONS[self.activation](x)
+
+    def _pool(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        if self.pool == "avg":
+            return ops.avg_pool(x)
+        return nnx.max_pool(x, window_shape=(2, 2), strides=(2, 2))
+
+    def _conv_pool(self, layer: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         assert layer.bias is not None
-        return ops.conv_pool_relu(x, layer.kernel[...], layer.bias[...], backend=self.backend)
+        arrays = x, layer.kernel[...], layer.bias[...]
+        if (self.activation, self.pool) == ("relu", "max"):
+            return ops.conv_pool_relu(*arrays, backend=self.backend)
+        return ops.conv_activate_pool(*arrays, self.activation, self.pool, backend=self.backend)
 
     def _linear(self, layer: nnx.Linear, x: Float[Array, "b n"]) -> Float[Array, "b k"]:
         assert layer.bias is not None

@@ -10,7 +10,8 @@ over contiguous memory. `batch_last` moves it there and back; XLA cancels the pa
 layers.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,6 +25,8 @@ from lenet_jax.nn import cpu_kernels, native
 from lenet_jax.nn.phase import conv_phases, matmul_precision, max_over_phases
 
 Backend = Literal["auto", "native", "phase", "plain"]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
+Pool = Literal["max", "avg"]
 
 
 def conv_pool_relu(
@@ -54,23 +57,48 @@ def conv_pool_relu(
         requested, and s is not 5 or an array is not float32.
       UserError: `native` is requested, and not available.
     """
-    _, height, width, _ = x.shape
-    size = kernel.shape[0]
-    if size % 2 == 0:
-        raise ValueError(f"the kernel's size must be odd, not {size}")
-    for name, extent in (("height", height), ("width", width)):
-        if extent < size or (extent - size) % 2 == 0:
-            raise ValueError(
-                f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
-                " convolution; 2×2 pooling needs a positive even number"
-            )
+    _check_sizes(x, kernel)
     implementations = {
         "plain": _conv_pool_relu_plain,
         "phase": _conv_pool_relu_phase,
         "native": _conv_pool_relu_native,
     }
-    chosen = _choose(backend, x, kernel, size == cpu_kernels.SIZE)
+    chosen = _choose(backend, x, kernel, kernel.shape[0] == cpu_kernels.SIZE)
     return implementations[chosen](x, kernel, bias)
+
+
+def conv_activate_pool(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "s s c k"],
+    bias: Float[Array, " k"],
+    activation: Activation,
+    pool: Pool,
+    *,
+    backend: Backend = "auto",
+) -> Float[Array, "b h2 w2 k"]:
+    """Convolves (valid, stride 1), adds the bias, activates, then pools 2×2 blocks.
+
+    The general form of `conv_pool_relu`, for every activation and both ways of pooling: four times
+    the activations, and no C++.
+
+    Args:
+      x: images or feature maps.
+      kernel: square, of odd size s, in the layout (height, width, in, out).
+      bias: one value per output channel.
+      activation: one of `ACTIVATIONS`.
+      pool: `max` or `avg`.
+      backend: `plain`; every other is `phase`.
+
+    Raises:
+      ValueError: s is even, or the convolved height or width is odd or not positive.
+    """
+    _check_sizes(x, kernel)
+    activate = ACTIVATIONS[activation]
+    if backend == "plain" or 0 in x.shape:
+        convolved = activate(_convolve(x, kernel) + bias.reshape(1, 1, 1, -1))
+        return _max_pool(convolved) if pool == "max" else avg_pool(convolved)
+    phases = activate(conv_phases(batch_last(x), kernel) + bias.reshape(1, -1, 1, 1, 1))
+    return batch_last(max_over_phases(phases) if pool == "max" else jnp.mean(phases, axis=0))
 
 
 def linear(
@@ -141,6 +169,19 @@ def compiler_options() -> dict[str, Any]:
     return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
 
 
+def _check_sizes(x: Array, kernel: Array) -> None:
+    _, height, width, _ = x.shape
+    size = kernel.shape[0]
+    if size % 2 == 0:
+        raise ValueError(f"the kernel's size must be odd, not {size}")
+    for name, extent in (("height", height), ("width", width)):
+        if extent < size or (extent - size) % 2 == 0:
+            raise ValueError(
+                f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
+                " convolution; 2×2 pooling needs a positive even number"
+            )
+
+
 def batch_last(x: Float[Array, "first *middle last"]) -> Float[Array, "last *middle first"]:
     """(b, h, w, c) ↔ (c, h, w, b), or (b, n) ↔ (n, b): the layout of the fast backends and back."""
     return x.swapaxes(0, -1)
@@ -149,6 +190,24 @@ def batch_last(x: Float[Array, "first *middle last"]) -> Float[Array, "last *mid
 def relu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """max(x, 0), with gradient 0 at 0: [-3, 5, -1, 2] → [0, 5, 0, 2]."""
     return jax.nn.relu(x)
+
+
+# By the names of PyTorch's functions, with their defaults.
+ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
+    "relu": relu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+}
+
+
+def avg_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """The mean of each 2×2 block."""
+    b, h, w, c = x.shape
+    return jnp.mean(x.reshape(b, h // 2, 2, w // 2, 2, c), axis=(2, 4))
 
 
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
@@ -164,12 +223,20 @@ def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
 def _conv_pool_relu_plain(
     x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
 ) -> Float[Array, "b h2 w2 k"]:
+    return relu(_max_pool(_convolve(x, kernel)) + bias.reshape(1, 1, 1, -1))
+
+
+def _convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"]
+) -> Float[Array, "b h2 w2 k"]:
     layout = ("NHWC", "HWIO", "NHWC")
-    convolved = lax.conv_general_dilated(
+    return lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=matmul_precision()
     )
-    pooled = lax.reduce_window(convolved, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-    return relu(pooled + bias.reshape(1, 1, 1, -1))
+
+
+def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
 def _conv_pool_relu_native(

@@ -86,15 +86,17 @@ def plot_feature_maps(
     *,
     title: str,
     captions: Sequence[str],
+    activation: str = "ReLU",
 ) -> Figure:
     """Plots one image, the filters of the first convolution, and the feature map of each.
 
     Args:
         image: what the network sees, before normalisation.
         kernel: weights of the first convolution.
-        maps: its feature maps of that image after ReLU, at any size; all on one scale from 0.
+        maps: its feature maps of that image after the activation, at any size; all on one scale.
         title: the network and its data.
         captions: lines below the image.
+        activation: its name.
     """
     height, width, c, o = kernel.shape
     rows, columns = grid(o, 4 if o <= 8 else 8 if o <= 32 else 11)
@@ -109,12 +111,13 @@ def plot_feature_maps(
         bar_left + 84,
         max(TOP + rows * cell_height, 370),
         f"Feature maps of conv1, {legible(title, 60)}",
-        f"above: each of the {_filters(o)}; below: its feature map, {size}, after ReLU",
+        f"above: each of the {_filters(o)}; below: its feature map, {size}, after {activation}",
     )
     image_height = picture(axes, 16, TOP, as_rgb(image), fit(max(image.shape[:2]), 204))
     for line, caption in enumerate(captions):
         write(axes, 16, TOP + image_height + 18 + 20 * line, legible(caption, 28))
-    weights, activations = signed_colours(kernel), activation_colours(maps)
+    weights = signed_colours(kernel)
+    activations = (signed_colours if maps.min() < 0 else activation_colours)(maps)
     for index in range(o):
         x = left + index % columns * (side + gap)
         y = TOP + index // columns * cell_height
@@ -201,7 +204,7 @@ def plot_journey(
         WIDTH,
         180 + sum(heights.values()) + 24 * len(shown) + 20,
         f"Layer by layer, {legible(title, 60)}",
-        "red and blue: above and below 0; dark to bright: from 0 up, after ReLU;"
+        "red and blue: above and below 0; dark to bright: from 0 up, as after ReLU;"
         " each layer on its own scale",
     )
     side = fit(max(image.shape[:2]), 96)

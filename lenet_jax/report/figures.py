@@ -39,7 +39,7 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
     }
     for layer in CONVOLUTIONS:
         kernel = np.asarray(getattr(network.model, layer).kernel[...])
-        patches = exciting_patches(findings.survey, test.images, layer)
+        patches = exciting_patches(findings.survey, test.images, layer, network.model.padding)
         figures[f"{layer}_filters"] = filters.plot_exciting_patches(
             kernel, patches, layer=layer, title=title
         )
@@ -55,7 +55,7 @@ def _plot_histograms(network: Network, findings: Findings, title: str) -> Figure
         for name, array in network.state_dict.items()
         if name.endswith(".weight")
     }
-    captions = {"fc3": "logits"}
+    captions = dict.fromkeys(findings.activations, "") | {"fc3": "logits"}
     for name, dead in findings.survey.dead().items():
         zeros = 100 * float((findings.activations[name] == 0).mean())
         units = findings.survey.active[name].shape[1]

@@ -15,7 +15,7 @@ from lenet_jax.inference.network import Network
 from lenet_jax.nn import autograd, ops
 
 CONVOLUTIONS = ("conv1", "conv2")
-RELUS = ("conv1.relu", "conv2.relu", "fc1.relu", "fc2.relu")
+ACTIVATED = ("conv1", "conv2", "fc1", "fc2")  # layers that an activation follows
 # Of a unit of a convolution: the side of what it sees of the image, and the step to the next unit.
 FIELDS = {"conv1": (5, 1), "conv2": (14, 2)}  # 5×5 behind a 2×2 pooling behind 5×5
 PATCHES = 9  # a filter
@@ -35,9 +35,10 @@ class Survey:
     """How the network responds to each of n images.
 
     Attributes:
-      peaks: of each convolution, the strongest response of each filter k, before ReLU.
+      peaks: of each convolution, the strongest response of each filter k, before the activation.
       places: where in the feature map it is, counted row by row.
-      active: of each ReLU, which units k gave more than 0; of a feature map, anywhere in it.
+      active: of each ReLU, which units k gave more than 0; of a feature map, anywhere in it. Empty
+        for other activations.
     """
 
     peaks: Mapping[str, Float[np.ndarray, "n k"]]
@@ -128,13 +129,15 @@ def survey(network: Network, images: UInt8[np.ndarray, "n h w c"]) -> Survey:
 
 
 def exciting_patches(
-    survey: Survey, images: UInt8[np.ndarray, "n h w c"], layer: str
+    survey: Survey, images: UInt8[np.ndarray, "n h w c"], layer: str, padding: int = 0
 ) -> UInt8[np.ndarray, "k m side side c"]:
     """The m patches that excite each filter most, strongest first, at most one of an image.
 
-    A patch is what the unit sees: its receptive field, cut out of the image.
+    A patch is what the unit sees: its receptive field, cut out of the image, which the network pads
+    by `padding` pixels; they are shown black.
     """
     side, step = FIELDS[layer]
+    images = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     width = (images.shape[2] - side) // step + 1  # of the feature map
     rows = []
     for peaks, places in zip(survey.peaks[layer].T, survey.places[layer].T, strict=True):
@@ -194,9 +197,10 @@ def calibration(
 def activations(
     network: Network, images: UInt8[np.ndarray, "n h w c"]
 ) -> dict[str, Float[np.ndarray, " m"]]:
-    """All outputs of each ReLU, and the logits, over the first `SAMPLE` images."""
+    """All outputs of each activation, and the logits, over the first `SAMPLE` images."""
     sample = images[:SAMPLE]
-    return {name: network.features(sample, name).ravel() for name in (*RELUS, "fc3")}
+    names = [f"{layer}.{network.model.activation}" for layer in ACTIVATED]
+    return {name: network.features(sample, name).ravel() for name in (*names, "fc3")}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -207,10 +211,12 @@ def _survey(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> tuple[dict[str, Array], dict[str, Array], dict[str, Array]]:
-    steps = nnx.merge(graphdef, params).activations(ops.normalise(images, mean, std))
+    model = nnx.merge(graphdef, params)
+    steps = model.activations(ops.normalise(images, mean, std))
+    relus = [f"{layer}.relu" for layer in ACTIVATED if model.activation == "relu"]
     maps = {name: steps[name].reshape(len(images), -1, steps[name].shape[-1]) for name in steps}
     return (
         {name: maps[name].max(1) for name in CONVOLUTIONS},
         {name: maps[name].argmax(1) for name in CONVOLUTIONS},
-        {name: (maps[name] > 0).any(1) for name in RELUS},
+        {name: (maps[name] > 0).any(1) for name in relus},
     )

@@ -123,15 +123,16 @@ def _valid_accuracy(row: Mapping[str, float | int]) -> float | int:
 def _stats(network: Network, findings: Findings) -> list[tuple[str, str, str]]:
     """What matters most: the name, the number, and a note."""
     count, wrong = len(findings.test), len(findings.mistakes())
-    dead = sum(map(len, findings.survey.dead().values()))
+    dead = sum(map(len, findings.survey.dead().values()))  # none where there is no ReLU
     units = sum(active.shape[1] for active in findings.survey.active.values())
     error = f"{100 * findings.calibration.error:.2f} %"
     stats = [
         ("Test accuracy", f"{100 * (1 - wrong / count):.2f} %", f"{wrong:,} of {count:,} wrong"),
         ("Parameters", f"{sum(map(np.size, network.state_dict.values())):,}", "weights and biases"),
         ("Calibration error", error, "expected calibration error"),
-        ("Dead ReLUs", f"{dead}", f"of {units} units, over all test images"),
     ]
+    if units:
+        stats.append(("Dead ReLUs", f"{dead}", f"of {units} units, over all test images"))
     summary = network.summary
     if {"epochs", "train_seconds"} <= summary.keys():
         seconds = f"{summary['train_seconds']:.0f} s of training"

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.form import measure_form
 from lenet_jax.errors import DISK_FAULTS, printable
+from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.load import save_params
 from lenet_jax.inference.network import energy
 from lenet_jax.inference.state_dict import form_metadata, make_metadata
@@ -61,7 +62,10 @@ def draw_figures(
             f"true class: {names[labels[example]]}",
             f"predicted: {names[predictions[example]]}",
         ]
-        return filters.plot_feature_maps(image, kernel, maps, title=title, captions=captions)
+        name = "ReLU" if model.activation == "relu" else model.activation
+        return filters.plot_feature_maps(
+            image, kernel, maps, title=title, captions=captions, activation=name
+        )
 
     plots: dict[str, Callable[[], Figure]] = {
         "curves.png": lambda: curves.plot_curves(
@@ -96,6 +100,7 @@ def save_weights(
 ) -> None:
     """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
     metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
+    metadata |= architecture_metadata(dict(spec.model))
     save_params(path, params, metadata | dict(form))
 
 

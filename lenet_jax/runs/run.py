@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,9 @@ from flax import nnx
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import ExitCode, UserError, WriteError, expand
-from lenet_jax.inference.load import load
-from lenet_jax.inference.state_dict import from_state_dict
+from lenet_jax.inference.description import stated
+from lenet_jax.inference.load import load_model
+from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.nn import native
 from lenet_jax.runs import figures
 from lenet_jax.runs.record import Record
@@ -73,7 +74,8 @@ def run(
     trainer = Trainer(config, data.load(**config.data))
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
-    initial = None if any(checkpoints.glob("[0-9]*")) else _initial_params(trainer)
+    has_checkpoint = any(checkpoints.glob("[0-9]*"))
+    initial = None if has_checkpoint else _initial_params(trainer, console.warn)
     try:
         with (
             Interrupt(console.release, console.is_closed) as interrupt,
@@ -233,7 +235,7 @@ class _Job:
         self.console.result(summary, self.directory.files())
 
 
-def _initial_params(trainer: Trainer) -> nnx.State | None:
+def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State | None:
     """The parameters that `train.initial_weights` names: `PATH` or `SWEEP:MEMBER`.
 
     Raises:
@@ -244,9 +246,13 @@ def _initial_params(trainer: Trainer) -> nnx.State | None:
         return None
     path, _, number = name.rpartition(":")
     member = int(number) if path and re.fullmatch(r"\d{1,9}", number) else None
-    network = load(name if member is None else path, member)
+    model, metadata = load_model(name if member is None else path, member, say=warn)
     like = nnx.state(trainer.spec.abstract_model, nnx.Param)
-    return from_state_dict(network.state_dict, like, name)
+    for key, value in stated(metadata).items():
+        ours = trainer.config.model[key]
+        if value != str(ours):
+            warn(f"{name} is of a network with {key} {value}; this one has {ours}: model.{key}")
+    return from_state_dict(to_state_dict(nnx.state(model, nnx.Param)), like, name)
 
 
 def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) -> RunState:

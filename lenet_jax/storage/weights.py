@@ -1,16 +1,14 @@
 """Weights files: safetensors, and PyTorch's own format if torch is installed.
 
-Nothing is unpickled: PyTorch files are read by `torch.load(weights_only=True)` and never written.
-Values are read lazily, so that a caller can reject names and shapes first.
+What a file is, its content says and not its name. Nothing is unpickled: PyTorch's files are read by
+`torch.load(weights_only=True)`, see `torch_file.py`, and never written. Values of safetensors are
+read lazily, so that a caller can reject names and shapes first.
 """
 
 import json
 import struct
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError  # torch's loader raises it for whatever it does not allow
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,23 +17,19 @@ from safetensors.numpy import save
 
 from lenet_jax.errors import UserError, expand, printable, write_error
 from lenet_jax.storage.files import write_atomically
+from lenet_jax.storage.torch_file import is_torch, not_weights, read_torch
 
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
-# What torch's loader raises for corrupted files, besides `UnpicklingError`.
-TORCH_ERRORS = (
-    RuntimeError,
-    EOFError,
-    OSError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    struct.error,
-)
+# Files that bear a weights file's name: how they begin, in lower case, and what they are.
+ELSE = {
+    b"version https://git-lfs": "it is a pointer of Git LFS: git lfs pull",
+    b"<": "it is a web page, as downloads leave it that need a login",
+    b"\x1f\x8b": "it is packed with gzip: unpack it",
+    b"\x89hdf": "it is HDF5, as Keras writes it",
+    b"\x80": "it is a pickle, but not one of torch.save",
+}
 
 
 @runtime_checkable
@@ -77,11 +71,14 @@ class StoredTensor:
         return np.asarray(self._file.get_tensor(self._name), dtype)
 
 
-def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
+def read(
+    path: str | Path, say: Callable[[str], None] = lambda _: None
+) -> tuple[StateDict, dict[str, str]]:
     """Opens a `state_dict`.
 
     Args:
-      path: a `.safetensors` file; or a `.pt` or `.pth` file, for which torch must be installed.
+      path: a file of safetensors, or of PyTorch, for which torch must be installed.
+      say: is given a line on what of the file was taken, where it holds more than weights.
 
     Returns:
       The tensors by name, and the file's metadata, which is empty for PyTorch files.
@@ -91,14 +88,18 @@ def read(path: str | Path) -> tuple[StateDict, dict[str, str]]:
     """
     path = expand(path)
     try:
-        path.open("rb").close()
+        with path.open("rb") as file:
+            head = file.read(64)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if path.suffix.lower() in SAFETENSORS:
+    suffix = path.suffix.lower()
+    if is_torch(head):
+        return read_torch(path, say), {}
+    if suffix in SAFETENSORS or head[8:9] == b"{":
         return _read_safetensors(path)
-    if path.suffix.lower() in TORCH:
-        return _read_torch(path), {}
-    raise UserError(f"{path}: the name must end in {', '.join(SAFETENSORS + TORCH)}")
+    if suffix in TORCH and not head:
+        return read_torch(path, say), {}
+    raise not_weights(path, _kind_of_else(head))
 
 
 def write(
@@ -143,50 +144,9 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
         raise UserError(f"{path} is not a valid safetensors file: {printable(reason)}") from error
 
 
-def _read_torch(path: Path) -> StateDict:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"reading {path} needs PyTorch: pip install torch\n"
-            "Or write safetensors where PyTorch is: safetensors.torch.save_file(network"
-            ".state_dict(), 'network.safetensors')"
-        ) from error
-    try:
-        if _is_inflated(path):
-            raise _not_weights(path, "its entries claim to be larger than the file")
-        with warnings.catch_warnings(action="ignore"):  # about files that are rejected below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, Mapping):
-            raise _not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
-        for name, tensor in content.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise _not_weights(path, f"its entry {printable(name, 60)!r} is not a tensor")
-        if sum(tensor.nbytes for tensor in content.values()) > path.stat().st_size:
-            raise _not_weights(path, "its tensors claim to be larger than the file")
-        # Tensors of other dtypes stay as they are: NumPy does not support them all.
-        return {
-            str(name): tensor.numpy(force=True) if tensor.dtype is torch.float32 else tensor
-            for name, tensor in content.items()
-        }
-    except UnpicklingError as error:
-        raise _not_weights(path, "it holds more than weights, or is damaged") from error
-    except zipfile.BadZipFile as error:
-        raise _not_weights(path, "it is not a zip archive, or is damaged") from error
-    except TORCH_ERRORS as error:
-        raise _not_weights(path, f"PyTorch cannot read it ({type(error).__name__})") from error
-
-
-def _is_inflated(path: Path) -> bool:
-    """Whether an archive unpacks to more than its size; `torch.save` never writes such a file."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    return packed or sum(entry.file_size for entry in entries) > path.stat().st_size
-
-
-def _not_weights(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"{path} is not a weights file: {reason}\n"
-        "In PyTorch: torch.save(network.state_dict(), 'network.pt')"
-    )
+def _kind_of_else(head: bytes) -> str:
+    """What a file that begins so is, if it is often taken for weights."""
+    for start, kind in ELSE.items():
+        if head.lstrip().lower().startswith(start):
+            return kind
+    return "it is neither safetensors nor PyTorch's"

@@ -13,6 +13,7 @@ from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.data.form import measure_form
 from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
+from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
@@ -227,7 +228,7 @@ class Trainer:
         spec, dataset = chunk.group.spec, chunk.group.dataset
         form = measure_form(dataset.train.images, chunk.members[0].config.data.fit)
         metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
-        metadata |= form_metadata(form, None)
+        metadata |= architecture_metadata(dict(spec.model)) | form_metadata(form, None)
         write_weights(folder, saved, metadata)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lenet_jax.errors import UserError, expand, printable
 
@@ -30,9 +30,64 @@ def make_parser(program: str, description: str, *, weights: bool = True) -> Pars
     parser = Parser(program, description=description, allow_abbrev=False)
     parser.add_argument("--workdir", metavar="DIR", help="a run directory, or a sweep's")
     if weights:
-        parser.add_argument("--weights", metavar="FILE", help="a file: .safetensors, .pt or .pth")
+        parser.add_argument(
+            "--weights", metavar="FILE", help="a file of safetensors or PyTorch (.pt, .ckpt, …)"
+        )
     parser.add_argument("--member", type=int, metavar="N", help="which network of a sweep")
+    add_description(parser)
     return parser
+
+
+def add_description(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags for what a weights file does not say, see `inference.description`."""
+    group = parser.add_argument_group("what a weights file does not say")
+    group.add_argument(
+        "--activation", metavar="NAME", help="relu (default), tanh, sigmoid, leaky_relu, elu, …"
+    )
+    group.add_argument("--pool", metavar="NAME", help="max (default) or avg")
+    group.add_argument(
+        "--padding", type=int, metavar="N", help="of conv1, as Conv2d(padding=N); default: 0"
+    )
+    for name, meaning in (("mean", "mean"), ("std", "standard deviation")):
+        group.add_argument(
+            f"--{name}",
+            type=_parse_floats,
+            metavar="X[,Y,Z]",
+            help=f"{meaning} of a pixel per channel, as in transforms.Normalize (pixels in 0..1);"
+            " default: from the file's metadata",
+        )
+    group.add_argument(
+        "--fit",
+        choices=("pad", "resize"),
+        help="how images are brought to the network's size; default: pad, resize in colour",
+    )
+    group.add_argument(
+        "--map",
+        type=_parse_map,
+        metavar="LAYER=NAME,…",
+        help="what layers are called in the file: conv1=features.0,fc1=classifier.1",
+    )
+
+
+def description(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of `add_description`'s flags, as `inference.description.Description` has them."""
+    names = "activation", "pool", "padding", "mean", "std", "fit"
+    return {name: getattr(arguments, name) for name in names} | {"layers": arguments.map}
+
+
+def _parse_floats(text: str) -> list[float]:
+    try:
+        return [float(item) for item in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X or X,Y,Z") from error
+
+
+def _parse_map(text: str) -> dict[str, str]:
+    pairs = [item.partition("=") for item in text.split(",")]
+    layers = {layer.strip(): name.strip() for layer, _, name in pairs}
+    if not all(layers) or not all(layers.values()) or len(layers) < len(pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LAYER=NAME,LAYER=NAME,…")
+    return layers
 
 
 def network_path(arguments: argparse.Namespace) -> Path:

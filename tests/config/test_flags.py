@@ -235,7 +235,8 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         # Together
         (
             "--config.data.image_size=30",
-            "data.image_size=30: must be a multiple of 4, "
+            "data.image_size=30, model.padding=0: "
+            "size + 2 · padding must be a multiple of 4, "
             "for two 5×5 convolutions, each followed by 2×2 pooling",
         ),
         (
@@ -305,7 +306,8 @@ def test_one_mistake_is_one_line(override: str, line: str) -> None:
             ],
             f"unknown flag --lr; {LEARNING_RATE}\n"
             "data.fit=crop: must be one of pad, resize\n"
-            f"seed=x: {NATURAL}; data.image_size=30: must be a multiple of 4, "
+            f"seed=x: {NATURAL}; data.image_size=30, model.padding=0: "
+            "size + 2 · padding must be a multiple of 4, "
             "for two 5×5 convolutions, each followed by 2×2 pooling",
         ),
     ],

@@ -171,6 +171,7 @@ def test_colour_is_resized(tmp_path, monkeypatch):
         }.items()
     }
     metadata = {"mean": "1 2 3", "std": "1 1 1"}
+    metadata |= {"activation": "relu", "pool": "max", "padding": "0"}
     weights.write(tmp_path / "colour.safetensors", state_dict, metadata)
     network = lenet_jax.load(tmp_path / "colour.safetensors")
     picture = np.zeros((50, 30, 3), np.uint8)

@@ -188,13 +188,27 @@ def test_prefix_of_all_names_is_recognised(state_dict):
         infer_sizes(wrapped)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, np.int32])
-def test_dtypes_are_refused_not_rounded(capsys, saved, dtype):
-    path = saved({"fc1.bias": np.ones(5, dtype), "fc2.bias": np.ones(4, dtype)})
-    name = np.dtype(dtype).name.replace("int32", "I32")
+def test_integers_are_refused(capsys, saved):
+    path = saved({"fc1.bias": np.ones(5, np.int32), "fc2.bias": np.ones(4, np.int32)})
     said = refusal(capsys, "inspect", path)
-    assert f"fc1.bias {name}, not float32, fc2.bias {name}, not float32\n" in said
+    assert "fc1.bias I32, not float32, fc2.bias I32, not float32\n" in said
     assert "network.float()" in said
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16])
+def test_other_floats_are_converted_and_it_is_said(saved, state_dict, dtype):
+    state_dict["fc1.bias"] = np.asarray([0.1, 1, -2, 3, 1 / 3]).astype(dtype)
+    path = saved({"fc1.bias": state_dict["fc1.bias"]})
+    said = []
+    model, _ = load_model(path, say=said.append)
+    assert said == [f"{path}: {np.dtype(dtype).name} is converted to float32"]
+    expected = {**state_dict, "fc1.bias": state_dict["fc1.bias"].astype(np.float32)}
+    assert_same_bits(to_state_dict(nnx.state(model, nnx.Param)), expected)
+
+
+def test_a_float64_beyond_float32_is_refused(capsys, saved):
+    path = saved({"fc1.bias": np.full(5, 1e300)})
+    assert refusal(capsys, "inspect", path) == f"{path} has NaN or infinite values in fc1.bias\n"
 
 
 def test_nan_and_infinity_are_refused(capsys, saved, state_dict):

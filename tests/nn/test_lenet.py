@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lenet_jax.nn.lenet import STEPS, LeNet
+from lenet_jax.inference.state_dict import to_state_dict
+from lenet_jax.nn.lenet import LeNet, step_names
 from tests.support.backends import NATIVE
 
 
@@ -21,9 +22,9 @@ def test_shape_of_every_layer():
     model = LeNet(rngs=nnx.Rngs(0))
     images = jnp.zeros((3, 32, 32, 1))
     assert model.feature_maps(images).shape == (3, 28, 28, 6)
-    x = model._conv_pool_relu(model.conv1, images)
+    x = model._conv_pool(model.conv1, images)
     assert x.shape == (3, 14, 14, 6)
-    x = model._conv_pool_relu(model.conv2, x)
+    x = model._conv_pool(model.conv2, x)
     assert x.shape == (3, 5, 5, 12)
     x = x.reshape(3, -1)
     assert x.shape == (3, 300)
@@ -95,7 +96,7 @@ def test_activations_are_the_steps_of_the_forward_pass():
     model = LeNet(rngs=nnx.Rngs(0))
     images = jax.random.normal(jax.random.key(1), (3, 32, 32, 1))
     steps = model.activations(images)
-    assert tuple(steps) == STEPS
+    assert tuple(steps) == step_names()
     shapes = {"conv1": (28, 28, 6), "conv1.pool": (14, 14, 6), "conv2": (10, 10, 12)}
     shapes |= {"conv2.pool": (5, 5, 12), "flatten": (300,), "fc1": (120,), "fc2": (84,)}
     for name, shape in shapes.items():
@@ -104,3 +105,81 @@ def test_activations_are_the_steps_of_the_forward_pass():
             np.testing.assert_array_equal(steps[f"{name}.relu"], jnp.maximum(steps[name], 0))
     np.testing.assert_array_equal(steps["conv1.relu"], model.feature_maps(images))
     np.testing.assert_allclose(steps["fc3"], model(images), atol=1e-6)
+
+
+FORMS = [
+    {"activation": "tanh", "pool": "avg"},
+    {"activation": "relu", "pool": "avg", "padding": 2, "image_size": 28},
+    {"activation": "sigmoid", "pool": "max"},
+    {"activation": "gelu", "pool": "max"},
+    {"activation": "relu", "pool": "max", "padding": 1, "image_size": 18},
+    {"activation": "leaky_relu", "pool": "avg"},
+    {"activation": "elu", "pool": "avg"},
+    {"activation": "silu", "pool": "max"},
+]
+
+
+def form_id(form):
+    return "-".join(map(str, form.values()))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=form_id)
+def test_every_backend_and_activations_give_the_logits_and_gradients_of_plain(form):
+    size = form.get("image_size", 32)
+    images = jax.random.normal(jax.random.key(1), (3, size, size, 1))
+
+    def loss(model, images):
+        return jnp.sum(model(images) ** 2)
+
+    plain = LeNet(**form, backend="plain", rngs=nnx.Rngs(0))
+    expected, grads = nnx.value_and_grad(loss, argnums=(0, 1))(plain, images)
+    steps = plain.activations(images)
+    assert tuple(steps) == step_names(form["activation"])
+    np.testing.assert_allclose(steps["fc3"], plain(images), atol=1e-5)
+    first = f"conv1.{form['activation']}"
+    np.testing.assert_array_equal(steps[first], plain.feature_maps(images))
+    for backend in ("phase", "auto"):
+        other = LeNet(**form, backend=backend, rngs=nnx.Rngs(0))
+        np.testing.assert_allclose(other(images), plain(images), atol=1e-5)
+        ours, theirs = nnx.value_and_grad(loss, argnums=(0, 1))(other, images)
+        np.testing.assert_allclose(ours, expected, rtol=1e-5)
+        for a, b in zip(jax.tree.leaves(theirs), jax.tree.leaves(grads), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=form_id)
+@pytest.mark.torch
+def test_every_form_gives_the_logits_and_gradients_of_live_pytorch(form):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    model = LeNet(**form, rngs=nnx.Rngs(0))
+    weights = {
+        name: torch.from_numpy(array).requires_grad_()
+        for name, array in to_state_dict(nnx.state(model, nnx.Param)).items()
+    }
+    size = form.get("image_size", 32)
+    images = np.random.default_rng(0).normal(size=(4, 1, size, size)).astype(np.float32)
+    act = getattr(functional, form["activation"])
+    pool = getattr(functional, f"{form['pool']}_pool2d")
+    x = torch.from_numpy(images)
+    for layer, padding in (("conv1", form.get("padding", 0)), ("conv2", 0)):
+        x = functional.conv2d(
+            x, weights[f"{layer}.weight"], weights[f"{layer}.bias"], padding=padding
+        )
+        x = pool(act(x), 2)
+    x = x.flatten(1)
+    for layer in ("fc1", "fc2", "fc3"):
+        x = functional.linear(x, weights[f"{layer}.weight"], weights[f"{layer}.bias"])
+        x = act(x) if layer != "fc3" else x
+    inputs = jnp.asarray(images.transpose(0, 2, 3, 1))
+    np.testing.assert_allclose(model(inputs), x.detach().numpy(), atol=1e-5)
+    (x**2).sum().backward()
+    grads = nnx.grad(lambda model: jnp.sum(model(inputs) ** 2))(model)
+    for name, ours in to_state_dict(grads).items():
+        np.testing.assert_allclose(ours, weights[name].grad.numpy(), atol=1e-5, rtol=1e-4)
+
+
+def test_padding_must_leave_even_feature_maps():
+    assert LeNet(image_size=28, padding=2, rngs=nnx.Rngs(0)).fc1.in_features == 300
+    with pytest.raises(ValueError, match="with 1 of padding on each side"):
+        LeNet(image_size=28, padding=1, rngs=nnx.Rngs(0))

@@ -124,7 +124,10 @@ def test_paths_that_are_not_weights_files(capsys, tmp_path):
     assert f"{tmp_path}/model.safetensors cannot be read" in refusal(capsys, "inspect", tmp_path)
     other = tmp_path / "network.bin"
     other.write_bytes(VALID)
-    assert "must end in .safetensors, .pt, .pth" in refusal(capsys, "inspect", other)
+    assert list(weights.read(other)[0]) == list(safetensors.numpy.load(VALID))
+    other.write_bytes(b"import numpy as np")
+    said = refusal(capsys, "inspect", other)
+    assert said.startswith(f"{other} is not a weights file: it is neither safetensors nor PyTorch")
 
 
 def test_writing_fails_whole(tmp_path, state_dict):
@@ -170,19 +173,17 @@ def test_program_in_a_pt_file_is_not_run(capsys, tmp_path, zipped):
     ("make", "message"),
     [
         (lambda torch, net: torch.nn.Linear(1, 1), "it holds more than weights"),
-        (lambda torch, net: {"epoch": 3, "net": net.state_dict()}, "its entry 'epoch' is no"),
         (lambda torch, net: torch.zeros(3), "it holds a Tensor, not a state_dict"),
         (
             lambda torch, net: net.state_dict() | {"fc1.bias": torch.zeros(1).expand(10**12)},
             "its tensors claim to be larger than the file",
         ),
-        (lambda torch, net: net.bfloat16().state_dict(), "fc3.bias bfloat16, not float32\nIn"),
         (
             lambda torch, net: net.state_dict() | {"fc1.bias": torch.zeros(11).to_sparse()},
             "PyTorch cannot read it (",
         ),
     ],
-    ids=["module", "checkpoint", "tensor", "expanded", "bfloat16", "sparse"],
+    ids=["module", "tensor", "expanded", "sparse"],
 )
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 def test_pt_file_of_something_else_is_refused(capsys, tmp_path, make, message):

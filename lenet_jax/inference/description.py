@@ -1,0 +1,138 @@
+"""What a weights file may not say of its network: activation, pooling, padding, normalisation."""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from lenet_jax.errors import UserError, printable
+from lenet_jax.inference.state_dict import make_metadata
+from lenet_jax.nn import ops
+
+DEFAULTS: Mapping[str, Any] = {"activation": "relu", "pool": "max", "padding": 0}
+MAX_PADDING = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What the user says of a weights file; it overrides what the file says. None: nothing.
+
+    Attributes:
+      activation: one of `ops.ACTIVATIONS`.
+      pool: `max` or `avg`.
+      padding: of conv1, pixels on each side.
+      mean, std: of a pixel per channel, as in `transforms.Normalize`: pixels are in 0..1.
+      fit: how images are brought to the network's size, `pad` or `resize`.
+      layers: names of layers in the file by LeNet's, `{"conv1": "features.0"}`; others are found.
+    """
+
+    activation: str | None = None
+    pool: str | None = None
+    padding: int | None = None
+    mean: Sequence[float] | float | None = None
+    std: Sequence[float] | float | None = None
+    fit: str | None = None
+    layers: Mapping[str, str] | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """It as entries of a file's metadata.
+
+        Raises:
+          UserError: a value is not allowed.
+        """
+        values = {name: getattr(self, name) for name in (*DEFAULTS, "fit")}
+        values = {name: str(value) for name, value in values.items() if value is not None}
+        _check(values, "--")
+        return values | self._statistics()
+
+    def _statistics(self) -> dict[str, str]:
+        if self.mean is None and self.std is None:
+            return {}
+        if self.mean is None or self.std is None:
+            raise UserError("--mean and --std must be given together")
+        mean, std = (
+            [float(x)] if isinstance(x, int | float) else [float(value) for value in x]
+            for x in (self.mean, self.std)
+        )
+        if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+            raise UserError(
+                "--mean must be in [0, 1] and --std in (0, 1], as in transforms.Normalize"
+            )
+        return make_metadata([255 * value for value in mean], [255 * value for value in std])
+
+
+def describe(
+    metadata: Mapping[str, str], given: Description, source: str, say: Any
+) -> dict[str, str]:
+    """A file's metadata with what the user says of it, and a remark where the two differ.
+
+    Raises:
+      UserError: a given value is not allowed.
+    """
+    values, known = given.metadata(), {**metadata, **stated(metadata)}
+    differing = [
+        f"{name} {printable(known[name], 40)}"
+        for name in values
+        if name in known and known[name] != values[name] and name != "pixels"
+    ]
+    if differing:
+        say(f"{source} says {', '.join(differing)}; what is given is taken instead")
+    return {**metadata, **values}
+
+
+def stated(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file says of the arguments of `LeNet` that shapes do not tell."""
+    # A file that has the form of its images is this package's: it says what is not the default.
+    default = {name: str(value) for name, value in DEFAULTS.items() if "images" in metadata}
+    return default | {name: metadata[name] for name in DEFAULTS if name in metadata}
+
+
+def architecture(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """The arguments of `LeNet` that shapes do not tell, by default those of the LeNet of runs.
+
+    Raises:
+      UserError: the metadata are something else.
+    """
+    values = {name: metadata[name] for name in DEFAULTS if name in metadata}
+    _check(values, f"{source}: bad metadata: ")
+    return {**DEFAULTS, **values, "padding": int(values.get("padding", 0))}
+
+
+def architecture_metadata(values: Mapping[str, Any]) -> dict[str, str]:
+    """The metadata of arguments of `LeNet`, or of a model's attributes; none for the default."""
+    chosen = {name: values[name] for name in DEFAULTS}
+    return {} if chosen == DEFAULTS else {name: str(value) for name, value in chosen.items()}
+
+
+def unsaid(metadata: Mapping[str, str], source: str) -> str | None:
+    """A remark on what a file does not say and what is taken; None if it says all."""
+    missing = {name: value for name, value in DEFAULTS.items() if name not in stated(metadata)}
+    if not missing:
+        return None
+    taken = ", ".join(f"--{name}={value}" for name, value in missing.items())
+    classes = "" if "classes" in metadata else ", and classes are numbered"
+    return (
+        f"{source} does not say all of its network: {taken} is taken{classes}. To compare:"
+        f" python -m lenet_jax.torch_bridge evaluate {source} --try"
+    )
+
+
+def as_warning(text: str) -> None:
+    """Reports a remark to callers in Python."""
+    warnings.warn(text, stacklevel=3)
+
+
+def _check(values: Mapping[str, str], front: str) -> None:
+    choices = {
+        "activation": get_args(ops.Activation),
+        "pool": get_args(ops.Pool),
+        "fit": ("pad", "resize"),
+    }
+    for name, value in values.items():
+        if name in choices and value not in choices[name]:
+            allowed = f"one of {', '.join(choices[name])}"
+        elif name == "padding" and not (value.isdecimal() and int(value) <= MAX_PADDING):
+            allowed = f"an integer in 0..{MAX_PADDING}"
+        else:
+            continue
+        raise UserError(f"{front}{name}={printable(value, 40)}: must be {allowed}")

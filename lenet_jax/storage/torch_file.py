@@ -1,0 +1,231 @@
+"""PyTorch's own files: what they are, and the weights in them.
+
+Nothing is unpickled but by `torch.load(weights_only=True)`, which runs no code of the file.
+"""
+
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from pickle import UnpicklingError  # torch's loader raises it for whatever it does not allow
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lenet_jax.errors import UserError, printable
+
+# What torch's loader raises for corrupted files, besides `UnpicklingError`.
+TORCH_ERRORS = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    struct.error,
+)
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of PyTorch before 1.6
+ARCHIVE = b"PK\x03\x04"
+# Entries of a checkpoint that usually hold its weights, the best first; others come after them.
+ENTRIES = (
+    *("state_dict", "model_state_dict", "model", "net_state_dict", "net", "network_state_dict"),
+    *("network", "module", "weights", "model_weights", "params", "parameters", "best_state_dict"),
+    *("best_model", "ema_state_dict", "state_dict_ema", "model_ema", "ema"),
+)
+OTHERS = re.compile("optim|sched|scaler|callback|loop|buffer|metric", re.IGNORECASE)
+SHOWN = 6  # names in one message
+
+
+class Weights(NamedTuple):
+    """A mapping of tensors within a file, and where it is: the keys that lead to it."""
+
+    path: tuple[str, ...]
+    tensors: Mapping[str, Any]
+
+
+def is_torch(head: bytes) -> bool:
+    """Whether a file that begins with these bytes may be PyTorch's."""
+    return head.startswith((ARCHIVE, LEGACY))
+
+
+def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The weights of a file, from whichever of its entries has them.
+
+    Args:
+      path: what `torch.save` wrote, in its format of today or that before PyTorch 1.6.
+      say: is given a line on the entry that was chosen, and on what was left out.
+
+    Returns:
+      NumPy arrays by name; tensors of dtypes that NumPy has not stay torch's.
+
+    Raises:
+      UserError: torch is not installed; or the file is damaged, or holds something else.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"reading {path} needs PyTorch: pip install torch --index-url"
+            " https://download.pytorch.org/whl/cpu\n"
+            "Or write safetensors where PyTorch is: safetensors.torch.save_file(network"
+            ".state_dict(), 'network.safetensors')"
+        ) from error
+    try:
+        if zipfile.is_zipfile(path):
+            _check_archive(path)
+        with (
+            warnings.catch_warnings(action="ignore"),  # about files that are rejected below
+            torch.serialization.safe_globals(_numpy_scalars()),
+        ):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, Mapping):
+            raise not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
+        chosen = _choose(path, list(_find_weights(content, torch.Tensor)), say)
+        if sum(tensor.nbytes for tensor in chosen.values()) > path.stat().st_size:
+            raise not_weights(path, "its tensors claim to be larger than the file")
+        return {name: _to_numpy(tensor, torch) for name, tensor in chosen.items()}
+    except UnpicklingError as error:
+        raise _refused(path, str(error)) from error
+    except zipfile.BadZipFile as error:
+        raise not_weights(path, "it is not a zip archive, or is damaged") from error
+    except TORCH_ERRORS as error:
+        raise not_weights(path, f"PyTorch cannot read it ({type(error).__name__})") from error
+
+
+def not_weights(path: Path, reason: str, remedy: str = "") -> UserError:
+    """The error of a file that is something else; by default with how to save weights."""
+    remedy = remedy or "In PyTorch: torch.save(network.state_dict(), 'network.pt')"
+    return UserError(f"{path} is not a weights file: {reason}\n{remedy}")
+
+
+def _check_archive(path: Path) -> None:
+    """Raises UserError if an archive is something else than `torch.save` writes."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    names = [entry.filename for entry in entries]
+    # `torch.save` never packs; what unpacks to more than the file's size may fill the memory.
+    packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    if any(name.endswith(".npy") for name in names):
+        raise not_weights(path, "it is an archive of NumPy")
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        remedy = f"torch.save(torch.jit.load({str(path)!r}).state_dict(), 'network.pt')"
+        raise not_weights(path, "it is a TorchScript archive", f"In PyTorch: {remedy}")
+    if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise not_weights(path, "its entries claim to be larger than the file")
+    if not any(name.endswith("data.pkl") for name in names):
+        raise not_weights(path, "it is a zip archive, but not one of torch.save")
+
+
+def _numpy_scalars() -> list[Any]:
+    """What NumPy's scalars are pickled as, such as the best loss of a checkpoint; no code in it."""
+    kinds = ["Bool", "Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8"]
+    scalar = np.float64(0).__reduce__()[0]
+    old = (scalar, "numpy.core.multiarray.scalar")  # its name before NumPy 2
+    return [scalar, old, np.dtype, *(getattr(np.dtypes, f"{kind}DType") for kind in kinds)]
+
+
+def _find_weights(content: Mapping[Any, Any], tensor: type, path: tuple = ()) -> Iterator[Weights]:
+    """The mappings that look like a network's weights, in a checkpoint nested up to four deep."""
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, tensor)}
+    nested = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+    if any(value.ndim > 1 for value in tensors.values()) or (not path and tensors and not nested):
+        yield Weights(path, tensors)
+        return
+    # One entry a layer: {"conv1": {"weight": …, "bias": …}, …}.
+    layers = {
+        f"{name}.{key}": value
+        for name, entries in nested.items()
+        if {"weight", "kernel"} & set(entries) and name.lower() not in ENTRIES
+        for key, value in entries.items()
+        if isinstance(value, tensor)
+    }
+    if layers:
+        yield Weights(path, layers)
+        return
+    for name, value in nested.items():
+        if len(path) < 4 and not OTHERS.search(name):
+            yield from _find_weights(value, tensor, (*path, name))
+
+
+def _choose(path: Path, found: list[Weights], say: Callable[[str], None]) -> Mapping[str, Any]:
+    if not found:
+        raise not_weights(path, "there are no weights in it")
+    ranks = [
+        [ENTRIES.index(key.lower()) if key.lower() in ENTRIES else len(ENTRIES) for key in keys]
+        for keys, _ in found
+    ]
+    best = min(ranks)
+    if ranks.count(best) > 1:
+        names = ", ".join(repr(".".join(map(_shown, keys))) for keys, _ in found[:SHOWN])
+        raise not_weights(
+            path,
+            f"it holds the weights of several networks: {names}",
+            f"In PyTorch: torch.save(torch.load({str(path)!r})[ENTRY], 'network.pt')",
+        )
+    keys, tensors = found[ranks.index(best)]
+    if keys:
+        rest = [".".join(map(_shown, other)) for other, _ in found if other != keys]
+        beside = f" (left out: {', '.join(rest[:SHOWN])})" if rest else ""
+        say(f"{path}: weights from its entry {'.'.join(map(_shown, keys))!r}{beside}")
+    return tensors
+
+
+def _to_numpy(tensor: Any, torch: Any) -> Any:
+    """The tensor as an array of the same dtype; torch's own where NumPy has no such dtype."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        raise TypeError("no dense tensor")
+    try:
+        return tensor.numpy(force=True)
+    except TypeError:
+        return tensor
+
+
+def _refused(path: Path, message: str) -> UserError:
+    """The error of a file that `weights_only` refuses: it holds objects, or is damaged."""
+    match = re.search(r"GLOBAL ([\w.]+)", message)
+    if match is None:
+        return not_weights(path, "it holds more than weights, or is damaged")
+    name, file = _shown(match[1]), str(path)
+    if _is_whole(path):
+        remedy = f"torch.save(torch.load({file!r}, weights_only=False).state_dict(), 'network.pt')"
+        reason = f"it holds more than weights: a whole object of {name}, as torch.save(network)"
+        return not_weights(path, reason, f"In PyTorch, beside its class: {remedy}")
+    remedy = f"c = torch.load({file!r}, weights_only=False); torch.save(c['state_dict'], 'w.pt')"
+    reason = f"it holds more than weights: {name}, which could run code"
+    return not_weights(path, reason, f"If you trust it, in PyTorch: {remedy}")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file's pickle is one object, such as a module, and no dictionary."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
+                return _first(archive.open(name)) not in ("EMPTY_DICT", "OrderedDict")
+        with path.open("rb") as file:
+            for _ in range(3):  # magic number, version, system
+                for _ in pickletools.genops(file):
+                    pass
+            return _first(file) not in ("EMPTY_DICT", "OrderedDict")
+    except (ValueError, OSError, zipfile.BadZipFile):
+        return False
+
+
+def _first(pickled: Any) -> str:
+    """The first operation of a pickle, or the class that it names."""
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name == "GLOBAL":
+            return str(argument).rpartition(" ")[2]
+        if operation.name not in ("PROTO", "FRAME"):
+            return operation.name
+    return ""
+
+
+def _shown(name: object) -> str:
+    return printable(name, 60)
