@@ -71,8 +71,7 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"reading {path} needs PyTorch: pip install torch --index-url"
-            " https://download.pytorch.org/whl/cpu\n"
+            f"reading {path} needs PyTorch: pip install torch (a build for CPUs is enough)\n"
             "Or write safetensors where PyTorch is: safetensors.torch.save_file(network"
             ".state_dict(), 'network.safetensors')"
         ) from error
