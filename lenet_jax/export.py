@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lenet_jax.errors import ExitCode, UserError, run_command, write_error
+from lenet_jax.errors import ExitCode, UserError, print_error, run_command, write_error
 from lenet_jax.storage.files import publish, write_atomically
 from lenet_jax.terminal.arguments import description, make_parser, network_path
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     for line in export(network, arguments.format, out):
         print(line)
     for remark in remarks:
-        print(remark, file=sys.stderr)
+        print_error(remark)
     return ExitCode.DONE
 
 

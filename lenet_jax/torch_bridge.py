@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_jax import data
-from lenet_jax.errors import ExitCode, UserError, printable, run_command
+from lenet_jax.errors import ExitCode, UserError, print_error, printable, run_command
 from lenet_jax.terminal.arguments import Parser, add_description, description
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _load(arguments: argparse.Namespace) -> tuple["LeNet", dict[str, str], list[
 
 def _print(remarks: Sequence[str]) -> None:
     for remark in remarks:
-        print(remark, file=sys.stderr)
+        print_error(remark)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
