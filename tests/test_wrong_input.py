@@ -89,6 +89,11 @@ OVERRIDES = [
     ("data.name=", "data.name='': must be a non-empty string"),
     ("data.name=./absent", "data.name: there is no folder absent"),
     ("data.name=~no-such-user/x", "~no-such-user/x: Could not determine home directory."),
+    ("data.name=MNIST", "no TFDS dataset 'MNIST'; did you mean data.name=mnist?"),
+    ("data.name=ylecun/mnist", "no TFDS dataset 'ylecun/mnist'; did you mean data.name=mnist?"),
+    ("data.name=fashion-mnist", "TFDS dataset; did you mean data.name=fashion_mnist?"),
+    ("data.name=/dev/null", "/dev/null is neither a file nor a folder, but a pipe, socket or de"),
+    ("data.name=fine.py", "data.name: fine.py is a file of a kind that is not read; datasets are"),
     ("data.name=what is this?", "data.name: 'what is this?' is neither a folder nor the name of a"),
 ]
 SOURCE = """from lenet_jax.config import base
@@ -140,7 +145,9 @@ FOLDERS = {
         struct.pack(">2xBBI", 8, 1, 2**31) + b"xx",
         "is truncated: its header claims 2147483648 bytes, more than it can hold",
     ),
-    "floats": (TRAIN, idx(np.zeros((90, 16, 16), "<f4"), 13), "has idx type 0x0d; only"),
+    "type": (TRAIN, idx(np.zeros((90, 16, 16), np.uint8), 10), "has idx type 0x0a; the format"),
+    "floats": (TRAIN, idx(np.full((90, 16, 16), -1, ">f4"), 13), "has pixels of -1 to -1; suppor"),
+    "one_class": (LABELS, idx(np.zeros(90, np.uint8)), "-labels-idx1-ubyte has label 5; the lar"),
     "flat": (
         TRAIN,
         idx(np.zeros((90, 256), np.uint8)),

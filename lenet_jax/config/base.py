@@ -20,11 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds.augment = placeholder(int)  # seed of the augmentation only; None: config.seed
 
     config.data = ConfigDict()
-    config.data.name = "mnist"  # `mnist` (embedded), a TFDS name, or a folder of idx files
+    config.data.name = "mnist"  # `mnist` (embedded), a path (see README, Data), or a TFDS name
     config.data.data_dir = placeholder(str)  # folder of TFDS datasets; None: TFDS's default
     config.data.image_size = 32  # height and width of the network's input, in pixels
     config.data.fit = "pad"  # fit to image_size: `pad` (centred, with zeros) or `resize` (bilinear)
-    config.data.valid_examples = 5000  # training images held out for validation
+    config.data.valid_examples = 5000  # held out for validation; by default a tenth of few images
     config.data.split_seed = 0  # seed of the validation split; independent of config.seed
     config.data.train_examples = placeholder(int)  # images to train on after the split; None: all
 

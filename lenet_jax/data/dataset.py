@@ -1,4 +1,4 @@
-"""Image-classification datasets as arrays in host memory: the embedded MNIST, idx files, or TFDS.
+"""Image-classification datasets as arrays in host memory: embedded, from files, or from TFDS.
 
 TFDS and Pillow are imported only when a dataset needs them; TensorFlow never is.
 """
@@ -13,12 +13,15 @@ import pathlib
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from lenet_jax.data.idx import read_idx_folder
-from lenet_jax.data.tfds import digest, load_tfds_arrays
+from lenet_jax.data import emnist, file_set
+from lenet_jax.data.examples import Source
+from lenet_jax.data.fit import FITS, Fit, fit_images
+from lenet_jax.data.paths import is_path, load_path
+from lenet_jax.data.tfds import ARRAYS, digest, load_tfds_arrays
 from lenet_jax.errors import UserError, expand
 
 EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
-FITS = ("pad", "resize")
+VALID_EXAMPLES = 5000  # by default; a tenth of the images if this were more than half of them
 RULES_VERSION = 1  # of the fit and split rules below; part of every fingerprint
 
 
@@ -42,6 +45,7 @@ class Dataset:
       fingerprint: SHA-256, in hex, of everything that determines the arrays: the source's content,
         the class names, the fit and the split. It does not depend on where the source is stored or
         whether it is gzipped.
+      remarks: what a user should know about how the data were read, a line each.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     fingerprint: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -69,7 +74,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     image_size: int = 32,
     fit: str = "pad",
-    valid_examples: int = 5000,
+    valid_examples: int = VALID_EXAMPLES,
     split_seed: int = 0,
     train_examples: int | None = None,
 ) -> Dataset:
@@ -81,18 +86,24 @@ def load(
     version, and a smaller `train_examples` gives a subset of a larger one.
 
     Args:
-      name: `mnist` for the embedded copy; a folder of idx files (see `idx.read_idx_folder`), that
-        is, any name that exists as a folder or starts like a path (`/`, `./`, `../`, `~`); or a
-        TFDS name, optionally with config and version: `fashion_mnist`, `emnist/letters`. The prefix
-        `tfds:` forces TFDS: `tfds:mnist` is TFDS's own copy. The MNIST family is downloaded and
-        prepared on first use; any other TFDS dataset must already be prepared as array_record. The
-        test split is `test`, or `validation` if there is none.
+      name: one of
+        - `mnist`: the embedded copy;
+        - a path, that is, a name that exists or starts like one (`/`, `./`, `../`, `~`): a folder
+          of idx files named as MNIST's are, or of folders with these, such as torchvision's root
+          (`file_set`); one of several in a folder, `ROOT/FashionMNIST`, `FOLDER/emnist-letters`;
+          an `.npz` (`npz`); or a folder with a folder of images for each class (`class_folders`);
+        - a TFDS name, optionally with config and version: `fashion_mnist`, `emnist/letters`. The
+          prefix `tfds:` forces TFDS: `tfds:mnist` is TFDS's own copy. The MNIST family is
+          downloaded and prepared on first use; any other TFDS dataset must already be prepared as
+          array_record. The test split is `test`, or `validation` if there is none.
+        EMNIST's images, published transposed, are upright, and its classes are its characters.
       data_dir: folder of prepared TFDS datasets and, under `lenet_jax`, of their decoded arrays.
         None: TFDS's default, `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       image_size: height and width of the returned images, in pixels.
       fit: how images of another size are fitted: `pad` centres them on zeros, `resize` scales both
         sides (bilinear, antialiased).
-      valid_examples: number of training images held out for validation; may be 0.
+      valid_examples: number of training images held out for validation; may be 0. The default
+        stands for a tenth of the images where there are fewer than twice as many.
       split_seed: seed of the validation split; not negative.
       train_examples: number of the remaining images to train on; None: all.
 
@@ -107,18 +118,20 @@ def load(
     fit_all = functools.partial(fit_images, size=image_size, fit=fit)
     if name == "mnist":
         _verify_embedded_mnist()
-        train, test, class_names, digests = _load_folder(EMBEDDED_MNIST)
-    elif _is_folder(name):
-        train, test, class_names, digests = _load_folder(expand(name))
+        source = file_set.load(EMBEDDED_MNIST)
+        digests = _digests(source)
+    elif is_path(name):
+        source = load_path(expand(name), fit_all, resizes=fit == "resize")
+        digests = _digests(source)
     else:
-        arrays, class_names, digests = load_tfds_arrays(
-            name.removeprefix("tfds:"),
-            expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
-            fit_all,
-            f"{fit}-{image_size}-v{RULES_VERSION}",
-        )
-        train = Split(arrays["train_images"], arrays["train_labels"])
-        test = Split(arrays["test_images"], arrays["test_labels"])
+        source, digests = _load_tfds(name.removeprefix("tfds:"), data_dir, fit_all, fit, image_size)
+    train = Split(source.train_images, source.train_labels)
+    test = Split(source.test_images, source.test_labels)
+    class_names, remarks = source.class_names, source.remarks
+    if valid_examples == VALID_EXAMPLES and len(train) < 2 * VALID_EXAMPLES:
+        valid_examples = max(1, len(train) // 10)
+        held_out = f"{valid_examples:,} of the {len(train):,} training images, a tenth,"
+        remarks += (f"{held_out} are held out for validation",)
 
     train_index, valid_index = split_indices(len(train), valid_examples, split_seed, train_examples)
     rules = (RULES_VERSION, image_size, fit, len(valid_index), split_seed, len(train_index))
@@ -130,6 +143,7 @@ def load(
         test=Split(fit_all(test.images), test.labels),
         class_names=class_names,
         fingerprint=fingerprint,
+        remarks=remarks,
     )
 
 
@@ -163,43 +177,6 @@ def split_indices(
     return np.sort(train), np.sort(valid)
 
 
-def fit_images(
-    images: UInt8[np.ndarray, "n h w c"], size: int, fit: str
-) -> UInt8[np.ndarray, "n size size c"]:
-    """Fits images to size × size pixels by `pad` or `resize`; see `load`.
-
-    If the padding is odd, the extra pixel is at the bottom or at the right.
-
-    Raises:
-      UserError: the images are too large to be padded.
-    """
-    count, height, width, channels = images.shape
-    if height == width == size:
-        return images
-    fitted = np.zeros((count, size, size, channels), np.uint8)
-    if fit == "pad":
-        if max(height, width) > size:
-            raise UserError(
-                f"images of {height}×{width} cannot be padded to data.image_size={size}; "
-                "try data.fit=resize"
-            )
-        top, left = (size - height) // 2, (size - width) // 2
-        fitted[:, top : top + height, left : left + width] = images
-    else:
-        from PIL import Image
-
-        for target, image in zip(fitted, images, strict=True):
-            pixels = Image.fromarray(image[..., 0] if channels == 1 else image)
-            resized = pixels.resize((size, size), Image.Resampling.BILINEAR)
-            target[...] = np.asarray(resized).reshape(target.shape)
-    return fitted
-
-
-def _is_folder(name: str) -> bool:
-    looks_like_a_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
-    return looks_like_a_path or (name != "" and pathlib.Path(name).is_dir())
-
-
 def _verify_embedded_mnist() -> None:
     for line in (EMBEDDED_MNIST / "SHA256SUMS").read_text().splitlines():
         expected, file_name = line.split()
@@ -210,12 +187,23 @@ def _verify_embedded_mnist() -> None:
             raise UserError(f"the embedded {path} is missing or damaged; reinstall lenet-jax")
 
 
-def _load_folder(folder: pathlib.Path) -> tuple[Split, Split, tuple[str, ...], tuple[str, ...]]:
-    if not folder.is_dir():
-        raise UserError(f"data.name: there is no folder {folder}")
-    train, test = (
-        Split(images, labels.astype(np.int32)) for images, labels in read_idx_folder(folder)
+def _load_tfds(
+    name: str, data_dir: str | os.PathLike[str] | None, fit_all: Fit, fit: str, image_size: int
+) -> tuple[Source, tuple[str, ...]]:
+    """A TFDS dataset, and the digests of its arrays."""
+    loaded = load_tfds_arrays(
+        name,
+        expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
+        fit_all,
+        f"{fit}-{image_size}-v{RULES_VERSION}",
     )
-    class_names = tuple(map(str, range(train.labels.max() + 1)))
-    arrays = (train.images, train.labels, test.images, test.labels)
-    return train, test, class_names, tuple(map(digest, arrays))
+    arrays = (loaded.arrays[key] for key in ARRAYS)
+    source = Source(*arrays, class_names=loaded.class_names)
+    variant = emnist.variant(name)
+    if variant is None:
+        return source, loaded.digests
+    return emnist.upright(emnist.rename(source, variant)), (*loaded.digests, "upright")
+
+
+def _digests(source: Source) -> tuple[str, ...]:
+    return tuple(map(digest, source[:4]))

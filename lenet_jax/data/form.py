@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from lenet_jax.data.characters import BOX, SIZE, Character, find_characters
-from lenet_jax.data.dataset import fit_images
+from lenet_jax.data.fit import fit_images
 from lenet_jax.data.strokes import longer_runs
 from lenet_jax.errors import UserError
 

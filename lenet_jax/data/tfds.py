@@ -3,27 +3,25 @@
 TFDS and Pillow are imported only for decoding; TensorFlow never is.
 """
 
-import difflib
 import hashlib
 import io
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 from jaxtyping import Int32, UInt8
 
+from lenet_jax.data.fit import Fit
+from lenet_jax.data.spelling import suggest
 from lenet_jax.errors import UserError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 CHUNK = 1024  # examples per read
 NAME = re.compile(r"\w+(/[\w.-]+)?(:[\d.*]+)?")
-
-Fit = Callable[[UInt8[np.ndarray, "n h w c"]], UInt8[np.ndarray, "n size size c"]]
 
 
 class TfdsArrays(NamedTuple):
@@ -51,7 +49,9 @@ def load_tfds_arrays(name: str, data_dir: pathlib.Path, fit: Fit, fit_name: str)
         classification of uint8 images with one or three channels.
     """
     if not NAME.fullmatch(name):
-        raise UserError(f"data.name: {name!r} is neither a folder nor the name of a TFDS dataset")
+        raise UserError(
+            f"data.name: {name!r} is neither a folder nor the name of a TFDS dataset{_hint(name)}"
+        )
     cache = data_dir / "lenet_jax" / f"{re.sub(r'[/:*]', '-', name)}-{fit_name}"
     cached = _read_cache(cache, name)
     if cached is not None:
@@ -164,9 +164,17 @@ def _prepare(name: str, data_dir: pathlib.Path) -> None:
             f"pip install tensorflow && tfds build {name} --file_format=array_record "
             f"--data_dir={data_dir}"
         )
-    close = difflib.get_close_matches(dataset, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise UserError(f"data.name: there is no folder and no TFDS dataset {name!r}{hint}")
+    raise UserError(f"data.name: there is no folder and no TFDS dataset {name!r}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """Ends a message about a name that is none."""
+    near = suggest(name)
+    if near is None:
+        from tensorflow_datasets.core.registered import list_imported_builders
+
+        near = suggest(name, list_imported_builders())
+    return f"; did you mean data.name={near}?" if near else ""
 
 
 def _decode(name: str, builder: Any, fit: Fit) -> TfdsArrays:

@@ -6,9 +6,11 @@ array_record instead; the result is what TFDS would have prepared. Importing thi
 TFDS, which takes a second: import it late.
 """
 
+import contextlib
 import io
 import logging
 import pathlib
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -55,6 +57,13 @@ def prepare(name: str, data_dir: pathlib.Path) -> None:
         raise UserError(
             f"TFDS has no {name!r}; configs of {dataset}: {', '.join(configs) or 'none'}"
         )
+    with _tidying(data_dir, data_dir / str(dataset)):
+        _download(name, builder_class, data_dir, kwargs)
+
+
+def _download(
+    name: str, builder_class: Any, data_dir: pathlib.Path, kwargs: dict[str, Any]
+) -> None:
     try:
         builder = builder_class(data_dir=str(data_dir), **kwargs)
     except AssertionError as error:  # raised by TFDS for a version that it cannot prepare
@@ -76,6 +85,31 @@ def prepare(name: str, data_dir: pathlib.Path) -> None:
         ) from error
     except OSError as error:
         raise UserError(f"cannot prepare {name} in {data_dir}: {error}") from error
+
+
+@contextlib.contextmanager
+def _tidying(data_dir: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
+    """Removes what a failed preparation leaves: unfinished downloads, and new folders if empty.
+
+    Args:
+      data_dir: the folder of all TFDS datasets.
+      folder: that of this dataset, in `data_dir`.
+    """
+    downloads = data_dir / "downloads"
+    new = [downloads / folder.name, downloads / "extracted", downloads, folder]
+    new = [f for f in (*new, data_dir, *data_dir.parents) if not f.exists()]
+    unfinished = set((downloads / folder.name).glob("*.tmp.*"))
+    try:
+        yield
+    except BaseException:
+        for path in {*(downloads / folder.name).glob("*.tmp.*")} - unfinished:
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+        inside = [p for p in folder.rglob("*") if p.is_dir()] if folder in new else []
+        for empty in [*sorted(inside, reverse=True), *new]:
+            with contextlib.suppress(OSError):
+                empty.rmdir()
+        raise
 
 
 class _FourIdxFiles:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from lenet_jax import config as configs
 from lenet_jax.data import image_files
 from lenet_jax.data.characters import Character
-from lenet_jax.data.dataset import fit_images
+from lenet_jax.data.fit import fit_images
 from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
 from lenet_jax.errors import UserError
 from lenet_jax.inference.description import architecture_metadata

@@ -51,6 +51,7 @@ class Record:
             "data_fingerprint": trainer.dataset.fingerprint,
             "has_checkpoint": False,
             "extensions": list((directory.read_json(RECORD) or {}).get("extensions", ())),
+            "data_remarks": list(trainer.dataset.remarks),
             "status": "running",
             "exit_reason": None,
         }

@@ -290,6 +290,8 @@ def _print_header(console: Console, trainer: Trainer, record: Record, workdir: P
         layers=layers,
         num_params=sum(size for *_, size in layers),
     )
+    for remark in dataset.remarks:
+        console.note(remark)
     on_cpu = values["jax_backend"] == "cpu"
     if trainer.config.model.backend == "auto" and on_cpu and native.missing():
         console.note(f"training is slower than it could be: {native.missing()}")

@@ -83,6 +83,8 @@ def run(
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
         _collect(store, members, chunks, console)
         return ExitCode.DONE
+    for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
+        console.note(remark)
     written = store.open(requested, configs.to_dict(config))
     if store.lock_note:
         console.warn(store.lock_note)

@@ -184,6 +184,12 @@ def test_a_missing_folder_is_refused(name):
         data.load(name)
 
 
+def test_a_missing_folder_with_a_datasets_name_gets_a_hint(tmp_path):
+    for name, hint in (("MNIST", "mnist"), ("fashion-mnist", "fashion_mnist")):
+        with pytest.raises(UserError, match=f"there is no folder .*{name}; did .*data.name={hint}"):
+            data.load(str(tmp_path / name))
+
+
 def test_the_name_mnist_is_the_embedded_copy_even_if_a_folder_has_it(tmp_path, monkeypatch, mnist):
     (tmp_path / "mnist").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -266,3 +272,21 @@ def test_importing_data_imports_nothing_slow():
     loaded = set(result.stdout.split())
     assert "lenet_jax.data" in loaded
     assert not loaded & {"tensorflow", "tensorflow_datasets", "PIL", "jax"}
+
+
+@pytest.mark.parametrize(("count", "valid"), [(40, 4), (5, 1), (4, 1), (6000, 600), (9999, 999)])
+def test_of_few_images_a_tenth_is_held_out_by_default(tmp_path, count, valid):
+    folder = write_folder(tmp_path, shape=(2, 2), train=count, test=4)
+    dataset = data.load(str(folder), image_size=4)
+    assert (len(dataset.train), len(dataset.valid)) == (count - valid, valid)
+    assert dataset.remarks[-1] == (
+        f"{valid:,} of the {count:,} training images, a tenth, are held out for validation"
+    )
+    explicit = data.load(str(folder), image_size=4, valid_examples=valid)
+    assert explicit.fingerprint == dataset.fingerprint
+    assert not any("held out" in remark for remark in explicit.remarks)
+
+
+def test_of_10_000_images_5_000_are_held_out_by_default(tmp_path):
+    dataset = data.load(str(write_folder(tmp_path, shape=(2, 2), train=10_000)), image_size=4)
+    assert (len(dataset.train), len(dataset.valid), dataset.remarks) == (5000, 5000, ())

@@ -277,7 +277,7 @@ def test_tfrecord_is_refused(pictures):
     ("name", "message"),
     [
         ("cifar10", "cifar10 is not prepared in .*: pip install tensorflow && tfds build cifar10 "),
-        ("fashion_mnits", "no TFDS dataset 'fashion_mnits'; did you mean fashion_mnist?"),
+        ("fashion_mnits", "no TFDS dataset 'fashion_mnits'; did you mean data.name=fashion_mnist?"),
         ("data/nothing", "there is no folder and no TFDS dataset 'data/nothing'"),
         ("", "'' is neither a folder nor the name of a TFDS dataset"),
         ("tfds:../x", r"'\.\./x' is neither a folder nor"),

@@ -93,7 +93,8 @@ def test_prepared_examples_are_those_of_the_files(
     assert "tensorflow" not in sys.modules
 
 
-def test_emnist_is_read_from_its_zip(arrays, tmp_path, monkeypatch):
+def test_emnist_is_read_from_its_zip_and_turned_upright(arrays, tmp_path, monkeypatch):
+    arrays = [array + (array.ndim == 1) for array in arrays]  # the labels of letters start at 1
     archive = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("../../outside", b"no member's name becomes a path")
@@ -105,9 +106,10 @@ def test_emnist_is_read_from_its_zip(arrays, tmp_path, monkeypatch):
     dataset = data.load(
         "emnist/letters", data_dir=tmp_path / "tfds", image_size=28, valid_examples=0
     )
-    assert_same_examples(dataset.train, arrays[0], arrays[1])
-    assert_same_examples(dataset.test, arrays[2], arrays[3])
-    assert dataset.num_classes == 37
+    assert_same_examples(dataset.train, arrays[0].swapaxes(1, 2), arrays[1] - 1)
+    assert_same_examples(dataset.test, arrays[2].swapaxes(1, 2), arrays[3] - 1)
+    assert "".join(dataset.class_names) == "abcdefghijklmnopqrstuvwxyz"
+    assert any("upright" in remark for remark in dataset.remarks)
     assert {path.name for path in tmp_path.iterdir()} == {"archive.zip", "tfds"}
 
 
@@ -120,7 +122,7 @@ def test_the_checksums_of_tfds_are_enforced(arrays, tmp_path):
     for name in ("mnist", "fashion_mnist", "kmnist"):
         with pytest.raises(UserError, match=rf"{name} is not prepared: .*wrong checksum"):
             tfds_builders.prepare(name, tmp_path)
-        assert not list((tmp_path / name).iterdir())
+        assert not (tmp_path / name).exists()
 
 
 def test_every_file_has_a_checksum():

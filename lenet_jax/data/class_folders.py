@@ -1,0 +1,222 @@
+"""Folders of images by class: `train/3/*.png`, with `test/` and `val/` beside `train/` or without.
+
+A class is called as its folder is, and its images may lie in folders below. Images whose channels
+are all equal are grey; if all are, they have one channel, else three.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import Image
+
+from lenet_jax.data.examples import Source, held_out_remark, hold_out, sort_names
+from lenet_jax.data.files import DEPTH, entries, is_folder, walk
+from lenet_jax.data.fit import Fit
+from lenet_jax.data.image_files import read
+from lenet_jax.data.npz import SPLITS, val_remark
+from lenet_jax.errors import UserError, show
+
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+}
+MAX_NAMES = 8  # listed in a message
+
+Classes: TypeAlias = dict[str, list[Path]]  # the images of each class
+
+
+class Layout(NamedTuple):
+    """The folders with the classes of each split; None where there is none."""
+
+    train: Path
+    test: Path | None = None
+    val: Path | None = None
+
+
+def find(folder: Path) -> Layout | None:
+    """Finds where the classes are, in a folder or in the only one below; None if nowhere.
+
+    Given `train`, what lies beside it counts too.
+
+    Raises:
+      UserError: a folder cannot be read, or holds several datasets.
+    """
+    if SPLITS.get(folder.name.lower()) == "train":
+        layout = _splits(folder.parent)
+        if layout is not None and layout.train == folder and _has_classes(folder):
+            return layout
+    for _ in range(3):
+        layout = _splits(folder)
+        if layout is not None and _has_classes(layout.train):
+            return layout
+        below = _folders(folder)
+        datasets = [inside for inside in below if _splits(inside) is not None]
+        if len(datasets) > 1:
+            names = ", ".join(show(inside.name) for inside in datasets[:MAX_NAMES])
+            raise UserError(
+                f"data.name: {show(folder)} has several datasets; give the folder of one: {names}"
+            )
+        if layout is None and not datasets and len(below) > 1 and _has_classes(folder, 0):
+            return Layout(folder)
+        if len(below) != 1:
+            return None
+        folder = below[0]
+    return None
+
+
+def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
+    """Reads the images of a layout.
+
+    Args:
+      layout: from `find`.
+      fit: fits images of one height and width to the requested size.
+      resizes: whether `fit` resizes, so that images may be of several sizes.
+
+    Raises:
+      UserError: an image is damaged, the sizes differ, or a class has no image.
+    """
+    train, test, remarks = _list_splits(layout)
+    names = sort_names(train)
+    train_paths, train_labels = _flatten(train, names)
+    test_paths, test_labels = _flatten(test, names)
+    if not resizes:
+        _check_sizes([*train_paths, *test_paths], layout.train)
+    train_images = _read_all(train_paths, fit)
+    if test_paths:
+        test_images = _read_all(test_paths, fit)
+        channels = max(train_images.shape[-1], test_images.shape[-1])
+        train_images, test_images = (_expand(s, channels) for s in (train_images, test_images))
+    else:
+        held_out = hold_out(train_labels)
+        train_images, test_images = train_images[~held_out], train_images[held_out]
+        train_labels, test_labels = train_labels[~held_out], train_labels[held_out]
+        remarks.append(held_out_remark(len(test_labels)))
+    return Source(
+        train_images, train_labels, test_images, test_labels, tuple(names), tuple(remarks)
+    )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in entries(folder) if is_folder(entry)]
+
+
+def _splits(folder: Path) -> Layout | None:
+    """The splits in a folder by their names, in any case; None without one for training."""
+    found = {SPLITS[f.name.lower()]: f for f in _folders(folder) if f.name.lower() in SPLITS}
+    return Layout(found["train"], found.get("test"), found.get("val")) if "train" in found else None
+
+
+def _has_classes(folder: Path, depth: int = DEPTH) -> bool:
+    """Whether an image lies in a folder of this folder, or so many folders further down."""
+    return any(
+        _is_image(entry.name)
+        for inside in _folders(folder)
+        for _, found in walk(inside, depth)
+        for entry in found
+    )
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _list_splits(layout: Layout) -> tuple[Classes, Classes, list[str]]:
+    """The images to train on and to test on, and remarks on what they are."""
+    remarks: list[str] = []
+    left_out: list[str] = []
+    train = _list_classes(layout.train, left_out)
+    if len(train) < 2:
+        name = show(next(iter(train)))
+        raise UserError(f"{show(layout.train)} has the one class {name}; at least two are needed")
+    others = {}
+    for folder in (layout.test, layout.val):
+        if folder is None:
+            continue
+        if not _has_classes(folder):
+            remarks.append(f"{show(folder)} is left out: it has no folders of images by class")
+            continue
+        others[folder] = _list_classes(folder, left_out)
+        if unknown := sorted(others[folder].keys() - train.keys()):
+            raise UserError(
+                f"{show(folder)} has a class {show(unknown[0])}, which {show(layout.train)} has not"
+            )
+    if left_out:
+        shown = ", ".join(map(show, left_out[:3]))
+        remarks.append(f"left out as no images: {len(left_out):,} files, such as {shown}")
+    if len(others) == 2 and layout.val is not None:
+        val = others.pop(layout.val)
+        remarks.append(val_remark(sum(map(len, val.values()))))
+        train = {name: paths + val.get(name, []) for name, paths in train.items()}
+    return train, next(iter(others.values()), {}), remarks
+
+
+def _list_classes(folder: Path, left_out: list[str]) -> Classes:
+    """The images of each class, in the order of their names; adds the other files to `left_out`."""
+    classes: Classes = {}
+    for inside in _folders(folder):
+        files = [Path(e.path) for _, found in walk(inside) for e in found if not is_folder(e)]
+        images = [file for file in files if _is_image(file.name) and file.is_file()]
+        left_out += [file.name for file in files if not (_is_image(file.name) and file.is_file())]
+        if not images:
+            raise UserError(f"{show(inside)} has no image; remove the folder, or add the images")
+        classes[inside.name] = images
+    left_out += [entry.name for entry in entries(folder) if not is_folder(entry)]
+    return classes
+
+
+def _flatten(classes: Classes, names: Sequence[str]) -> tuple[list[Path], Int32[np.ndarray, " n"]]:
+    paths = [path for name in names for path in classes.get(name, ())]
+    counts = [len(classes.get(name, ())) for name in names]
+    return paths, np.repeat(np.arange(len(names), dtype=np.int32), counts)
+
+
+def _check_sizes(paths: Sequence[Path], folder: Path) -> None:
+    sizes = Counter(map(_size, paths))
+    if len(sizes) > 1:
+        counts = ", ".join(f"{count:,} of {h}×{w}" for (h, w), count in sizes.most_common(3))
+        more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
+        raise UserError(
+            f"{show(folder)} has images of {len(sizes)} sizes: {counts}{more};"
+            " --config.data.fit=resize takes them"
+        )
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
+        pixels = read(path, 3).pixels  # raises with the reason
+        return len(pixels), len(pixels[0])
+
+
+def _read_all(paths: Sequence[Path], fit: Fit) -> UInt8[np.ndarray, "n h w c"]:
+    """Decodes images; they have one channel if all are grey."""
+    images = np.empty((0, 0, 0, 0), np.uint8)
+    for index, path in enumerate(paths):
+        try:
+            pixels = fit(read(path, 3).pixels[None])[0]
+            if index == 0:
+                images = np.empty((len(paths), *pixels.shape[:2], 1), np.uint8)
+            if images.shape[-1] == 1 and not (pixels == pixels[..., :1]).all():
+                images = _expand(images, 3)
+        except MemoryError as error:
+            raise UserError(f"{len(paths):,} images like {show(path)} exceed the memory") from error
+        if pixels.shape[:2] != images.shape[1:3]:
+            first = show(paths[0].name)
+            raise UserError(f"{show(path)} has another size than {first} once it is turned upright")
+        images[index] = pixels[..., : images.shape[-1]]
+    return images
+
+
+def _expand(
+    images: UInt8[np.ndarray, "n h w c"], channels: int
+) -> UInt8[np.ndarray, "n h w channels"]:
+    if images.shape[-1] == channels:
+        return images
+    return np.repeat(images, channels, axis=-1)

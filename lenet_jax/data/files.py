@@ -1,0 +1,93 @@
+"""Files and folders as people name them: opened and listed, or refused in one line."""
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from lenet_jax.errors import UserError, show
+
+DEPTH = 3  # folders below the one that is given
+MAX_FOLDERS = 3000  # that are listed in a search
+
+
+def kind(path: Path) -> str | None:
+    """`file` or `folder`; None if nothing has this name.
+
+    Raises:
+      UserError: it is something else, such as a pipe or a device, or cannot be looked at.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if stat.S_ISREG(mode):
+        return "file"
+    raise UserError(f"{show(path)} is neither a file nor a folder, but a pipe, socket or device")
+
+
+def open_file(path: Path) -> io.BufferedReader:
+    """Opens a regular file for reading; a pipe or a device is refused rather than waited for.
+
+    Raises:
+      UserError: as `kind`; or it is a folder or cannot be opened.
+    """
+    found = kind(path)
+    if found == "folder":
+        raise UserError(f"{show(path)} is a folder, not a file")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder by name, without those that systems hide or add.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as scan:
+            found = [entry for entry in scan if not is_hidden(entry.name)]
+    except OSError as error:
+        raise UserError(f"cannot read {show(folder)}: {error.strerror or error}") from error
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a name is hidden, or what a system adds when it unpacks or shows a folder."""
+    return name.startswith((".", "__MACOSX")) or name in ("Thumbs.db", "desktop.ini", "@eaDir")
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def walk(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """Lists a folder and those below it, the nearer first, down to a depth; 0: the folder alone.
+
+    Raises:
+      UserError: a folder cannot be read.
+    """
+    level = [folder]
+    count = 0
+    for _ in range(depth + 1):
+        below = []
+        for inside in level:
+            count += 1
+            if count > MAX_FOLDERS:
+                return
+            found = entries(inside)
+            yield inside, found
+            below += [Path(entry.path) for entry in found if is_folder(entry)]
+        level = below

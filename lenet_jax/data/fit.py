@@ -1,0 +1,45 @@
+"""How images are brought to the size of the network's input."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+
+from lenet_jax.errors import UserError
+
+FITS = ("pad", "resize")
+
+Fit: TypeAlias = Callable[[UInt8[np.ndarray, "n h w c"]], UInt8[np.ndarray, "n size size c"]]
+
+
+def fit_images(
+    images: UInt8[np.ndarray, "n h w c"], size: int, fit: str
+) -> UInt8[np.ndarray, "n size size c"]:
+    """Fits images to size × size pixels by `pad` or `resize`; see `dataset.load`.
+
+    If the padding is odd, the extra pixel is at the bottom or at the right.
+
+    Raises:
+      UserError: the images are too large to be padded.
+    """
+    count, height, width, channels = images.shape
+    if height == width == size:
+        return images
+    fitted = np.zeros((count, size, size, channels), np.uint8)
+    if fit == "pad":
+        if max(height, width) > size:
+            raise UserError(
+                f"images of {height}×{width} cannot be padded to data.image_size={size}; "
+                "try data.fit=resize"
+            )
+        top, left = (size - height) // 2, (size - width) // 2
+        fitted[:, top : top + height, left : left + width] = images
+    else:
+        from PIL import Image
+
+        for target, image in zip(fitted, images, strict=True):
+            pixels = Image.fromarray(image[..., 0] if channels == 1 else image)
+            resized = pixels.resize((size, size), Image.Resampling.BILINEAR)
+            target[...] = np.asarray(resized).reshape(target.shape)
+    return fitted

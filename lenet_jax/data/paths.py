@@ -1,0 +1,104 @@
+"""What lies at a path that a user gives as a dataset, and how it is read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lenet_jax.data import file_set
+from lenet_jax.data.examples import Source
+from lenet_jax.data.files import DEPTH, entries, kind
+from lenet_jax.data.fit import Fit
+from lenet_jax.data.npz import load_npz
+from lenet_jax.data.spelling import suggest
+from lenet_jax.errors import UserError, show
+
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+READ = (
+    "datasets are read from idx files (train-images-idx3-ubyte, …), an .npz, or a folder of images"
+    " for each class"
+)
+MAX_NAMES = 6  # listed in a message
+
+
+def is_path(name: str) -> bool:
+    """Whether a dataset's name is a path: it looks like one, exists, or names files that do."""
+    looks_like_a_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
+    if looks_like_a_path or not name:
+        return looks_like_a_path
+    path = Path(name)
+    if kind(path) is not None:
+        return True
+    # `emnist-letters` of the files in this folder, `ROOT/FashionMNIST` of those below ROOT.
+    if kind(path.parent) != "folder":
+        return False
+    sets = file_set.find(path.parent, DEPTH if "/" in name else 0)
+    return any(files.is_called(path.name) for files in sets)
+
+
+def load_path(path: Path, fit: Fit, *, resizes: bool) -> Source:
+    """Reads the dataset at a path; see `dataset.load` for what that may be.
+
+    Args:
+      path: a folder, a file, or a folder with the name of one of the datasets in it.
+      fit: fits images of one height and width to the requested size.
+      resizes: whether it resizes, so that image files may be of several sizes.
+
+    Raises:
+      UserError: there is nothing, or nothing that can be read, or several datasets.
+    """
+    found = kind(path)
+    if found == "file":
+        return _load_file(path)
+    if found == "folder":
+        return _load_folder(path, fit, resizes=resizes)
+    if kind(path.parent) == "folder" and (sets := file_set.find(path.parent)):
+        return file_set.read(file_set.choose(sets, path.parent, path.name))
+    near = suggest(path.name)
+    hint = f"; did you mean data.name={near}?" if near else ""
+    raise UserError(f"data.name: there is no folder {show(path)}{hint}")
+
+
+def _load_file(path: Path) -> Source:
+    part = file_set.part_of(path.name)
+    if part is not None:
+        prefix, _ = part
+        sets = file_set.find(path.parent, 0)
+        same = [files for files in sets if files.prefix.lower() == prefix.lower()]
+        return file_set.read(file_set.choose(same, path.parent))
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        return load_npz(path)
+    if suffix in ARCHIVES:
+        raise UserError(f"data.name: {show(path)} is packed; unpack it, and give the folder")
+    raise UserError(f"data.name: {show(path)} is a file of a kind that is not read; {READ}")
+
+
+def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
+    from lenet_jax.data import class_folders  # imports Pillow
+
+    sets = file_set.find(folder)
+    if sets:
+        return file_set.read(file_set.choose(sets, folder))
+    names = [entry.name for entry in entries(folder)]
+    archives = [name for name in names if name.lower().endswith(".npz")]
+    if len(archives) == 1:
+        return load_npz(folder / archives[0])
+    if archives:
+        raise UserError(
+            f"data.name: {show(folder)} has several datasets; give the path of one:"
+            f" {_shorten(archives)}"
+        )
+    layout = class_folders.find(folder)
+    if layout is not None:
+        return class_folders.load_class_folders(layout, fit, resizes=resizes)
+    packed = [name for name in names if Path(name).suffix.lower() in ARCHIVES]
+    if packed:
+        raise UserError(
+            f"data.name: {show(folder)} holds archives; unpack them first: {_shorten(packed)}"
+        )
+    holds = f"it has {_shorten(names)}" if names else "it is empty"
+    raise UserError(f"data.name: {show(folder)} has no dataset that is read; {holds}\n{READ}")
+
+
+def _shorten(names: Sequence[str]) -> str:
+    shown = ", ".join(map(show, names[:MAX_NAMES]))
+    return f"{shown}, …" if len(names) > MAX_NAMES else shown

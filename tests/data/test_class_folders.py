@@ -1,0 +1,254 @@
+"""Folders of images by class: what is found, how it is read, and what is refused."""
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lenet_jax import data
+from lenet_jax.errors import UserError
+from tests.support.datasets import arrays, digits, write_idx_folder, write_images
+
+
+def load(name, **settings):
+    defaults: dict[str, Any] = {"image_size": 8, "valid_examples": 10}
+    return data.load(str(name), **defaults | settings)
+
+
+def write(folder, train="train", test="test", suffix=".png"):
+    values = arrays()
+    write_images(folder / train, values["x_train"], values["y_train"], suffix)
+    if test:
+        write_images(folder / test, values["x_test"], values["y_test"], suffix)
+    return folder
+
+
+def by_class(split):
+    """The images with their labels, in any order."""
+    return sorted(zip(map(bytes, split.images), split.labels.tolist(), strict=True))
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """The same images as idx files."""
+    return load(write_idx_folder(tmp_path / "plain"), valid_examples=0)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG"])
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "test"),
+        ("training", "testing"),
+        ("Train", "Validation"),
+        ("train", "val"),
+        ("mnist_png/training", "mnist_png/testing"),
+    ],
+)
+def test_train_and_test_folders_are_read_exactly(tmp_path, plain, train, test, suffix):
+    dataset = load(write(tmp_path / "new", train, test, suffix), valid_examples=0)
+    assert by_class(dataset.train) == by_class(plain.train)
+    assert by_class(dataset.test) == by_class(plain.test)
+    assert dataset.class_names == ("0", "1", "2", "3")
+    assert dataset.remarks == ()
+
+
+def test_the_training_folder_stands_for_what_lies_beside_it(tmp_path):
+    folder = write(tmp_path / "new")
+    assert load(folder / "train").fingerprint == load(folder).fingerprint
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    folder = write(tmp_path / "new")
+    before = load(folder).fingerprint
+    paths = sorted(folder.rglob("*.png"))
+    for path in paths:
+        Image.open(path).convert("RGB").save(path, compress_level=0)
+    assert load(folder).fingerprint == before
+    Image.fromarray(np.zeros((6, 6), np.uint8)).save(paths[0])
+    assert load(folder).fingerprint != before
+
+
+def test_without_a_test_folder_a_fifth_of_each_class_is_drawn(tmp_path):
+    folder = write(tmp_path / "new", ".", "")
+    dataset, other = load(folder), load(folder, split_seed=2)
+    assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (22, 10, 8)
+    assert np.bincount(dataset.test.labels).tolist() == [2, 2, 2, 2]
+    np.testing.assert_array_equal(dataset.test.images, other.test.images)
+    assert dataset.remarks[0].startswith("there is no test set: a fifth of each class, 8 images")
+
+
+def test_images_of_a_third_folder_are_trained_on(tmp_path):
+    folder = write(tmp_path / "new")
+    write_images(folder / "val", *digits(20, seed=5))
+    dataset = load(folder)
+    assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (50, 10, 10)
+    assert dataset.remarks == ("its 20 validation images are added to the training images",)
+
+
+def test_class_names_are_the_folders_in_order(tmp_path):
+    for names in (["9", "10", "8"], ["cat", "Dog", "ant"]):
+        folder = tmp_path / names[0]
+        write_images(folder, digits(30)[0], np.array(names)[np.arange(30) % 3])
+        expected = ("8", "9", "10") if names[0] == "9" else ("Dog", "ant", "cat")
+        assert load(folder).class_names == expected
+
+
+def test_colour_is_kept_if_any_image_has_it(tmp_path):
+    folder = write(tmp_path / "new")
+    path = folder / "test" / "1" / "colour.png"
+    Image.fromarray(np.full((6, 6, 3), (10, 20, 30), np.uint8)).save(path)
+    dataset = load(folder)
+    assert dataset.image_shape == (8, 8, 3)
+    assert (dataset.train.images == dataset.train.images[..., :1]).all()
+    assert [10, 20, 30] in dataset.test.images.reshape(-1, 3).tolist()
+    for grey in folder.rglob("*.png"):
+        image = Image.open(grey).convert("RGB")
+        (Image.new("RGB", (6, 6)) if grey == path else image).save(grey)
+    assert load(folder).image_shape == (8, 8, 1)
+
+
+def test_images_in_folders_below_their_class(tmp_path, plain):
+    folder = write(tmp_path / "new")
+    for path in sorted(folder.rglob("*.png")):
+        (path.parent / "more").mkdir(exist_ok=True)
+        path.rename(path.parent / "more" / path.name)
+    first = folder / "train" / "0"
+    (first / "more" / "000.png").rename(first / "000.png")
+    assert by_class(load(folder, valid_examples=0).train) == by_class(plain.train)
+
+
+def test_hidden_files_are_skipped_and_others_counted(tmp_path):
+    folder = write(tmp_path / "new")
+    before = load(folder).fingerprint
+    for name in (".DS_Store", "train/._0", "train/0/._000.png", "train/0/Thumbs.db"):
+        (folder / name).write_bytes(b"hidden")
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+    (folder / "__MACOSX" / "train").mkdir(parents=True)
+    assert load(folder).remarks == ()
+    (folder / "train" / "0" / "notes.txt").write_text("not an image")
+    os.mkfifo(folder / "train" / "1" / "pipe.png")
+    dataset = load(folder)
+    assert dataset.fingerprint == before
+    assert dataset.remarks == ("left out as no images: 2 files, such as notes.txt, pipe.png",)
+
+
+def test_a_test_folder_without_classes_is_left_out(tmp_path):
+    folder = write(tmp_path / "new", test="")
+    (folder / "test").mkdir()
+    Image.new("L", (6, 6)).save(folder / "test" / "1.png")
+    remarks = load(folder).remarks
+    assert remarks[0].endswith("test is left out: it has no folders of images by class")
+    assert remarks[1].startswith("there is no test set")
+
+
+def test_several_sizes_are_counted_or_resized(tmp_path):
+    folder = write(tmp_path / "new")
+    for name, size in (("a", (5, 7)), ("b", (5, 7)), ("c", (9, 9)), ("d", (4, 3))):
+        Image.new("L", size).save(folder / "train" / "0" / f"{name}.png")
+    with pytest.raises(UserError, match=r"train has images of 4 sizes: 50 of 6×6, 2 of 7×5, 1 of"):
+        load(folder)
+    with pytest.raises(UserError, match=r"and 1 more; --config.data.fit=resize takes them"):
+        load(folder)
+    dataset = load(folder, fit="resize", image_size=4)
+    assert dataset.image_shape == (4, 4, 1)
+    assert len(dataset.train) == 34
+
+
+def test_images_that_are_too_large_to_be_padded(tmp_path):
+    with pytest.raises(
+        UserError, match=r"images of 6×6 cannot be padded to data.image_size=4; try"
+    ):
+        load(write(tmp_path / "new"), image_size=4)
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("train/2/damaged.png", b"\x89PNG\r\n\x1a\n damaged", "train/2/damaged.png"),
+        ("train/2/empty.jpg", b"", "train/2/empty.jpg"),
+        ("test/2/text.png", b"text", "test/2/text.png"),
+        ("train/4/", None, "train/4 has no image; remove the folder, or add the images"),
+        ("train/4/notes.txt", b"", "train/4 has no image"),
+        ("test/4/", None, "test/4 has no image"),
+    ],
+)
+def test_an_unreadable_image_and_an_empty_class_are_named(tmp_path, path, content, message):
+    folder = write(tmp_path / "new")
+    (folder / path).parent.mkdir(exist_ok=True)
+    if content is None:
+        (folder / path).mkdir()
+    else:
+        (folder / path).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load(folder)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_classes_must_be_two_and_the_same(tmp_path):
+    images, labels = digits(10)
+    folder = write_images(tmp_path / "one" / "train", images, labels * 0).parent
+    with pytest.raises(UserError, match="train has the one class 0; at least two are needed"):
+        load(folder)
+    folder = write(tmp_path / "new")
+    write_images(folder / "test", images, labels + 3)
+    with pytest.raises(UserError, match=r"test has a class 4, which .*train has not"):
+        load(folder)
+
+
+def test_several_datasets_are_listed(tmp_path):
+    write(tmp_path / "letters")
+    write(tmp_path / "digits")
+    with pytest.raises(
+        UserError, match="several datasets; give the folder of one: digits, letters"
+    ):
+        load(tmp_path)
+    assert len(load(tmp_path / "digits").test) == 10
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "has no dataset that is read; it is empty"),
+        (("a.png", "b.png"), "has no dataset that is read; it has a.png, b.png"),
+        (("train.csv", "test.csv"), "has no dataset that is read; it has test.csv, train.csv"),
+        (("mnist.zip",), "holds archives; unpack them first: mnist.zip"),
+        (("train/a.png", "test/b.png"), "has no dataset that is read; it has test, train"),
+    ],
+)
+def test_a_folder_of_something_else(tmp_path, files, message):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.zip", "a.zip is packed; unpack it, and give the folder"),
+        ("a.tar.gz", "a.tar.gz is packed; unpack it"),
+        ("a.csv", "a.csv is a file of a kind that is not read; datasets are read from idx files"),
+        ("a.png", "a.png is a file of a kind that is not read"),
+    ],
+)
+def test_a_file_of_something_else(tmp_path, name, message):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / name)
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path, monkeypatch):
+    folder = write(tmp_path / "new")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*new: Permission denied"):
+        load(folder)
