@@ -49,10 +49,12 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     started = time.perf_counter()
     from lenet_jax import config as configs
     from lenet_jax import machine
+    from lenet_jax.device import require_device
     from lenet_jax.errors import ExitCode, UserError
 
     machine.use_compilation_cache()
     machine.use_cores()
+    require_device()
     from lenet_jax.runs.run import run  # JAX reads the environment
 
     workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
@@ -79,6 +81,9 @@ def load(path: str | Path, member: int | None = None, **description: Any) -> Net
     Raises:
       UserError: the path does not exist, or what it holds is damaged or unfinished.
     """
+    from lenet_jax.device import require_device
+
+    require_device()
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 

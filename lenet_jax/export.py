@@ -57,9 +57,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         raise UserError(f"--out={arguments.out}: the name must end in {suffix}")
 
     # Late: an error in the arguments is reported at once.
+    from lenet_jax.device import require_device
     from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
+    require_device()
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 

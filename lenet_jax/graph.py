@@ -14,6 +14,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array, PyTree
 
+from lenet_jax.device import require_device
 from lenet_jax.errors import ExitCode, run_command
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
@@ -147,6 +148,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         help="implementation of the layers; auto: the fastest available (default: %(default)s)",
     )
     backend = parser.parse_args(argv).backend
+    require_device()
     model = nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
 

@@ -57,9 +57,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     path = network_path(arguments)
 
     # Late: an error in the arguments is reported at once.
+    from lenet_jax.device import require_device
     from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
+    require_device()
     from lenet_jax import data
     from lenet_jax.inference.load import load
     from lenet_jax.report import page
@@ -150,7 +152,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
     sources = [_source(name) for name in names]
 
-    from lenet_jax.inference.load import load  # late, as above
+    from lenet_jax.device import require_device  # late, as above
+
+    require_device()
+    from lenet_jax.inference.load import load
     from lenet_jax.report.compare import compare
 
     page, lines = compare([load(path, member) for path, member in sources])

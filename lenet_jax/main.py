@@ -12,6 +12,7 @@ from absl import flags  # noqa: E402
 
 from lenet_jax import machine  # noqa: E402
 from lenet_jax.config.flags import make_flags, parse  # noqa: E402
+from lenet_jax.device import require_device  # noqa: E402
 from lenet_jax.errors import run_command  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
@@ -44,6 +45,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
     machine.use_compilation_cache()
     machine.use_cores()
+    require_device()
     from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
 
     command = machine.command_line(program, argv)

@@ -41,9 +41,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.data import image_files  # late: an error in the arguments is reported at once
 
     files = image_files.find(arguments.images)
+    from lenet_jax.device import require_device
     from lenet_jax.machine import use_compilation_cache
 
     use_compilation_cache()
+    require_device()
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 

@@ -16,6 +16,7 @@ from absl import flags
 
 from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, overrides, parse
+from lenet_jax.device import require_device
 from lenet_jax.errors import UserError, run_command, show
 from lenet_jax.sweeps import file
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     members = file.load(flag_values.sweep, config, given)
     machine.use_compilation_cache()
     machine.use_cores()
+    require_device()
     from lenet_jax.sweeps.run import Options, run  # late: JAX counts its devices on import
 
     options = Options(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_jax import data
+from lenet_jax.device import require_device
 from lenet_jax.errors import ExitCode, UserError, print_error, printable, run_command
 from lenet_jax.terminal.arguments import Parser, add_description, description
 
@@ -31,6 +32,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       program: the program's name, for the help.
     """
     arguments = _parser(program).parse_args(argv)
+    require_device()
     arguments.function(arguments)
     return ExitCode.DONE
 

@@ -26,7 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_exit_code_is_the_runs(monkeypatch, code):
     calls = []
 
-    def record(*args, profile):
+    def record(*args, profile, extend):
         calls.append(args)
         return code
 
@@ -69,7 +69,7 @@ def test_the_compilation_cache_is_configurable(environment, cache):
     [
         ([], "", ""),
         (["--deterministic"], "", f" {DETERMINISTIC_FLAGS}"),
-        (["--deterministic"], "--xla_mine=1", f"--xla_mine=1 {DETERMINISTIC_FLAGS}"),
+        (["--deterministic"], "--xla_cpu_ftz=true", f"--xla_cpu_ftz=true {DETERMINISTIC_FLAGS}"),
     ],
 )
 def test_deterministic_flags_are_set_before_jax_starts(monkeypatch, arguments, before, after):
