@@ -23,6 +23,7 @@ from lenet_jax.plots.style import (
     legible,
     styled,
 )
+from lenet_jax.statistics import FEWEST, Summary
 
 MOST_RANKED = 24
 MOST_CURVES = 12
@@ -35,22 +36,20 @@ class Setting(NamedTuple):
         name: what they change, in short.
         overrides: the same by key.
         diverged: members that did; the fields below are about the others.
+        stuck: members that are hardly better than chance.
         valid_errors: of each member, %, after each epoch.
         test_errors: of each member, %.
-        mean: of the test errors; None if there are none.
-        sd: their standard deviation; None of fewer than two.
-        ci95: half-width of the 95 % interval of the mean; None likewise.
+        test: their statistics.
         best: whether validation chose this setting.
     """
 
     name: str
     overrides: Mapping[str, Any]
     diverged: int
+    stuck: int
     valid_errors: Float[np.ndarray, "n epochs"]
     test_errors: Sequence[float]
-    mean: float | None
-    sd: float | None
-    ci95: float | None
+    test: Summary
     best: bool
 
 
@@ -67,6 +66,8 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     members = diverged + sum(len(setting.test_errors) for setting in settings)
     subtitle = f"{members:,} networks, {len(settings)} setting{'' if len(settings) == 1 else 's'}"
     subtitle += f", {diverged} diverged" if diverged else ""
+    stuck = sum(setting.stuck for setting in settings)
+    subtitle += f", {stuck} stuck near chance" if stuck else ""
     subtitle += "; ★ best on validation" if len(settings) > 1 else ""
     ranked = not keys and len(settings) > 1
     height = 430
@@ -104,11 +105,11 @@ def find_axes(settings: Sequence[Setting]) -> list[str]:
 
 
 def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
-    """Mean validation error of each setting over the epochs, with a band of one deviation."""
+    """Median validation error of each setting over the epochs, with a band of the middle half."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    axes.set(title="validation error, %: mean ± sd (log scale)", xlabel="epoch")
+    axes.set(title="validation error, %: median, 25–75 % (log scale)", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
@@ -116,11 +117,11 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         errors = setting.valid_errors
         if not errors.size:
             continue
-        mean, epochs = errors.mean(0), np.arange(1, errors.shape[1] + 1)
-        axes.plot(epochs, mean, color=colour, marker="o", label=legible(setting.name, 26))
-        if len(errors) > 1:
-            sd = errors.std(0, ddof=1)
-            axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
+        low, median, high = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
+        epochs = np.arange(1, errors.shape[1] + 1)
+        axes.plot(epochs, median, color=colour, marker="o", label=legible(setting.name, 26))
+        if len(errors) >= FEWEST:
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.set_yscale("log")
     _plain_ticks(axes)
     if len(shown) > 1:
@@ -137,13 +138,14 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
     places: list[Any] = list(values) if numeric else list(range(len(values)))
     for place, setting in zip(places, settings, strict=True):
         errors = setting.test_errors
-        if setting.mean is None:
+        if setting.test.mean is None:
             continue
         axes.plot([place] * len(errors), errors, "o", color=FAINT, alpha=0.45, markersize=3)
         best = setting.best and len(settings) > 1
         look = {"fmt": "*" if best else "o", "color": VERMILION if best else BLUE, "zorder": 3}
         size = 11 if best else 6
-        axes.errorbar(place, setting.mean, setting.ci95 or 0.0, capsize=4, markersize=size, **look)
+        mean, bar = setting.test.mean, _error_bar(setting.test)
+        axes.errorbar(place, mean, bar, capsize=4, markersize=size, **look)
     if numeric:
         if min(places) > 0 and max(places) / min(places) >= 8:
             axes.set_xscale("log")
@@ -172,15 +174,17 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
         for setting in settings
     ]
     for place, setting in zip(places, settings, strict=True):
-        errors[place] = np.nan if setting.mean is None else max(setting.mean, 1e-3)
+        errors[place] = np.nan if setting.test.mean is None else max(setting.test.mean, 1e-3)
     finite = errors[np.isfinite(errors)]
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 10.0)
     norm, colours = LogNorm(low, max(high, low * 1.01)), colormaps["viridis_r"]
     axes.imshow(errors, aspect="auto", cmap=colours, norm=norm)
     for (row, column), setting in zip(places, settings, strict=True):
-        text = "diverged" if setting.mean is None else f"{setting.mean:.2f}"
-        text += "" if setting.sd is None else f" ± {setting.sd:.2f}"
-        shade = (1, 1, 1) if setting.mean is None else colours(norm(errors[row, column]))[:3]
+        mean, sd = setting.test.mean, setting.test.sd
+        text = "diverged" if mean is None else f"{mean:.2f}"
+        text += "" if sd is None else f" ± {sd:.2f}"
+        text += f"\n{setting.stuck} stuck" if setting.stuck else ""
+        shade = (1, 1, 1) if mean is None else colours(norm(errors[row, column]))[:3]
         axes.text(
             column,
             row,
@@ -201,19 +205,28 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
 def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
     """The best settings by mean test error, one below the other."""
     ranked = sorted(
-        (setting.mean, setting.ci95 or 0.0, index)
+        (setting.test.mean, index)
         for index, setting in enumerate(settings)
-        if setting.mean is not None
+        if setting.test.mean is not None
     )[:MOST_RANKED]
-    for place, (mean, half, index) in enumerate(ranked):
+    for place, (mean, index) in enumerate(ranked):
         best = settings[index].best
         shape, colour = ("*", VERMILION) if best else ("o", BLUE)
         look = {"fmt": shape, "markersize": 9 if best else 4, "capsize": 3}
-        axes.errorbar(mean, place, xerr=half, color=colour, **look)
+        bar = _error_bar(settings[index].test)
+        axes.errorbar(mean, place, xerr=bar, color=colour, **look)
     names = [legible(settings[index].name, 52) for *_, index in ranked]
     axes.set_yticks(range(len(names)), names, size=8)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_title("test error, %: mean ± 95 % interval")
+
+
+def _error_bar(summary: Summary) -> list[list[float]] | None:
+    """How far the interval reaches below and above the mean; None without one."""
+    if summary.mean is None or summary.ci95 is None:
+        return None
+    low, high = summary.ci95
+    return [[summary.mean - low], [high - summary.mean]]
 
 
 def _plain_ticks(axes: Axes) -> None:

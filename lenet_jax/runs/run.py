@@ -23,6 +23,7 @@ from lenet_jax.nn import native
 from lenet_jax.runs import figures
 from lenet_jax.runs.record import Record
 from lenet_jax.runs.resume import Progress, RunState, extended_config, look_back, restore
+from lenet_jax.statistics import shortest
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir
 from lenet_jax.storage.sweep_dir import is_sweep
@@ -194,12 +195,12 @@ class _Job:
         return {
             "epoch": progress.epoch + 1,
             "step": segment.step,
-            "train/loss": float(sums.loss / sums.count),
-            **({"train/objective": float(sums.objective / sums.count)} if smoothed else {}),
-            "train/accuracy": float(sums.correct / sums.count),
-            "valid/loss": float(valid.loss / valid.count),
-            "valid/accuracy": float(valid.correct / valid.count),
-            "learning_rate": float(rate),
+            "train/loss": shortest(sums.loss / sums.count),
+            **({"train/objective": shortest(sums.objective / sums.count)} if smoothed else {}),
+            "train/accuracy": shortest(sums.correct / sums.count),
+            "valid/loss": shortest(valid.loss / valid.count),
+            "valid/accuracy": shortest(valid.correct / valid.count),
+            "learning_rate": shortest(rate),
             "images_per_second": self.trainer.spec.num_examples / progress.epoch_seconds,
         }
 
@@ -209,8 +210,8 @@ class _Job:
         test, logits = self.trainer.evaluate(params, "test")
         summary = {
             "status": "done",
-            "test_accuracy": float(test.accuracy),
-            "test_loss": float(test.mean_loss),
+            "test_accuracy": shortest(test.accuracy),
+            "test_loss": shortest(test.mean_loss),
             "test_examples": int(test.count),
             "test_mistakes": int(test.count - test.correct),
             "best_epoch": progress.best_epoch,

@@ -14,6 +14,8 @@ from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.schema import keys
 from lenet_jax.plots import sweeps as plots
+from lenet_jax.statistics import is_stuck, p_value
+from lenet_jax.statistics import summarise as describe
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.file import Overrides
 
@@ -36,11 +38,17 @@ class Setting(NamedTuple):
 
     overrides: Overrides
     rows: list[Row]
+    chance: float = 0.0  # the accuracy of always answering the most frequent class
 
     @property
     def done(self) -> list[Row]:
         """The rows of the members that did not diverge."""
         return [row for row in self.rows if row["status"] == "done"]
+
+    @property
+    def stuck(self) -> int:
+        """How many of those are hardly better than chance on validation."""
+        return sum(is_stuck(row["valid_accuracy"], self.chance) for row in self.done)
 
     @property
     def name(self) -> str:
@@ -50,26 +58,26 @@ class Setting(NamedTuple):
         return ", ".join(f"{key.rpartition('.')[2]}={v}" for key, v in self.overrides.items())
 
 
-def by_setting(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[Setting]:
-    """Groups rows by all overrides except seeds, in the order of the first members."""
+def by_setting(
+    rows: Sequence[Row],
+    overrides: Mapping[int, Overrides],
+    chances: Mapping[int, float] | None = None,
+) -> list[Setting]:
+    """Groups rows by all overrides except seeds, in the order of the first members.
+
+    Args:
+      rows: of all members.
+      overrides: by member.
+      chances: by member, see `Setting.chance`; None: 0.
+    """
     settings: dict[str, Setting] = {}
     for row in rows:
-        changed = {k: v for k, v in overrides[row["member"]].items() if k not in SEEDS}
-        setting = settings.setdefault(json.dumps(changed, default=list), Setting(changed, []))
+        member = row["member"]
+        changed = {k: v for k, v in overrides[member].items() if k not in SEEDS}
+        new = Setting(changed, [], chances[member] if chances else 0.0)
+        setting = settings.setdefault(json.dumps(changed, default=list), new)
         setting.rows.append(row)
     return list(settings.values())
-
-
-def describe(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, standard deviation, and the half-width of Student's 95 % interval of the mean."""
-    n = len(values)
-    if n < 2:
-        return {"mean": values[0] if n else None, "sd": None, "ci95": None}
-    from scipy.special import stdtrit
-
-    sd = statistics.stdev(values)
-    half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
-    return {"mean": statistics.mean(values), "sd": sd, "ci95": half}
 
 
 def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
@@ -81,9 +89,11 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             "overrides": setting.overrides,
             "n": len(done),
             "diverged": len(setting.rows) - len(done),
+            "stuck": setting.stuck,
         }
         for name in ("valid_accuracy", "test_accuracy", "valid_loss", "test_loss"):
-            entry[name] = describe([row[name] for row in done])
+            upper = 1.0 if name.endswith("accuracy") else math.inf
+            entry[name] = describe([row[name] for row in done], upper).to_json()
         best = max(done, key=rank, default=None)
         entry["best"] = best and {"member": best["member"], "test_accuracy": best["test_accuracy"]}
         table.append(entry)
@@ -109,6 +119,27 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
     return index, max(settings[index].done, key=rank)
 
 
+def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
+    """How far a setting is ahead of the next best on validation; None if it is the only one.
+
+    Returns:
+      `over`, the other's overrides; `valid_accuracy`, the difference of the means; and `p`, how
+      likely one at least as large is between settings that are equal, see `statistics.p_value`.
+    """
+    accuracies = [[row["valid_accuracy"] for row in setting.done] for setting in settings]
+    others = [i for i, values in enumerate(accuracies) if values and i != index]
+    if not others:
+        return None
+    second = max(others, key=lambda i: statistics.fmean(accuracies[i]))
+    ours, theirs = accuracies[index], accuracies[second]
+    return {
+        "over": settings[second].overrides,
+        "name": settings[second].name,
+        "valid_accuracy": statistics.fmean(ours) - statistics.fmean(theirs),
+        "p": p_value(ours, theirs),
+    }
+
+
 def for_plot(
     settings: Sequence[Setting], curves: Mapping[int, Mapping[str, np.ndarray]]
 ) -> list[plots.Setting]:
@@ -127,10 +158,11 @@ def for_plot(
                 name=setting.name,
                 overrides=setting.overrides,
                 diverged=len(setting.rows) - len(setting.done),
+                stuck=setting.stuck,
                 valid_errors=np.array(valid),
                 test_errors=test,
+                test=describe(test, 100.0),
                 best=winner is not None and winner[0] == index,
-                **describe(test),
             )
         )
     return shown
@@ -162,10 +194,14 @@ def summary(
             "member": winner[1]["member"],
             "overrides": overrides[winner[1]["member"]],
             **{k: winner[1][k] for k in ("valid_accuracy", "test_accuracy")},
+            "lead": lead(settings, winner[0]),
             "setting": entries[winner[0]],
         },
         "settings": entries,
-        "statistics": "over the members that did not diverge; ci95 is half of Student's interval",
+        "statistics": (
+            "over the members that did not diverge; ci95: ends of the 95 % interval of the mean,"
+            " Student's on the logit's scale (losses: logarithm); stuck: hardly above chance"
+        ),
     }
 
 

@@ -20,6 +20,7 @@ from lenet_jax.nn import native, ops
 from lenet_jax.plots.output import png
 from lenet_jax.plots.style import DRAWING_ERRORS
 from lenet_jax.plots.sweeps import plot_sweep
+from lenet_jax.statistics import chance
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
 from lenet_jax.sweeps import estimate, plan, results
@@ -287,7 +288,12 @@ def _collect(
     if not rows:
         return
     overrides = plan.overrides(members)
-    settings = results.by_setting(rows, overrides)
+    chances = {
+        member.number: chance(chunk.group.dataset.valid.labels)
+        for chunk in done
+        for member in chunk.members
+    }
+    settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
     summary = results.summary(settings, winner, overrides, complete=len(done) == len(chunks))
     config_of = {member.number: member.config for member in members}
@@ -318,19 +324,30 @@ def _result_lines(
     """The printed table: one line per setting, the winner marked."""
     names = [setting.name for setting in settings]
     width = max(map(len, [*names, "setting"]))
-    lines = ["", f"{'setting':<{width}}    n  diverged  test accuracy, %"]
+    head = f"{'setting':<{width}}    n  diverged  stuck   test accuracy, %: mean [95 % interval]"
+    lines = ["", head]
     winner = summary["winner"]
     for name, entry in zip(names, summary["settings"], strict=True):
         mean, ci = entry["test_accuracy"]["mean"], entry["test_accuracy"]["ci95"]
-        accuracy = "–" if mean is None else f"{100 * mean:.2f}"
-        accuracy += "" if ci is None else f" ± {100 * ci:.2f}"
+        accuracy = f"{'–':>6}" if mean is None else f"{100 * mean:6.2f}"
+        accuracy += "" if ci is None else f" [{100 * ci[0]:.2f}, {100 * ci[1]:.2f}]"
         star = "  ★" if winner and winner["setting"] is entry else ""
-        lines.append(f"{name:<{width}} {entry['n']:>4}  {entry['diverged']:>8}  {accuracy}{star}")
+        counts = f"{entry['n']:>4}  {entry['diverged']:>8}  {entry['stuck']:>5}"
+        lines.append(f"{name:<{width}} {counts}   {accuracy}{star}")
     if winner:
+        lead = winner["lead"]
+        lines.append("★ highest mean validation accuracy" + (_lead(lead) if lead else ""))
         lines.append(
-            f"★ highest mean validation accuracy; best member on validation {winner['member']}:"
+            f"best member on validation: {winner['member']},"
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
     seconds = sum(row["seconds"] for row in rows)
     lines.append(f"{len(rows)} members, {clock(seconds)} of training")
     return lines
+
+
+def _lead(lead: dict[str, Any]) -> str:
+    """How far the winner is ahead, and how sure that is."""
+    points, p = 100 * lead["valid_accuracy"], lead["p"]
+    sure = "" if p is None else f" (Welch's t-test: p = {p:.2g})"
+    return f", {points:.2f} points above {lead['name']}{sure}"

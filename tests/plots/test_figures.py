@@ -14,6 +14,7 @@ from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.output import png, svg
 from lenet_jax.plots.style import paint
 from lenet_jax.plots.sweeps import Setting, plot_sweep
+from lenet_jax.statistics import summarise
 
 NAMES = [str(digit) for digit in range(10)]
 HISTOGRAM_CAPTIONS = {"conv1.relu": "83 % are 0\n0 of 6 dead", "fc3": "logits"}
@@ -348,11 +349,10 @@ class TestSweep:
                 name=", ".join(f"{key}={value}" for key, value in changed.items()),
                 overrides=changed,
                 diverged=2 if place in diverged else 0,
+                stuck=0,
                 valid_errors=np.zeros((0,)) if place in diverged else np.full((2, 3), place + 1.0),
                 test_errors=[] if place in diverged else [place + 1.0, place + 1.2],
-                mean=None if place in diverged else place + 1.1,
-                sd=None if place in diverged else 0.14,
-                ci95=None if place in diverged else 1.3,
+                test=summarise([] if place in diverged else [place + 1.0, place + 1.2], 100.0),
                 best=place == 0,
             )
             for place, changed in enumerate(overrides)
@@ -380,3 +380,14 @@ class TestSweep:
         written = texts(plot_sweep(self.settings({}), title="a"))
         assert "2 networks, 1 setting" in written
         assert not any("★" in text for text in written)
+
+    def test_one_collapsed_member_leaves_the_axis_within_0_and_100(self):
+        errors = [1.0, 1.1, 0.9, 90.0]
+        collapsed = self.settings({"lr": 0.1}, {"lr": 0.2})[0]._replace(
+            stuck=1, test_errors=errors, test=summarise(errors, 100.0)
+        )
+        settings = [collapsed, *self.settings({"lr": 0.1}, {"lr": 0.2})[1:]]
+        figure = plot_sweep(settings, title="a")
+        low, high = figure.axes[1].get_ylim()
+        assert low > 0 and high < 130
+        assert any("1 stuck near chance" in text for text in texts(figure))

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import scipy.special
 from safetensors.numpy import load_file
 
 from lenet_jax import config as configs
@@ -16,6 +17,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.runs import figures as report
 from lenet_jax.runs.run import run as train_one
+from lenet_jax.statistics import chance, is_stuck
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import Member, chain, product, share_order, sweep
@@ -124,7 +126,15 @@ def test_the_summary_has_statistics_over_seeds_per_setting(finished):
         assert entry["test_accuracy"]["mean"] == pytest.approx(np.mean(accuracies))
         assert entry["test_accuracy"]["sd"] == pytest.approx(np.std(accuracies, ddof=1))
         half = 3.182446 * np.std(accuracies, ddof=1) / 2  # Student's t, 3 degrees
-        assert entry["test_accuracy"]["ci95"] == pytest.approx(half, rel=1e-4)
+        mean = np.mean(accuracies)
+        low, high = entry["test_accuracy"]["ci95"]
+        step = half / (mean * (1 - mean))
+        assert scipy.special.logit([low, high]) == pytest.approx(
+            scipy.special.logit(mean) + np.array([-step, step]), rel=1e-4
+        )
+        base = chance(tiny.dataset().valid.labels)
+        stuck = [is_stuck(float(row["valid_accuracy"]), base) for row in seeds]
+        assert entry["stuck"] == sum(stuck)
     assert summary["settings"][4]["n"] == 0 and summary["settings"][4]["diverged"] == 1
     means = [entry["valid_accuracy"]["mean"] for entry in summary["settings"][:4]]
     assert summary["winner"]["setting"]["valid_accuracy"]["mean"] == max(means)

@@ -1,0 +1,112 @@
+"""Statistics over seeds: means of rates and losses, and intervals that stay where they can be."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple, SupportsFloat
+
+import numpy as np
+
+FEWEST = 3  # values that have an interval
+STUCK = 0.1  # of the way from chance to 1: what is below has learned nothing
+
+
+class Summary(NamedTuple):
+    """What some values have in common.
+
+    Attributes:
+      n: how many there are.
+      mean: None if there are none; the others likewise.
+      sd: their standard deviation; None of fewer than two.
+      ci95: the ends of the 95 % interval of the mean; None of fewer than three.
+      median: the middle one.
+      quartiles: what a quarter of the values is below, and above.
+    """
+
+    n: int
+    mean: float | None = None
+    sd: float | None = None
+    ci95: tuple[float, float] | None = None
+    median: float | None = None
+    quartiles: tuple[float, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it for JSON, without n."""
+        return {key: value for key, value in self._asdict().items() if key != "n"}
+
+
+def summarise(values: Sequence[float], upper: float = math.inf) -> Summary:
+    """Describes values in [0, upper].
+
+    The interval is Student's on the scale of the logarithm, or, of rates (upper 1) and percentages
+    (upper 100), of the logit, around the mean: it is near the usual one where that is narrow, and
+    stays within the bounds where it is not.
+
+    Source: the delta method; Agresti, "Categorical Data Analysis", 2013, section 3.1.
+
+    Args:
+      values: of each seed.
+      upper: what none of them can exceed.
+    """
+    n = len(values)
+    if not n:
+        return Summary(0)
+    mean = statistics.fmean(values)
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    sd = statistics.stdev(values) if n > 1 else None
+    interval = None
+    if sd is not None and n >= FEWEST:
+        interval = _interval(mean, _student(n - 1) * sd / math.sqrt(n), upper)
+    return Summary(n, mean, sd, interval, median, (low, high))
+
+
+def p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """How likely means at least as far apart are if both have the same expectation: Welch's test.
+
+    None of fewer than two values on either side, or where none of them differ.
+
+    Source: Welch, "The generalization of 'Student's' problem", 1947.
+    """
+    if min(len(first), len(second)) < 2:
+        return None
+    from scipy.special import stdtr
+
+    shares = [statistics.variance(values) / len(values) for values in (first, second)]
+    if not sum(shares):
+        return None
+    t = abs(statistics.fmean(first) - statistics.fmean(second)) / math.sqrt(sum(shares))
+    squares = (s**2 / (len(v) - 1) for s, v in zip(shares, (first, second), strict=True))
+    return float(2 * stdtr(sum(shares) ** 2 / sum(squares), -t))
+
+
+def chance(labels: Sequence[int] | np.ndarray) -> float:
+    """The accuracy of always answering the most frequent class."""
+    return float(np.bincount(labels).max() / len(labels))
+
+
+def is_stuck(accuracy: float, chance: float) -> bool:
+    """Whether a network is hardly better than chance: it trained, and learned nothing."""
+    return accuracy < chance + STUCK * (1 - chance)
+
+
+def shortest(value: SupportsFloat) -> float:
+    """The shortest decimal number that rounds to a float32: 0.9924, not 0.9923999905586243."""
+    return float(str(np.float32(float(value))))
+
+
+def _interval(mean: float, half: float, upper: float) -> tuple[float, float]:
+    """The ends of `mean` ± `half` on a scale whose inverse stays in (0, upper)."""
+    if not half or not 0 < mean < upper:
+        return mean, mean
+    share = mean / upper  # 0 without an upper bound
+    step = half / (mean * (1 - share))
+    odds = [mean / (1 - share) * math.exp(min(sign * step, 700)) for sign in (-1, 1)]
+    low, high = (odd / (1 + odd / upper) for odd in odds)
+    return low, high
+
+
+def _student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's distribution."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))

@@ -1,0 +1,72 @@
+"""Statistics over seeds against SciPy's, and at the edges of what rates can be."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lenet_jax.statistics import chance, is_stuck, p_value, shortest, summarise
+
+RATES = st.lists(st.floats(0, 1), min_size=3, max_size=40)
+
+
+@given(RATES)
+def test_the_interval_of_a_rate_holds_its_mean_and_stays_a_rate(values):
+    summary = summarise(values, 1.0)
+    assert summary.ci95 is not None and summary.mean is not None
+    low, high = summary.ci95
+    assert 0 <= low <= summary.mean + 1e-12 and summary.mean - 1e-12 <= high <= 1
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=3, max_size=40))
+def test_the_interval_of_a_loss_is_not_negative(values):
+    summary = summarise(values)
+    assert summary.ci95 is not None and 0 <= summary.ci95[0] <= summary.ci95[1]
+    assert math.isfinite(summary.ci95[1])
+
+
+@pytest.mark.parametrize("upper", [1.0, math.inf])
+def test_a_narrow_interval_is_students(upper):
+    values = np.random.default_rng(0).normal(0.5, 0.001, 20).tolist()
+    expected = scipy.stats.t.interval(0.95, 19, np.mean(values), scipy.stats.sem(values))
+    assert summarise(values, upper).ci95 == pytest.approx(expected, rel=1e-5)
+
+
+def test_rates_near_the_end_have_an_uneven_interval():
+    summary = summarise([0.99, 0.98, 0.995, 0.1], 1.0)
+    assert summary.ci95 is not None and summary.mean is not None
+    low, high = summary.ci95
+    assert 0 < low < summary.mean < high < 1
+    assert summary.median == pytest.approx(0.985)
+
+
+def test_few_values_have_no_interval():
+    assert summarise([]).to_json() == dict.fromkeys(("mean", "sd", "ci95", "median", "quartiles"))
+    assert summarise([0.5]).sd is None
+    two = summarise([0.4, 0.6])
+    assert two.sd == pytest.approx(math.sqrt(0.02)) and two.ci95 is None
+    assert summarise([1.0, 1.0, 1.0], 1.0).ci95 == (1.0, 1.0)
+
+
+def test_welchs_test_is_scipys():
+    random = np.random.default_rng(1)
+    first, second = random.normal(0, 1, 5), random.normal(1, 3, 12)
+    expected = scipy.stats.ttest_ind(first, second, equal_var=False).pvalue  # pyright: ignore
+    assert p_value(first.tolist(), second.tolist()) == pytest.approx(expected)
+    assert p_value([1.0], [2.0, 3.0]) is None
+    assert p_value([1.0, 1.0], [1.0, 1.0]) is None
+
+
+def test_hardly_better_than_chance_is_stuck():
+    base = chance([0] * 30 + [1] * 10)
+    assert base == 0.75
+    assert is_stuck(0.77, base) and not is_stuck(0.8, base)
+    assert is_stuck(0.1135, 0.1135) and not is_stuck(0.3, 0.1135)
+
+
+def test_a_float32_is_written_as_short_as_it_can_be():
+    assert shortest(np.float32(0.9924)) == 0.9924
+    assert np.float32(shortest(np.float32(1 / 3))) == np.float32(1 / 3)
