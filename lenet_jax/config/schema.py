@@ -106,14 +106,11 @@ JOINT_RULES = (
     ),
 )
 
-# Keys that files of earlier versions lack; what these files mean is the default.
-ADDED = ("model.activation", "model.pool", "model.padding")
-
 # Former names of keys, still accepted in files and on command lines.
 RENAMED = {"model.lowering": "model.backend"}
 
 # Keys that the config.json of an older version lacks; their defaults are what it did.
-ADDED = ("train.schedule_epochs",)
+ADDED = ("train.schedule_epochs", "model.activation", "model.pool", "model.padding")
 
 # Names of these keys in other libraries, which are suggested but not accepted.
 ALIASES = {
@@ -179,10 +176,8 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns values by dotted path with former names replaced; the former name's value wins.
 
     A file that sets `model.lowering` on the base config also has the default `model.backend`.
-    `ADDED` keys that are missing get their defaults.
     """
-    current = {path: keys()[path].default for path in ADDED}
-    current |= {path: value for path, value in values.items() if path not in RENAMED}
+    current = {path: value for path, value in values.items() if path not in RENAMED}
     return current | {RENAMED[path]: values[path] for path in RENAMED if path in values}
 
 

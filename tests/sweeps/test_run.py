@@ -12,7 +12,7 @@ import scipy.special
 from safetensors.numpy import load_file
 
 from lenet_jax import config as configs
-from lenet_jax import torch_bridge
+from lenet_jax import data, torch_bridge
 from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.runs import figures as report
@@ -114,7 +114,7 @@ def test_the_history_has_every_members_curves(finished):
     )
 
 
-def test_the_summary_has_statistics_over_seeds_per_setting(finished):
+def test_the_summary_has_statistics_over_seeds_per_setting(finished, config):
     path, output = finished
     summary = json.loads((path / "summary.json").read_text())
     assert (summary["status"], summary["members"], summary["diverged"]) == ("done", MEMBERS + 1, 1)
@@ -132,7 +132,7 @@ def test_the_summary_has_statistics_over_seeds_per_setting(finished):
         assert scipy.special.logit([low, high]) == pytest.approx(
             scipy.special.logit(mean) + np.array([-step, step]), rel=1e-4
         )
-        base = chance(tiny.dataset().valid.labels)
+        base = chance(data.load(**config.data).valid.labels)
         stuck = [is_stuck(float(row["valid_accuracy"]), base) for row in seeds]
         assert entry["stuck"] == sum(stuck)
     assert summary["settings"][4]["n"] == 0 and summary["settings"][4]["diverged"] == 1
