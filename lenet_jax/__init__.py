@@ -37,7 +37,7 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
 
     Args:
       config: from `lenet_jax.config`, or the name of a config file, `FILE.py[:ARG]`, which runs as
-        code.
+        code; or a run directory, to repeat it.
       workdir: the run directory; None: a new one in `runs`, named after the time.
 
     Raises:
@@ -60,7 +60,8 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
     checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
     command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r})"]
-    code = run(checked, workdir, command, started)
+    repeats = configs.saved_config(config) if isinstance(config, str) else None
+    code = run(checked, workdir, command, started, repeats=repeats)
     if code == ExitCode.DIVERGED:
         raise UserError(f"the run in {workdir} diverged: its loss stopped being finite")
     if code != ExitCode.DONE:

@@ -11,6 +11,7 @@ from collections.abc import Sequence  # noqa: E402
 from absl import flags  # noqa: E402
 
 from lenet_jax import machine  # noqa: E402
+from lenet_jax.config import saved_config  # noqa: E402
 from lenet_jax.config.flags import make_flags, parse  # noqa: E402
 from lenet_jax.device import require_device  # noqa: E402
 from lenet_jax.errors import run_command  # noqa: E402
@@ -56,6 +57,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         STARTED,
         profile=flag_values.profile,
         extend=flag_values.extend is not None,
+        repeats=saved_config(flag_values["config"].value or ""),
     )
 
 

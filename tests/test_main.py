@@ -26,7 +26,8 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_exit_code_is_the_runs(monkeypatch, code):
     calls = []
 
-    def record(*args, profile, extend):
+    def record(*args, profile, extend, repeats):
+        assert repeats is None
         calls.append(args)
         return code
 

@@ -7,6 +7,7 @@ from lenet_jax.config.file import (
     load,
     load_json,
     replace,
+    saved_config,
     to_dict,
     validate,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "load",
     "load_json",
     "replace",
+    "saved_config",
     "to_dict",
     "validate",
 ]

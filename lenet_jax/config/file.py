@@ -1,7 +1,7 @@
 """Config files and their overrides, validated as a whole before anything else happens.
 
 A config file runs as code: run only those you trust. Its path is relative to the working directory.
-A finished run is read back from its `config.json` (`load_json`), which is data.
+The `config.json` of a run is data: it is read, never run, wherever a config file is taken.
 
 Invalid input raises `errors.UserError`, which reports all mistakes of a config together.
 """
@@ -9,6 +9,7 @@ Invalid input raises `errors.UserError`, which reports all mistakes of a config 
 import difflib
 import inspect
 import json
+import os
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +39,8 @@ def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Co
     """Runs a config file's `get_config` and applies overrides.
 
     Args:
-      path_with_arg: `FILE.py` or `FILE.py:ARG`; the argument goes to `get_config`.
+      path_with_arg: `FILE.py` or `FILE.py:ARG`, whose argument goes to `get_config`; or what
+        `saved_config` takes.
       overrides: dotted paths and their values, as `build` takes them.
 
     Raises:
@@ -112,7 +114,7 @@ def differing_keys(old: Config, new: Config) -> list[str]:
 
 
 def run_file(path_with_arg: str) -> dict[str, Any]:
-    """Runs the `get_config` of `FILE.py[:ARG]`.
+    """Runs the `get_config` of `FILE.py[:ARG]`, or reads the `config.json` of a run.
 
     Returns:
       The config's values by dotted path, unchecked.
@@ -120,11 +122,29 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
     Raises:
       UserError: the file is missing, fails (with the line), or does not return a ConfigDict.
     """
+    if (saved := saved_config(path_with_arg)) is not None:
+        return _flatten(load_json(saved))
     config = call_file(path_with_arg, "get_config", "config")
     if not isinstance(config, ConfigDict):
-        path, kind = path_with_arg.partition(":")[0], type(config).__name__
+        path, kind = _split(path_with_arg)[0], type(config).__name__
         raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
     return _flatten(config)
+
+
+def saved_config(path: str) -> Path | None:
+    """The `config.json` that a path names: itself, or the run directory that has it; else None.
+
+    Raises:
+      UserError: it is given an argument.
+    """
+    name, arg = _split(path)
+    if (Path(name) / "config.json").is_file():
+        name = str(Path(name) / "config.json")
+    if not name.lower().endswith(".json"):
+        return None
+    if arg:
+        raise UserError(f"{show(name)} takes no argument, not {show(arg)}")
+    return Path(name)
 
 
 def call_file(path_with_arg: str, function: str, kind: str) -> Any:
@@ -138,7 +158,7 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
     Raises:
       UserError: the file is missing, fails (with the line), or has no such function.
     """
-    name, _, arg = path_with_arg.partition(":")
+    name, arg = _split(path_with_arg)
     path = Path(name)
     try:
         source = path.read_bytes()
@@ -215,6 +235,13 @@ def _call_source(source: bytes, path: Path, name: str, arg: str) -> Any:
         needs = f"takes no argument, not {show(arg)}" if arg else "needs an argument: FILE.py:ARG"
         raise UserError(f"{show(path)}: its {name} {needs}") from error
     return function(*arguments)
+
+
+def _split(path_with_arg: str) -> tuple[str, str]:
+    """The path and the argument; the colon after a drive of Windows belongs to the path."""
+    drive, rest = os.path.splitdrive(path_with_arg)
+    name, _, arg = rest.partition(":")
+    return drive + name, arg
 
 
 def _similar_file(path: Path) -> str:

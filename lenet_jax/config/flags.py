@@ -28,7 +28,11 @@ def make_flags() -> flags.FlagValues:
     flag_values = flags.FlagValues()
     flag_values.set_gnu_getopt(True)  # continue past a stray argument, to report all mistakes
     for name, meaning in (
-        ("config", "FILE.py[:ARG], a config file; it runs as code. `:smoke` makes a short run"),
+        (
+            "config",
+            "FILE.py[:ARG], a config file; it runs as code. `:smoke` makes a short run."
+            " Or the config.json of a run, to repeat it",
+        ),
         ("workdir", "folder of the run; an unfinished run in it is resumed"),
     ):
         flags.DEFINE_string(name, None, meaning, flag_values=flag_values, allow_overwrite=False)

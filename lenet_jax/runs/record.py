@@ -3,6 +3,7 @@
 import contextlib
 import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import jax
@@ -10,6 +11,7 @@ import jax
 from lenet_jax.errors import UserError, printable
 from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
+from lenet_jax.storage.files import read_json
 from lenet_jax.storage.run_dir import RECORD, RunDir
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import Spec
@@ -101,6 +103,24 @@ class Record:
         self._directory.write_json(RECORD, self.values | {"status": status, "exit_reason": reason})
         if status == "interrupted":
             self._warn(f"{reason}; to resume: {self.values['command']}")
+
+    def changes_since(self, config: Path) -> str | None:
+        """What is not as in another run, in one line; None if all is, or that is not known.
+
+        Args:
+          config: the `config.json` of the other run, whose record lies beside it.
+        """
+        try:
+            previous = read_json(config.with_name(RECORD))
+        except UserError as error:
+            return str(error)
+        if previous is None or config.parent.absolute() == self._directory.path:
+            return None
+        changes = [what_changed(previous, self.values)]
+        for key, what in (("data_fingerprint", "the data"), ("git_revision", "the revision")):
+            was, now = previous.get(key), self.values[key]
+            changes += [f"{what} changed"] if None not in (was, now) and was != now else []
+        return "; ".join(filter(None, changes)) or None
 
     def differences(self) -> str | None:
         """What changed since the file was written; None if the bits of the run do not change."""

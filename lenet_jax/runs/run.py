@@ -49,6 +49,7 @@ def run(
     *,
     profile: bool = False,
     extend: bool = False,
+    repeats: Path | None = None,
 ) -> int:
     """Trains, evaluates and writes the run directory; resumes what it already holds.
 
@@ -58,6 +59,7 @@ def run(
       command: resumes this run; for messages.
       started: when the process began, on `time.perf_counter`'s clock.
       profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
+      repeats: the `config.json` of the run to repeat; what may make a difference is reported.
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
 
     Returns:
@@ -94,6 +96,10 @@ def run(
                 if saved is not None and (changed := record.differences()):
                     console.warn(
                         f"results may differ in the last bits from an uninterrupted run: {changed}"
+                    )
+                if repeats is not None and (changed := record.changes_since(repeats)):
+                    console.warn(
+                        f"results may differ from those of the run in {repeats.parent}: {changed}"
                     )
                 if directory.lock_note:
                     console.warn(directory.lock_note)
