@@ -86,7 +86,8 @@ def main() -> None:
 
 def read(files: Sequence[Path], network: Network) -> list[list[Character] | UserError]:
     """Reads files as `predict` does."""
-    return list(read_all(files, network.channels, network.form))
+    readings = read_all(files, network.channels, network.form)
+    return [r if isinstance(r, UserError) else r.characters for r in readings]
 
 
 def accuracy(

@@ -207,14 +207,14 @@ def printable(text: object, limit: int = 160) -> str:
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
 
-def show(value: object) -> str:
+def show(value: object, limit: int = 80) -> str:
     """Formats a value, such as a path or a key, in one line; unprintable text is escaped.
 
-    A long path keeps its end, anything else its beginning.
+    A path longer than `limit` keeps its end, anything else its beginning.
     """
     text = str(value)
     if not text or not text.isprintable() or text != text.strip():
         text = repr(text)
-    if len(text) <= 80:
+    if len(text) <= limit:
         return text
-    return f"…{text[-79:]}" if isinstance(value, Path) else f"{text[:79]}…"
+    return f"…{text[1 - limit :]}" if isinstance(value, Path) else f"{text[: limit - 1]}…"

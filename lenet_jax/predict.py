@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import ExitCode, UserError, print_error, run_command
+from lenet_jax.errors import ExitCode, UserError, print_error, run_command, show
 from lenet_jax.terminal.arguments import description, make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.data.characters import Character
     from lenet_jax.data.image_files import Reading
+    from lenet_jax.data.image_sources import ImageSource
     from lenet_jax.inference.network import Network
 
 PROGRAM = "python -m lenet_jax.predict"
@@ -20,7 +21,12 @@ DESCRIPTION = (
     "Classify images. Characters are found in photographs, scans and drawings of any size, and"
     " brought to the form of the images that the network was trained on."
 )
+IMAGES = (
+    "an image of any format, a folder or a .zip of them, a pattern such as 'scans/**/*.png',"
+    " or - for standard input"
+)
 BATCH = 512  # characters that are classified at a time
+LONGEST_NAME = 1000  # characters of a file's name, of which the table shows the end
 MANY = 50  # images: from there on, progress is shown
 
 
@@ -32,15 +38,17 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       program: what starts it, for the help.
     """
     parser = make_parser(program, DESCRIPTION)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="PNG, JPEG, or a folder of them")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=IMAGES)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--one", action="store_true", help="only the largest character of an image")
     arguments = parser.parse_args(argv)
     path = network_path(arguments)
 
-    from lenet_jax.data import image_files  # late: an error in the arguments is reported at once
+    from lenet_jax.data import image_sources  # late: an error in the arguments is reported at once
 
-    files = image_files.find(arguments.images)
+    found = image_sources.find(arguments.images)
+    if found.left_out:
+        print_error(image_sources.describe_left_out(found.left_out))
     from lenet_jax.device import require_device
     from lenet_jax.machine import use_compilation_cache
 
@@ -54,9 +62,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     network = load(path, arguments.member, given, remarks.append)
     for remark in remarks:
         print_error(remark)
-    rows, errors = classify(network, files, one=arguments.one)
+    rows, errors = classify(network, found.images, one=arguments.one)
     if arguments.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print(to_json(rows, getattr(sys.stdout, "encoding", None) or "utf-8"))
     else:
         print_table(rows)
     for error in errors:
@@ -65,7 +73,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 
 def classify(
-    network: "Network", files: Sequence[Path], *, one: bool = False
+    network: "Network", files: Sequence["ImageSource"], *, one: bool = False
 ) -> tuple[list[dict], list[UserError]]:
     """Classifies the characters in image files, with a progress bar on a terminal if they are many.
 
@@ -82,20 +90,21 @@ def classify(
 
     rows: list[dict] = []
     errors: list[UserError] = []
-    waiting: list[tuple[str, Character]] = []
+    waiting: list[tuple[str, bool, Character]] = []
     readings = read_all(files, network.channels, network.form)
     for file, reading in zip(files, track(readings, len(files)), strict=True):
         if isinstance(reading, UserError):
             errors.append(reading)
             continue
-        waiting += [(str(file), c) for c in ([largest(reading)] if one else reading)]
+        characters = [largest(reading.characters)] if one else reading.characters
+        waiting += [(str(file), reading.first_only, character) for character in characters]
         if len(waiting) >= BATCH:
             rows += answers(network, waiting)
             waiting = []
     return rows + answers(network, waiting), errors
 
 
-def track(readings: Iterator["Reading"], total: int) -> Iterator["Reading"]:
+def track(readings: Iterator["Reading | UserError"], total: int) -> Iterator["Reading | UserError"]:
     """Shows how far reading is, on a terminal's standard error."""
     if total < MANY or not sys.stderr.isatty():
         yield from readings
@@ -106,17 +115,18 @@ def track(readings: Iterator["Reading"], total: int) -> Iterator["Reading"]:
     yield from show(readings, "reading", total, console=Console(stderr=True), transient=True)
 
 
-def answers(network: "Network", characters: Sequence[tuple[str, "Character"]]) -> list[dict]:
+def answers(network: "Network", characters: Sequence[tuple[str, bool, "Character"]]) -> list[dict]:
     """What the network says of each character.
 
     Args:
       network: the network.
-      characters: each with the name of its image.
+      characters: each with the name of its image, and whether that is the first of several.
 
     Returns:
       For each `image`, `box` (left, top, right, bottom in pixels of the image), `class`,
       `probability`, `runner_up`, `runner_up_probability`, `energy` (of the logits), whether it is
-      `unlike` all classes (None where that is not known), and whether it was `inverted`.
+      `unlike` all classes (None where that is not known), whether it was `inverted`, and whether
+      the file has more frames or pages than this, its first (`first_only`).
     """
     import jax
     import numpy as np
@@ -125,12 +135,14 @@ def answers(network: "Network", characters: Sequence[tuple[str, "Character"]]) -
 
     if not characters:
         return []
-    images = network.fit([character.pixels for _, character in characters])
+    images = network.fit([character.pixels for *_, character in characters])
     logits = network.logits(images)
     probabilities, energies = np.asarray(jax.nn.softmax(logits)), energy(logits)
     least = network.least_energy
     rows = []
-    for (name, character), row, score in zip(characters, probabilities, energies, strict=True):
+    for (name, first_only, character), row, score in zip(
+        characters, probabilities, energies, strict=True
+    ):
         first, second = (-row).argsort(kind="stable")[:2]
         rows.append(
             {
@@ -143,30 +155,43 @@ def answers(network: "Network", characters: Sequence[tuple[str, "Character"]]) -
                 "energy": float(score),
                 "unlike": None if least is None else bool(score < least),
                 "inverted": character.inverted,
+                "first_only": first_only,
             }
         )
     return rows
+
+
+def to_json(rows: Sequence[dict], encoding: str) -> str:
+    """JSON that can be printed in `encoding`; what is unprintable, as in names, is escaped."""
+    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(rows, indent=2)
+    return text if text.replace("\n", "").isprintable() else json.dumps(rows, indent=2)
 
 
 def print_table(rows: Sequence[dict]) -> None:
     """Prints a line a character; says which were inverted, and which are unlike all classes."""
     if not rows:
         return
-    count = Counter(row["image"] for row in rows)
+    places = {(row["image"], tuple(row["box"])) for row in rows}
+    count = Counter(image for image, _ in places)
     lines = [("image", "class", "", "runner-up", "", "")]
     for row in rows:
         left, top, right, bottom = row["box"]
         remarks = [
             f"at {left},{top}–{right},{bottom}" if count[row["image"]] > 1 else "",
             "inverted" if row["inverted"] else "",
+            "the first of several frames or pages" if row["first_only"] else "",
             "unlike any class" if row["unlike"] else "",
         ]
         lines.append(
             (
-                row["image"],
-                row["class"],
+                show(Path(row["image"]), LONGEST_NAME),
+                show(row["class"]),
                 f"{100 * row['probability']:.1f} %",
-                row["runner_up"],
+                show(row["runner_up"]),
                 f"{100 * row['runner_up_probability']:.1f} %",
                 ", ".join(filter(None, remarks)),
             )

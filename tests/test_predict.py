@@ -1,14 +1,17 @@
 import functools
+import io
 import json
+import os
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import lenet_jax
-from lenet_jax import data, predict
+from lenet_jax import data, errors, predict
 from tests.support.photos import photo
 
 
@@ -33,8 +36,9 @@ def run(run_command):
 def test_a_folder_is_classified_and_what_is_broken_is_named(run, notes_run, digits):
     code, out, error = run(f"--workdir={notes_run}", digits)
     assert code == 2
-    assert error.splitlines()[0].startswith(f"{digits / 'broken.png'} ")
-    assert len(error.splitlines()) == 1
+    left_out, mistake = error.splitlines()
+    assert left_out == "1 file left out: 1 is not an image (.txt 1)"
+    assert mistake.startswith(f"{digits / 'broken.png'} ")
     header, *lines, _, remark = out.splitlines()
     assert header.split() == ["image", "class", "runner-up"]
     for line, name, digit in zip(lines, ("0.jpg", "3.jpg", "7.jpg"), "037", strict=False):
@@ -115,7 +119,64 @@ def test_a_member_of_a_sweep(run, sweep, digits):
 def test_nothing_but_mistakes_prints_no_table(run, notes_run, digits):
     code, out, error = run(f"--workdir={notes_run}", digits / "readme.txt")
     assert (code, out) == (2, "")
-    assert "neither a PNG nor a JPEG" in error
+    assert "is not an image of a format that Pillow reads" in error
+
+
+def test_sources_of_every_kind(run, notes_run, tmp_path, monkeypatch):
+    picture = Image.fromarray(photo(3))
+    picture.save(tmp_path / "a.webp")
+    picture.save(tmp_path / "b.gif", save_all=True, append_images=[Image.fromarray(photo(5))])
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        archive.write(tmp_path / "a.webp", "in/a.webp")
+        archive.writestr("notes.txt", "")
+    stdin = io.TextIOWrapper(io.BytesIO((tmp_path / "a.webp").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    monkeypatch.chdir(tmp_path)
+    code, out, error = run("--json", f"--workdir={notes_run}", "*.webp", "b.gif", "c.zip", "-")
+    assert (code, error) == (0, "1 file left out: 1 is not an image (.txt 1)\n")
+    rows = json.loads(out)
+    assert [row["image"] for row in rows] == ["a.webp", "b.gif", "c.zip/in/a.webp", "-"]
+    assert [row["class"] for row in rows] == ["3"] * 4
+    assert [row["first_only"] for row in rows] == [False, True, False, False]
+    _, out, _ = run(f"--workdir={notes_run}", "b.gif")
+    assert out.splitlines()[1].endswith("inverted, the first of several frames or pages")
+
+
+NAMES = [b"new\nline.png", "é数.png".encode(), "a\u202egnp.png".encode(), b"\xff.png", b"\x1bc.png"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1", "cp1252"])
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_odd_names_are_escaped_in_any_encoding(encoding, flags, notes_run, tmp_path, monkeypatch):
+    folder = tmp_path / "n"
+    folder.mkdir()
+    for name in NAMES:
+        path = folder / os.fsdecode(name)
+        Image.fromarray(photo(3)).save(path)
+        path.with_name(f"broken {path.name}").write_bytes(b"no image")
+    out, error = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", error)
+    monkeypatch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
+    code = errors.run_command(predict.main, [f"--workdir={notes_run}", str(folder), *flags])
+    assert code == 2
+    error.flush()
+    shown, refused = (stream.buffer.getvalue().decode(encoding) for stream in (out, error))
+    assert len(refused.splitlines()) == len(NAMES)
+    for text in (shown, refused):
+        assert text.replace("\n", "").isprintable()
+    if flags:
+        names = {row["image"] for row in json.loads(shown)}
+        assert names == {str(folder / os.fsdecode(name)) for name in NAMES}
+    else:
+        assert len(shown.splitlines()) == 1 + len(NAMES) + 2
+        assert "new\\nline.png" in shown and "a\\u202egnp.png" in shown
+
+
+def test_an_image_that_is_named_twice_has_no_place(run, notes_run, tmp_path):
+    Image.fromarray(photo(3)).save(tmp_path / "a.png")
+    _, out, _ = run(f"--workdir={notes_run}", tmp_path / "a.png", tmp_path / "a.png")
+    assert out.count("a.png") == 2 and " at " not in out
 
 
 @pytest.mark.parametrize(
@@ -125,7 +186,7 @@ def test_nothing_but_mistakes_prints_no_table(run, notes_run, digits):
         (["a.png"], "missing --workdir=DIR or --weights=FILE"),
         (["--workdir=a", "--weights=b", "a.png"], "not both of --workdir"),
         (["--workdir=nowhere", "a.png"], "nowhere does not exist"),
-        (["--workdir=.", "."], "folder . has no .png"),
+        (["--workdir=.", "."], "the folder . has no images in it"),
         (["--workdir=.", "--member=x", "a.png"], "invalid int value"),
         (["--workdir=.", "a.png"], "is not a run directory"),
         (["--works=.", "a.png"], "unrecognized arguments: --works=."),

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
-from lenet_jax.data.examples import Source, held_out_remark, hold_out, sort_names
+from lenet_jax.data.examples import UNKNOWN_SIZE, Source, held_out_remark, hold_out, sort_names
 from lenet_jax.data.files import DEPTH, entries, is_folder, walk
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.image_files import read
@@ -95,8 +95,10 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
         train_images, test_images = train_images[~held_out], train_images[held_out]
         train_labels, test_labels = train_labels[~held_out], train_labels[held_out]
         remarks.append(held_out_remark(len(test_labels)))
+    size = UNKNOWN_SIZE if resizes else read(train_paths[0], 3).pixels.shape[:2]
+    classes = tuple(names)
     return Source(
-        train_images, train_labels, test_images, test_labels, tuple(names), tuple(remarks)
+        train_images, train_labels, test_images, test_labels, classes, tuple(remarks), size
     )
 
 

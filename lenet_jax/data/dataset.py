@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from lenet_jax.data import emnist, file_set
-from lenet_jax.data.examples import Source
+from lenet_jax.data.examples import UNKNOWN_SIZE, Source
 from lenet_jax.data.fit import FITS, Fit, fit_images
 from lenet_jax.data.paths import is_path, load_path
 from lenet_jax.data.tfds import ARRAYS, digest, load_tfds_arrays
@@ -46,6 +46,7 @@ class Dataset:
         the class names, the fit and the split. It does not depend on where the source is stored or
         whether it is gzipped.
       remarks: what a user should know about how the data were read, a line each.
+      native_size: height and width of the images before they were fitted; None: not known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     class_names: tuple[str, ...]
     fingerprint: str
     remarks: tuple[str, ...] = ()
+    native_size: tuple[int, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -133,6 +135,7 @@ def load(
         held_out = f"{valid_examples:,} of the {len(train):,} training images, a tenth,"
         remarks += (f"{held_out} are held out for validation",)
 
+    native_size = source.native_size or train.images.shape[1:3]
     train_index, valid_index = split_indices(len(train), valid_examples, split_seed, train_examples)
     rules = (RULES_VERSION, image_size, fit, len(valid_index), split_seed, len(train_index))
     fingerprint = hashlib.sha256(json.dumps([digests, class_names, rules]).encode()).hexdigest()
@@ -144,6 +147,7 @@ def load(
         class_names=class_names,
         fingerprint=fingerprint,
         remarks=remarks,
+        native_size=None if native_size == UNKNOWN_SIZE else native_size,
     )
 
 
@@ -198,7 +202,7 @@ def _load_tfds(
         f"{fit}-{image_size}-v{RULES_VERSION}",
     )
     arrays = (loaded.arrays[key] for key in ARRAYS)
-    source = Source(*arrays, class_names=loaded.class_names)
+    source = Source(*arrays, class_names=loaded.class_names, native_size=UNKNOWN_SIZE)
     variant = emnist.variant(name)
     if variant is None:
         return source, loaded.digests

@@ -12,6 +12,7 @@ from lenet_jax.errors import UserError, show
 CHUNK = 1024  # images converted at a time
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a pixel
 TEST_SHARE = 5  # one image in five is a test image where the source has no test set
+UNKNOWN_SIZE = (0, 0)
 TEST_SEED = 5  # draws them; not an option, so that all runs share one test set
 
 
@@ -29,6 +30,8 @@ class Source(NamedTuple):
 
     Attributes:
       remarks: what a user should know about how the data were read, a line each.
+      native_size: height and width of the images before they were fitted, if that is done already;
+        `UNKNOWN_SIZE` if they differed. None: it is not done.
     """
 
     train_images: UInt8[np.ndarray, "n h w c"]
@@ -37,6 +40,7 @@ class Source(NamedTuple):
     test_labels: Int32[np.ndarray, " m"]
     class_names: tuple[str, ...]
     remarks: tuple[str, ...] = ()
+    native_size: tuple[int, int] | None = None
 
 
 def convert(

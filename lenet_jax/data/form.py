@@ -15,6 +15,7 @@ from lenet_jax.errors import UserError
 INK = 26  # of 255: the contrast from which a pixel is drawn on
 STROKE = 0.17  # of an image's side: what is thicker in both directions is no stroke
 SLACK = 0.1  # of the box, and pixels: what the images measured may have missed
+TINY = 16  # pixels: nobody draws in fewer; of that size, or oblong, an image is of the data
 EXAMPLES = 5000  # images that are measured
 
 
@@ -24,12 +25,15 @@ class ImageForm:
 
     Attributes:
       size: height and width before they were padded, in pixels; what was resized counts as resized.
+        Where they differed, the longer.
       fit: how they were brought to the network's size, `pad` or `resize`.
       handwriting: whether they are strokes on plain ground; else pictures that fill their frame.
       dark_on_light: whether the ground is lighter than what is on it.
       box: of handwriting, the usual longer side of what is drawn, in pixels.
       sides: the shortest and the longest such side.
       offset: how far the centre of mass is from the middle at most, in pixels.
+      shape: height and width before they were fitted, where those differ.
+      any_shape: whether the images were of several shapes before they were resized.
     """
 
     size: int = SIZE
@@ -39,6 +43,13 @@ class ImageForm:
     box: int = BOX
     sides: tuple[int, int] = (BOX - 2, BOX)
     offset: float = 1.0
+    shape: tuple[int, int] | None = None
+    any_shape: bool = False
+
+    @property
+    def native(self) -> tuple[int, int]:
+        """Height and width before the images were padded, in pixels."""
+        return (self.fit == "pad" and self.shape) or (self.size, self.size)
 
     def to_json(self) -> str:
         """Returns it as a line of JSON."""
@@ -53,9 +64,12 @@ class ImageForm:
         """
         try:
             values = json.loads(text)
-            form = cls(**(values | {"sides": tuple(values["sides"])}))
-            valid = 0 < form.box <= form.size and form.fit in ("pad", "resize")
-        except (ValueError, TypeError, LookupError) as error:
+            shape = values.get("shape")
+            pairs = {"sides": tuple(values["sides"]), "shape": shape and tuple(shape)}
+            form = cls(**(values | pairs))
+            valid = 0 < form.box <= form.size == max(form.native) and form.fit in ("pad", "resize")
+            valid &= len(form.sides) == 2 and (not form.shape or len(form.shape) == 2)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise UserError(f"{source}: bad metadata: images") from error
         if not valid:
             raise UserError(f"{source}: bad metadata: images")
@@ -63,16 +77,18 @@ class ImageForm:
 
     def is_met_by(self, image: UInt8[np.ndarray, "h w c"]) -> bool:
         """Whether an image has this form already."""
-        if image.shape[:2] != (self.size, self.size):
+        if image.shape[:2] != self.native:
             return False
         if not self.handwriting:
             return True
         ink = image[None, ..., 0] if not self.dark_on_light else 255 - image[None, ..., 0]
         (side,), (offset,) = _sides(ink), _offsets(ink)
-        ground = np.median(_border(ink)) < 128
+        if np.median(_border(ink)) >= 128:
+            return False
+        if self.size < TINY or self.shape:
+            return True
         return bool(
-            ground
-            and self.sides[0] - SLACK * self.box <= side <= self.sides[1]
+            self.sides[0] - SLACK * self.box <= side <= self.sides[1]
             and offset <= self.offset + SLACK
         )
 
@@ -80,19 +96,35 @@ class ImageForm:
 MNIST_FORM = ImageForm()
 
 
-def measure_form(images: UInt8[np.ndarray, "n size size c"], fit: str) -> ImageForm:
-    """Measures the form of a dataset's images, which were fitted to the network."""
-    size = images.shape[1] - 2 * _padding(images) if fit == "pad" else images.shape[1]
+def measure_form(
+    images: UInt8[np.ndarray, "n size size c"], fit: str, native: tuple[int, int] | None = None
+) -> ImageForm:
+    """Measures the form of a dataset's images.
+
+    Args:
+      images: as they were fitted to the network.
+      fit: how.
+      native: their height and width before; None: they differed, or are not known. Where images are
+        padded, they are measured then by the margin that all have.
+    """
+    whole = images.shape[1]
+    shape = native if native and native[0] != native[1] else None
+    any_shape = fit == "resize" and native is None
+    if fit == "resize":
+        native = whole, whole
+    elif native is None:
+        native = (whole - 2 * _padding(images),) * 2
+    (height, width), size = native, max(native)
     if images.shape[-1] != 1:
-        return ImageForm(size=size, fit=fit, handwriting=False, box=size, sides=(size, size))
-    margin = (images.shape[1] - size) // 2
-    grey = images[:, margin : margin + size, margin : margin + size, 0]
+        return _picture_form(size, fit, shape)
+    top, left = (whole - height) // 2, (whole - width) // 2
+    grey = images[:, top : top + height, left : left + width, 0]
     dark_on_light = bool(np.median(_border(grey)) > 127)
     ink = 255 - grey if dark_on_light else grey
     sides, offsets = _sides(ink), _offsets(ink)
     drawn = sides > 0
     if not drawn.any():
-        return ImageForm(size=size, fit=fit, handwriting=False, box=size, sides=(size, size))
+        return _picture_form(size, fit, shape)
     return ImageForm(
         size=size,
         fit=fit,
@@ -101,7 +133,14 @@ def measure_form(images: UInt8[np.ndarray, "n size size c"], fit: str) -> ImageF
         box=int(np.median(sides[drawn])),
         sides=(int(sides[drawn].min()), int(sides[drawn].max())),
         offset=round(float(offsets[drawn].max()), 2),
+        shape=shape,
+        any_shape=any_shape,
     )
+
+
+def _picture_form(size: int, fit: str, shape: tuple[int, int] | None) -> ImageForm:
+    """The form of images that fill their frame."""
+    return ImageForm(size, fit, handwriting=False, box=size, sides=(size, size), shape=shape)
 
 
 def give_form(image: UInt8[np.ndarray, "h w c"], form: ImageForm) -> list[Character]:
@@ -115,7 +154,11 @@ def give_form(image: UInt8[np.ndarray, "h w c"], form: ImageForm) -> list[Charac
     """
     height, width = image.shape[:2]
     asked = image
-    if form.handwriting and form.fit == "resize" and height == width:
+    if (
+        form.handwriting
+        and form.fit == "resize"
+        and (height, width) == (form.shape or (height,) * 2)
+    ):
         asked = fit_images(image[None], form.size, "resize")[0]
     if form.is_met_by(asked) or not form.handwriting:
         return [Character((0, 0, width, height), asked, inverted=False)]
@@ -135,7 +178,7 @@ def fit_form(
     """Brings images to the network's size, as the dataset's were."""
     fitted = [np.zeros((0, size, size, 1), np.uint8)] if not images else []
     for image in images:
-        if image.shape[:2] != (form.size, form.size):
+        if image.shape[:2] not in (form.native, (form.size, form.size)):
             image = fit_images(image[None], form.size, "resize")[0]
         fitted.append(fit_images(image[None], size, form.fit))
     return np.concatenate(fitted)

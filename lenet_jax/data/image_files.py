@@ -1,91 +1,110 @@
-"""Image files of any size, in grey or colour, decoded and given the form of a dataset's images."""
+"""Image files of any format and size, decoded and given the form of a dataset's images."""
 
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
-
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from typing import NamedTuple
 
 from lenet_jax.data.characters import LONGEST, Character
+from lenet_jax.data.decode import ENOUGH, Picture, decode
+from lenet_jax.data.fit import fit_images
 from lenet_jax.data.form import ImageForm, give_form
+from lenet_jax.data.image_sources import ImageSource, label, open_source
 from lenet_jax.errors import UserError
 from lenet_jax.machine import cores
 
-SUFFIXES = (".png", ".jpg", ".jpeg")  # of the files read from a folder
-FORMATS = ("PNG", "JPEG")
 MANY = 500  # files: from there on, starting processes is worth while
 CHUNK = 32  # files that a process takes at a time
 
-# What a file shows, or why it cannot be read.
-Reading: TypeAlias = list[Character] | UserError
 
+class Reading(NamedTuple):
+    """What a file shows.
 
-class Picture(NamedTuple):
-    """A decoded file: its pixels, and how many of the file's pixels each is wide."""
-
-    pixels: UInt8[np.ndarray, "h w c"]
-    scale: float
-
-
-def find(paths: Sequence[str | Path]) -> list[Path]:
-    """The files in `paths`, and those in its folders, sorted by name.
-
-    Raises:
-      UserError: a folder has no PNG or JPEG, or cannot be read.
+    Attributes:
+      characters: at least one; of data that are no handwriting, the image as a whole.
+      first_only: whether the file has more images, frames or pages, than this, its first.
     """
-    files = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        try:
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        if not inside:
-            raise UserError(f"the folder {path} has no {', '.join(SUFFIXES)} in it")
-        files += inside
-    return files
+
+    characters: list[Character]
+    first_only: bool
 
 
-def read_all(paths: Sequence[str | Path], channels: int, form: ImageForm) -> Iterator[Reading]:
+def read_all(
+    files: Sequence[ImageSource], channels: int, form: ImageForm, workers: int | None = None
+) -> Iterator[Reading | UserError]:
     """Reads files as `read_characters` does, in their order; an error stands in its file's place.
 
-    Many files are read by a process for each core. No more than what lies between them and the
-    caller is kept in memory.
+    No more than what lies between the reading and the caller is kept in memory.
+
+    Args:
+      files: the files.
+      channels: 1 for grey, 3 for colour.
+      form: of the dataset's images.
+      workers: processes that read, if the files are many; None: one for each core. A script that
+        is not guarded by `if __name__ == "__main__"` must have 1: a process runs it again.
+
+    Raises:
+      UserError: a process was killed.
     """
     attempt = partial(_attempt, channels=channels, form=form)
-    workers = cores()
-    if len(paths) < MANY or workers == 1:
-        yield from map(attempt, paths)
+    workers = cores() if workers is None else workers
+    if len(files) < MANY or workers == 1:
+        yield from map(attempt, files)
         return
     # Forking a process in which JAX's threads run may stop it for ever.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_leave_interrupts) as pool:
         try:
-            yield from pool.map(attempt, paths, chunksize=CHUNK)
+            yield from pool.map(attempt, files, chunksize=CHUNK)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that reads images was killed, perhaps for want of memory\n"
+                "Give fewer images, or smaller ones."
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def read_characters(path: str | Path, channels: int, form: ImageForm) -> list[Character]:
+def read_characters(file: ImageSource, channels: int, form: ImageForm) -> Reading:
     """Reads a file, and gives what it shows the form of a dataset's images.
 
     Raises:
       UserError: the file cannot be read, or shows no character.
     """
-    enough = 2 * LONGEST if form.handwriting else None
-    picture = read(path, channels, enough)
+    picture = read(file, channels, 2 * LONGEST if form.handwriting else ENOUGH)
     try:
-        characters = give_form(picture.pixels, form)
+        characters = find_form(picture, form)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        raise UserError(f"{label(file)}: {error}") from error
+    return Reading(characters, picture.first_only)
+
+
+def read(file: ImageSource, channels: int, enough: int = ENOUGH) -> Picture:
+    """Decodes a file; see `decode`.
+
+    Raises:
+      UserError: the file cannot be read, is no image, or is damaged.
+    """
+    with open_source(file) as stream:
+        return decode(stream, label(file), channels, enough)
+
+
+def find_form(picture: Picture, form: ImageForm) -> list[Character]:
+    """Gives a picture the form of a dataset's images; boxes are of the file's pixels.
+
+    Raises:
+      UserError: there is no character in it.
+    """
+    characters = give_form(picture.pixels, form)
+    if not form.handwriting and picture.pixels.shape[:2] != form.native:
+        # Now, as `fit_form` would: many large images are not to be kept.
+        characters = [
+            c._replace(pixels=fit_images(c.pixels[None], form.size, "resize")[0])
+            for c in characters
+        ]
     if picture.scale == 1:
         return characters
     return [
@@ -93,41 +112,9 @@ def read_characters(path: str | Path, channels: int, form: ImageForm) -> list[Ch
     ]
 
 
-def read(path: str | Path, channels: int, enough: int | None = None) -> Picture:
-    """Decodes a PNG or a JPEG; transparent areas count as paper.
-
-    Args:
-      path: the file.
-      channels: 1 for grey, 3 for colour.
-      enough: pixels that the longer side should have at least; a larger JPEG is decoded reduced,
-        which is faster. None: as it is.
-
-    Raises:
-      UserError: the file cannot be read, is not a PNG or JPEG, or is damaged.
-    """
+def _attempt(file: ImageSource, channels: int, form: ImageForm) -> Reading | UserError:
     try:
-        with Image.open(path, formats=FORMATS) as file:
-            longer = max(file.size)
-            if enough is not None:
-                file.draft(None, (enough, enough))
-            image = ImageOps.exif_transpose(file)
-            image = _on_paper(image)
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large an image") from error
-    except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path} is neither a PNG nor a JPEG") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (SyntaxError, ValueError, EOFError) as error:  # of Pillow, over mangled files
-        raise UserError(f"{path} is damaged: {error}") from error
-    pixels = pixels.reshape(*pixels.shape[:2], channels)
-    return Picture(pixels, longer / max(pixels.shape[:2]))
-
-
-def _attempt(path: str | Path, channels: int, form: ImageForm) -> Reading:
-    try:
-        return read_characters(path, channels, form)
+        return read_characters(file, channels, form)
     except UserError as error:
         return error
 
@@ -135,19 +122,3 @@ def _attempt(path: str | Path, channels: int, form: ImageForm) -> Reading:
 def _leave_interrupts() -> None:
     """Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _on_paper(image: Image.Image) -> Image.Image:
-    """Composites transparent areas onto white, or onto black where the opaque ones are light."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    pixels = np.asarray(image, np.float32)
-    opaque = pixels[..., 3:] / 255
-    shade = float((pixels[..., :3] * opaque).sum() / max(3 * opaque.sum(), 1e-6))
-    paper = Image.new(
-        "RGBA", image.size, "black" if shade > 127 and opaque.min() < 0.5 else "white"
-    )
-    return Image.alpha_composite(paper, image)

@@ -11,32 +11,37 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt8
+from PIL import Image
 
 from lenet_jax import config as configs
-from lenet_jax.data import image_files
 from lenet_jax.data.characters import Character
-from lenet_jax.data.fit import fit_images
+from lenet_jax.data.decode import from_pil
 from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
+from lenet_jax.data.image_files import find_form, read_characters
+from lenet_jax.data.image_sources import Content, Entry
 from lenet_jax.errors import UserError
 from lenet_jax.inference.description import architecture_metadata
+from lenet_jax.inference.pixels import fit_array, fit_item, items_of
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, step_names
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
 
-# Pixels, one image or many, or names of files; `Network.prepare` checks what it is given.
+# Arrays, PIL images, or names of files, one or many; `Network.prepare` checks what it is given.
 Images: TypeAlias = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A trained network with its preprocessing; it takes pixels in 0..255, or files.
+    """A trained network with its preprocessing; it takes pixels, PIL images or files.
 
-    Images are an array (n, height, width) or (n, height, width, channels) of uint8, one of them
-    without n, or the names of PNG and JPEG files. They are fitted to the network as the data was
-    for training; of a file without the form of the data's images, the largest character is taken,
-    see `data.form.give_form`.
+    Images are an array (n, height, width) or (n, height, width, channels) of integers in 0..255 or
+    floats in 0..1, or one of them without n: of NumPy, JAX or PyTorch, see `pixels.fit_array`. Or
+    they are names of image files, PIL images, or a list of all these. They are fitted to the
+    network as the data was for training; of a file or a PIL image without the form of the data's
+    images, the largest character is taken, see `data.form.give_form`, and of several frames or
+    pages the first.
 
     Attributes:
       model: the network, for normalised images.
@@ -102,35 +107,32 @@ class Network:
         """Images at the size that the network takes, before normalisation.
 
         Raises:
-          UserError: they are no images, not of this network's channels, or larger than what can be
-            padded.
+          UserError: they are no images, cannot be read, or are arrays of another range or shape.
         """
-        if not hasattr(images, "shape"):
-            paths = [images] if isinstance(images, str | Path) else list(images)
-            if not paths or not all(isinstance(path, str | Path) for path in paths):
-                raise UserError("images must be an array of pixels, or names of files")
-            readings = list(image_files.read_all(paths, self.channels, self.form))
-            errors = [str(reading) for reading in readings if isinstance(reading, UserError)]
-            if errors:
-                more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-                raise UserError(errors[0] + more)
-            characters = [largest(r) for r in readings if not isinstance(r, UserError)]
-            return self.fit([character.pixels for character in characters])
-        array = np.asarray(images)
-        if array.dtype != np.uint8:
-            raise UserError(
-                f"pixels must be uint8 in 0..255, not {array.dtype}\n"
-                "Of pixels in 0..1: (255 * images).round().astype('uint8')"
-            )
-        if array.ndim == 2 or (array.ndim == 3 and self.channels > 1):
-            array = array[None]
-        if array.ndim == 3:
-            array = array[..., None]
-        if array.ndim != 4 or array.shape[-1] != self.channels or 0 in array.shape[1:]:
-            raise UserError(
-                f"images must be (n, height, width, {self.channels}), not of shape {images.shape}"
-            )
-        return fit_images(array, self.image_size, self.form.fit)
+        items = items_of(images)
+        if items is None:
+            return fit_array(images, self.channels, self.form, self.image_size)
+        fitted, errors = [], []
+        for item in items:
+            try:
+                fitted.append(self._prepare_item(item))
+            except UserError as error:
+                errors.append(error)
+        if errors:
+            first, *remedy = str(errors[0]).split("\n")
+            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+            raise UserError("\n".join([first + more, *remedy]))
+        return np.concatenate(fitted)
+
+    def _prepare_item(self, item: Any) -> UInt8[np.ndarray, "1 size size c"]:
+        """One image of a list: the largest character of a file or a PIL image, or an array."""
+        if isinstance(item, str | Path | Entry | Content):
+            characters = read_characters(item, self.channels, self.form).characters
+        elif isinstance(item, Image.Image):
+            characters = find_form(from_pil(item, self.channels), self.form)
+        else:
+            return fit_item(item, self.channels, self.form, self.image_size)
+        return self.fit([largest(characters).pixels])
 
     def fit(
         self, images: Sequence[UInt8[np.ndarray, "h w c"]]

@@ -115,7 +115,7 @@ def measure_images(
       valid_logits: of all validation images, of which one in a hundred counts as unlike the rest.
     """
     least = float(np.quantile(energy(valid_logits), UNLIKE)) if len(valid_logits) else None
-    return form_metadata(measure_form(dataset.train.images, fit), least)
+    return form_metadata(measure_form(dataset.train.images, fit, dataset.native_size), least)
 
 
 def layers(spec: Spec) -> list[tuple[str, tuple[int, ...], int]]:

@@ -229,7 +229,8 @@ class Trainer:
             for index in kept
         }
         spec, dataset = chunk.group.spec, chunk.group.dataset
-        form = measure_form(dataset.train.images, chunk.members[0].config.data.fit)
+        fit = chunk.members[0].config.data.fit
+        form = measure_form(dataset.train.images, fit, dataset.native_size)
         metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
         metadata |= architecture_metadata(dict(spec.model)) | form_metadata(form, None)
         write_weights(folder, saved, metadata)

@@ -1,12 +1,15 @@
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 import lenet_jax
-from lenet_jax import data
+from lenet_jax import data, predict
 from lenet_jax.data.form import ImageForm, fit_form, give_form, measure_form
-from lenet_jax.data.image_files import read_all
+from lenet_jax.data.image_files import Reading, read_all
 from lenet_jax.errors import UserError
+from lenet_jax.inference.network import Network
+from lenet_jax.nn.lenet import LeNet
 from tests.support.photos import photo
 
 
@@ -120,7 +123,9 @@ def test_a_run_knows_the_form_of_its_data_and_reads_its_own_test_images(notes_ru
     again = lenet_jax.load(notes_run / "model.safetensors")
     assert again.form == network.form and again.least_energy == network.least_energy
     readings = list(read_all(files[:5], 1, network.form))
-    assert all(isinstance(reading, list) and len(reading) == 1 for reading in readings)
+    assert all(
+        isinstance(reading, Reading) and len(reading.characters) == 1 for reading in readings
+    )
 
 
 def test_what_is_none_of_the_classes_has_little_energy(notes_run):
@@ -137,3 +142,64 @@ def test_what_is_none_of_the_classes_has_little_energy(notes_run):
 def test_a_photo_is_found_whatever_its_form():
     (character,) = give_form(photo(3)[..., None], ImageForm())
     assert character.inverted and character.pixels.shape == (28, 28, 1)
+
+
+def _native(kind, mnist):
+    """Training and test images of their native size, and how many channels they have."""
+    rng = np.random.default_rng(0)
+    if kind == "handwriting":
+        return mnist.train.images[:600], mnist.test.images[:40]
+    if kind == "8 by 8":
+        small = [Image.fromarray(i[4:24, 4:24, 0]).resize((8, 8)) for i in mnist.train.images[:640]]
+        images = np.stack([np.asarray(image) for image in small])[..., None]
+    elif kind == "frames":
+        images = smooth_noise(rng, 200, 28, 1)
+    elif kind == "tall":
+        images = mnist.train.images[:300, :, 4:24]
+    else:
+        images = smooth_noise(rng, 200, 24, 3)
+    return images[:-40], images[-40:]
+
+
+SAVED = {"png": {}, "bmp": {}, "tif": {"compression": "tiff_lzw"}, "webp": {"lossless": True}}
+
+
+@pytest.mark.parametrize("kind", ["handwriting", "8 by 8", "frames", "tall", "colour"])
+@pytest.mark.parametrize(
+    ("fit", "size"), [("pad", 28), ("pad", 32), ("resize", 28), ("resize", 32)]
+)
+def test_test_images_saved_as_files_give_the_arrays_answers(kind, fit, size, mnist, tmp_path):
+    train, test = _native(kind, mnist)
+    fitted = data.fit_images(train, size, fit)
+    form = measure_form(fitted, fit, train.shape[1:3])
+    channels = test.shape[-1]
+    model = LeNet((2, 3), (8, 6), in_channels=channels, image_size=size, rngs=nnx.Rngs(0))
+    statistics = (33.0,) * channels, (78.0,) * channels
+    network = Network(model, *statistics, tuple("0123456789"), "a test", form=form)
+    expected = data.fit_images(test, size, fit)
+    np.testing.assert_array_equal(network.prepare(test), expected)
+    for suffix, options in SAVED.items():
+        files = [tmp_path / f"{index}.{suffix}" for index in range(len(test))]
+        for file, image in zip(files, test, strict=True):
+            picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+            picture.save(file, **options)
+        np.testing.assert_array_equal(network.prepare(files), expected)
+        np.testing.assert_array_equal(network.predict(files), network.predict(test))
+        rows, errors = predict.classify(network, files)
+        assert not errors
+        assert [row["class"] for row in rows] == [str(c) for c in network.predict(test)]
+
+
+def test_a_run_of_few_images_knows_their_size(mnist):
+    few = mnist.train.images[:3]
+    assert measure_form(few, "pad").size < 28
+    form = measure_form(data.fit_images(few, 32, "pad"), "pad", (28, 28))
+    assert form.size == 28 and form.shape is None
+    tall = measure_form(data.fit_images(few[:, :, 4:24], 32, "pad"), "pad", (28, 20))
+    assert tall.native == (28, 20)
+    assert ImageForm.from_json(tall.to_json(), "a file") == tall
+    resized = measure_form(data.fit_images(few[:, :, 4:24], 32, "resize"), "resize", (28, 20))
+    assert resized.native == (32, 32) and resized.shape == (28, 20)
+    bad = tall.to_json().replace("[28, 20]", "[29, 20]")
+    with pytest.raises(UserError, match="bad metadata: images"):
+        ImageForm.from_json(bad, "a file")

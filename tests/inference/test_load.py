@@ -89,10 +89,13 @@ def test_normalised_images_are_what_the_model_takes(network, images):
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((2, 28, 28), np.float32), "uint8 in 0..255, not float32"),
-        (np.zeros((2, 28, 28, 3), np.uint8), r"\(n, height, width, 1\)"),
+        (np.full((2, 28, 28), -3e9, np.float32), "floats must be in 0..1 or 0..255"),
+        (np.zeros((2, 28, 28, 2), np.uint8), r"\(n, height, width, 1\)"),
         (np.zeros(28, np.uint8), r"not of shape \(28,\)"),
-        (np.zeros((2, 40, 40), np.uint8), "cannot be padded"),
+        (
+            np.zeros((2, 40, 40), np.uint8),
+            "40×40 are larger than the 32×32 that the",
+        ),
         (["no.png"], "no.png cannot be read: No such file"),
         ([], "names of files"),
         ([1, 2], "names of files"),
