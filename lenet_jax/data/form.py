@@ -52,8 +52,13 @@ class ImageForm:
         return (self.fit == "pad" and self.shape) or (self.size, self.size)
 
     def to_json(self) -> str:
-        """Returns it as a line of JSON."""
-        return json.dumps(dataclasses.asdict(self))
+        """Returns it as a line of JSON, in which square images have no shape."""
+        values = dataclasses.asdict(self)
+        if self.shape is None:
+            del values["shape"]
+        if not self.any_shape:
+            del values["any_shape"]
+        return json.dumps(values)
 
     @classmethod
     def from_json(cls, text: str, source: str) -> "ImageForm":
