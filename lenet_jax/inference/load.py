@@ -32,6 +32,7 @@ from lenet_jax.inference.torch_names import Say, rename
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.files import read_json
+from lenet_jax.storage.sums import MANIFEST, find_damaged
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
 NOTHING = Description()
@@ -69,6 +70,11 @@ def load(
         return _make(state_dict, metadata, str(path))
     if not (path / run_dir.CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
+    if damaged := find_damaged(path):
+        raise UserError(
+            f"{path} is damaged: {damaged} is not as its run wrote it, see {MANIFEST}\n"
+            f"Restore a backup; if you changed it yourself, delete {MANIFEST}."
+        )
     config = configs.load_json(path / run_dir.CONFIG)
     if not (path / run_dir.WEIGHTS).is_file():
         raise UserError(

@@ -236,6 +236,7 @@ class _Job:
         )
         figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
         self.directory.write_json(SUMMARY, summary)
+        self.directory.write_sums()
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(dataset.test)]
         figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)

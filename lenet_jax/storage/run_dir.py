@@ -11,6 +11,7 @@ from typing import Any
 from lenet_jax.errors import DISK_FAULTS, UserError, expand
 from lenet_jax.storage.files import read_json, remove_drafts, write_atomically, write_json
 from lenet_jax.storage.lock import Lock
+from lenet_jax.storage.sums import MANIFEST, write_sums
 from lenet_jax.storage.tensorboard import EventFile
 
 CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
@@ -99,6 +100,10 @@ class RunDir:
         """Writes the file `name`, atomically."""
         write_json(self.path / name, value)
 
+    def write_sums(self) -> None:
+        """Writes the sums of what a finished run is read from."""
+        write_sums(self.path, (WEIGHTS, SUMMARY, METRICS))
+
     def has_checkpoints(self) -> bool:
         """Whether there are checkpoints, intact or not."""
         return any(self.checkpoints.glob("[0-9]*"))
@@ -112,6 +117,7 @@ class RunDir:
 
     def restart_rows(self, rows: Sequence[Row]) -> None:
         """Replaces the metrics by `rows`, to which a resumed run appends."""
+        (self.path / MANIFEST).unlink(missing_ok=True)  # it is of the old ones
         self.rows = list(rows)
         text = "".join(json.dumps(row) + "\n" for row in rows)
         write_atomically(self.path / METRICS, text)

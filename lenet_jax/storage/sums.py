@@ -1,9 +1,11 @@
 """SHA-256 sums of the files of a folder, in a manifest that `sha256sum --check` can read."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from lenet_jax.errors import printable
+from lenet_jax.errors import UserError, printable
+from lenet_jax.storage.files import write_atomically
 
 MANIFEST = "SHA256SUMS"
 
@@ -23,8 +25,7 @@ def manifest(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST:
-            with path.open("rb") as file:
-                lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+            lines.append(_line(path, name))
     return "".join(lines)
 
 
@@ -45,6 +46,44 @@ def find_damage(folder: Path) -> str | None:
     for line in sorted(listed - present, key=_name):
         return f"{_name(line)} is missing"
     return f"{MANIFEST} was changed"
+
+
+def write_sums(folder: Path, names: Sequence[str]) -> None:
+    """Writes the manifest of some files of a folder.
+
+    Raises:
+      OSError: it cannot be written, or a file cannot be read.
+    """
+    write_atomically(folder / MANIFEST, "".join(_line(folder / name, name) for name in names))
+
+
+def find_damaged(folder: Path) -> str | None:
+    """The first file of a folder's manifest that is not as it was; None if all are, or none is.
+
+    Files that the manifest does not list do not count.
+
+    Raises:
+      UserError: the manifest cannot be read.
+    """
+    try:
+        lines = (folder / MANIFEST).read_bytes().decode("ascii", "replace").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"{folder / MANIFEST} cannot be read: {error.strerror}") from error
+    for line in lines:
+        name = line.partition("  ")[2]
+        try:
+            if not name or "/" in name or line + "\n" != _line(folder / name, name):
+                return printable(name, 60)
+        except OSError:
+            return printable(name, 60)
+    return None
+
+
+def _line(path: Path, name: str) -> str:
+    with path.open("rb") as file:
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"
 
 
 def _name(line: str) -> str:

@@ -5,6 +5,8 @@ What a file is, its content says and not its name. Nothing is unpickled: PyTorch
 read lazily, so that a caller can reject names and shapes first.
 """
 
+import hashlib
+import io
 import json
 import struct
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ from lenet_jax.errors import UserError, expand, printable, write_error
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.torch_file import is_torch, not_weights, read_torch
 
+SUM = "sha256"  # the key of the checksum among a file's metadata
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -122,6 +125,8 @@ def write(
 def encode(state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
     """The content of a safetensors file; equal weights and metadata give identical bytes.
 
+    Its metadata has the SHA-256 of all of it, which `read` verifies.
+
     Raises:
       SafetensorError: the arrays cannot be encoded.
     """
@@ -129,6 +134,7 @@ def encode(state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) ->
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"] = dict(sorted(metadata.items()))  # the library's order is random
+    header["__metadata__"][SUM] = _checksum(header, io.BytesIO(content[8 + length :]))
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
@@ -138,10 +144,35 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
     try:
         file = safe_open(path, framework="np")
         tensors = {name: StoredTensor(file, name) for name in file.keys()}  # noqa: SIM118
-        return tensors, dict(sorted((file.metadata() or {}).items()))
-    except (OSError, SafetensorError) as error:
+        metadata = dict(sorted((file.metadata() or {}).items()))
+        stored = metadata.pop(SUM, None)
+        if stored is not None and stored != _checksum_of(path):
+            raise UserError(
+                f"{path} is damaged: it differs from its own SHA-256\n"
+                f"Restore a backup; if it was changed on purpose, save it without {SUM!r} in its"
+                " metadata."
+            )
+        return tensors, metadata
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).removeprefix("Error while deserializing header: ")
         raise UserError(f"{path} is not a valid safetensors file: {printable(reason)}") from error
+
+
+def _checksum_of(path: Path) -> str:
+    """The checksum of a safetensors file as it is."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return _checksum(json.loads(file.read(length)), file)
+
+
+def _checksum(header: Mapping[str, Any], data: io.BufferedIOBase) -> str:
+    """The SHA-256, in hex, of a header without its checksum, however laid out, and the data."""
+    metadata = {name: value for name, value in header["__metadata__"].items() if name != SUM}
+    text = json.dumps({**header, "__metadata__": metadata}, sort_keys=True)
+    state = hashlib.sha256(text.encode())
+    while block := data.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
 
 
 def _kind_of_else(head: bytes) -> str:

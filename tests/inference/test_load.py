@@ -227,7 +227,26 @@ def test_the_history_ends_at_an_incomplete_line(notes_run, tmp_path):
     shutil.copytree(notes_run, folder)
     rows = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([*rows[:2], rows[2][:20]]))
+    (folder / "SHA256SUMS").unlink()  # as while it runs
     assert len(lenet_jax.load(folder).history) == 2
     (folder / "summary.json").write_text(json.dumps([]))
     with pytest.raises(UserError, match=r"summary.json holds no JSON object"):
         lenet_jax.load(folder)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "model.safetensors"])
+def test_a_run_whose_files_changed_is_refused(notes_run, tmp_path, name):
+    folder = tmp_path / "run"
+    shutil.copytree(notes_run, folder)
+    assert lenet_jax.load(folder).summary == lenet_jax.load(notes_run).summary
+    content = (folder / name).read_bytes()
+    at = content.rindex(b"1")
+    (folder / name).write_bytes(content[:at] + b"2" + content[at + 1 :])
+    with pytest.raises(UserError, match=f"is damaged: {name} is not as its run wrote it"):
+        lenet_jax.load(folder)
+    (folder / "SHA256SUMS").unlink()
+    if name == "model.safetensors":
+        with pytest.raises(UserError, match="it differs from its own SHA-256"):
+            lenet_jax.load(folder)
+    else:
+        assert lenet_jax.load(folder).class_names == lenet_jax.load(notes_run).class_names

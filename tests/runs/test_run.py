@@ -62,6 +62,7 @@ FILES = FIGURES | {
     "metrics.jsonl",
     "model.safetensors",
     "run.json",
+    "SHA256SUMS",
     "summary.json",
     "tensorboard",
 }

@@ -236,3 +236,22 @@ def test_mangled_pt_file_is_read_or_refused(tmp_path):
             assert str(error).count("\n") <= 2
 
     mangle()
+
+
+def test_every_flipped_bit_of_a_file_is_found(tmp_path):
+    file = tmp_path / "a.safetensors"
+    state = {"weight": np.arange(4, dtype=np.float32), "bias": np.ones(2, np.float32)}
+    weights.write(file, state, {"mean": "33.3", "classes": "a\nb"})
+    assert weights.read(file)[1] == {"mean": "33.3", "classes": "a\nb"}
+    content, read = file.read_bytes(), 0
+    for bit in range(8 * 8, 8 * len(content), 7):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        between_values = changed[bit // 8] in b" \t\n\r" and content[bit // 8] in b" \t\n\r"
+        if between_values or b'"sha256"' not in changed:  # the sum's name: all else is as it was
+            continue
+        file.write_bytes(changed)
+        with pytest.raises(UserError):
+            weights.read(file)
+        read += 1
+    assert read > 300
