@@ -4,6 +4,7 @@ TFDS and Pillow are imported only for decoding; TensorFlow never is.
 """
 
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -126,6 +127,13 @@ def _file_sha256(path: pathlib.Path) -> str:
 
 def _load_builder(name: str, data_dir: pathlib.Path) -> Any:
     """Returns a builder of the prepared dataset, preparing it first if possible."""
+    for package in ("tensorflow_datasets", "array_record"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"data.name: {name!r} is no folder, and TFDS datasets need {package}, which is not"
+                " installed (Windows has no array_record)\n"
+                "Use mnist, which is included, or a folder of idx files; or install it with pip."
+            )
     builder = _find_prepared(name, data_dir)
     if builder is None:
         _prepare(name, data_dir)

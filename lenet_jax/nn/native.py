@@ -2,6 +2,9 @@
 
 They are compiled for this machine's processor on first use, which takes seconds, and cached in the
 user's cache folder. XLA calls them as custom calls from any compiled function.
+
+They are written with the vector extensions of GCC and Clang, which MSVC lacks. `CXX` may hold flags
+too; `CXXFLAGS` is not read, for what it holds is rarely meant for this machine's own processor.
 """
 
 import contextlib
@@ -9,9 +12,11 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +29,21 @@ from lenet_jax.errors import UserError
 FOLDER = Path(__file__).with_name("cpp")
 SOURCE = FOLDER / "native.cc"  # which includes the others
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fPIC", "-shared")
+MSVC = ("cl", "clang-cl")  # and what takes its flags
 CALLS = (
     *("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient"),
     *("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
 )
+
+
+def _flags() -> tuple[str, ...]:
+    """The compiler's flags on this system."""
+    apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    flags = "-std=c++17", "-O3", "-mcpu=native" if apple else "-march=native"
+    if sys.platform == "win32":  # a `long` has 32 bits, and a library shows what is exported
+        return (*flags, "-shared", "-Wno-narrowing", *(f"-Wl,/EXPORT:{call}" for call in CALLS))
+    return (*flags, "-fPIC", "-shared")
+
 
 OTHERWISE = (
     "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.backend"
@@ -55,9 +70,9 @@ def key() -> str:
     """
     command = _compiler()
     # Predefined macros identify the compiler and the processor; XLA's header, the interface.
-    defined = _run([*command, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    defined = _run([*command, _flags()[2], "-dM", "-E", "-x", "c++", os.devnull])
     interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
-    flags = shlex.join([*command, *FLAGS]).encode()
+    flags = shlex.join([*command, *_flags()]).encode()
     sources = [path.read_bytes() for path in (SOURCE, *sorted(FOLDER.glob("*.h")))]
     return _hash(b"\0".join((*sources, flags, defined, interface)))
 
@@ -69,10 +84,15 @@ def load() -> None:
     Raises:
       UserError: there is no compiler, or it fails.
     """
-    build = [*_compiler(), *FLAGS, "-isystem", str(_include()), str(SOURCE), "-o"]
+    build = [*_compiler(), *_flags(), "-isystem", str(_include()), str(SOURCE), "-o"]
     library = _load(key(), build)
-    for name in CALLS:
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    try:
+        functions = {name: getattr(library, name) for name in CALLS}
+    except AttributeError as error:
+        text = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} is not complete: {error}"
+        raise UserError(f"{text}\n{OTHERWISE}") from error
+    for name, function in functions.items():
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
 
 
 def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
@@ -86,7 +106,8 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
             if kept.stem.endswith(_hash(kept.read_bytes())):
                 return ctypes.CDLL(str(kept))
             kept.unlink()
-    with tempfile.TemporaryDirectory() as scratch:
+    # Windows does not delete a library in use.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         built = Path(scratch) / "native.so"
         _run([*build, str(built)])
         try:
@@ -117,11 +138,13 @@ def _include() -> Path:
 
 def _compiler() -> list[str]:
     """The command of the C++ compiler: the environment's `CXX`, or the first one installed."""
-    asked = os.environ.get("CXX", "")
+    asked = os.environ.get("CXX", "").strip()
     try:
-        chosen = shlex.split(asked)
+        chosen = [asked] if shutil.which(asked) else shlex.split(asked)
     except ValueError:  # an unclosed quotation
         chosen = [asked]
+    if chosen and Path(chosen[0]).stem.lower() in MSVC:
+        raise UserError(f"{chosen[0]} lacks the vector extensions of GCC and Clang\n{OTHERWISE}")
     names = chosen[:1] or COMPILERS
     for name in names:
         if shutil.which(name):

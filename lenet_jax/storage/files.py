@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -102,7 +103,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def _sync(path: Path) -> None:
     """Waits until a file, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    on_windows = sys.platform == "win32"
+    if on_windows and path.is_dir():  # which cannot be opened there
+        return
+    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)  # to write, there
     try:
         os.fsync(descriptor)
     finally:

@@ -27,6 +27,7 @@ from lenet_jax.training.step import init_state
 MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
 MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
 SHARE_OF_MEMORY = 0.8
+ASSUMED_MEMORY = 4_000_000_000  # bytes, where the system does not say: on Windows
 FLOAT = 4  # bytes
 
 
@@ -216,6 +217,8 @@ def available_memory(device: Any) -> int:
     for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
+    if not hasattr(os, "sysconf"):
+        return ASSUMED_MEMORY
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

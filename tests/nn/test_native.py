@@ -92,6 +92,51 @@ def test_a_missing_compiler_is_named(fresh, name):
     assert native.missing() == f"there is no C++ compiler here, no {name}"
 
 
+@pytest.mark.parametrize(
+    ("cxx", "command"),
+    [
+        ("{} -m64 -DX", ["{}", "-m64", "-DX"]),
+        ("'{}' '-DX=a b'", ["{}", "-DX=a b"]),
+        ("{}", ["{}"]),  # a path with a space needs no quotation
+    ],
+)
+def test_cxx_keeps_its_flags(fresh, tmp_path, cxx, command):
+    (tmp_path / "a folder").mkdir()
+    name = "a folder/g++" if cxx == "{}" else "g++"
+    path = compiler(tmp_path / name, "exit 1")
+    fresh.setenv("CXX", cxx.format(path))
+    assert native._compiler() == [word.format(path) for word in command]
+
+
+def test_a_launcher_before_the_compiler_is_kept(fresh, tmp_path):
+    compiler(tmp_path / "ccache", "exit 1")
+    fresh.setenv("PATH", str(tmp_path))
+    fresh.setenv("CXX", "ccache g++")
+    assert native._compiler() == ["ccache", "g++"]
+
+
+@pytest.mark.parametrize("name", ["cl", "cl.exe /nologo", "clang-cl"])
+def test_msvc_is_refused_and_auto_is_phase(fresh, name):
+    fresh.setenv("CXX", name)
+    assert native.missing() == f"{name.split()[0]} lacks the vector extensions of GCC and Clang"
+    assert ops.choose_backend("auto") == "phase"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "expected"),
+    [
+        ("linux", "x86_64", {"-march=native", "-fPIC"}),
+        ("darwin", "arm64", {"-mcpu=native", "-fPIC"}),
+        ("win32", "AMD64", {"-march=native", "-Wl,/EXPORT:linear_forward"}),
+    ],
+)
+def test_flags_are_those_of_the_system(monkeypatch, system, machine, expected):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert expected < set(native._flags())
+    assert ("-fPIC" in native._flags()) == (system != "win32")
+
+
 def test_a_compiler_error_is_reported_in_one_line(fresh, tmp_path):
     fails = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
     fresh.setenv("CXX", compiler(tmp_path / "ancient", fails) + " -v")

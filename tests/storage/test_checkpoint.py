@@ -1,5 +1,4 @@
 import errno
-import resource
 import shutil
 import threading
 
@@ -145,6 +144,7 @@ def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
 
 def test_where_files_may_not_grow_a_save_fails_in_one_word(tmp_path, state, capfd):
     """The system itself refuses: a process may be forbidden files beyond a size."""
+    resource = pytest.importorskip("resource")  # Windows has none
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     checkpoints = Checkpoints(tmp_path, keep=2)
     checkpoints.save(1, state, METADATA)
