@@ -115,14 +115,15 @@ def _splits(folder: Path) -> Layout | None:
 def _has_classes(folder: Path, depth: int = DEPTH) -> bool:
     """Whether an image lies in a folder of this folder, or so many folders further down."""
     return any(
-        _is_image(entry.name)
+        is_image(entry.name)
         for inside in _folders(folder)
         for _, found in walk(inside, depth)
         for entry in found
     )
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file of this name is read as an image."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
@@ -161,8 +162,8 @@ def _list_classes(folder: Path, left_out: list[str]) -> Classes:
     classes: Classes = {}
     for inside in _folders(folder):
         files = [Path(e.path) for _, found in walk(inside) for e in found if not is_folder(e)]
-        images = [file for file in files if _is_image(file.name) and file.is_file()]
-        left_out += [file.name for file in files if not (_is_image(file.name) and file.is_file())]
+        images = [file for file in files if is_image(file.name) and file.is_file()]
+        left_out += [file.name for file in files if not (is_image(file.name) and file.is_file())]
         if not images:
             raise UserError(f"{show(inside)} has no image; remove the folder, or add the images")
         classes[inside.name] = images

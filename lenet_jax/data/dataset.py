@@ -21,7 +21,10 @@ from lenet_jax.data.tfds import ARRAYS, digest, load_tfds_arrays
 from lenet_jax.errors import UserError, expand
 
 EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
-VALID_EXAMPLES = 5000  # by default; a tenth of the images if this were more than half of them
+# What configs have where a user says nothing, `config.base` and its `smoke`, and what therefore
+# adapts to fewer images; any other number is taken at its word.
+VALID_EXAMPLES = 5000
+SMOKE_VALID_EXAMPLES, SMOKE_TRAIN_EXAMPLES = 500, 3000
 RULES_VERSION = 1  # of the fit and split rules below; part of every fingerprint
 
 
@@ -104,10 +107,12 @@ def load(
       image_size: height and width of the returned images, in pixels.
       fit: how images of another size are fitted: `pad` centres them on zeros, `resize` scales both
         sides (bilinear, antialiased).
-      valid_examples: number of training images held out for validation; may be 0. The default
-        stands for a tenth of the images where there are fewer than twice as many.
+      valid_examples: number of training images held out for validation; may be 0. The defaults of
+        configs, 5000 and 500, stand for a tenth of the images where these are fewer than twice as
+        many.
       split_seed: seed of the validation split; not negative.
-      train_examples: number of the remaining images to train on; None: all.
+      train_examples: number of the remaining images to train on; None, or the default of a smoke
+        run, 3000, where fewer are left: all.
 
     Raises:
       UserError: the data do not exist, are damaged, are not image classification, or cannot be
@@ -130,10 +135,12 @@ def load(
     train = Split(source.train_images, source.train_labels)
     test = Split(source.test_images, source.test_labels)
     class_names, remarks = source.class_names, source.remarks
-    if valid_examples == VALID_EXAMPLES and len(train) < 2 * VALID_EXAMPLES:
+    if valid_examples in (VALID_EXAMPLES, SMOKE_VALID_EXAMPLES) and len(train) < 2 * valid_examples:
         valid_examples = max(1, len(train) // 10)
         held_out = f"{valid_examples:,} of the {len(train):,} training images, a tenth,"
         remarks += (f"{held_out} are held out for validation",)
+    if train_examples == SMOKE_TRAIN_EXAMPLES and len(train) < train_examples + valid_examples:
+        train_examples = None
 
     native_size = source.native_size or train.images.shape[1:3]
     train_index, valid_index = split_indices(len(train), valid_examples, split_seed, train_examples)

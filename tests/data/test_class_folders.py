@@ -212,7 +212,7 @@ def test_several_datasets_are_listed(tmp_path):
     ("files", "message"),
     [
         ((), "has no dataset that is read; it is empty"),
-        (("a.png", "b.png"), "has no dataset that is read; it has a.png, b.png"),
+        (("a.png", "b.png"), "that is read; its images are not in a folder for each class"),
         (("train.csv", "test.csv"), "has no dataset that is read; it has test.csv, train.csv"),
         (("mnist.zip",), "holds archives; unpack them first: mnist.zip"),
         (("train/a.png", "test/b.png"), "has no dataset that is read; it has test, train"),

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import inspect
 import math
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lenet_jax import data
+from lenet_jax.config import base
 from lenet_jax.data import dataset
 from lenet_jax.data.dataset import split_indices
 from lenet_jax.data.idx import read_idx
@@ -290,3 +292,16 @@ def test_of_few_images_a_tenth_is_held_out_by_default(tmp_path, count, valid):
 def test_of_10_000_images_5_000_are_held_out_by_default(tmp_path):
     dataset = data.load(str(write_folder(tmp_path, shape=(2, 2), train=10_000)), image_size=4)
     assert (len(dataset.train), len(dataset.valid), dataset.remarks) == (5000, 5000, ())
+
+
+@pytest.mark.parametrize(
+    ("count", "valid", "train"), [(40, 4, 36), (999, 99, 900), (1000, 500, 500), (3501, 500, 3000)]
+)
+def test_a_smoke_run_has_fewer_images_where_there_are_fewer(tmp_path, count, valid, train):
+    smoke = base.get_config("smoke").data
+    folder = write_folder(tmp_path, shape=(2, 2), train=count, test=4)
+    settings = {"valid_examples": smoke.valid_examples, "train_examples": smoke.train_examples}
+    dataset = data.load(str(folder), image_size=4, **settings)
+    assert (len(dataset.train), len(dataset.valid)) == (train, valid)
+    default = inspect.signature(data.load).parameters["valid_examples"].default
+    assert default == base.get_config().data.valid_examples

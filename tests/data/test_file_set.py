@@ -9,8 +9,10 @@ import pytest
 from lenet_jax import data
 from lenet_jax.data import emnist, file_set
 from lenet_jax.data.dataset import EMBEDDED_MNIST
+from lenet_jax.data.form import measure_form
+from lenet_jax.data.image_files import read_characters
 from lenet_jax.errors import UserError
-from tests.support.datasets import arrays, digits, write_idx, write_idx_folder
+from tests.support.datasets import arrays, digits, write_idx, write_idx_folder, write_images
 
 EMNIST = "emnist-letters-{split}-{kind}-{idx}-ubyte.gz"
 
@@ -294,3 +296,28 @@ def test_part_of_reads_names_without_their_extensions():
     assert (prefix, part) == ("emnist-mnist", ("test", "labels"))
     for name in ("test.png", "train.csv", "train-images.zip", "labels", "training-notes.txt"):
         assert file_set.part_of(name) is None
+
+
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_images_that_fill_their_frame_are_the_same_as_files(tmp_path, fit):
+    """As Fashion-MNIST's: `predict` gives a file of the test set what training gave its array."""
+    rng = np.random.default_rng(0)
+    rows = np.linspace(0, 3, 28)
+    waves = np.cos(rows[:, None] * rng.normal(size=(240, 1, 1)) + rows * rng.normal(size=(240, 1, 1)))
+    images = ((waves + 1) * 127).astype(np.uint8)
+    labels = (np.arange(240) % 10).astype(np.uint8)
+    folder = write_idx_folder(
+        tmp_path / "FashionMNIST" / "raw",
+        x_train=images[:200],
+        y_train=labels[:200],
+        x_test=images[200:],
+        y_test=labels[200:],
+    )
+    dataset = load(folder.parent, image_size=32, fit=fit)
+    form = measure_form(dataset.train.images, fit)
+    files = sorted(write_images(tmp_path / "files", images[200:], np.arange(40)).rglob("*.png"))
+    files.sort(key=lambda file: int(file.parent.name))
+    for file, image in zip(files, dataset.test.images, strict=True):
+        (character,) = read_characters(file, 1, form)
+        fitted = data.fit_images(character.pixels[None], 32, fit)[0]
+        np.testing.assert_array_equal(fitted, image)

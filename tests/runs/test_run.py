@@ -295,3 +295,26 @@ def test_the_smoothed_objective_is_logged_beside_the_loss(folder, tmp_path, no_f
     assert names.index("train/objective") == names.index("train/loss") + 1
     assert row["train/objective"] != row["train/loss"]
     assert "train/objective" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
+
+
+def test_what_was_done_to_the_data_is_said_and_recorded(capsys, tmp_path, no_figures):
+    images, labels = digits(120, classes=3)
+    folder = tmp_path / "shapes"
+    write_images(folder, np.kron(images, np.ones((2, 2), np.uint8)), labels + 1)
+    config = tiny.config(
+        data={"name": str(folder), "valid_examples": 5000},
+        train={"num_epochs": 1},
+        model={"backend": "plain"},
+    )
+    assert run(config, str(tmp_path / "run"), ["python"], 0.0) == 0
+    remarks = [
+        "there is no test set: a fifth of each class, 24 images, is held out as one, the same in"
+        " every run",
+        "9 of the 96 training images, a tenth, are held out for validation",
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line in remarks] == remarks
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data_remarks"] == remarks
+    assert run(config, str(tmp_path / "run"), ["python"], 0.0) == 0
+    network = lenet_jax.load(tmp_path / "run")
+    assert network.class_names == ("1", "2", "3")
