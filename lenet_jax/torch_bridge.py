@@ -197,9 +197,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     convert.add_argument("out", metavar="OUT.safetensors", help="a new file")
     evaluate = add("evaluate", _evaluate, "print the accuracy of FILE on the whole test set")
     evaluate.epilog = "Images are fitted first, then normalised: transforms.Pad, then Normalize."
-    evaluate.add_argument(
-        "--data", default="mnist", help="`mnist`, a TFDS name, or a folder of idx files"
-    )
+    evaluate.add_argument("--data", default="mnist", help="`mnist`, a path, or a TFDS name")
     evaluate.add_argument("--data_dir", help="prepared TFDS datasets")
     evaluate.add_argument(
         "--try",

@@ -83,11 +83,12 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
     names = sort_names(train)
     train_paths, train_labels = _flatten(train, names)
     test_paths, test_labels = _flatten(test, names)
-    if not resizes:
-        _check_sizes([*train_paths, *test_paths], layout.train)
-    train_images = _read_all(train_paths, fit)
+    shapes: set[tuple[int, ...]] = set()
+    train_images = _read_all(train_paths, fit, shapes, resizes=resizes)
+    test_images = _read_all(test_paths, fit, shapes, resizes=resizes)
+    if len(shapes) > 1 and not resizes:
+        raise _several_sizes([*train_paths, *test_paths], layout.train)
     if test_paths:
-        test_images = _read_all(test_paths, fit)
         channels = max(train_images.shape[-1], test_images.shape[-1])
         train_images, test_images = (_expand(s, channels) for s in (train_images, test_images))
     else:
@@ -177,15 +178,48 @@ def _flatten(classes: Classes, names: Sequence[str]) -> tuple[list[Path], Int32[
     return paths, np.repeat(np.arange(len(names), dtype=np.int32), counts)
 
 
-def _check_sizes(paths: Sequence[Path], folder: Path) -> None:
+def _read_all(
+    paths: Sequence[Path], fit: Fit, shapes: set[tuple[int, ...]], *, resizes: bool
+) -> UInt8[np.ndarray, "n h w c"]:
+    """Decodes images; they have one channel if all are grey.
+
+    Adds the images' own shapes to `shapes`. Where these are several and `fit` does not resize, the
+    images cannot be one array, and the rest is not read.
+    """
+    images = np.empty((0, 0, 0, 0), np.uint8)
+    for index, path in enumerate(paths):
+        try:
+            pixels = read(path, 3).pixels
+            shapes.add(pixels.shape)
+            if resizes or index == 0:
+                fitted = fit(pixels[None])[0]  # may raise: images are too large to be padded
+                pixels = fitted if resizes else pixels
+            elif len(shapes) > 1:
+                break
+            if index == 0:
+                images = np.empty((len(paths), *pixels.shape[:2], 1), np.uint8)
+            if images.shape[-1] == 1 and not (pixels == pixels[..., :1]).all():
+                images = _expand(images, 3)
+        except MemoryError as error:
+            raise UserError(f"{len(paths):,} images like {show(path)} exceed the memory") from error
+        images[index] = pixels[..., : images.shape[-1]]
+    return images
+
+
+def _several_sizes(paths: Sequence[Path], folder: Path) -> UserError:
+    """The error over images of several sizes, with a count of each."""
     sizes = Counter(map(_size, paths))
-    if len(sizes) > 1:
-        counts = ", ".join(f"{count:,} of {h}×{w}" for (h, w), count in sizes.most_common(3))
-        more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
-        raise UserError(
-            f"{show(folder)} has images of {len(sizes)} sizes: {counts}{more};"
+    if len(sizes) == 1:  # in the files' headers
+        return UserError(
+            f"{show(folder)} has images that are turned by their EXIF orientation;"
             " --config.data.fit=resize takes them"
         )
+    counts = ", ".join(f"{count:,} of {h}×{w}" for (h, w), count in sizes.most_common(3))
+    more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
+    return UserError(
+        f"{show(folder)} has images of {len(sizes)} sizes: {counts}{more};"
+        " --config.data.fit=resize takes them"
+    )
 
 
 def _size(path: Path) -> tuple[int, int]:
@@ -196,25 +230,6 @@ def _size(path: Path) -> tuple[int, int]:
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
         pixels = read(path, 3).pixels  # raises with the reason
         return len(pixels), len(pixels[0])
-
-
-def _read_all(paths: Sequence[Path], fit: Fit) -> UInt8[np.ndarray, "n h w c"]:
-    """Decodes images; they have one channel if all are grey."""
-    images = np.empty((0, 0, 0, 0), np.uint8)
-    for index, path in enumerate(paths):
-        try:
-            pixels = fit(read(path, 3).pixels[None])[0]
-            if index == 0:
-                images = np.empty((len(paths), *pixels.shape[:2], 1), np.uint8)
-            if images.shape[-1] == 1 and not (pixels == pixels[..., :1]).all():
-                images = _expand(images, 3)
-        except MemoryError as error:
-            raise UserError(f"{len(paths):,} images like {show(path)} exceed the memory") from error
-        if pixels.shape[:2] != images.shape[1:3]:
-            first = show(paths[0].name)
-            raise UserError(f"{show(path)} has another size than {first} once it is turned upright")
-        images[index] = pixels[..., : images.shape[-1]]
-    return images
 
 
 def _expand(

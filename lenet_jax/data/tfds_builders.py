@@ -105,8 +105,10 @@ def _tidying(data_dir: pathlib.Path, folder: pathlib.Path) -> Iterator[None]:
         for path in {*(downloads / folder.name).glob("*.tmp.*")} - unfinished:
             shutil.rmtree(path, ignore_errors=True)
             path.unlink(missing_ok=True)
-        inside = [p for p in folder.rglob("*") if p.is_dir()] if folder in new else []
-        for empty in [*sorted(inside, reverse=True), *new]:
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if folder in new and all(path.parent.name == ".config" for path in files):
+            shutil.rmtree(folder, ignore_errors=True)  # TFDS lists there what it was to prepare
+        for empty in new:
             with contextlib.suppress(OSError):
                 empty.rmdir()
         raise

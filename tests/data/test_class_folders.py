@@ -157,6 +157,19 @@ def test_several_sizes_are_counted_or_resized(tmp_path):
     assert len(dataset.train) == 34
 
 
+def test_images_that_are_turned_by_their_orientation(tmp_path):
+    folder = tmp_path / "new"
+    for index in range(20):
+        exif = Image.Exif()
+        exif[0x0112] = 6 if index == 11 else 1
+        path = folder / str(index % 2) / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 7), index).save(path, exif=exif)
+    with pytest.raises(UserError, match=r"turned by their EXIF orientation; --config.data.fit=re"):
+        load(folder, valid_examples=2)
+    assert len(load(folder, valid_examples=2, fit="resize").test) == 4
+
+
 def test_images_that_are_too_large_to_be_padded(tmp_path):
     with pytest.raises(
         UserError, match=r"images of 6×6 cannot be padded to data.image_size=4; try"

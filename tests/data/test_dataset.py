@@ -298,10 +298,11 @@ def test_of_10_000_images_5_000_are_held_out_by_default(tmp_path):
     ("count", "valid", "train"), [(40, 4, 36), (999, 99, 900), (1000, 500, 500), (3501, 500, 3000)]
 )
 def test_a_smoke_run_has_fewer_images_where_there_are_fewer(tmp_path, count, valid, train):
-    smoke = base.get_config("smoke").data
+    configs: tuple[Any, Any] = base.get_config("smoke"), base.get_config()
+    smoke, usual = (config.data for config in configs)
     folder = write_folder(tmp_path, shape=(2, 2), train=count, test=4)
     settings = {"valid_examples": smoke.valid_examples, "train_examples": smoke.train_examples}
     dataset = data.load(str(folder), image_size=4, **settings)
     assert (len(dataset.train), len(dataset.valid)) == (train, valid)
     default = inspect.signature(data.load).parameters["valid_examples"].default
-    assert default == base.get_config().data.valid_examples
+    assert default == usual.valid_examples

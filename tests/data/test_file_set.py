@@ -303,7 +303,9 @@ def test_images_that_fill_their_frame_are_the_same_as_files(tmp_path, fit):
     """As Fashion-MNIST's: `predict` gives a file of the test set what training gave its array."""
     rng = np.random.default_rng(0)
     rows = np.linspace(0, 3, 28)
-    waves = np.cos(rows[:, None] * rng.normal(size=(240, 1, 1)) + rows * rng.normal(size=(240, 1, 1)))
+    waves = np.cos(
+        rows[:, None] * rng.normal(size=(240, 1, 1)) + rows * rng.normal(size=(240, 1, 1))
+    )
     images = ((waves + 1) * 127).astype(np.uint8)
     labels = (np.arange(240) % 10).astype(np.uint8)
     folder = write_idx_folder(

@@ -142,10 +142,12 @@ def test_a_damaged_file_with_the_right_checksum_is_refused(arrays, tmp_path, mon
 
 @pytest.mark.parametrize("name", ["kmnist", "emnist/letters"])
 def test_a_missing_connection_is_reported_in_one_line(name, tmp_path):
-    with pytest.raises(UserError) as error:
-        data.load(name, data_dir=tmp_path)
-    assert "cannot be downloaded: no network in tests" in str(error.value)
-    assert len(str(error.value).splitlines()) == 1
+    for data_dir in (tmp_path / "not" / "there", tmp_path):
+        with pytest.raises(UserError) as error:
+            data.load(name, data_dir=data_dir)
+        assert "cannot be downloaded: no network in tests" in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -158,8 +160,9 @@ def test_a_missing_connection_is_reported_in_one_line(name, tmp_path):
 )
 def test_an_unknown_config_or_version_is_refused(name, message, tmp_path):
     with pytest.raises(UserError, match=message) as error:
-        tfds_builders.prepare(name, tmp_path)
+        tfds_builders.prepare(name, tmp_path / "new")
     assert len(str(error.value).splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_builders_of_tfds_stay_registered():

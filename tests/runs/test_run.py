@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
+import lenet_jax
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError, WriteError
@@ -32,6 +33,8 @@ from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 from lenet_jax.training.step import evaluate, init_state, train_step
+from tests.support import tiny
+from tests.support.datasets import digits, write_images
 from tests.support.runs import (
     COMMAND,
     EPOCHS,
@@ -306,7 +309,7 @@ def test_what_was_done_to_the_data_is_said_and_recorded(capsys, tmp_path, no_fig
         train={"num_epochs": 1},
         model={"backend": "plain"},
     )
-    assert run(config, str(tmp_path / "run"), ["python"], 0.0) == 0
+    assert runs.run(config, str(tmp_path / "run"), COMMAND, time.perf_counter()) == 0
     remarks = [
         "there is no test set: a fifth of each class, 24 images, is held out as one, the same in"
         " every run",
@@ -315,6 +318,6 @@ def test_what_was_done_to_the_data_is_said_and_recorded(capsys, tmp_path, no_fig
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line in remarks] == remarks
     assert json.loads((tmp_path / "run" / "run.json").read_text())["data_remarks"] == remarks
-    assert run(config, str(tmp_path / "run"), ["python"], 0.0) == 0
+    assert runs.run(config, str(tmp_path / "run"), COMMAND, time.perf_counter()) == 0
     network = lenet_jax.load(tmp_path / "run")
     assert network.class_names == ("1", "2", "3")
