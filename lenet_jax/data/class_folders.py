@@ -83,7 +83,7 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
     names = sort_names(train)
     train_paths, train_labels = _flatten(train, names)
     test_paths, test_labels = _flatten(test, names)
-    shapes: set[tuple[int, ...]] = set()
+    shapes: set[tuple[int, int]] = set()
     train_images = _read_all(train_paths, fit, shapes, resizes=resizes)
     test_images = _read_all(test_paths, fit, shapes, resizes=resizes)
     if len(shapes) > 1 and not resizes:
@@ -96,7 +96,7 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
         train_images, test_images = train_images[~held_out], train_images[held_out]
         train_labels, test_labels = train_labels[~held_out], train_labels[held_out]
         remarks.append(held_out_remark(len(test_labels)))
-    size = UNKNOWN_SIZE if resizes else read(train_paths[0], 3).pixels.shape[:2]
+    size = next(iter(shapes)) if len(shapes) == 1 else UNKNOWN_SIZE
     classes = tuple(names)
     return Source(
         train_images, train_labels, test_images, test_labels, classes, tuple(remarks), size
@@ -179,18 +179,19 @@ def _flatten(classes: Classes, names: Sequence[str]) -> tuple[list[Path], Int32[
 
 
 def _read_all(
-    paths: Sequence[Path], fit: Fit, shapes: set[tuple[int, ...]], *, resizes: bool
+    paths: Sequence[Path], fit: Fit, shapes: set[tuple[int, int]], *, resizes: bool
 ) -> UInt8[np.ndarray, "n h w c"]:
     """Decodes images; they have one channel if all are grey.
 
-    Adds the images' own shapes to `shapes`. Where these are several and `fit` does not resize, the
-    images cannot be one array, and the rest is not read.
+    Adds the images' own heights and widths to `shapes`. Where these are several and `fit` does not
+    resize, the images cannot be one array, and the rest is not read.
     """
     images = np.empty((0, 0, 0, 0), np.uint8)
     for index, path in enumerate(paths):
         try:
             pixels = read(path, 3).pixels
-            shapes.add(pixels.shape)
+            height, width, _ = pixels.shape
+            shapes.add((height, width))
             if resizes or index == 0:
                 fitted = fit(pixels[None])[0]  # may raise: images are too large to be padded
                 pixels = fitted if resizes else pixels

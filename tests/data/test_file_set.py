@@ -9,7 +9,7 @@ import pytest
 from lenet_jax import data
 from lenet_jax.data import emnist, file_set
 from lenet_jax.data.dataset import EMBEDDED_MNIST
-from lenet_jax.data.form import measure_form
+from lenet_jax.data.form import fit_form, measure_form
 from lenet_jax.data.image_files import read_characters
 from lenet_jax.errors import UserError
 from tests.support.datasets import arrays, digits, write_idx, write_idx_folder, write_images
@@ -316,10 +316,9 @@ def test_images_that_fill_their_frame_are_the_same_as_files(tmp_path, fit):
         y_test=labels[200:],
     )
     dataset = load(folder.parent, image_size=32, fit=fit)
-    form = measure_form(dataset.train.images, fit)
+    form = measure_form(dataset.train.images, fit, dataset.native_size)
     files = sorted(write_images(tmp_path / "files", images[200:], np.arange(40)).rglob("*.png"))
     files.sort(key=lambda file: int(file.parent.name))
     for file, image in zip(files, dataset.test.images, strict=True):
-        (character,) = read_characters(file, 1, form)
-        fitted = data.fit_images(character.pixels[None], 32, fit)[0]
-        np.testing.assert_array_equal(fitted, image)
+        (character,) = read_characters(file, 1, form).characters
+        np.testing.assert_array_equal(fit_form([character.pixels], form, 32)[0], image)
