@@ -147,9 +147,13 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         default="auto",
         help="implementation of the layers; auto: the fastest available (default: %(default)s)",
     )
-    backend = parser.parse_args(argv).backend
+    for name, values in (("activation", get_args(ops.Activation)), ("pool", get_args(ops.Pool))):
+        parser.add_argument(
+            f"--{name}", choices=values, default=values[0], help="default: %(default)s"
+        )
+    form = vars(parser.parse_args(argv))
     require_device()
-    model = nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: LeNet(**form, rngs=nnx.Rngs(0)))
     graphdef, params = nnx.split(model)
 
     def forward(params: nnx.State, x: Array) -> Array:

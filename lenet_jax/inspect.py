@@ -8,12 +8,12 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lenet_jax.errors import ExitCode, UserError, expand, run_command, write_error
+from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, write_error
 from lenet_jax.storage.files import read_json, write_atomically
 from lenet_jax.storage.run_dir import RECORD
-from lenet_jax.terminal.arguments import make_parser, network_path
+from lenet_jax.terminal.arguments import description, make_parser, network_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: its arguments.
       program: the program's name, for the help.
     """
-    parser = make_parser(program, DESCRIPTION, weights=False)
+    parser = make_parser(program, DESCRIPTION)
+    parser.add_argument(
+        "--data", default="mnist", help="with --weights: what to test on (default: %(default)s)"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--index",
@@ -63,20 +66,27 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     use_compilation_cache()
     require_device()
     from lenet_jax import data
+    from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
     from lenet_jax.report import page
     from lenet_jax.report.figures import draw_figures
     from lenet_jax.report.findings import find
 
-    network = load(path, arguments.member)
-    if network.config is None:
-        raise UserError(f"{path} is a weights file; --workdir must be a run, which has a config")
-    dataset = data.load(**network.config.data)
+    remarks: list[str] = []
+    given = Description(**description(arguments))
+    network = load(path, arguments.member, given, remarks.append)
+    dataset = data.load(**_data(arguments, network))
+    if (network.channels, len(network.class_names)) != (
+        dataset.image_shape[2],
+        dataset.num_classes,
+    ):
+        raise UserError(f"{path} is for other data than {dataset.name!r}: see --data")
     example = _example(arguments, network, dataset)
     findings = find(network, dataset.test, example)
     figures = draw_figures(network, dataset, findings)
     name = "inspect" if arguments.member is None else f"inspect/member_{arguments.member}"
-    out = _make_folder(Path(arguments.out or path / name))
+    default = path / name if path.is_dir() else path.with_name(f"inspect_{path.stem}")
+    out = _make_folder(Path(arguments.out or default))
     try:
         _save(out, figures)
     except OSError as error:
@@ -88,7 +98,17 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     for file in sorted(out.glob("*.png")):
         print(f"  {file}")
     print(f"  {report}")
+    for remark in remarks:
+        print_error(remark)
     return ExitCode.DONE
+
+
+def _data(arguments: argparse.Namespace, network: "Network") -> Mapping[str, Any]:
+    """The arguments of `data.load` for the data that the network was trained on."""
+    if network.config is not None:
+        return dict(network.config.data)
+    size, fit = network.image_size, network.form.fit
+    return {"name": arguments.data, "image_size": size, "fit": fit, "valid_examples": 1}
 
 
 def _save(out: Path, figures: "Mapping[str, Figure]") -> None:
@@ -144,7 +164,13 @@ def _print_summary(network: "Network", findings: "Findings") -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    others = (arguments.workdir, arguments.member, arguments.image, arguments.index)
+    others = (
+        arguments.workdir,
+        arguments.weights,
+        arguments.member,
+        arguments.image,
+        arguments.index,
+    )
     if any(value is not None for value in others):
         raise UserError("--compare=DIR,DIR cannot be combined with other flags than --out")
     names = [name for name in arguments.compare.split(",") if name]

@@ -19,8 +19,6 @@ from lenet_jax.terminal.arguments import Parser, add_description, description
 
 if TYPE_CHECKING:
     from lenet_jax.nn.lenet import LeNet
-
-SHOWN = 10  # networks that --try lists
 PROGRAM = "python -m lenet_jax.torch_bridge"
 
 
@@ -112,7 +110,7 @@ def _try_all(arguments: argparse.Namespace) -> None:
     from lenet_jax.inference.description import Description  # late, as above
     from lenet_jax.inference.trials import EXAMPLES, try_all
 
-    model, metadata, remarks = _load(arguments)
+    model, metadata, remarks = _load(arguments, unsaid=False)
 
     def load(image_size: int, fit: str) -> data.Dataset:
         dataset = data.load(
@@ -125,12 +123,14 @@ def _try_all(arguments: argparse.Namespace) -> None:
         _check_data(arguments.file, model, metadata, dataset)
         return dataset
 
-    trials = try_all(model, Description(**description(arguments)), load)
-    print(f"{arguments.file} on {EXAMPLES:,} validation images of {arguments.data}, best first:")
-    for trial in trials[:SHOWN]:
-        print(f"  {trial.accuracy:7.2%}  {trial.flags()}")
-    print(f"and {len(trials) - SHOWN} more" if len(trials) > SHOWN else "", end="\n")
-    _print(remarks[:-1])
+    best, count = try_all(model, Description(**description(arguments)), load)
+    print(
+        f"{arguments.file} in {count} networks, on {EXAMPLES:,} validation images of"
+        f" {arguments.data}; the best {len(best)}, with accuracy and loss:"
+    )
+    for trial in best:
+        print(f"  {trial.accuracy:7.2%}  {trial.loss:7.4f}  {trial.flags()}")
+    _print(remarks)
 
 
 def _check_data(
@@ -152,16 +152,20 @@ def _check_data(
         )
 
 
-def _load(arguments: argparse.Namespace) -> tuple["LeNet", dict[str, str], list[str]]:
+def _load(
+    arguments: argparse.Namespace, *, unsaid: bool = True
+) -> tuple["LeNet", dict[str, str], list[str]]:
     """The model, the metadata with what the flags say, and remarks to print in the end."""
-    from lenet_jax.inference.description import Description, unsaid  # late, as above
+    from lenet_jax.inference import description as descriptions  # late, as above
     from lenet_jax.inference.load import load_model
 
     remarks: list[str] = []
-    given = Description(**description(arguments))
+    given = descriptions.Description(**description(arguments))
     model, metadata = load_model(arguments.file, arguments.member, given, remarks.append)
-    remark = None if Path(arguments.file).is_dir() else unsaid(metadata, arguments.file)
-    return model, metadata, [*remarks, *([remark] if remark else [])]
+    if unsaid and not Path(arguments.file).is_dir():
+        remark = descriptions.unsaid(metadata, arguments.file)
+        remarks += [remark] if remark else []
+    return model, metadata, remarks
 
 
 def _print(remarks: Sequence[str]) -> None:

@@ -29,8 +29,8 @@ class Description:
     activation: str | None = None
     pool: str | None = None
     padding: int | None = None
-    mean: Sequence[float] | float | None = None
-    std: Sequence[float] | float | None = None
+    mean: Sequence[float | int] | float | int | None = None
+    std: Sequence[float | int] | float | int | None = None
     fit: str | None = None
     layers: Mapping[str, str] | None = None
 
@@ -109,10 +109,10 @@ def unsaid(metadata: Mapping[str, str], source: str) -> str | None:
     missing = {name: value for name, value in DEFAULTS.items() if name not in stated(metadata)}
     if not missing:
         return None
-    taken = ", ".join(f"--{name}={value}" for name, value in missing.items())
-    classes = "" if "classes" in metadata else ", and classes are numbered"
+    values = ", ".join(map(str, missing.values()))
+    classes = "" if "classes" in metadata else "; classes are numbered"
     return (
-        f"{source} does not say all of its network: {taken} is taken{classes}. To compare:"
+        f"{source} does not say its {', '.join(missing)}: {values} assumed{classes}. To compare:"
         f" python -m lenet_jax.torch_bridge evaluate {source} --try"
     )
 

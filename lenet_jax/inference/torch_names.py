@@ -57,9 +57,10 @@ def rename(state_dict: StateDict, source: str, layers: Mapping[str, str], say: S
     named.reject_other_layers(inside)
     entries = named.entries(stems)
     _say_what_is_left(named, stems, prefix, say)
-    if prefix:
-        say(f"{source}: {printable(prefix)!r} is taken off the front of the names")
-    elif not prefixes or layers:
+    if prefixes and not layers:
+        if front := named.front(prefix):
+            say(f"{source}: {printable(front)!r} is taken off the front of the names")
+    else:
         how = "as --map says" if layers else "by their shapes; --map=conv1=NAME,… corrects it"
         say("\n".join([f"{source}: layers {how}", *named.table(stems, entries)]))
     return _as_float32(entries, source, say)
@@ -95,6 +96,11 @@ class _Named:
             front for front in fronts if all(f"{front}{layer}" in self.weights for layer in LAYERS)
         ]
 
+    def front(self, prefix: str) -> str:
+        """What is taken off the file's names: a prefix, with wrappers."""
+        name = self.names[next(n for n in self.names if n.startswith(f"{prefix}conv1."))]
+        return name[: name.rindex("conv1")]
+
     def assign(self, given: Mapping[str, str]) -> dict[str, str]:
         """The stem of each layer, from those given and the shapes.
 
@@ -107,6 +113,11 @@ class _Named:
         if set(given) == set(LAYERS):
             return dict(given)
         fits = list(self._assignments(given, free))
+        if not fits and given:
+            raise UserError(
+                f"--map={_flag(given)} does not fit: a LeNet's conv1, conv2, fc1, fc2 and fc3 take"
+                f" each other's outputs\nThe layers of {self.source}: {self._listed()}"
+            )
         if not fits:
             raise self._no_lenet()
         ordered = not any(isinstance(tensor, StoredTensor) for tensor in self.tensors.values())
@@ -114,11 +125,10 @@ class _Named:
         contradicts = ordered and not given and _disorders(list(first.values()), free, self.weights)
         if others or contradicts:
             reason = "several assignments fit" if others else "its order is another than shapes ask"
-            flag = ",".join(f"{layer}={stem}" for layer, stem in first.items())
             raise UserError(
                 f"{self.source}: which layer is which? {reason}: {self._listed()}\n"
                 f"Say it with --map=LAYER=NAME,…, where there is no such flag after"
-                f" `python -m lenet_jax.torch_bridge convert`, for example\n--map={printable(flag)}"
+                f" `python -m lenet_jax.torch_bridge convert`, for example\n--map={_flag(first)}"
             )
         return first
 
@@ -172,13 +182,17 @@ class _Named:
 
     def _no_lenet(self) -> UserError:
         return UserError(
-            f"{self.source} is not a LeNet, which has two 5×5 convolutions and three linear layers,"
-            f" 1×28×28 or so to 10\nIts layers with weights: {self._listed() or 'none'}"
+            f"{self.source} is not a LeNet, which has two 5×5 convolutions and three linear layers"
+            f"\nIts layers with weights: {self._listed() or 'none'}"
         )
 
     def _listed(self) -> str:
         items = [f"{printable(stem, 40)} {shape}" for stem, shape in self.weights.items()]
         return ", ".join(items[:SHOWN]) + (", …" if len(items) > SHOWN else "")
+
+
+def _flag(stems: Mapping[str, str]) -> str:
+    return printable(",".join(f"{layer}={stem}" for layer, stem in stems.items()))
 
 
 def _given(named: _Named, layers: Mapping[str, str]) -> dict[str, str]:

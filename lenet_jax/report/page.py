@@ -161,7 +161,8 @@ def _calibration(findings: Findings) -> list[tuple[str, int, str, str]]:
 
 def _config(network: Network) -> dict[str, list[tuple[str, Any]]]:
     """The settings by section; those without one come first."""
-    assert network.config is not None
+    if network.config is None:
+        return {}
     sections: dict[str, list[tuple[str, Any]]] = {"run": []}
     for name, value in configs.to_dict(network.config).items():
         if isinstance(value, dict):

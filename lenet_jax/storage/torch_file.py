@@ -85,7 +85,7 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
             raise not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
-        chosen = _choose(path, list(_find_weights(content, torch.Tensor)), say)
+        chosen = _choose(path, content, list(_find_weights(content, torch.Tensor)), say)
         if sum(tensor.nbytes for tensor in chosen.values()) > path.stat().st_size:
             raise not_weights(path, "its tensors claim to be larger than the file")
         return {name: _to_numpy(tensor, torch) for name, tensor in chosen.items()}
@@ -152,7 +152,14 @@ def _find_weights(content: Mapping[Any, Any], tensor: type, path: tuple = ()) ->
             yield from _find_weights(value, tensor, (*path, name))
 
 
-def _choose(path: Path, found: list[Weights], say: Callable[[str], None]) -> Mapping[str, Any]:
+def _choose(
+    path: Path, content: Mapping[Any, Any], found: list[Weights], say: Callable[[str], None]
+) -> Mapping[str, Any]:
+    """The best known of the mappings of tensors in a file's content.
+
+    Raises:
+      UserError: there is none, or there are several equally known.
+    """
     if not found:
         raise not_weights(path, "there are no weights in it")
     ranks = [
@@ -169,8 +176,9 @@ def _choose(path: Path, found: list[Weights], say: Callable[[str], None]) -> Map
         )
     keys, tensors = found[ranks.index(best)]
     if keys:
-        rest = [".".join(map(_shown, other)) for other, _ in found if other != keys]
-        beside = f" (left out: {', '.join(rest[:SHOWN])})" if rest else ""
+        rest = [_shown(name) for name in content if str(name) != keys[0]]
+        more = f" and {len(rest) - SHOWN} more" if len(rest) > SHOWN else ""
+        beside = f" (left out: {', '.join(rest[:SHOWN])}{more})" if rest else ""
         say(f"{path}: weights from its entry {'.'.join(map(_shown, keys))!r}{beside}")
     return tensors
 
