@@ -264,8 +264,10 @@ def test_mistakes_are_reported_in_three_lines(run, notes_run, sweep, tmp_path):
     weights = notes_run / "model.safetensors"
     (tmp_path / "file").touch()
     for arguments, message in (
-        ([], "missing --workdir=DIR, for"),
-        (["--weights=a"], "unrecognized arguments"),
+        ([], "missing --workdir=DIR or --weights=FILE, for"),
+        (["--weights=a"], "a does not exist"),
+        ([f"--weights={weights}", "--activation=tahn"], "must be one of relu, "),
+        ([f"--weights={weights}", "--data=./none"], "there is no folder none"),
         ([f"--workdir={weights}"], "must be a run, which has a config"),
         ([f"--workdir={tmp_path}"], "is not a run directory"),
         ([f"--workdir={sweep}"], "is a sweep of 3 networks"),
@@ -280,6 +282,19 @@ def test_mistakes_are_reported_in_three_lines(run, notes_run, sweep, tmp_path):
         assert message in error
         assert len(error.splitlines()) <= 3
     assert not (notes_run / "inspect").exists()
+
+
+def test_a_weights_file_is_inspected_on_given_data(run, notes_run, tmp_path):
+    file = tmp_path / "net.safetensors"
+    shutil.copy(notes_run / "model.safetensors", file)
+    code, out, error = run(f"--weights={file}", "--data=mnist", "--activation=relu")
+    assert (code, error) == (0, "")
+    folder = tmp_path / "inspect_net"
+    assert f"  {folder / 'report.html'}" in out
+    assert "test accuracy" in out and (folder / "journey.png").exists()
+    code, _, error = run(f"--weights={file}", "--activation=tanh", "--pool=avg")
+    assert code == 0 and "says activation relu, pool max; what is given is taken" in error
+    assert "Dead ReLUs" not in (folder / "report.html").read_text()
 
 
 def test_help_and_mistakes_need_no_jax():
