@@ -76,7 +76,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     given = Description(**description(arguments))
     network = load(path, arguments.member, given, remarks.append)
     if network.config is None and arguments.weights is None:
-        raise UserError(f"{path} is a file, see --weights; --workdir must be a run, which has a config")
+        raise UserError(
+            f"{path} is a file, see --weights; --workdir must be a run, which has a config"
+        )
     dataset = data.load(**_data(arguments, network))
     if (network.channels, len(network.class_names)) != (
         dataset.image_shape[2],
