@@ -73,7 +73,7 @@ OVERRIDES = [
     ("model.channels=6", "model.channels=(6,): must be a tuple of 2 integers of at least 1"),
     ("model.channels=6,b", "model.channels=6,b: must be a tuple of 2 integers of at least 1"),
     ("model.backend=fast", "model.backend=fast: must be one of auto, native, phase, plain"),
-    ("data.image_size=30", "data.image_size=30: must be a multiple of 4, for two 5×5"),
+    ("data.image_size=30", "data.image_size=30, model.padding=0: size + 2 · padding must be a mul"),
     ("schedule.warmup_epochs=1", "schedule.warmup_epochs=1.0, schedule.name=one_cycle: one_cycle"),
     ("augment.shift=40", "augment.shift=40.0, data.image_size=32: the shift must leave some of"),
     ("checkpoint.keep=0", "checkpoint.keep=0: must be an integer of at least 1"),
@@ -266,11 +266,11 @@ WEIGHTS = {
     "long": (lambda whole: whole + b"\0", "is not a valid safetensors file: "),
 }
 TENSORS = {
-    "missing": (lambda d: d.pop("fc1.bias"), "does not fit the network; missing: fc1.bias"),
-    "more": (lambda d: d.update(more=d["fc1.bias"]), "does not fit the network; unexpected: more"),
-    "half": (
-        lambda d: d.update({"fc1.bias": d["fc1.bias"].astype(np.float16)}),
-        "wrong dtype: fc1.bias float16, not float32",
+    "missing": (lambda d: d.pop("fc1.weight"), "missing: fc1.weight"),
+    "more": (lambda d: d.update(more=d["fc1.bias"]), "is not a LeNet: it has more (8,) beside"),
+    "integers": (
+        lambda d: d.update({"fc1.bias": d["fc1.bias"].astype(np.int32)}),
+        "wrong dtype: fc1.bias I32, not float32",
     ),
     "shape": (
         lambda d: d.update({"fc3.bias": np.zeros(7, np.float32)}),
