@@ -81,8 +81,9 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         with (
             warnings.catch_warnings(action="ignore"),  # about files that are rejected below
             torch.serialization.safe_globals(_numpy_scalars()),
+            path.open("rb") as file,  # of a path, torch would look at the suffix
         ):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(content, Mapping):
             raise not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
         chosen = _choose(path, content, list(_find_weights(content, torch.Tensor)), say)
