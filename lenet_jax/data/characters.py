@@ -3,29 +3,51 @@
 Source of the form: LeCun, Cortes, Burges, "The MNIST database of handwritten digits", 1998.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
-from scipy import ndimage
-from scipy.sparse.csgraph import connected_components
 
+from lenet_jax.data.components import (
+    AT_BORDER,
+    FREE,
+    Boxes,
+    Components,
+    bounds_of,
+    frames,
+    has_size,
+    is_thick,
+    label,
+    likelihood,
+    merge,
+    smallest,
+    underlines,
+)
 from lenet_jax.data.lines import erase_lines
-from lenet_jax.data.strokes import contrast_to_paper, is_dark_on_light, running, spread, window_of
+from lenet_jax.data.strokes import (
+    WINDOW,
+    Contrast,
+    contrast_to_paper,
+    is_dark_on_light,
+    spread,
+    window_of,
+)
 
 SIZE, BOX = 28, 20  # pixels: MNIST's images, and the box that a character fills in them
 LONGEST, SHORTEST = 400, 112  # pixels: the sides of an image in which characters are sought
 EDGE = 0.4  # of the contrast of the strokes around: what belongs to a stroke
-SMALLEST = 0.04  # of the longer side: what is smaller is a speck
-BORDER = 0.015  # of the longer side: what lies there lies along the border
 BLUR = 0.05  # of a character's longer side: where its edge ends
-ALL_AROUND = 0.65  # of what lies around a stroke: what is lighter
-THICKEST = 0.35  # of the longer side of a character: its strokes
+MOSTLY, NEARLY_ALL = 0.65, 0.9  # of what lies around a character: what is lighter
+VAST = 0.7  # of the image's longer side: what is longer is rather a shade than a character
+FLAT = 7  # of 255: a smaller step is no edge
+DARKNESS = 0.35  # of the main character's: that of the others on its page
 MOST = 1000  # components of an image
-
-Boxes: TypeAlias = Int[np.ndarray, "n 4"]  # left, top, right, bottom; the last two exclusive
+MOST_INK = 0.5  # of all ink: what a character that touches the border has
+# Windows in which paper is sought if there is no character otherwise, and the longest side then.
+WHOLE = 0.8  # for a character that fills the image
+NARROW = 0.12  # for one in a shadow that is little wider than it
+LARGE = 1000  # pixels: for small characters on large pages
 
 
 class Character(NamedTuple):
@@ -51,6 +73,29 @@ class _Group(NamedTuple):
     left: int
 
 
+class _View(NamedTuple):
+    """What an image shows at a size, with the contrast of each pixel to the paper."""
+
+    groups: list[_Group]
+    contrast: UInt8[np.ndarray, "h w"]
+    inverted: bool
+
+    def has_inside(self) -> bool:
+        """Whether there is a character that does not touch the border."""
+        height, width = self.contrast.shape
+        return any(
+            group.top > 0
+            and group.left > 0
+            and group.top + group.mask.shape[0] < height
+            and group.left + group.mask.shape[1] < width
+            for group in self.groups
+        )
+
+    def is_filled(self) -> bool:
+        """Whether one character fills the image."""
+        return len(self.groups) == 1 and _fills(self.groups[0].mask.shape, self.contrast.shape)
+
+
 def find_characters(
     grey: UInt8[np.ndarray, "h w"], size: int = SIZE, box: int = BOX
 ) -> list[Character]:
@@ -73,13 +118,15 @@ def find_characters(
     """
     if min(grey.shape) < 4:
         return []
-    work = np.asarray(_to_working_size(Image.fromarray(grey)))
-    inverted = is_dark_on_light(work)
-    groups, contrast = _search(work if inverted else 255 - work)
-    scale = grey.shape[0] / work.shape[0], grey.shape[1] / work.shape[1]
+    view = _best_view(grey)
+    scale = grey.shape[0] / view.contrast.shape[0], grey.shape[1] / view.contrast.shape[1]
     return [
-        Character(_scaled_box(group, scale), normalise(_ink(group, contrast), size, box), inverted)
-        for group in groups
+        Character(
+            _scaled_box(group, scale),
+            normalise(_ink(group, view.contrast), size, box),
+            view.inverted,
+        )
+        for group in view.groups
     ]
 
 
@@ -103,126 +150,123 @@ def centre_of_mass(drawn: Float[np.ndarray, "h w"]) -> tuple[float, float]:
     return float(drawn.sum(1) @ rows / drawn.sum()), float(drawn.sum(0) @ columns / drawn.sum())
 
 
-def _to_working_size(image: Image.Image) -> Image.Image:
+def _best_view(grey: UInt8[np.ndarray, "h w"]) -> _View:
+    """Looks for characters at the usual size and window, and at others if there are none."""
+    usual = _look(grey, LONGEST, WINDOW)
+    if usual.has_inside():
+        return usual
+    whole = _look(grey, LONGEST, WHOLE)
+    if whole.is_filled():
+        return whole
+    if usual.groups:
+        return usual
+    narrow = _look(grey, LONGEST, NARROW)
+    if narrow.has_inside():
+        return narrow
+    if max(grey.shape) >= 2 * LONGEST:
+        return _look(grey, LARGE, WINDOW)
+    return usual
+
+
+def _look(grey: UInt8[np.ndarray, "h w"], longest: int, window: float) -> _View:
+    """Finds the characters of an image at a size, with a window to seek the paper in."""
+    work = np.asarray(_to_working_size(Image.fromarray(grey), longest))
+    inverted = is_dark_on_light(work)
+    measured = contrast_to_paper(work if inverted else 255 - work, window)
+    contrast = measured.pixels
+    drawn = contrast >= measured.faintest
+    strokes = erase_lines(drawn, contrast)
+    contrast[drawn & ~strokes] = 0
+    around = spread(np.where(strokes, contrast, 0), window_of(contrast, window))
+    strokes &= contrast > (EDGE * around).astype(np.uint8)
+    drawing = min(grey.shape) < SHORTEST
+    return _View(_groups(strokes, measured, drawing), contrast, inverted)
+
+
+def _to_working_size(image: Image.Image, longest: int) -> Image.Image:
     """Reduces a large image, whose noise goes with it, and enlarges a small one."""
     width, height = image.size
-    if max(width, height) > LONGEST:
-        ratio = LONGEST / max(width, height)
+    if max(width, height) > longest:
+        ratio = longest / max(width, height)
         sides = (max(4, round(width * ratio)), max(4, round(height * ratio)))
         return image.resize(sides, Image.Resampling.BOX, reducing_gap=2)
-    factor = min(-(-SHORTEST // min(width, height)), LONGEST // max(width, height))
+    factor = max(1, min(-(-SHORTEST // min(width, height)), LONGEST // max(width, height)))
     return image.resize((width * factor, height * factor), Image.Resampling.BICUBIC)
 
 
-def _search(
-    pixels: UInt8[np.ndarray, "h w"],
-) -> tuple[list[_Group], UInt8[np.ndarray, "h w"]]:
-    """The characters that are darker than the paper, and the contrast of each pixel."""
-    contrast, faintest = contrast_to_paper(pixels)
-    drawn = contrast >= faintest
-    strokes = erase_lines(drawn, contrast)
-    contrast[drawn & ~strokes] = 0
-    around = spread(np.where(strokes, contrast, 0), window_of(pixels))
-    strokes &= contrast > (EDGE * around).astype(np.uint8)
-    return _groups(strokes, contrast, pixels), contrast
-
-
-def _groups(
-    strokes: Bool[np.ndarray, "h w"],
-    contrast: UInt8[np.ndarray, "h w"],
-    pixels: UInt8[np.ndarray, "h w"],
-) -> list[_Group]:
+def _groups(strokes: Bool[np.ndarray, "h w"], contrast: Contrast, drawing: bool) -> list[_Group]:
     """The characters, in reading order."""
-    labels = np.zeros(strokes.shape, np.int32)
-    ndimage.label(strokes, np.ones((3, 3)), output=labels)
-    if not (count := int(labels.max())):
+    components = label(strokes, contrast.pixels, contrast.paper)
+    boxes, ink = components.boxes, components.ink
+    count = len(boxes)
+    if not count:
         return []
-    places = ndimage.find_objects(labels)
-    boxes = np.array([(x.start, y.start, x.stop, y.stop) for y, x in places if x])
-    ink = np.bincount(labels.ravel(), contrast.ravel(), count + 1)[1:]
-    area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
 
-    def group(box: Int[np.ndarray, "4"], owner: Int[np.ndarray, " n"], index: int) -> _Group | None:
-        """What belongs to `index`, unless it is no character."""
+    def group(
+        box: Int[np.ndarray, "4"], owner: Int[np.ndarray, " n"], index: int, place: float
+    ) -> _Group | None:
+        """What belongs to `index`, at a place like `likelihood`'s, unless it is no character."""
         left, top, right, bottom = box.tolist()
-        reach = int(np.clip(BLUR * max(bottom - top, right - left), 3, 5))
+        extent = bottom - top, right - left
+        longer = max(extent)
+        reach = int(np.clip(BLUR * longer, 3, max(5, BLUR / 2 * longer)))
         rows = slice(max(top - reach, 0), bottom + reach)
         columns = slice(max(left - reach, 0), right + reach)
-        place = rows, columns
-        mask = owner[labels[place]] == index
-        depth = float(contrast[place][mask].mean())
-        if not _has_edges(mask, strokes[place], pixels[place], depth, reach):
+        near = rows, columns
+        mask = owner[components.labels[near]] == index
+        depth = contrast.pixels[near][mask].mean() / 255 * contrast.paper[near]
+        vast = longer > VAST * max(strokes.shape) and not _fills(extent, strokes.shape)
+        around = NEARLY_ALL if place == AT_BORDER or vast else MOSTLY
+        if not _has_edges(mask, strokes[near], contrast.smooth[near], depth, reach, around):
             return None
         y, x = top - rows.start, left - columns.start
         mask = mask[y : y + bottom - top, x : x + right - left]
         return None if _is_surface(mask, strokes.shape) else _Group(mask, top, left)
 
-    free, cut, weight = _candidates(labels, boxes, ink)
+    likely = likelihood(components, drawing=drawing)
+    likely[frames(components, likely * has_size(components))] = 0
+    likely[(likely < FREE) & (ink < MOST_INK * ink.sum())] = 0
+    weight = ink * likely * has_size(components)
     order = [int(i) for i in np.argsort(-weight, kind="stable") if weight[i] > 0]
     each = np.arange(-1, count)
-    main = next((i for i in order if group(boxes[i], each, i)), None)
+    main = next((i for i in order if group(boxes[i], each, i, likely[i])), None)
     if main is None:
         return []
-    keep = (free | (cut & cut[main])) & (ink >= 0.04 * ink[main])
-    keep &= ink * area[main] >= 0.4 * ink[main] * area
-    keep = np.flatnonzero(keep)
-    keep = keep[np.argsort(-ink[keep], kind="stable")[:MOST]]
-    member = _merge(boxes[keep])
-    bounds, inks = _bounds(boxes[keep], member), np.bincount(member, ink[keep])
+    keep = _alike(components, likely, main)
+    member = merge(boxes[keep])
+    bounds, inks = bounds_of(boxes[keep], member), np.bincount(member, ink[keep])
     width, height = bounds[:, 2] - bounds[:, 0], bounds[:, 3] - bounds[:, 1]
     largest = inks.argmax()
     chosen = (height >= 0.4 * height[largest]) & (inks >= 0.1 * inks[largest])
-    chosen &= (width <= 3 * height) & (np.maximum(width, height) >= SMALLEST * max(strokes.shape))
+    chosen &= (width <= 3 * height) & (np.maximum(width, height) >= smallest(strokes.shape))
     owner = np.full(count + 1, -1)
     owner[keep + 1] = member
-    groups = [group(bounds[i], owner, i) for i in _reading_order(bounds) if chosen[i]]
+    groups = [group(bounds[i], owner, i, likely[main]) for i in _reading_order(bounds) if chosen[i]]
     return [found for found in groups if found]
 
 
-def _candidates(
-    labels: Int[np.ndarray, "h w"], boxes: Boxes, ink: Float[np.ndarray, " n"]
-) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Which components lie free, which are cut by the border, and how likely each is a character.
-
-    Of what touches the border, strokes do so with their ends, from side to side, or all around.
-    """
-    (height, width), count = labels.shape, len(boxes)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    large = sides.max(1) >= max(4, SMALLEST * max(height, width))
-    slim = sides.max(1) <= 40 * sides.min(1)
-    touches = np.concatenate([boxes[:, :2] == 0, boxes[:, 2:] == (width, height)], 1)
-    # How much of each side of the image, and of its own box, a component has along the border.
-    along = np.stack([_along(band, count) for band in _bands(labels)], 1)
-    hugs = along / np.array([height, width, height, width])
-    share = (along / sides[:, [1, 0, 1, 0]]).max(1)
-    free = ~touches.any(1) & ((share < 0.6) | (hugs.max(1) < 0.2))
-    through = (touches[:, 0] & touches[:, 2]) | (touches[:, 1] & touches[:, 3])
-    # A character cut out to its edge; a table or a frame lies along more sides than one.
-    narrow = max(labels.shape) > 1.8 * min(labels.shape)
-    along_most = (hugs >= 0.75).sum(1)
-    around = touches.all(1) & (along_most <= (3 if narrow else 1))
-    cut = ~free & ((share < 0.5) | (through & (along_most == 0)) | around)
-    return free, cut, ink * (large & slim) * np.where(free, 1, np.where(cut, 0.25, 0))
-
-
-def _bands(labels: Int[np.ndarray, "h w"]) -> Sequence[Int[np.ndarray, "reach side"]]:
-    """What lies along the left, upper, right and lower border; its second axis runs along it."""
-    reach = max(1, round(BORDER * max(labels.shape)))
-    return labels[:, :reach].T, labels[:reach], labels[:, -reach:].T, labels[-reach:]
-
-
-def _along(band: Int[np.ndarray, "reach side"], count: int) -> Int[np.ndarray, " count"]:
-    """In how many columns of a band each component is."""
-    pairs = np.unique(band * np.int64(band.shape[1]) + np.arange(band.shape[1]))
-    return np.bincount(pairs // band.shape[1], minlength=count + 1)[1:]
+def _alike(
+    components: Components, likely: Float[np.ndarray, " n"], main: int
+) -> Int[np.ndarray, " m"]:
+    """The components that may belong to characters if `main` does, those with most ink first."""
+    ink, area, darkness = components.ink, components.area, components.darkness
+    keep = ((likely == FREE) | ((likely > 0) & (likely == likely[main]))) & (
+        ink >= 0.04 * ink[main]
+    )
+    keep &= ink * area[main] >= 0.4 * ink[main] * area
+    keep &= darkness >= DARKNESS * darkness[main]
+    keep = np.flatnonzero(keep)
+    keep = keep[np.argsort(-ink[keep], kind="stable")[:MOST]]
+    return keep[~underlines(components.boxes[keep])]
 
 
 def _has_edges(
     mask: Bool[np.ndarray, "h w"],
     near: Bool[np.ndarray, "h w"],
     pixels: UInt8[np.ndarray, "h w"],
-    contrast: float,
+    depth: Float[np.ndarray, "h w"],
     reach: int,
+    around: float,
 ) -> bool:
     """Whether it is lighter nearly all around, as it is around strokes, but not around shades.
 
@@ -230,46 +274,19 @@ def _has_edges(
       mask: what is asked about.
       near: it and what else is drawn.
       pixels: the image, in which that is dark.
-      contrast: of the mask to paper, in 255ths of the paper's light.
+      depth: how much darker than the paper around each pixel the mask is.
       reach: how far off it must be lighter, in pixels.
+      around: how much of what lies around must be.
     """
     ring = spread(mask, 2 * reach + 1) & ~spread(near, 2 * reach - 1)
     if not ring.any():
         return True
     darkest = 255 - spread(np.where(mask, 255 - pixels, np.uint8(0)), 2 * reach + 3)
-    paper = pixels[ring].astype(np.float32)
-    return bool(np.mean(paper - darkest[ring] > 0.4 * contrast / 255 * paper) > ALL_AROUND)
-
-
-def _merge(boxes: Boxes) -> Int[np.ndarray, " n"]:
-    """Which character each component belongs to: parts lie one above the other, or nearly touch."""
-    member = np.arange(len(boxes))
-    while True:
-        left, top, right, bottom = _bounds(boxes, member).T
-        overlap = np.minimum(right[:, None], right) - np.maximum(left[:, None], left)
-        gap = np.maximum(top[:, None], top) - np.minimum(bottom[:, None], bottom)
-        narrow = np.minimum((right - left)[:, None], right - left)
-        tall = np.maximum((bottom - top)[:, None], bottom - top)
-        longer = np.maximum(right - left, bottom - top)
-        same = (overlap >= 0.5 * narrow) & (gap <= 0.25 * tall)
-        same |= np.maximum(-overlap, gap) <= 0.06 * tall
-        # The bar of a five, too low to be a character, though it is longer than a speck.
-        low = np.minimum((bottom - top)[:, None], bottom - top) < 0.4 * tall
-        long = np.minimum(longer[:, None], longer) >= 0.15 * tall
-        same |= low & long & (overlap > 0) & (gap <= 0.35 * tall)
-        count, index = connected_components(same, directed=False)
-        if count == len(left):
-            return member
-        member = index[member]
-
-
-def _bounds(boxes: Boxes, member: Int[np.ndarray, " n"]) -> Int[np.ndarray, "m 4"]:
-    """The box around the members of each group."""
-    bounds = np.empty((member.max() + 1, 4), boxes.dtype)
-    bounds[:, :2], bounds[:, 2:] = boxes.max(), -1
-    np.minimum.at(bounds[:, :2], member, boxes[:, :2])
-    np.maximum.at(bounds[:, 2:], member, boxes[:, 2:])
-    return bounds
+    edge = pixels[ring].astype(np.float32) - darkest[ring]
+    deep = np.maximum(depth[ring], 0.4 * depth[ring].max())
+    # Where the step is much larger than the depth, it is another thing's edge.
+    own = (edge > np.maximum(0.4 * deep, FLAT)) & (edge < 3 * deep + FLAT)
+    return bool(own.mean() > around)
 
 
 def _reading_order(bounds: Boxes) -> list[int]:
@@ -284,16 +301,18 @@ def _reading_order(bounds: Boxes) -> list[int]:
     return [index for row in rows for index in sorted(row, key=lambda i: bounds[i, 0])]
 
 
+def _fills(extent: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether height and width are nearly those of the image."""
+    return all(0.95 * a <= b for a, b in zip(shape, extent, strict=True))
+
+
 def _is_surface(mask: Bool[np.ndarray, "h w"], shape: tuple[int, ...]) -> bool:
     """Whether it is large and too thick for strokes, and does not fill the image: a page."""
     if mask.sum() < 0.25 * shape[0] * shape[1]:
         return False
-    if all(0.95 * a <= b for a, b in zip(shape, mask.shape, strict=True)):
+    if _fills(mask.shape, shape):
         return False
-    side = round(THICKEST * max(mask.shape))
-    if side > min(mask.shape):
-        return False
-    return bool(running(np.logical_and, running(np.logical_and, mask, side, 0), side, 1).any())
+    return is_thick(mask)
 
 
 def _ink(group: _Group, contrast: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "height width"]:

@@ -149,6 +149,9 @@ def _fit(
     reach = np.arange(-thickest, thickest + 1)[:, None]
     y = np.clip(rows[columns] + reach, 0, len(thin) - 1)
     near = thin[y, columns]
+    # Without what lies beside it: the line of the next box, say.
+    near[thickest + 1 :] = np.logical_and.accumulate(near[thickest + 1 :])
+    near[:thickest] = np.logical_and.accumulate(near[thickest - 1 :: -1])[::-1]
     weight = near.sum(0)
     seen = weight > 0
     if seen.sum() < 2:
@@ -176,7 +179,7 @@ def choose_rules(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
     A box's side meets another line corner to corner at either end; a line from side to side of a
     box, or of several that hang together, counts too.
     """
-    slack = 0.01 * max(shape) + 3
+    slack = 0.015 * max(shape) + 3
 
     def meets(line: Line, other: Line, end: int, *, corner: bool) -> bool:
         place = line.at(end)
@@ -193,10 +196,9 @@ def choose_rules(lines: Sequence[Line], shape: tuple[int, int]) -> list[Line]:
         )
 
     spanning = [n for n in lines if n.length >= SPANNING * shape[0 if n.vertical else 1]]
-    rest = [line for line in lines if line not in spanning]
-    sides = [line for line in rest if ends_at(line, lines, corner=True)]
-    rest = [line for line in rest if line not in sides]
-    return spanning + sides + [line for line in rest if ends_at(line, sides, corner=False)]
+    sides = [line for line in lines if ends_at(line, lines, corner=True)]
+    across = [line for line in lines if ends_at(line, sides, corner=False)]
+    return list(dict.fromkeys(spanning + sides + across))
 
 
 def _erase(

@@ -1,7 +1,7 @@
 """How much darker than the paper each pixel of an image is, whatever light falls on the paper."""
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Shaped, UInt8
@@ -15,23 +15,41 @@ CLEAR = (
     0.72  # of the surroundings of strong contrast: what must be lighter, or darker, than strokes
 )
 SCALES = (0.02, 0.04, 0.16)  # of the longer side: how thick strokes may be
+SHARP = 7  # pixels: within these, strokes have an edge
 MARKED, LEAST = 0.1, 0.002  # of what the last scale shows, and of the image: what is no noise
 
 Pixels: TypeAlias = UInt8[np.ndarray, "h w"]
 
 
-def contrast_to_paper(pixels: Pixels) -> tuple[Pixels, int]:
+class Contrast(NamedTuple):
+    """How dark strokes on lighter paper are.
+
+    Attributes:
+      pixels: how much darker than the paper each is, in 255ths of the paper's light.
+      faintest: from what contrast on something is drawn rather than noise.
+      paper: the paper's light at each pixel.
+      smooth: the image, smoothed.
+    """
+
+    pixels: Pixels
+    faintest: int
+    paper: Pixels
+    smooth: Pixels
+
+
+def contrast_to_paper(pixels: Pixels, window: float = WINDOW) -> Contrast:
     """Measures how dark strokes on lighter paper are.
 
     The paper is the closing of the image: what is darker and narrower than a window is filled from
     its surroundings, while slopes of light and the edges of shadows stay.
 
-    Returns:
-      How much darker than the paper each pixel is, in 255ths of the paper's light; and from what
-      contrast on something is drawn rather than noise.
+    Args:
+      pixels: the image.
+      window: the side of the window, of the image's longer side.
     """
     smooth = smoothed(pixels)
-    paper = _closing(smooth, window_of(pixels)).astype(np.float32)
+    closed = _closing(smooth, window_of(pixels, window))
+    paper = closed.astype(np.float32)
     shade = SHADE * float(np.quantile(paper[::4, ::4], 0.9))
     contrast = (paper - smooth) * (255 / np.maximum(paper, max(shade, 32)))
     # Of paper, the lightest pixel around is lighter than most, by its noise.
@@ -40,9 +58,8 @@ def contrast_to_paper(pixels: Pixels) -> tuple[Pixels, int]:
         quarter = low = min(low, FAINTEST)
     noise = quarter - low
     contrast -= quarter + 0.7 * noise
-    return np.clip(contrast, 0, 255).astype(np.uint8), int(
-        np.clip(5 * noise, FAINTEST, 3 * FAINTEST)
-    )
+    faintest = int(np.clip(5 * noise, FAINTEST, 3 * FAINTEST))
+    return Contrast(np.clip(contrast, 0, 255).astype(np.uint8), faintest, closed, smooth)
 
 
 def is_dark_on_light(pixels: Pixels) -> bool:
@@ -62,20 +79,23 @@ def is_dark_on_light(pixels: Pixels) -> bool:
         return share > 0.5
     thin = []  # how much of the image is filled if what is dark, and what is light, is strokes
     for scale in SCALES:
-        window = max(3, round(scale * max(pixels.shape)) | 1)
+        window = window_of(pixels, scale)
         dark = _closing(smooth, window).astype(np.int16) - smooth > FAINTEST
         light = _closing(255 - smooth, window).astype(np.int16) - (255 - smooth) > FAINTEST
         thin.append((float(dark.mean()), float(light.mean())))
     for dark, light in thin[:-1]:
         if dark + light >= max(LEAST, MARKED * sum(thin[-1])):
             return dark >= light
+    lightest, darkest = spread(smooth, SHARP).astype(np.int16), 255 - spread(255 - smooth, SHARP)
+    if 3 * int((lightest - darkest).max()) < int(span.max()):
+        return True  # nothing has edges: the shades of paper
     border = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
     return bool(2 * np.median(border) > int(smooth.min()) + int(smooth.max()))
 
 
-def window_of(pixels: Pixels) -> int:
-    """Returns the side of the window, odd."""
-    return max(3, round(WINDOW * max(pixels.shape)) | 1)
+def window_of(pixels: Pixels, share: float = WINDOW) -> int:
+    """Returns the side of a window in pixels, odd; `share` is of the image's longer side."""
+    return max(3, round(share * max(pixels.shape)) | 1)
 
 
 def smoothed(pixels: Pixels) -> Pixels:
@@ -125,8 +145,10 @@ def longer_runs(strokes: Bool[np.ndarray, "h w"], length: int) -> Bool[np.ndarra
 def _closing(pixels: Pixels, window: int) -> Pixels:
     """The minimum of the maxima; beyond the border the light goes on as it slopes there."""
     reach = window // 2
-    pads = [(min(reach, side - 1),) * 2 for side in pixels.shape]
-    padded = np.pad(pixels.astype(np.int16), pads, "reflect", reflect_type="odd")
-    closed = 255 - spread(255 - spread(np.clip(padded, 0, 255).astype(np.uint8), window), window)
-    (top, _), (left, _) = pads
+    top, left = (min(reach, side - 1) for side in pixels.shape)
+    padded = pixels.astype(np.int16)
+    # One axis after the other: clipped between, what is dark beyond a side stays so at the corners.
+    for pads in ((top, top), (0, 0)), ((0, 0), (left, left)):
+        padded = np.clip(np.pad(padded, pads, "reflect", reflect_type="odd"), 0, 255)
+    closed = 255 - spread(255 - spread(padded.astype(np.uint8), window), window)
     return closed[top : top + pixels.shape[0], left : left + pixels.shape[1]]
