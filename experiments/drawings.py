@@ -1,185 +1,38 @@
 """Photographs and scans of handwritten digits, drawn from the MNIST test set, a kind each.
 
 A drawing is a function of a random generator and a 28×28 digit, light on dark; it returns the grey
-or colour pixels of a file. `KINDS` has those that show one digit, `EMPTY` those that show none.
-Unless a kind says otherwise, the digit is enlarged eight times (bicubic) and lies at rows 150–374
-and columns 60–284 of a sheet of 400×600 pixels, grey 235, its ink 195 darker.
+or colour pixels of a file. `KINDS` has those that show one digit, `EMPTY` those that show none. The
+usual page is described in `paper.py`.
 """
 
-import io
 from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-PAPER, INK = 235, 195
-TOP, LEFT, SCALE = 150, 60, 8
+from experiments import scenes
+from experiments.paper import (
+    INK,
+    LEFT,
+    PAPER,
+    TOP,
+    box,
+    columns,
+    darken,
+    grain,
+    jpeg,
+    pen,
+    resize,
+    rotate,
+    rules,
+    shadow,
+    sheet,
+    thumb,
+    vignette,
+)
 
 Drawing: TypeAlias = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-
-
-def enlarge(digit: np.ndarray, scale: int = SCALE) -> np.ndarray:
-    """Returns the digit in 0..1, `scale` times as large."""
-    height, width = digit.shape
-    image = Image.fromarray(digit).resize((width * scale, height * scale), Image.Resampling.BICUBIC)
-    return np.asarray(image, np.float32) / 255
-
-
-def sheet(
-    digit: np.ndarray,
-    *,
-    size: tuple[int, int] = (600, 400),
-    at: tuple[int, int] = (TOP, LEFT),
-    scale: int = SCALE,
-    ink: float = INK,
-) -> np.ndarray:
-    """Returns a sheet, as float32 in 0..255, with a digit at row and column `at`."""
-    page = np.full(size, PAPER, np.float32)
-    strokes = enlarge(digit, scale)
-    height, width = strokes.shape
-    page[at[0] : at[0] + height, at[1] : at[1] + width] -= ink * strokes
-    return page
-
-
-def grain(rng: np.random.Generator, page: np.ndarray, deviation: float = 3) -> np.ndarray:
-    """Adds a camera's noise and rounds to uint8."""
-    noise = rng.standard_normal(page.shape, np.float32) * deviation
-    return np.clip(np.rint(page + noise), 0, 255).astype(np.uint8)
-
-
-def jpeg(page: np.ndarray, quality: int) -> np.ndarray:
-    """Compresses and reads again."""
-    file = io.BytesIO()
-    Image.fromarray(page).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
-
-
-def rotate(page: np.ndarray, degrees: float, around: float = PAPER) -> np.ndarray:
-    """Turns a page about its middle."""
-    image = Image.fromarray(np.clip(page, 0, 255).astype(np.uint8))
-    return np.asarray(
-        image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=round(around)), np.float32
-    )
-
-
-def thin(digit: np.ndarray, pen: float) -> np.ndarray:
-    """Redraws a digit with a pen of `pen` pixels of the enlarged digit (28 · `SCALE`).
-
-    The skeleton is that of Zhang and Suen, "A fast parallel algorithm for thinning digital
-    patterns", 1984, at three times the digit's size.
-    """
-    scale = 3
-    line = np.pad(enlarge(digit, scale) > 0.5, 1)
-    while True:
-        before = line.sum()
-        for step in (0, 1):
-            # Clockwise from above, as the paper numbers them P2 to P9.
-            turns = [(-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1)]
-            p = [np.roll(line, (-dy, -dx), (0, 1)) for dy, dx in turns]
-            count = sum(n.astype(int) for n in p)
-            rises = sum((~a & b).astype(int) for a, b in zip(p, p[1:] + p[:1], strict=True))
-            east, south, west, north = p[2], p[4], p[6], p[0]
-            if step == 0:
-                edge = ~(north & east & south) & ~(east & south & west)
-            else:
-                edge = ~(north & east & west) & ~(north & south & west)
-            line = line & ~((count >= 2) & (count <= 6) & (rises == 1) & edge)
-        if line.sum() == before:
-            break
-    rows, columns = np.nonzero(line[1:-1, 1:-1])
-    size = 28 * SCALE
-    y, x = (SCALE / scale * (i + 0.5) for i in (rows, columns))
-    # The distance to the skeleton, near it, smoothed over the skeleton's own steps.
-    canvas = np.zeros((size, size), np.float32)
-    reach = int(np.ceil(pen / 2 + 2))
-    grid = np.arange(size, dtype=np.float32) + 0.5
-    for cy, cx in _smooth(y, x):
-        rows_near = slice(max(int(cy) - reach, 0), int(cy) + reach + 1)
-        columns_near = slice(max(int(cx) - reach, 0), int(cx) + reach + 1)
-        distance = np.hypot(grid[rows_near, None] - cy, grid[None, columns_near] - cx)
-        spot = np.clip(pen / 2 + 0.5 - distance, 0, 1)
-        near = canvas[rows_near, columns_near]
-        np.maximum(near, spot, out=near)
-    return np.rint(255 * canvas).astype(np.uint8)
-
-
-def _smooth(y: np.ndarray, x: np.ndarray) -> list[tuple[float, float]]:
-    """Points along a skeleton: each the mean of its neighbours, and those between."""
-    points = np.stack([y, x], -1)
-    distance = np.abs(points[:, None] - points[None]).max(-1)
-    near = distance <= 2.1 * SCALE / 3
-    means = near @ points / near.sum(1, keepdims=True)
-    pairs = np.argwhere(np.triu(distance <= 1.1 * SCALE / 3))
-    dots = [means[i] * (1 - t) + means[j] * t for i, j in pairs for t in (0, 0.25, 0.5, 0.75)]
-    return [(float(a), float(b)) for a, b in dots] or [(float(a), float(b)) for a, b in means]
-
-
-def pen(digit: np.ndarray, width: float, ink: float = INK) -> np.ndarray:
-    """Returns a sheet whose digit is drawn with a pen of `width` pixels."""
-    page = np.full((600, 400), PAPER, np.float32)
-    strokes = thin(digit, width).astype(np.float32) / 255
-    page[TOP : TOP + len(strokes), LEFT : LEFT + len(strokes)] -= ink * strokes
-    return page
-
-
-# What lies over a page.
-
-
-def darken(page: np.ndarray, rows: slice, columns: slice, value: float) -> None:
-    """Prints a bar of `value`; ink below it stays as dark as it is."""
-    page[rows, columns] = np.minimum(page[rows, columns], value)
-
-
-def rules(page: np.ndarray, step: int, width: int, value: float, start: int = 30) -> None:
-    """Prints horizontal rules from side to side."""
-    for row in range(start, page.shape[0], step):
-        darken(page, slice(row, row + width), slice(None), value)
-
-
-def columns(page: np.ndarray, step: int, width: int, value: float, start: int = 12) -> None:
-    """Prints vertical rules from top to bottom."""
-    for column in range(start, page.shape[1], step):
-        darken(page, slice(None), slice(column, column + width), value)
-
-
-def box(page: np.ndarray, top: int, left: int, bottom: int, right: int, width: int, value: float):
-    """Prints a rectangle, its lines inside its corners."""
-    darken(page, slice(top, top + width), slice(left, right), value)
-    darken(page, slice(bottom - width, bottom), slice(left, right), value)
-    darken(page, slice(top, bottom), slice(left, left + width), value)
-    darken(page, slice(top, bottom), slice(right - width, right), value)
-
-
-def vignette(page: np.ndarray, depth: float) -> np.ndarray:
-    """Darkens towards the corners, by `depth` there."""
-    height, width = page.shape
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    return page * (1 - depth * (x * x + y * y) / 2)
-
-
-def shadow(rng: np.random.Generator, page: np.ndarray, depth: float = 0.35, soft: float = 1):
-    """Throws a shadow with a straight edge, at any angle, across the digit or beside it."""
-    height, width = page.shape
-    angle, shift = rng.uniform(0, 2 * np.pi), rng.uniform(-90, 90)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    middle = (TOP + 112, LEFT + 112)
-    side = (x - middle[1]) * np.cos(angle) + (y - middle[0]) * np.sin(angle) - shift
-    return page * (1 - depth * np.clip(side / soft + 0.5, 0, 1))
-
-
-def thumb(rng: np.random.Generator, page: np.ndarray, length: float = 110) -> np.ndarray:
-    """Lays a thumb over one of the corners."""
-    height, width = page.shape
-    corner = rng.integers(4)
-    cy, cx = (0 if corner < 2 else height), (0 if corner % 2 else width)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-    angle = np.arctan2(height / 2 - cy, width / 2 - cx) + rng.uniform(-0.3, 0.3)
-    along = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
-    across = -(x - cx) * np.sin(angle) + (y - cy) * np.cos(angle)
-    inside = (along / length) ** 2 + (across / 45) ** 2
-    skin = rng.uniform(110, 170) - 30 * inside
-    return np.where(inside < 1, skin, page)
 
 
 # The kinds. First the guards: what was read well before.
@@ -438,19 +291,19 @@ def small_file(rng, digit):
     """A file of 100×100 pixels with a line along each side."""
     page = sheet(digit, size=(284, 284), at=(30, 30))
     box(page, 0, 0, 284, 284, 6, 70)
-    return _resize(grain(rng, page), 100, 100)
+    return resize(grain(rng, page), 100, 100)
 
 
 def tiny_file(rng, digit):
     """A file of 56×56 pixels."""
-    return _resize(grain(rng, sheet(digit, size=(320, 320), at=(50, 50))), 56, 56)
+    return resize(grain(rng, sheet(digit, size=(320, 320), at=(50, 50))), 56, 56)
 
 
 def large_file(rng, digit):
     """A photograph of 12 megapixels, with a table's edge."""
     page = sheet(digit)
     box(page, 0, 0, 600, 400, 20, 70)
-    return _resize(grain(rng, page), 2828, 4242)
+    return resize(grain(rng, page), 2828, 4242)
 
 
 def drawn_28_dark(rng, digit):
@@ -465,17 +318,13 @@ def drawn_28_light(rng, digit):
     height, width = (max(1, round(15 * n / max(cut.shape))) for n in cut.shape)
     page = np.zeros((28, 28), np.uint8)
     top, left = (int(rng.choice([1, 27 - n])) for n in (height, width))
-    page[top : top + height, left : left + width] = _resize(cut, width, height)
+    page[top : top + height, left : left + width] = resize(cut, width, height)
     return page
 
 
 def negative_file(rng, digit):
     """The digit as the data has it, but dark on white."""
     return 255 - digit
-
-
-def _resize(page: np.ndarray, width: int, height: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(page).resize((width, height), Image.Resampling.BICUBIC))
 
 
 GUARDS: tuple[Drawing, ...] = (
@@ -525,7 +374,8 @@ SIBLINGS: tuple[Drawing, ...] = (
     drawn_28_light,
     negative_file,
 )
-KINDS = GUARDS + STRAY + SIBLINGS
+FURTHER: tuple[Drawing, ...] = scenes.FURTHER
+KINDS = GUARDS + STRAY + SIBLINGS + FURTHER
 
 
 # Pages with no digit on them: the same, of a blank one.
@@ -555,5 +405,16 @@ EMPTY: tuple[Drawing, ...] = (
     grid_cell,
     turned_rules,
     strong_jpeg,
+    scenes.comb_field,
+    scenes.boxes_in_a_row,
+    scenes.dotted_rules,
+    scenes.wide_margin,
+    scenes.folded,
+    scenes.finger_at_a_side,
+    scenes.whiteboard,
+    scenes.millimetre_paper,
+    scenes.salt_and_pepper,
+    scenes.page_on_black,
+    scenes.crooked_scan,
 )
 BLANK = np.zeros((28, 28), np.uint8)

@@ -35,6 +35,7 @@ GROUPS = {
     "read well before": drawings.GUARDS,
     "one thing beside the digit": drawings.STRAY,
     "siblings": drawings.SIBLINGS,
+    "further": drawings.FURTHER,
 }
 
 # Reads image files: the characters of each, or why there are none.

@@ -42,6 +42,8 @@ MOSTLY, NEARLY_ALL = 0.65, 0.9  # of what lies around a character: what is light
 VAST = 0.7  # of the image's longer side: what is longer is rather a shade than a character
 FLAT = 7  # of 255: a smaller step is no edge
 DARKNESS = 0.35  # of the main character's: that of the others on its page
+SOLID = 0.8  # of its box: what fills it more is a block, if it is thick
+PIECE = 0.08  # of a character's ink: the largest component of it
 MOST = 1000  # components of an image
 MOST_INK = 0.5  # of all ink: what a character that touches the border has
 # Windows in which paper is sought if there is no character otherwise, and the longest side then.
@@ -239,6 +241,9 @@ def _groups(strokes: Bool[np.ndarray, "h w"], contrast: Contrast, drawing: bool)
     largest = inks.argmax()
     chosen = (height >= 0.4 * height[largest]) & (inks >= 0.1 * inks[largest])
     chosen &= (width <= 3 * height) & (np.maximum(width, height) >= smallest(strokes.shape))
+    piece = np.zeros(len(bounds))  # the largest of each; of what is left of rules, all are small
+    np.maximum.at(piece, member, ink[keep])
+    chosen &= piece >= PIECE * inks
     owner = np.full(count + 1, -1)
     owner[keep + 1] = member
     groups = [group(bounds[i], owner, i, likely[main]) for i in _reading_order(bounds) if chosen[i]]
@@ -307,12 +312,9 @@ def _fills(extent: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 
 
 def _is_surface(mask: Bool[np.ndarray, "h w"], shape: tuple[int, ...]) -> bool:
-    """Whether it is large and too thick for strokes, and does not fill the image: a page."""
-    if mask.sum() < 0.25 * shape[0] * shape[1]:
-        return False
-    if _fills(mask.shape, shape):
-        return False
-    return is_thick(mask)
+    """Whether it is too thick for strokes, and a solid block, or a page in a larger image."""
+    page = mask.sum() >= 0.25 * shape[0] * shape[1] and not _fills(mask.shape, shape)
+    return bool(page or mask.mean() > SOLID) and is_thick(mask)
 
 
 def _ink(group: _Group, contrast: UInt8[np.ndarray, "h w"]) -> Float[np.ndarray, "height width"]:

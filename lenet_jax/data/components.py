@@ -94,8 +94,8 @@ def likelihood(components: Components, *, drawing: bool = False) -> Float[np.nda
     margin = through & (sides.max(1) > 10 * sides.min(1))
     cut = ~free & ~margin & ((share < 0.5) | (through & (along_most == 0)) | around)
     at_border = ~free & ~cut & ~margin & (along_most == 0) & has_size(components) & drawing
-    for index in np.flatnonzero(at_border):
-        at_border[index] = not is_thick(mask_of(components, int(index)))
+    for index in np.flatnonzero(at_border).tolist():
+        at_border[index] = not is_thick(mask_of(components, index))
     return np.where(free, FREE, np.where(cut, CUT, np.where(at_border, AT_BORDER, 0)))
 
 
@@ -123,7 +123,7 @@ def frames(components: Components, weight: Float[np.ndarray, " n"]) -> list[int]
     labels, boxes = components.labels, components.boxes
     heights = boxes[:, 3] - boxes[:, 1]
     likely = np.flatnonzero(weight > 0)
-    likely = likely[np.argsort(-heights[likely], kind="stable")[:FRAMES]]
+    likely = likely[np.argsort(-heights[likely], kind="stable")[:FRAMES]].tolist()
 
     def surrounds(outer: int, inner: int) -> bool:
         if not 0.25 * heights[outer] <= heights[inner] <= 0.8 * heights[outer]:

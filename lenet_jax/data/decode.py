@@ -34,6 +34,9 @@ MOST_PROGRESSIVE = 250 * MEGAPIXEL  # of a JPEG that is kept in memory as a whol
 MOST_JPEG = 1000 * MEGAPIXEL  # of one that is decoded reduced
 ENOUGH = 2048  # pixels that the longer side keeps when a large image is reduced
 
+SMALL = (100, 100)  # pixels: an image with little of its noise
+COLOURED = 30  # of 255: differences within a channel that are more than noise
+
 # The depths of cameras, scanners and masks, whose files have 16 bits or more a pixel.
 DEPTHS = (1, 8, 10, 12, 14, 16)
 
@@ -140,7 +143,7 @@ def to_pixels(image: Image.Image, channels: int) -> UInt8[np.ndarray, "h w c"]:
     if turn in TURNS:
         image = image.transpose(TURNS[turn])
     image = _on_paper(image)
-    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    pixels = np.asarray(_to_grey(image) if channels == 1 else image.convert("RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
@@ -275,6 +278,23 @@ def _from_32_bits(image: Image.Image) -> Image.Image:
         low, high = 0, 255
     scaled = (pixels.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """The brightness; or, where colours differ but hardly in that, the channel where they do most.
+
+    Coloured ink may be as bright as its paper.
+    """
+    grey = image.convert("L")
+    if image.mode == "L":
+        return grey
+    small = image.convert("RGB").resize(SMALL, Image.Resampling.BOX, reducing_gap=2)
+    grey_span, *spans = (
+        int(np.ptp(channel)) for channel in (small.convert("L"), *small.split())
+    )
+    if 2 * grey_span >= max(spans) or max(spans) < COLOURED:
+        return grey
+    return image.convert("RGB").getchannel(int(np.argmax(spans)))
 
 
 def _on_paper(image: Image.Image) -> Image.Image:

@@ -109,9 +109,15 @@ def spread(pixels: Shaped[np.ndarray, "h w"], window: int) -> Shaped[np.ndarray,
     """Returns the maximum over a square window whose side is odd."""
     reach = window // 2
     for axis in (0, 1):
-        pads = [(0, 0), (0, 0)]
-        pads[axis] = (reach, reach)
-        pixels = running(np.maximum, np.pad(pixels, pads, "edge"), window, axis)
+        height, width = pixels.shape
+        # Beyond the border nothing is larger.
+        if axis == 0:
+            padded = np.zeros((height + 2 * reach, width), pixels.dtype)
+            padded[reach : reach + height] = pixels
+        else:
+            padded = np.zeros((height, width + 2 * reach), pixels.dtype)
+            padded[:, reach : reach + width] = pixels
+        pixels = running(np.maximum, padded, window, axis)
     return pixels
 
 

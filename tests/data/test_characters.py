@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 import lenet_jax
-from experiments import drawings
+from experiments import drawings, paper
 from lenet_jax import data
 from lenet_jax.data.characters import find_characters
 from lenet_jax.data.lines import erase_lines, find_lines
@@ -49,7 +49,7 @@ def test_digits_are_found_alone_and_recognised(drawing, notes_run, test_split):
         if len(found) == 1:
             (answer,) = network.predict(found[0].pixels)
             right += answer == test_split.labels[pick]
-    assert right >= ENOUGH - (drawing in drawings.SIBLINGS)
+    assert right >= ENOUGH - (drawing in drawings.SIBLINGS + drawings.FURTHER)
 
 
 @pytest.mark.parametrize("drawing", drawings.EMPTY, ids=lambda drawing: drawing.__name__)
@@ -58,8 +58,7 @@ def test_on_a_page_without_a_digit_nothing_is_found(drawing):
     for seed in range(8):
         picture = drawing(np.random.default_rng(seed), drawings.BLANK)
         found += bool(find_characters(grey(picture)))
-    # A vignette and a shadow in one image may leave something that is as sharp as a stroke.
-    assert found <= (4 if drawing is drawings.EMPTY[2] else 0)
+    assert found == 0
 
 
 def test_a_photograph_of_12_megapixels(notes_run, test_split):
@@ -78,7 +77,7 @@ def test_several_digits_in_reading_order_with_their_places(notes_run, test_split
     for index in range(10):
         row, column = divmod(index, 5)
         top, left = 20 + 140 * row, 20 + 135 * column
-        page[top : top + 112, left : left + 112] -= 195 * drawings.enlarge(
+        page[top : top + 112, left : left + 112] -= 195 * paper.enlarge(
             test_split.images[index, ..., 0], 4
         )
         labels.append(test_split.labels[index])
