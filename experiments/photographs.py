@@ -5,13 +5,20 @@
 RUN is a finished run of `configs/notes.py`. Of each kind in `drawings.py`, pictures are made from
 random MNIST test digits, written to files and read as `predict` reads them. A picture is right if
 just one character is found in it, and its class is the digit's; a page without a digit, if none is
-found. The answer is `results/photographs.json` and `.png`; the numbers `before`, of the box around
-all that is dark which was taken until characters were found, are kept from that file.
+found. The answer is `results/photographs.json` and `.png`; the accuracy `before`, with the box
+around all that is dark which was taken until characters were found, is kept from that file.
+
+With `--speed=N`, the `predict` command is timed on N photographs too; else what is there is kept.
 """
 
 import argparse
+import functools
 import json
+import resource
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -27,7 +34,7 @@ from lenet_jax.data.image_files import read_all
 from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
-from lenet_jax.machine import environment
+from lenet_jax.machine import cores, environment
 from lenet_jax.runs.record import PACKAGES
 
 QUESTION = "How well are digits read off photographs, scans and drawings, a kind at a time?"
@@ -47,10 +54,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--workdir", type=Path, required=True, help="a run of configs/notes.py")
     parser.add_argument("--pictures", type=int, default=200, help="pictures of each kind")
+    parser.add_argument("--speed", type=int, metavar="N", help="time `predict` on N photographs")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     file = arguments.results / "photographs.json"
-    before = json.loads(file.read_text())["kinds"] if file.exists() else {}
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    before = kept.get("kinds", {})
     network = load(arguments.workdir)
 
     kinds = {}
@@ -77,6 +86,9 @@ def main() -> None:
         "test_accuracy": network.summary.get("test_accuracy"),
         "kinds": kinds,
         "empty": {"pictures": arguments.pictures // 10, "nothing_found": empty},
+        "speed": measure(arguments.workdir, arguments.speed)
+        if arguments.speed
+        else kept.get("speed"),
         "environment": environment(PACKAGES),
     }
     arguments.results.mkdir(exist_ok=True)
@@ -97,7 +109,7 @@ def accuracy(
     """Returns how many pictures of a kind are right, as a share, and how many there were."""
     if drawing is drawings.large_file:
         pictures = max(1, pictures // 10)
-    test = data.load("mnist", image_size=28).test
+    test = _test_split()
     name = title(drawing)
     picks = np.random.default_rng(_seed(name)).integers(len(test), size=pictures)
     with tempfile.TemporaryDirectory() as folder:
@@ -130,6 +142,31 @@ def write(drawing: Drawing, digits: Sequence[np.ndarray] | np.ndarray, folder: P
         files.append(folder / f"{index:04}.png")
         Image.fromarray(drawing(rng, digit)).save(files[-1], compress_level=1)
     return files
+
+
+def measure(workdir: Path, count: int) -> dict:
+    """Times the `predict` command on photographs of 400×600 pixels, its start included."""
+    scenes = (drawings.plain, drawings.hard_shadow, drawings.form_box, drawings.underlined)
+    digits = _test_split().images[..., 0]
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(count):
+            picture = scenes[index % len(scenes)](
+                np.random.default_rng(index), digits[index % len(digits)]
+            )
+            Image.fromarray(picture).save(Path(folder, f"{index:06}.jpg"), quality=92)
+        command = [sys.executable, "-m", "lenet_jax.predict", "--json", f"--workdir={workdir}"]
+        start = time.perf_counter()
+        subprocess.run([*command, folder], stdout=subprocess.DEVNULL, check=True)
+        seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # Linux counts in KiB
+    print(f"{count} photographs in {seconds:.1f} s: {count / seconds:.0f} a second")
+    return {
+        "photographs": count,
+        "seconds": seconds,
+        "images_per_second": count / seconds,
+        "cores": cores(),
+        "largest_process_mib": peak,
+    }
 
 
 def title(drawing: Drawing) -> str:
@@ -172,6 +209,11 @@ def draw(answer: dict, path: Path) -> None:
     )
     axes.legend(loc="lower center", ncols=2, frameon=False)
     figure.savefig(path, dpi=120)
+
+
+@functools.cache
+def _test_split() -> data.Split:
+    return data.load("mnist", image_size=28).test
 
 
 def _seed(name: str) -> int:

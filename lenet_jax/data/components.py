@@ -85,7 +85,9 @@ def likelihood(components: Components, *, drawing: bool = False) -> Float[np.nda
     along = np.stack([_along(band, count) for band in _bands(labels)], 1)
     hugs = along / np.array([height, width, height, width])
     share = (along / sides[:, [1, 0, 1, 0]]).max(1)
-    free = ~touches.any(1) & ((share < 0.6) | (hugs.max(1) < 0.2))
+    reach = _reach(labels)
+    sliver = (boxes[:, 2:] <= reach) | (boxes[:, :2] >= np.array([width, height]) - reach)
+    free = ~touches.any(1) & ~sliver.any(1) & ((share < 0.6) | (hugs.max(1) < 0.2))
     through = (touches[:, 0] & touches[:, 2]) | (touches[:, 1] & touches[:, 3])
     # A character cut out to its edge; a table or a frame lies along more sides than one.
     narrow = max(labels.shape) > 1.8 * min(labels.shape)
@@ -190,8 +192,13 @@ def bounds_of(boxes: Boxes, member: Int[np.ndarray, " n"]) -> Int[np.ndarray, "m
 
 def _bands(labels: Int[np.ndarray, "h w"]) -> Sequence[Int[np.ndarray, "reach side"]]:
     """What lies along the left, upper, right and lower border; its second axis runs along it."""
-    reach = max(1, round(BORDER * max(labels.shape)))
+    reach = _reach(labels)
     return labels[:, :reach].T, labels[:reach], labels[:, -reach:].T, labels[-reach:]
+
+
+def _reach(labels: Int[np.ndarray, "h w"]) -> int:
+    """How wide the band along the border is, in pixels."""
+    return max(1, round(BORDER * max(labels.shape)))
 
 
 def _along(band: Int[np.ndarray, "reach side"], count: int) -> Int[np.ndarray, " count"]:
