@@ -162,6 +162,9 @@ def _best_view(grey: UInt8[np.ndarray, "h w"]) -> _View:
         return whole
     if usual.groups:
         return usual
+    turned = _look(grey, LONGEST, WHOLE, turned=True)
+    if turned.is_filled():
+        return turned  # a broad one, say: nearly all of its image is ink
     narrow = _look(grey, LONGEST, NARROW)
     if narrow.has_inside():
         return narrow
@@ -170,10 +173,15 @@ def _best_view(grey: UInt8[np.ndarray, "h w"]) -> _View:
     return usual
 
 
-def _look(grey: UInt8[np.ndarray, "h w"], longest: int, window: float) -> _View:
-    """Finds the characters of an image at a size, with a window to seek the paper in."""
+def _look(
+    grey: UInt8[np.ndarray, "h w"], longest: int, window: float, *, turned: bool = False
+) -> _View:
+    """Finds the characters of an image at a size, with a window to seek the paper in.
+
+    With `turned`, ink and paper are taken the other way round than they seem to be.
+    """
     work = np.asarray(_to_working_size(Image.fromarray(grey), longest))
-    inverted = is_dark_on_light(work)
+    inverted = is_dark_on_light(work) != turned
     measured = contrast_to_paper(work if inverted else 255 - work, window)
     contrast = measured.pixels
     drawn = contrast >= measured.faintest
