@@ -290,7 +290,8 @@ def _to_grey(image: Image.Image) -> Image.Image:
         return grey
     small = image.convert("RGB").resize(SMALL, Image.Resampling.BOX, reducing_gap=2)
     grey_span, *spans = (
-        int(np.ptp(channel)) for channel in (small.convert("L"), *small.split())
+        int(np.asarray(channel).max()) - int(np.asarray(channel).min())
+        for channel in (small.convert("L"), *small.split())
     )
     if 2 * grey_span >= max(spans) or max(spans) < COLOURED:
         return grey

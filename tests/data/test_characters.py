@@ -1,4 +1,5 @@
 import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def grey(picture):
     """A drawing in grey, read from a file."""
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
         Image.fromarray(picture).save(file)
-        return read(file.name, 1).pixels[..., 0]
+        return read(Path(file.name), 1).pixels[..., 0]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,25 @@ def test_digits_are_found_alone_and_recognised(drawing, notes_run, test_split):
             (answer,) = network.predict(found[0].pixels)
             right += answer == test_split.labels[pick]
     assert right >= ENOUGH - (drawing in drawings.SIBLINGS + drawings.FURTHER)
+
+
+def test_files_that_people_bring(notes_run, test_split, tmp_path):
+    """As JPEG, PNG and WEBP."""
+    kinds = {
+        "jpg": (drawings.scan_frame, drawings.dark_table, drawings.form_box, drawings.underlined),
+        "png": (drawings.grid_cell, drawings.drawn_28_dark),
+        "webp": (drawings.plain,),
+    }
+    files, labels = [], []
+    for suffix, members in kinds.items():
+        for kind in members:
+            for index in range(5):
+                picture = kind(np.random.default_rng(index), test_split.images[index, ..., 0])
+                files.append(tmp_path / f"{kind.__name__}_{index}.{suffix}")
+                Image.fromarray(picture).save(files[-1], quality=90)
+                labels.append(test_split.labels[index])
+    right = lenet_jax.load(notes_run).predict(files) == labels
+    assert right.sum() >= len(files) - 2
 
 
 @pytest.mark.parametrize("drawing", drawings.EMPTY, ids=lambda drawing: drawing.__name__)
@@ -193,6 +213,44 @@ def test_lines_are_found_where_they_are():
     assert line.at(0) == pytest.approx(81, abs=0.7)
     assert (line.start, line.stop) == (0, 300)
     assert line.thickness == 3 and line.contrast == 99
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("ruled", [False, True])
+def test_words_of_digits_of_many_heights_are_counted_and_in_order(rows, ruled, test_split):
+    rng = np.random.default_rng(rows)
+    page = np.full((140 * rows + 60, 740), 235, np.float32)
+    lefts = []
+    for row in range(rows):
+        left = 20
+        for index in rng.integers(len(test_split), size=5):
+            side = int(rng.integers(80, 125))
+            digit = paper.resize(test_split.images[index, ..., 0], side, side)
+            top = 30 + 140 * row + int(rng.integers(0, 15))
+            page[top : top + side, left : left + side] -= 190 / 255 * digit
+            lefts.append(left)
+            left += side + 8
+    if ruled:
+        paper.rules(page, 60, 2, 120, 10)
+    found = find_characters(paper.grain(rng, page))
+    assert len(found) == len(lefts)
+    for character, left in zip(found, lefts, strict=True):
+        assert left <= character.box[0] + 4 < character.box[2] <= left + 130
+
+
+@pytest.mark.parametrize("bar", [(20, 600), (570, 600)])
+def test_what_lies_along_the_border_is_no_character(bar):
+    page = np.full((600, 400), 235, np.uint8)
+    page[bar[0] : bar[1], :4] = 20
+    assert find_characters(page) == []
+
+
+def test_ink_as_bright_as_its_paper_is_read_by_its_colour(tmp_path):
+    pixels = np.full((60, 60, 3), (250, 170, 170), np.uint8)
+    pixels[20:40, 20:40] = (149, 204, 239)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    read_back = read(tmp_path / "a.png", 1).pixels[..., 0]
+    assert int(read_back.max()) - int(read_back.min()) > 90
 
 
 def test_a_single_stroke_is_no_rule(test_split):
