@@ -40,9 +40,9 @@ from lenet_jax.runs.record import PACKAGES
 QUESTION = "How well are digits read off photographs, scans and drawings, a kind at a time?"
 GROUPS = {
     "read well before": drawings.GUARDS,
-    "one thing beside the digit": drawings.STRAY,
-    "siblings": drawings.SIBLINGS,
-    "further": drawings.FURTHER,
+    "one thing beside it": drawings.STRAY,
+    "pens, papers, files": drawings.SIBLINGS,
+    "forms, boards, cameras": drawings.FURTHER,
 }
 
 # Reads image files: the characters of each, or why there are none.
@@ -199,7 +199,7 @@ def draw(answer: dict, path: Path) -> None:
         axes.plot(100 * after, row, "o", color="#0072b2", label="after" if row == 1 else None)
     ticks = [(row, name) for row, (name, kind) in enumerate(rows) if kind]
     axes.set_yticks([row for row, _ in ticks], [name for _, name in ticks])
-    axes.set(xlim=(0, 101), ylim=(len(rows) - 0.5, -0.7), xlabel="pictures read right (%)")
+    axes.set(xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.7), xlabel="pictures read right (%)")
     axes.grid(axis="x", alpha=0.3)
     pictures = max(kind["pictures"] for kind in kinds.values())
     axes.set_title(
@@ -207,7 +207,7 @@ def draw(answer: dict, path: Path) -> None:
         "LeNet of configs/notes.py",
         fontsize=9,
     )
-    axes.legend(loc="lower center", ncols=2, frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     figure.savefig(path, dpi=120)
 
 
