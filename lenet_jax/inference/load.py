@@ -191,4 +191,5 @@ def _make(
         history,
         form,
         least_energy,
+        None if config is not None else dict(metadata),
     )

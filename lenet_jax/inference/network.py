@@ -53,6 +53,8 @@ class Network:
       history: the metrics of each epoch.
       form: of the images that it was trained on.
       least_energy: of the logits; below, an image is unlike any class. None where it is not known.
+      stated: the metadata of a file of weights and what was given with it; None of a run, which
+        knows all.
     """
 
     model: LeNet
@@ -65,6 +67,7 @@ class Network:
     history: Sequence[Mapping[str, float | int]] = ()
     form: ImageForm = MNIST_FORM
     least_energy: float | None = None
+    stated: Mapping[str, str] | None = None
 
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of each image, 0 to k - 1; `class_names` has its name."""
@@ -170,7 +173,9 @@ class Network:
 
     @functools.cached_property
     def metadata(self) -> dict[str, str]:
-        """The metadata of a file of the weights."""
+        """The metadata of a file of the weights: no more than is known of them."""
+        if self.stated is not None:
+            return dict(self.stated)
         metadata = make_metadata(self.mean, self.std, self.class_names)
         metadata |= architecture_metadata(vars(self.model))
         return metadata | form_metadata(self.form, self.least_energy)

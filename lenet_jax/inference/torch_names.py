@@ -7,7 +7,7 @@ connected layers may be convolutions that leave one pixel, as C5 of LeNet-5. Wha
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -18,6 +18,7 @@ LAYERS = ("conv1", "conv2", "fc1", "fc2", "fc3")
 FLOATS = ("float64", "float16", "bfloat16")
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 HARMLESS = ("criterion", "loss", "loss_fn", "metric", "metrics", "accuracy")  # modules beside a net
+PROGRAM = "python -m lenet_jax.torch_bridge"
 SHOWN = 8  # names in one message
 Say = Callable[[str], None]
 
@@ -42,9 +43,11 @@ def rename(state_dict: StateDict, source: str, layers: Mapping[str, str], say: S
     named = _Named(source, state_dict)
     if not named.weights:
         return state_dict
-    prefixes = named.prefixes()
+    prefixes, networks = named.prefixes(), named.networks()
     if layers:
         stems = named.assign(_given(named, layers))
+    elif len(networks) > 1:
+        stems = named.one_of(networks)
     elif prefixes:
         stems = {layer: f"{prefixes[0]}{layer}" for layer in LAYERS}
     else:
@@ -52,16 +55,21 @@ def rename(state_dict: StateDict, source: str, layers: Mapping[str, str], say: S
         if set(named.weights) & set(LAYERS) and len(named.weights) != len(LAYERS):
             return state_dict
         stems = named.assign({})
-    prefix = prefixes[0] if prefixes and not layers else ""
+    prefix = _front(stems) if layers or prefixes or len(networks) > 1 else ""
     inside = [name for name in named.names if name.startswith(prefix)]
     named.reject_other_layers(inside)
     entries = named.entries(stems)
-    _say_what_is_left(named, stems, prefix, say)
+    others = {stem for network in networks for stem in network.values()} - set(stems.values())
+    _say_what_is_left(named, stems, prefix, others, say)
     if prefixes and not layers:
         if front := named.front(prefix):
             say(f"{source}: {printable(front)!r} is taken off the front of the names")
     else:
-        how = "as --map says" if layers else "by their shapes; --map=conv1=NAME,… corrects it"
+        how = "as --map says"
+        if not layers:
+            how = (
+                f"by their shapes; else: {PROGRAM} convert FILE OUT.safetensors --map=conv1=NAME,…"
+            )
         say("\n".join([f"{source}: layers {how}", *named.table(stems, entries)]))
     return _as_float32(entries, source, say)
 
@@ -96,6 +104,38 @@ class _Named:
             front for front in fronts if all(f"{front}{layer}" in self.weights for layer in LAYERS)
         ]
 
+    def networks(self) -> list[dict[str, str]]:
+        """The stems of each network whose names begin alike: `model.conv1`, …, `ema.conv1`, …."""
+        pieces = [stem.split(".")[:-1] for stem in self.weights]
+        fronts = ("".join(f"{p}." for p in way[:n]) for way in pieces for n in range(len(way) + 1))
+        named, networks = self.prefixes(), []
+        for front in dict.fromkeys(fronts):
+            inside = [stem for stem in self.weights if stem.startswith(front)]
+            if front in named:
+                network = {layer: f"{front}{layer}" for layer in LAYERS}
+            elif len(inside) == len(LAYERS):
+                network = next(self._assignments({}, inside), None)
+            else:
+                continue
+            if network is not None and network not in networks:
+                networks.append(network)
+        return networks
+
+    def one_of(self, networks: Sequence[dict[str, str]]) -> dict[str, str]:
+        """The first of several networks, which must be the same one.
+
+        Raises:
+          UserError: their weights differ.
+        """
+        first, *others = (self.entries(network) for network in networks)
+        if not all(_are_equal(first, other) for other in others):
+            fronts = ", ".join(repr(printable(_front(network), 40)) for network in networks[:SHOWN])
+            raise UserError(
+                f"{self.source} holds several networks, whose names begin with {fronts}\n"
+                f"{_use_map(self.source, networks[-1])}"
+            )
+        return networks[0]
+
     def front(self, prefix: str) -> str:
         """What is taken off the file's names: a prefix, with wrappers."""
         name = self.names[next(n for n in self.names if n.startswith(f"{prefix}conv1."))]
@@ -127,8 +167,7 @@ class _Named:
             reason = "several assignments fit" if others else "its order is another than shapes ask"
             raise UserError(
                 f"{self.source}: which layer is which? {reason}: {self._listed()}\n"
-                f"Say it with --map=LAYER=NAME,…, where there is no such flag after"
-                f" `python -m lenet_jax.torch_bridge convert`, for example\n--map={_flag(first)}"
+                f"{_use_map(self.source, first)}"
             )
         return first
 
@@ -191,6 +230,32 @@ class _Named:
         return ", ".join(items[:SHOWN]) + (", …" if len(items) > SHOWN else "")
 
 
+def _use_map(source: str, stems: Mapping[str, str]) -> str:
+    """How to choose layers, the last two of an error's three lines."""
+    return (
+        f"Choose with --map, of this command or of `{PROGRAM} convert"
+        f" {printable(source)} OUT.safetensors`, for example:\n--map={_flag(stems)}"
+    )
+
+
+def _front(stems: Mapping[str, str]) -> str:
+    """What all stems begin with, up to a dot."""
+    first, *others = stems.values()
+    ends = (end for end in range(len(first), 0, -1) if first[end - 1] == ".")
+    return next((first[:e] for e in ends if all(s.startswith(first[:e]) for s in others)), "")
+
+
+def _are_equal(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> bool:
+    return all(
+        np.array_equal(_array(tensor), _array(theirs[name])) for name, tensor in ours.items()
+    )
+
+
+def _is_among(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
+    alike = [other for other in tensors if tuple(other.shape) == tuple(tensor.shape)]
+    return any(np.array_equal(_array(tensor), _array(other)) for other in alike)
+
+
 def _flag(stems: Mapping[str, str]) -> str:
     return printable(",".join(f"{layer}={stem}" for layer, stem in stems.items()))
 
@@ -246,20 +311,25 @@ def _disorders(
     )
 
 
-def _say_what_is_left(named: _Named, stems: Mapping[str, str], prefix: str, say: Say) -> None:
-    """Says which entries are not used.
+def _say_what_is_left(
+    named: _Named, stems: Mapping[str, str], prefix: str, others: Set[str], say: Say
+) -> None:
+    """Says which entries are not used; `others` are layers of other networks.
 
     Raises:
       UserError: they are of the same network, and may matter.
     """
     used = {f"{stem}.{kind}" for stem in stems.values() for kind in ("weight", "bias", "kernel")}
     left = [name for name in named.names if name not in used]
+    tensors = [named.tensors[named.names[name]] for name in used if name in named.names]
     matter = [
         name
         for name in left
         if name.startswith(prefix)
+        and name.rpartition(".")[0] not in others
         and not _is_beside(name.removeprefix(prefix))
         and named.tensors[named.names[name]].shape != ()
+        and not _is_among(named.tensors[named.names[name]], tensors)  # a layer with two names
     ]
     if matter:
         listed = ", ".join(

@@ -8,7 +8,7 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # torch's loader raises it for whatever it does not allow
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         if not isinstance(content, Mapping):
             raise not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
         chosen = _choose(path, content, list(_find_weights(content, torch.Tensor)), say)
-        if sum(tensor.nbytes for tensor in chosen.values()) > path.stat().st_size:
+        if _size(chosen.values()) > path.stat().st_size:
             raise not_weights(path, "its tensors claim to be larger than the file")
         return {name: _to_numpy(tensor, torch) for name, tensor in chosen.items()}
     except UnpicklingError as error:
@@ -182,6 +182,15 @@ def _choose(
         beside = f" (left out: {', '.join(rest[:SHOWN])}{more})" if rest else ""
         say(f"{path}: weights from its entry {'.'.join(map(_shown, keys))!r}{beside}")
     return tensors
+
+
+def _size(tensors: Iterable[Any]) -> int:
+    """Their bytes; of those that share a storage, as tied layers do, the largest counts."""
+    sizes: dict[int, int] = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage().data_ptr()
+        sizes[storage] = max(sizes.get(storage, 0), tensor.nbytes)
+    return sum(sizes.values())
 
 
 def _to_numpy(tensor: Any, torch: Any) -> Any:

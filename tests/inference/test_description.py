@@ -118,6 +118,23 @@ def test_every_export_is_of_the_given_network(run_command, path, tmp_path):
     assert {name: getattr(again.model, name) for name in FORM} == FORM
 
 
+@pytest.mark.parametrize("kind", ["safetensors", pytest.param("torch", marks=pytest.mark.torch)])
+def test_an_export_says_no_more_than_is_known(run_command, path, tmp_path, kind):
+    if kind == "torch":
+        pytest.importorskip("torch")
+    out, again = tmp_path / "out.safetensors", tmp_path / "again.safetensors"
+    flags = "--mean=0.1307", "--std=0.3081", "--pool=avg"
+    code, _, error = run_command(
+        export.main, f"--weights={path}", f"--format={kind}", f"--out={out}", *flags
+    )
+    assert (code, error.count("does not say its activation, padding: relu, 0 assumed")) == (0, 1)
+    assert set(weights.read(out)[1]) == {"mean", "std", "pixels", "pool"}
+    run_command(torch_bridge.main, "convert", path, again, *flags)
+    assert weights.read(out)[1] == weights.read(again)[1]
+    with pytest.warns(UserWarning, match="does not say its activation, padding: relu, 0 assumed"):
+        lenet_jax.load(out)
+
+
 @pytest.mark.torch
 def test_the_torch_module_is_the_network_and_its_constants_follow_the_pixels(model, pixels):
     torch = pytest.importorskip("torch")

@@ -112,6 +112,50 @@ def test_two_networks_are_not_chosen_between(capsys, tmp_path, weights):
     assert "several networks: 'generator', 'discriminator'" in said
 
 
+LENETS = {layer: layer for layer in FEATURES}
+
+
+@pytest.mark.parametrize(
+    ("stems", "fronts"),
+    [
+        (LENETS, ("ema.", "model.")),
+        (LENETS, ("", "ema.")),
+        (LENETS, ("a.target.", "a.policy.")),
+        (FEATURES, ("ema.", "model.")),
+        (FEATURES, ("nets.1.", "nets.0.")),
+    ],
+)
+def test_two_networks_under_prefixes_are_not_chosen_between(
+    capsys, tmp_path, weights, stems, fronts
+):
+    file, theirs = tmp_path / "net.pt", renamed(weights, stems)
+    other = {name: 2 * tensor for name, tensor in theirs.items()}
+    torch.save(prefixed(fronts[0], other) | prefixed(fronts[1], theirs), file)
+    said = refusal(capsys, "inspect", file)
+    assert f"several networks, whose names begin with {fronts[0]!r}, {fronts[1]!r}" in said
+    out, flag = tmp_path / "out.safetensors", said.splitlines()[-1]
+    assert run_command(torch_bridge.main, ["convert", str(file), str(out), flag]) == 0
+    assert_equal(safetensors.numpy.load_file(out), weights)
+    assert "left out: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stems", [LENETS, FEATURES])
+def test_one_network_under_two_names_is_taken(read, weights, stems):
+    theirs = renamed(weights, stems)
+    for other in (theirs, {name: tensor.clone() for name, tensor in theirs.items()}):
+        ours, said = read(prefixed("model.", theirs) | prefixed("best.", other))
+        assert_equal(ours, weights)
+        assert "left out: best." in said[0]
+
+
+def test_layers_with_two_names_are_taken_once(read, weights):
+    ours, said = read(weights | renamed(weights, {"fc1": "head.0", "fc2": "head.1"}))
+    assert_equal(ours, weights)
+    assert "left out: head.0.weight" in said[0]
+    ours, _ = read({"state_dict": weights, "best_state_dict": weights})
+    assert_equal(ours, weights)
+
+
 @pytest.mark.parametrize(
     "prefix",
     [
