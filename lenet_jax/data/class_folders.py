@@ -13,28 +13,31 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import Image
 
+from lenet_jax.data import signatures
+from lenet_jax.data.decode import suffixes
 from lenet_jax.data.examples import UNKNOWN_SIZE, Source, held_out_remark, hold_out, sort_names
 from lenet_jax.data.files import DEPTH, entries, is_folder, walk
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.image_files import read
-from lenet_jax.data.npz import SPLITS, val_remark
+from lenet_jax.data.npz import SPLITS, val_is_test_remark, val_remark
 from lenet_jax.errors import UserError, show
 
-SUFFIXES = {
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
-}
 MAX_NAMES = 8  # listed in a message
 
 Classes: TypeAlias = dict[str, list[Path]]  # the images of each class
 
 
 class Layout(NamedTuple):
-    """The folders with the classes of each split; None where there is none."""
+    """The folders with the classes of each split; None where there is none.
+
+    Attributes:
+      ignored: folders of images beside these, which belong to no split.
+    """
 
     train: Path
     test: Path | None = None
     val: Path | None = None
+    ignored: tuple[Path, ...] = ()
 
 
 def find(folder: Path) -> Layout | None:
@@ -48,11 +51,11 @@ def find(folder: Path) -> Layout | None:
     if SPLITS.get(folder.name.lower()) == "train":
         layout = _splits(folder.parent)
         if layout is not None and layout.train == folder and _has_classes(folder):
-            return layout
+            return _with_ignored(layout)
     for _ in range(3):
         layout = _splits(folder)
         if layout is not None and _has_classes(layout.train):
-            return layout
+            return _with_ignored(layout)
         below = _folders(folder)
         datasets = [inside for inside in below if _splits(inside) is not None]
         if len(datasets) > 1:
@@ -63,7 +66,11 @@ def find(folder: Path) -> Layout | None:
         if layout is None and not datasets and len(below) > 1 and _has_classes(folder, 0):
             return Layout(folder)
         if len(below) != 1:
+            if layout is None:
+                _check_depth(folder, below)
             return None
+        if layout is None and _has_images(below[0], 0):
+            raise _one_class(folder, below[0].name)
         folder = below[0]
     return None
 
@@ -91,8 +98,10 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
     if test_paths:
         channels = max(train_images.shape[-1], test_images.shape[-1])
         train_images, test_images = (_expand(s, channels) for s in (train_images, test_images))
+        if layout.test is None or not _has_classes(layout.test):
+            remarks.append(val_is_test_remark(len(test_labels)))
     else:
-        held_out = hold_out(train_labels)
+        held_out = hold_out(train_labels, layout.train)
         train_images, test_images = train_images[~held_out], train_images[held_out]
         train_labels, test_labels = train_labels[~held_out], train_labels[held_out]
         remarks.append(held_out_remark(len(test_labels)))
@@ -108,34 +117,77 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _splits(folder: Path) -> Layout | None:
-    """The splits in a folder by their names, in any case; None without one for training."""
-    found = {SPLITS[f.name.lower()]: f for f in _folders(folder) if f.name.lower() in SPLITS}
-    return Layout(found["train"], found.get("test"), found.get("val")) if "train" in found else None
+    """The splits in a folder by their names, in any case; None without one for training.
+
+    Raises:
+      UserError: two folders are called as the same split.
+    """
+    splits: dict[str, Path] = {}
+    for inside in _folders(folder):
+        split = SPLITS.get(inside.name.lower())
+        if split is None:
+            continue
+        if split in splits:
+            raise UserError(
+                f"{show(folder)} has both {show(splits[split].name)} and {show(inside.name)};"
+                " keep one"
+            )
+        splits[split] = inside
+    if "train" not in splits:
+        return None
+    return Layout(splits["train"], splits.get("test"), splits.get("val"))
+
+
+def _with_ignored(layout: Layout) -> Layout:
+    siblings = [f for f in _folders(layout.train.parent) if f.name.lower() not in SPLITS]
+    return layout._replace(ignored=tuple(f for f in siblings if _has_images(f)))
+
+
+def _check_depth(folder: Path, below: Sequence[Path]) -> None:
+    """Raises `UserError` if the folders below have the classes of a dataset each."""
+    deeper = [inside.name for inside in below if _has_classes(inside, 0)]
+    if deeper:
+        shown = ", ".join(map(show, deeper[:MAX_NAMES]))
+        raise UserError(
+            f"data.name: {show(folder)} has its folders of images a level deeper; give the folder"
+            f" of one dataset, or move the classes into one: {shown}"
+        )
+
+
+def _one_class(folder: Path, name: str) -> UserError:
+    return UserError(f"{show(folder)} has the one class {show(name)}; at least two are needed")
 
 
 def _has_classes(folder: Path, depth: int = DEPTH) -> bool:
     """Whether an image lies in a folder of this folder, or so many folders further down."""
-    return any(
-        is_image(entry.name)
-        for inside in _folders(folder)
-        for _, found in walk(inside, depth)
-        for entry in found
-    )
+    return any(_has_images(inside, depth) for inside in _folders(folder))
 
 
-def is_image(name: str) -> bool:
-    """Whether a file of this name is read as an image."""
-    return Path(name).suffix.lower() in SUFFIXES
+def _has_images(folder: Path, depth: int = DEPTH) -> bool:
+    """Whether an image lies in a folder, or so many folders further down."""
+    return any(is_image(Path(entry.path)) for _, found in walk(folder, depth) for entry in found)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is read as an image: by its suffix, or else by its first bytes."""
+    try:
+        if not path.is_file():
+            return False
+        if path.suffix.lower() in suffixes():
+            return True
+        with path.open("rb") as file:
+            return signatures.is_image(file.read(signatures.HEAD))
+    except OSError:  # to be refused where it is read
+        return False
 
 
 def _list_splits(layout: Layout) -> tuple[Classes, Classes, list[str]]:
     """The images to train on and to test on, and remarks on what they are."""
     remarks: list[str] = []
-    left_out: list[str] = []
+    left_out: list[Path] = []
     train = _list_classes(layout.train, left_out)
     if len(train) < 2:
-        name = show(next(iter(train)))
-        raise UserError(f"{show(layout.train)} has the one class {name}; at least two are needed")
+        raise _one_class(layout.train, next(iter(train)))
     others = {}
     for folder in (layout.test, layout.val):
         if folder is None:
@@ -148,9 +200,16 @@ def _list_splits(layout: Layout) -> tuple[Classes, Classes, list[str]]:
             raise UserError(
                 f"{show(folder)} has a class {show(unknown[0])}, which {show(layout.train)} has not"
             )
-    if left_out:
-        shown = ", ".join(map(show, left_out[:3]))
-        remarks.append(f"left out as no images: {len(left_out):,} files, such as {shown}")
+    remarks += [
+        f"{show(folder)} is left out: it is neither train, test nor val"
+        for folder in layout.ignored[:MAX_NAMES]
+    ]
+    outside = [path for path in left_out if is_image(path)]
+    no_images = [path for path in left_out if not is_image(path)]
+    if outside:
+        remarks.append(f"left out as in no folder of a class: {_count(outside, 'image')}")
+    if no_images:
+        remarks.append(f"left out as no images: {_count(no_images, 'file')}")
     if len(others) == 2 and layout.val is not None:
         val = others.pop(layout.val)
         remarks.append(val_remark(sum(map(len, val.values()))))
@@ -158,18 +217,25 @@ def _list_splits(layout: Layout) -> tuple[Classes, Classes, list[str]]:
     return train, next(iter(others.values()), {}), remarks
 
 
-def _list_classes(folder: Path, left_out: list[str]) -> Classes:
+def _list_classes(folder: Path, left_out: list[Path]) -> Classes:
     """The images of each class, in the order of their names; adds the other files to `left_out`."""
     classes: Classes = {}
     for inside in _folders(folder):
         files = [Path(e.path) for _, found in walk(inside) for e in found if not is_folder(e)]
-        images = [file for file in files if is_image(file.name) and file.is_file()]
-        left_out += [file.name for file in files if not (is_image(file.name) and file.is_file())]
+        images = [file for file in files if is_image(file)]
         if not images:
             raise UserError(f"{show(inside)} has no image; remove the folder, or add the images")
         classes[inside.name] = images
-    left_out += [entry.name for entry in entries(folder) if not is_folder(entry)]
+        left_out += sorted(set(files) - set(images))
+    left_out += [Path(entry.path) for entry in entries(folder) if not is_folder(entry)]
     return classes
+
+
+def _count(paths: Sequence[Path], noun: str) -> str:
+    """`1 file, a.txt`; `7 files, such as a.txt, b.txt, c.txt`."""
+    if len(paths) == 1:
+        return f"1 {noun}, {show(paths[0].name)}"
+    return f"{len(paths):,} {noun}s, such as {', '.join(show(path.name) for path in paths[:3])}"
 
 
 def _flatten(classes: Classes, names: Sequence[str]) -> tuple[list[Path], Int32[np.ndarray, " n"]]:

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from lenet_jax.data import emnist, file_set
-from lenet_jax.data.examples import UNKNOWN_SIZE, Source
+from lenet_jax.data.examples import UNKNOWN_SIZE, Source, spread_bits
 from lenet_jax.data.fit import FITS, Fit, fit_images
 from lenet_jax.data.paths import is_path, load_path
 from lenet_jax.data.tfds import ARRAYS, digest, load_tfds_arrays
-from lenet_jax.errors import UserError, expand
+from lenet_jax.errors import UserError, expand, show
 
 EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
 # What configs have where a user says nothing, `config.base` and its `smoke`, and what therefore
@@ -128,10 +128,12 @@ def load(
         source = file_set.load(EMBEDDED_MNIST)
         digests = _digests(source)
     elif is_path(name):
-        source = load_path(expand(name), fit_all, resizes=fit == "resize")
+        source = spread_bits(load_path(expand(name), fit_all, resizes=fit == "resize"))
         digests = _digests(source)
     else:
         source, digests = _load_tfds(name.removeprefix("tfds:"), data_dir, fit_all, fit, image_size)
+    if not len(source.test_labels):
+        raise UserError(f"data.name={show(name)} has no test images")
     train = Split(source.train_images, source.train_labels)
     test = Split(source.test_images, source.test_labels)
     class_names, remarks = source.class_names, source.remarks
@@ -209,11 +211,14 @@ def _load_tfds(
         f"{fit}-{image_size}-v{RULES_VERSION}",
     )
     arrays = (loaded.arrays[key] for key in ARRAYS)
-    source = Source(*arrays, class_names=loaded.class_names, native_size=UNKNOWN_SIZE)
+    stored = Source(*arrays, class_names=loaded.class_names, native_size=UNKNOWN_SIZE)
+    source, digests = spread_bits(stored), loaded.digests
+    if source is not stored:
+        digests = (*digests, "bits")
     variant = emnist.variant(name)
     if variant is None:
-        return source, loaded.digests
-    return emnist.upright(emnist.rename(source, variant)), (*loaded.digests, "upright")
+        return source, digests
+    return emnist.upright(emnist.rename(source, variant)), (*digests, "upright")
 
 
 def _digests(source: Source) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ CHUNK = 1024  # images converted at a time
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a pixel
 TEST_SHARE = 5  # one image in five is a test image where the source has no test set
 UNKNOWN_SIZE = (0, 0)
+BITS_REMARK = "pixels of 0 and 1 are scaled to 0 and 255"
 TEST_SEED = 5  # draws them; not an option, so that all runs share one test set
 
 
@@ -48,10 +49,10 @@ def convert(
 ) -> Source:
     """Converts examples to uint8 images and to labels from 0.
 
-    Integers of up to 255 and floats of more than 1 are taken as pixels in [0, 255], floats in
-    [0, 1] are multiplied by 255, and integers of 10 to 16 bits are scaled by their depth. The
-    classes are the labels of train and test in ascending order; where these are not 0, 1, 2, …,
-    the classes keep them as names.
+    Integers of up to 255 and floats of more than 1 are taken as pixels in [0, 255]; floats in
+    [0, 1], and integers that are all 0 or 1, are multiplied by 255; integers of 10 to 16 bits are
+    scaled by their depth. The classes are the labels of train and test in ascending order; where
+    these are not 0, 1, 2, …, the classes keep them as names.
 
     Args:
       train: the training examples.
@@ -65,7 +66,7 @@ def convert(
     remarks = []
     train = pair(*train)
     if test is None:
-        held_out = hold_out(train.labels)
+        held_out = hold_out(train.labels, train.labels_name)
         test = train._replace(images=train.images[held_out], labels=train.labels[held_out])
         train = train._replace(images=train.images[~held_out], labels=train.labels[~held_out])
         remarks.append(held_out_remark(len(test.labels)))
@@ -110,13 +111,26 @@ def pair(
     return Examples(images, labels, images_name, labels_name)
 
 
-def hold_out(labels: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Draws a fifth of each class for the test set, at least one image of two, always the same."""
+def hold_out(labels: Shaped[np.ndarray, " n"], name: str | Path) -> Bool[np.ndarray, " n"]:
+    """Draws a fifth of each class for the test set, at least one image of two, always the same.
+
+    Args:
+      labels: of the training images.
+      name: of the data, for the message.
+
+    Raises:
+      UserError: no class has two images, so that the test set would be empty.
+    """
     draws = np.random.PCG64(TEST_SEED).random_raw(len(labels))
     _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.lexsort((draws, classes))
     rank = np.empty(len(labels), np.int64)  # of each image among the draws of its class
     rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if counts.max(initial=0) < 2:
+        raise UserError(
+            f"{show(name)} has too few images to hold out a test set: no class has two;"
+            " add images, or a test set"
+        )
     return rank < np.where(counts > 1, np.maximum(counts // TEST_SHARE, 1), 0)[classes]
 
 
@@ -125,6 +139,17 @@ def held_out_remark(count: int) -> str:
     return (
         f"there is no test set: a fifth of each class, {count:,} images, is held out as one,"
         " the same in every run"
+    )
+
+
+def spread_bits(source: Source) -> Source:
+    """Multiplies pixels by 255, and says so, where all of train and test are 0 or 1."""
+    if not _are_bits(source.train_images) or not _are_bits(source.test_images):
+        return source
+    return source._replace(
+        train_images=source.train_images * np.uint8(255),
+        test_images=source.test_images * np.uint8(255),
+        remarks=(*source.remarks, BITS_REMARK),
     )
 
 
@@ -185,6 +210,11 @@ def _check_agreement(train: Examples, test: Examples) -> None:
         )
 
 
+def _are_bits(images: UInt8[np.ndarray, "n h w c"]) -> bool:
+    """Whether no pixel is more than 1; mostly the first images decide."""
+    return all(images[i : i + CHUNK].max() <= 1 for i in range(0, len(images), CHUNK))
+
+
 def _short(name: str | Path) -> str:
     return show(name.name if isinstance(name, Path) else name)
 
@@ -200,10 +230,13 @@ def _to_pixels(
     highest = [_highest(images, name) for images, _, name, _ in (train, test)]
     if train.images.dtype == test.images.dtype:
         highest = [max(highest)] * 2
+    are_bits = 0 < max(highest) <= 1
+    if are_bits and any(examples.images.dtype.kind in "iu" for examples in (train, test)):
+        remarks.append(BITS_REMARK)
     pixels = []
     for examples, high in zip((train, test), highest, strict=True):
         scale = 1.0
-        if examples.images.dtype.kind in "bf" and high <= 1:
+        if are_bits or (examples.images.dtype.kind in "bf" and high <= 1):
             scale = 255.0
         elif high > 255:
             depth = next(bits for bits in DEPTHS if high < 2**bits)
@@ -216,11 +249,9 @@ def _to_pixels(
 
 
 def _highest(images: Shaped[np.ndarray, "n h w c"], name: str | Path) -> float:
-    """The largest pixel, or 255 for uint8; raises `UserError` if a pixel is out of range."""
+    """The largest pixel; raises `UserError` if a pixel is out of range."""
     if images.dtype.kind not in "iubf":
         raise UserError(f"{show(name)} has images of type {images.dtype}, not of numbers")
-    if images.dtype == np.uint8:
-        return 255.0
     low, high = float(images.min()), float(images.max())
     limit = 255 if images.dtype.kind == "f" else 65535
     if not (low >= 0 and high <= limit):  # neither holds of NaN
@@ -232,7 +263,7 @@ def _highest(images: Shaped[np.ndarray, "n h w c"], name: str | Path) -> float:
 
 
 def _scale(images: Shaped[np.ndarray, "n h w c"], scale: float) -> UInt8[np.ndarray, "n h w c"]:
-    if images.dtype == np.uint8:
+    if images.dtype == np.uint8 and scale == 1:
         return np.ascontiguousarray(images)
     pixels = np.empty(images.shape, np.uint8)
     for start in range(0, len(images), CHUNK):

@@ -7,7 +7,7 @@ The names are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the same
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,18 +116,28 @@ def load(folder: Path, name: str | None = None) -> Source:
 def read(files: FileSet) -> Source:
     """Reads a file set. EMNIST's images, which are published transposed, are turned upright.
 
+    Where both files of the test set are missing, a fifth of each class is held out as one.
+
     Raises:
       UserError: a file is missing or damaged, or two files are inconsistent.
     """
-    train_images, train_labels, test_images, test_labels = (
-        _only(files, split, kind) for split in ("train", "test") for kind in ("images", "labels")
-    )
-    train = Examples(_read(train_images), _read_labels(train_labels), train_images, train_labels)
-    test = Examples(_read(test_images), _read_labels(test_labels), test_images, test_labels)
+    has_test = any(part.split == "test" for part in files.files)
+    paths = {
+        Part(split, kind): _only(files, split, kind)
+        for split in (("train", "test") if has_test else ("train",))
+        for kind in ("images", "labels")
+    }
+    train = _read_split(paths, "train")
+    test = _read_split(paths, "test") if has_test else None
     variant = emnist.variant(files.prefix)
     if variant is None:
         return convert(train, test)
     return emnist.upright(convert(train, test, emnist.class_names(variant)))
+
+
+def _read_split(paths: Mapping[Part, Path], split: str) -> Examples:
+    images, labels = paths[Part(split, "images")], paths[Part(split, "labels")]
+    return Examples(_read(images), _read_labels(labels), images, labels)
 
 
 def _labels(root: Path, sets: Sequence[FileSet]) -> list[str]:

@@ -27,7 +27,7 @@ from lenet_jax.errors import UserError, show
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
 }
 KINDS = {
     **dict.fromkeys(("x", "image", "images", "img", "imgs", "data", "features"), "images"),
@@ -93,7 +93,11 @@ def combine(examples: dict[str, Examples]) -> Source:
     train = examples.get("train") or examples["all"]
     test, val = examples.get("test"), examples.get("val")
     if val is None or test is None:
-        return convert(train, test or val)
+        source = convert(train, test or val)
+        if val is None:
+            return source
+        remark = val_is_test_remark(len(val.labels))
+        return source._replace(remarks=(*source.remarks, remark))
     train, val = pair(*train), pair(*val)
     if train.images.shape[1:] != val.images.shape[1:] or train.images.dtype != val.images.dtype:
         raise UserError(f"{val.images_name} has images of another form than {train.images_name}")
@@ -108,6 +112,11 @@ def combine(examples: dict[str, Examples]) -> Source:
 def val_remark(count: int) -> str:
     """Says what became of the validation images of a source that has a test set too."""
     return f"its {count:,} validation images are added to the training images"
+
+
+def val_is_test_remark(count: int) -> str:
+    """Says what became of the validation images of a source that has no test set."""
+    return f"there is no test set: its {count:,} validation images are taken as one"
 
 
 def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:

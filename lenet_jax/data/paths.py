@@ -96,7 +96,7 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
             f"data.name: {show(folder)} holds archives; unpack them first: {_shorten(packed)}"
         )
     holds = f"it has {_shorten(names)}" if names else "it is empty"
-    if any(class_folders.is_image(name) for name in names):
+    if any(class_folders.is_image(folder / name) for name in names):
         holds = "its images are not in a folder for each class"
     raise UserError(f"data.name: {show(folder)} has no dataset that is read; {holds}\n{READ}")
 

@@ -44,6 +44,7 @@ def plain(tmp_path):
         ("training", "testing"),
         ("Train", "Validation"),
         ("train", "val"),
+        ("train", "dev"),
         ("mnist_png/training", "mnist_png/testing"),
     ],
 )
@@ -52,7 +53,8 @@ def test_train_and_test_folders_are_read_exactly(tmp_path, plain, train, test, s
     assert by_class(dataset.train) == by_class(plain.train)
     assert by_class(dataset.test) == by_class(plain.test)
     assert dataset.class_names == ("0", "1", "2", "3")
-    assert dataset.remarks == ()
+    remark = "there is no test set: its 10 validation images are taken as one"
+    assert dataset.remarks == (() if "test" in test else (remark,))
 
 
 def test_the_training_folder_stands_for_what_lies_beside_it(tmp_path):
@@ -86,6 +88,50 @@ def test_images_of_a_third_folder_are_trained_on(tmp_path):
     dataset = load(folder)
     assert (len(dataset.train), len(dataset.valid), len(dataset.test)) == (50, 10, 10)
     assert dataset.remarks == ("its 20 validation images are added to the training images",)
+
+
+def test_two_folders_of_one_split_are_ambiguous(tmp_path):
+    folder = write(tmp_path / "new", test="dev")
+    (folder / "valid").mkdir()
+    with pytest.raises(UserError, match="new has both dev and valid; keep one"):
+        load(folder)
+
+
+def test_folders_of_images_beside_the_splits_are_named(tmp_path):
+    folder = write(tmp_path / "new")
+    write_images(folder / "extra", *digits(5))
+    Image.new("L", (6, 6)).save(folder / "one.png")
+    (folder / "labels").mkdir()
+    (folder / "labels" / "0.txt").write_text("0 0.5 0.5 1 1")
+    remark = f"{folder / 'extra'} is left out: it is neither train, test nor val"
+    assert load(folder).remarks == (remark,)
+    assert load(folder / "train").remarks == (remark,)
+
+
+@pytest.mark.parametrize("count", [4, 2])
+def test_a_test_set_cannot_be_held_out_of_one_image_a_class(tmp_path, count):
+    folder = write_images(tmp_path / "new", *digits(count))
+    with pytest.raises(UserError, match=r"new has too few images to hold out a test set: no class"):
+        load(folder, valid_examples=500)
+
+
+def test_images_of_0_and_1_are_scaled(tmp_path):
+    images, labels = digits(40)
+    write_images(tmp_path / "bits", images & 1, labels)
+    write_images(tmp_path / "pixels", (images & 1) * 255, labels)
+    bits, pixels = load(tmp_path / "bits"), load(tmp_path / "pixels")
+    assert bits.fingerprint == pixels.fingerprint
+    assert bits.remarks[-1] == "pixels of 0 and 1 are scaled to 0 and 255"
+
+
+@pytest.mark.parametrize("suffix", [".jp2", ".tga", ".sgi", ".pcx", ""])
+def test_images_of_any_suffix_or_none(tmp_path, plain, suffix):
+    folder = write(tmp_path / "new", suffix=suffix or ".png")
+    for path in sorted(folder.rglob("*.png")):
+        path.rename(path.with_suffix(suffix))
+    dataset = load(folder, valid_examples=0)
+    assert by_class(dataset.train) == by_class(plain.train)
+    assert by_class(dataset.test) == by_class(plain.test)
 
 
 def test_class_names_are_the_folders_in_order(tmp_path):
@@ -133,6 +179,16 @@ def test_hidden_files_are_skipped_and_others_counted(tmp_path):
     dataset = load(folder)
     assert dataset.fingerprint == before
     assert dataset.remarks == ("left out as no images: 2 files, such as notes.txt, pipe.png",)
+
+
+def test_images_outside_the_classes_are_named(tmp_path):
+    folder = write_images(tmp_path / "new", *digits(40))
+    Image.new("L", (6, 6)).save(folder / "loose.png")
+    (folder / "0" / "notes.txt").write_text("not an image")
+    assert load(folder).remarks[:2] == (
+        "left out as in no folder of a class: 1 image, loose.png",
+        "left out as no images: 1 file, notes.txt",
+    )
 
 
 def test_a_test_folder_without_classes_is_left_out(tmp_path):
@@ -205,10 +261,21 @@ def test_classes_must_be_two_and_the_same(tmp_path):
     folder = write_images(tmp_path / "one" / "train", images, labels * 0).parent
     with pytest.raises(UserError, match="train has the one class 0; at least two are needed"):
         load(folder)
+    with pytest.raises(UserError, match="train has the one class 0; at least two are needed"):
+        load(folder / "train")
     folder = write(tmp_path / "new")
     write_images(folder / "test", images, labels + 3)
     with pytest.raises(UserError, match=r"test has a class 4, which .*train has not"):
         load(folder)
+
+
+def test_classes_a_level_deeper(tmp_path):
+    images, labels = digits(40)
+    for name, rest in (("even", 0), ("odd", 1)):
+        write_images(tmp_path / name, images[labels % 2 == rest], labels[labels % 2 == rest])
+    with pytest.raises(UserError, match=r"a level deeper; give the folder .* into one: even, odd"):
+        load(tmp_path)
+    assert load(tmp_path / "odd").class_names == ("1", "3")
 
 
 def test_several_datasets_are_listed(tmp_path):

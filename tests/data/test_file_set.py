@@ -242,6 +242,16 @@ def test_each_file_is_required(tmp_path, name):
         load(folder)
 
 
+@pytest.mark.parametrize("names", ["{split}-{kind}-{idx}-ubyte", EMNIST])
+def test_without_test_files_a_fifth_of_each_class_is_held_out(tmp_path, names):
+    folder = write_idx_folder(tmp_path, names)
+    for path in folder.glob("*t10k*"):
+        path.unlink()
+    dataset = load(folder)
+    assert np.bincount(dataset.test.labels, minlength=4)[-4:].tolist() == [2, 2, 2, 2]
+    assert any(remark.startswith("there is no test set: a fifth") for remark in dataset.remarks)
+
+
 def test_two_test_sets_are_ambiguous(tmp_path):
     write_idx_folder(tmp_path)
     write_idx_folder(tmp_path, test="test")

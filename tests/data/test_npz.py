@@ -50,6 +50,7 @@ def plain(tmp_path):
         ("trainImages", "trainLabels", "testImages", "testLabels"),
         ("images_train", "labels_train", "images_test", "labels_test"),
         ("train_x", "train_y", "valid_x", "valid_y"),
+        ("train_x", "train_y", "dev_x", "dev_y"),
         ("data_train", "target_train", "data_test", "target_test"),
     ],
 )
@@ -57,7 +58,8 @@ def test_archives_are_read_under_every_convention(tmp_path, plain, save, names):
     save(tmp_path / "mnist.npz", **dict(zip(names, arrays().values(), strict=True)))
     dataset = load(tmp_path / "mnist.npz")
     assert dataset.fingerprint == plain.fingerprint
-    assert dataset.remarks == ()
+    remark = "there is no test set: its 10 validation images are taken as one"
+    assert dataset.remarks == ((remark,) if {"valid_x", "dev_x"} & set(names) else ())
 
 
 def test_the_archive_of_keras_in_its_place(tmp_path, monkeypatch, plain):
@@ -89,6 +91,31 @@ def test_images_of_any_type_are_the_same(tmp_path, plain, change):
     np.savez(tmp_path / "a.npz", **changed)
     dataset = load(tmp_path / "a.npz")
     assert dataset.fingerprint == plain.fingerprint
+    assert dataset.remarks == ()
+
+
+@pytest.mark.parametrize("test_type", ["u1", "i8", "f4", "?"])
+@pytest.mark.parametrize("train_type", ["u1", "i4"])
+def test_integers_of_0_and_1_are_scaled(tmp_path, train_type, test_type):
+    values = arrays()
+    for key, dtype in (("x_train", train_type), ("x_test", test_type)):
+        values[key] = (values[key] & 1).astype(dtype)
+    np.savez(tmp_path / "bits.npz", **values)
+    dataset = load(tmp_path / "bits.npz")
+    for split, key in ((dataset.train, "x_train"), (dataset.test, "x_test")):
+        assert set(np.unique(split.images)) == {0, 255}, key
+    np.testing.assert_array_equal(
+        dataset.test.images[:, 1:7, 1:7, 0], values["x_test"].astype(np.uint8) * 255
+    )
+    assert dataset.remarks == ("pixels of 0 and 1 are scaled to 0 and 255",)
+
+
+def test_pixels_of_0_and_1_in_one_set_only_are_pixels(tmp_path):
+    values = arrays()
+    values["x_test"] &= 1
+    np.savez(tmp_path / "a.npz", **values)
+    dataset = load(tmp_path / "a.npz")
+    assert dataset.test.images.max() == 1
     assert dataset.remarks == ()
 
 
