@@ -166,9 +166,11 @@ def test_a_full_disk_is_4(name, finished, folder, tmp_path):
     assert not [file for file in tmp_path.rglob("*") if file.name.endswith(".draft")]
 
 
-@pytest.mark.parametrize("name", ["predict", "torch_bridge", "graph"])
-def test_output_that_cannot_be_written_is_4(name, finished, tmp_path):
+@pytest.mark.parametrize("name", ["main", "sweep", "predict", "torch_bridge", "graph"])
+def test_output_that_cannot_be_written_is_4(name, finished, folder, tmp_path):
     arguments = {
+        "main": run_arguments(folder, tmp_path / "out"),
+        "sweep": [*run_arguments(folder, tmp_path / "out"), SWEEP],
         "predict": [f"--workdir={finished.path}", draw_one(tmp_path)],
         "torch_bridge": ["inspect", finished.path],
         "graph": ["--backend=plain"],

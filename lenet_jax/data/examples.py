@@ -1,5 +1,6 @@
 """Images and labels as files store them, checked and converted to a dataset's arrays."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +99,9 @@ def pair(
         images = images[..., None]
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.size == 0:
         hint = "; channels come last" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
+        side = math.isqrt(images.shape[1]) if images.ndim == 2 else 0
+        if side > 1 and side**2 == images.shape[1]:
+            hint = f"; if they are square, reshape them to (n, {side}, {side})"
         raise UserError(
             f"{show(images_name)} has shape {images.shape}; images are (n, h, w) or"
             f" (n, h, w, 1 or 3){hint}"

@@ -7,7 +7,9 @@ The names are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, and the same
 """
 
 import re
-from collections.abc import Mapping, Sequence
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from jaxtyping import Shaped
 
 from lenet_jax.data import emnist, npz
 from lenet_jax.data.examples import Examples, Source, convert
-from lenet_jax.data.files import DEPTH, is_folder, walk
+from lenet_jax.data.files import DEPTH, is_folder, open_file, walk
 from lenet_jax.data.idx import read_idx
 from lenet_jax.data.npz import Part
 from lenet_jax.errors import UserError, show
@@ -130,9 +132,33 @@ def read(files: FileSet) -> Source:
     train = _read_split(paths, "train")
     test = _read_split(paths, "test") if has_test else None
     variant = emnist.variant(files.prefix)
-    if variant is None:
-        return convert(train, test)
-    return emnist.upright(convert(train, test, emnist.class_names(variant)))
+    names = None if variant is None else emnist.class_names(variant)
+    source = convert(train, test, names)
+    source = source._replace(remarks=(*_differing_copies(paths.values()), *source.remarks))
+    return source if variant is None else emnist.upright(source)
+
+
+def _differing_copies(paths: Iterable[Path]) -> list[str]:
+    """A remark for each plain file beside which a gzipped one holds something else."""
+    remarks = []
+    for path in paths:
+        packed = path.with_name(f"{path.name}.gz")
+        if packed.is_file() and not _is_packed_copy(packed, path):
+            remarks.append(f"{path.name} is read, not {packed.name}, whose content differs")
+    return remarks
+
+
+def _is_packed_copy(packed: Path, plain: Path) -> bool:
+    """Whether a gzipped file has the CRC-32 and the size of a plain one."""
+    with open_file(packed) as file:
+        header = file.read(2)
+        file.seek(max(0, packed.stat().st_size - 8))
+        trailer = file.read(8)
+    crc, size = 0, 0
+    with open_file(plain) as file:
+        while chunk := file.read(1 << 20):
+            crc, size = zlib.crc32(chunk, crc), size + len(chunk)
+    return header == b"\x1f\x8b" and trailer == struct.pack("<II", crc, size % 2**32)
 
 
 def _read_split(paths: Mapping[Part, Path], split: str) -> Examples:

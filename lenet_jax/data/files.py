@@ -1,5 +1,6 @@
 """Files and folders as people name them: opened and listed, or refused in one line."""
 
+import difflib
 import io
 import os
 import stat
@@ -9,6 +10,7 @@ from pathlib import Path
 from lenet_jax.errors import UserError, show
 
 DEPTH = 3  # folders below the one that is given
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 MAX_FOLDERS = 3000  # that are listed in a search
 
 
@@ -63,6 +65,25 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 def is_hidden(name: str) -> bool:
     """Whether a name is hidden, or what a system adds when it unpacks or shows a folder."""
     return name.startswith((".", "__MACOSX")) or name in ("Thumbs.db", "desktop.ini", "@eaDir")
+
+
+def sibling(path: Path, *, similar: bool = False) -> Path | None:
+    """What is called as a path that does not exist, but for its case or a dataset's suffix.
+
+    Args:
+      path: of which nothing has the name.
+      similar: whether a similar name is enough.
+    """
+    if kind(path.parent) != "folder":
+        return None
+    names = [entry.name for entry in entries(path.parent)]
+    if similar:
+        near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
+    else:
+        suffixes = ("", ".npz", *ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
+        wanted = {path.name.lower() + suffix for suffix in suffixes}
+        near = [name for name in names if name.lower() in wanted]
+    return path.parent / near[0] if near else None
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

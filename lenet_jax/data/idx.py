@@ -17,6 +17,7 @@ import zlib
 import numpy as np
 from jaxtyping import Shaped
 
+from lenet_jax.data import signatures
 from lenet_jax.data.files import open_file
 from lenet_jax.errors import UserError
 
@@ -54,8 +55,11 @@ def read_idx_stream(file: io.BufferedIOBase, size: int, where: str) -> Shaped[np
     Raises:
       UserError: as for `read_idx`.
     """
-    is_gzip = file.read(2) == b"\x1f\x8b"
+    head = file.read(signatures.HEAD)
     file.seek(0)
+    is_gzip = head.startswith(b"\x1f\x8b")
+    if reason := signatures.describe_download(head):
+        raise UserError(f"{where} {reason}")
     if not is_gzip:
         return _read_array(file, size, where)
     try:

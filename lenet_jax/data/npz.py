@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy.lib import format as npy
 
+from lenet_jax.data import signatures
 from lenet_jax.data.examples import Examples, Source, convert, pair
 from lenet_jax.data.files import open_file
 from lenet_jax.errors import UserError, show
@@ -147,8 +148,11 @@ def part_of(name: str) -> Part | None:
 
 @contextlib.contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    with _errors(show(path)), open_file(path) as file, zipfile.ZipFile(file) as archive:
-        yield archive
+    with _errors(show(path)), open_file(path) as file:
+        if reason := signatures.describe_download(file.read(signatures.HEAD)):
+            raise UserError(f"{show(path)} {reason}")
+        with zipfile.ZipFile(file) as archive:
+            yield archive
 
 
 @contextlib.contextmanager

@@ -5,13 +5,12 @@ from pathlib import Path
 
 from lenet_jax.data import file_set
 from lenet_jax.data.examples import Source
-from lenet_jax.data.files import DEPTH, entries, kind
+from lenet_jax.data.files import ARCHIVES, DEPTH, entries, kind, sibling
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.npz import load_npz
 from lenet_jax.data.spelling import suggest
 from lenet_jax.errors import UserError, show
 
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 READ = (
     "datasets are read from idx files (train-images-idx3-ubyte, …), an .npz, or a folder of images"
     " for each class"
@@ -50,10 +49,12 @@ def load_path(path: Path, fit: Fit, *, resizes: bool) -> Source:
         return _load_file(path)
     if found == "folder":
         return _load_folder(path, fit, resizes=resizes)
-    if kind(path.parent) == "folder" and (sets := file_set.find(path.parent)):
+    sets = file_set.find(path.parent) if kind(path.parent) == "folder" else []
+    near = sibling(path)
+    if sets and (near is None or any(files.is_called(path.name) for files in sets)):
         return file_set.read(file_set.choose(sets, path.parent, path.name))
-    near = suggest(path.name)
-    hint = f"; did you mean data.name={near}?" if near else ""
+    near = near or suggest(path.name) or sibling(path, similar=True)
+    hint = f"; did you mean data.name={show(near)}?" if near else ""
     raise UserError(f"data.name: there is no folder {show(path)}{hint}")
 
 

@@ -12,6 +12,8 @@ _RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MR
 RAW = "is a camera's raw file: develop it, or export it as JPEG"
 HEIC = "is a HEIC photograph: convert it to JPEG, for example by heif-convert"
 
+LFS_POINTER = b"version https://git-lfs"
+
 # How a file begins, and what to do with it.
 _OTHERS = (
     ((b"%PDF",), "is a PDF: export the page as an image, for example by pdftoppm -png"),
@@ -23,7 +25,7 @@ _OTHERS = (
     ((b"\x76\x2f\x31\x01",), "is an OpenEXR image: export it as a PNG"),
     ((b"#?RADIANCE", b"#?RGBE"), "is a Radiance HDR image: export it as a PNG"),
     ((b"\xd7\xcd\xc6\x9a", b"\x01\0\0\0\x6c\0\0\0"), "is a Windows metafile: export it as a PNG"),
-    ((b"version https://git-lfs",), "is a Git LFS pointer, not the image: run git lfs pull"),
+    ((LFS_POINTER,), "is a Git LFS pointer, not the image: run git lfs pull"),
     ((b"\x93NUMPY",), "is a NumPy array: in Python, network.predict(numpy.load(path))"),
     ((b"\0\0\x08\x01", b"\0\0\x08\x03"), "is an idx file of a data set, not an image"),
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"), "is an archive: unpack it first"),
@@ -58,11 +60,28 @@ def describe(head: bytes) -> str | None:
     for beginnings, reason in _OTHERS:
         if head.startswith(beginnings):
             return reason
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    text = _text(head)
     if text.startswith((b"<svg", b"<?xml", b"<!--", b"<!doctype svg")) and b"<svg" in text:
         return "is an SVG drawing: export it as a PNG"
-    if text.startswith((b"<!doctype html", b"<html")):
+    if _is_web_page(text):
         return "is a web page, not an image: download the image itself"
     if b"%pdf-" in text:
         return _OTHERS[0][1]
     return None
+
+
+def describe_download(head: bytes) -> str | None:
+    """What was stored in place of a file when it was downloaded: the end of a sentence, or None."""
+    if head.startswith(LFS_POINTER):
+        return "is a Git LFS pointer, not the file: run git lfs pull"
+    if _is_web_page(_text(head)):
+        return "is a web page, not the file: download it again, and look at its start"
+    return None
+
+
+def _text(head: bytes) -> bytes:
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+
+
+def _is_web_page(text: bytes) -> bool:
+    return text.startswith((b"<!doctype html", b"<html"))

@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Int32, UInt8
 
+from lenet_jax.data.files import sibling
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.spelling import suggest
 from lenet_jax.errors import UserError
@@ -177,7 +178,7 @@ def _prepare(name: str, data_dir: pathlib.Path) -> None:
 
 def _hint(name: str) -> str:
     """Ends a message about a name that is none."""
-    near = suggest(name)
+    near = sibling(pathlib.Path(name)) or suggest(name)
     if near is None:
         from tensorflow_datasets.core.registered import list_imported_builders
 

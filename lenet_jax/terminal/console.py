@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.errors import discard, is_gone, print_error
+from lenet_jax.errors import discard, is_gone, print_error, write_error
 from lenet_jax.terminal.progress import REFRESH_PER_SECOND, Epochs, MemberEpochs, progress_bar
 
 DIMMED = ("train", "valid", "loss", "acc", "lr", "img/s")
@@ -17,6 +17,8 @@ ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
 
 class Output:
     """A text stream whose reader may go away; what is written after that is dropped.
+
+    Where it cannot be written for another reason, such as a full disk, that is a `UserError`.
 
     Attributes:
       closed_by_reader: whether it has gone.
@@ -45,7 +47,7 @@ class Output:
             operation(*arguments)
         except OSError as error:
             if not is_gone(self._stream, error):
-                raise
+                raise write_error(error, "the output") from error
             self.closed_by_reader = True
             if self._stream is sys.stdout:
                 discard(self._stream)

@@ -103,9 +103,9 @@ def test_folders_of_images_beside_the_splits_are_named(tmp_path):
     Image.new("L", (6, 6)).save(folder / "one.png")
     (folder / "labels").mkdir()
     (folder / "labels" / "0.txt").write_text("0 0.5 0.5 1 1")
-    remark = f"{folder / 'extra'} is left out: it is neither train, test nor val"
-    assert load(folder).remarks == (remark,)
-    assert load(folder / "train").remarks == (remark,)
+    for path in (folder, folder / "train"):
+        (remark,) = load(path).remarks
+        assert remark.endswith("/extra is left out: it is neither train, test nor val")
 
 
 @pytest.mark.parametrize("count", [4, 2])

@@ -232,6 +232,23 @@ def test_a_plain_file_takes_precedence_over_a_gzipped_one(tmp_path, plain):
     assert_same(load(folder), plain)
 
 
+def test_a_gzipped_file_that_differs_from_the_plain_one_is_named(tmp_path):
+    folder = write_idx_folder(tmp_path / "new")
+    write_idx_folder(folder, "{split}-{kind}-{idx}-ubyte.gz")
+    assert load(folder).remarks == ()
+    write_idx(folder / "train-images-idx3-ubyte.gz", digits(40, seed=9)[0])
+    assert load(folder).remarks == (
+        "train-images-idx3-ubyte is read, not train-images-idx3-ubyte.gz, whose content differs",
+    )
+
+
+def test_a_web_page_in_place_of_a_download_is_named(tmp_path):
+    folder = write_idx_folder(tmp_path, "{split}-{kind}-{idx}-ubyte.gz")
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(b"<html>404")
+    with pytest.raises(UserError, match=r"ubyte.gz is a web page, not the file: download it again"):
+        load(folder)
+
+
 @pytest.mark.parametrize(
     "name", ["train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"]
 )

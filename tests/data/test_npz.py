@@ -332,3 +332,50 @@ def test_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.npz")
     with pytest.raises(UserError, match="neither a file nor a folder, but a pipe"):
         load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\n<!DOCTYPE html><html>404", "a.npz is a web page, not the file: download it again"),
+        (b"version https://git-lfs.github.com/spec/v1", "a.npz is a Git LFS pointer, not the file"),
+    ],
+)
+def test_what_was_stored_in_place_of_a_download_is_named(tmp_path, content, message):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "a.npz")
+
+
+def test_flat_images_are_to_be_reshaped(tmp_path):
+    values = arrays()
+    values["x_train"] = values["x_train"].reshape(-1, 36)
+    np.savez(tmp_path / "a.npz", **values)
+    with pytest.raises(UserError, match=r"if they are square, reshape them to \(n, 6, 6\)"):
+        load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("digits", "digits.npz"),
+        ("DIGITS.npz", "digits.npz"),
+        ("digit.npz", "digits.npz"),
+        ("packed", "packed.tar.gz"),
+    ],
+)
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_wrong_path_beside_a_file_of_almost_that_name(tmp_path, name, near, beside):
+    if beside and name != "digit.npz":  # of which the names are listed
+        write_idx_folder(tmp_path / "MNIST")
+    np.savez(tmp_path / "digits.npz", **arrays())
+    (tmp_path / "packed.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"there is no folder .*; did you mean .*/{near}\?"):
+        load(tmp_path / name)
+
+
+def test_a_wrong_name_beside_a_file_of_almost_that_name(tmp_path, monkeypatch):
+    np.savez(tmp_path / "digits.npz", **arrays())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no folder and no TFDS .*; did you mean .*=digits.npz\?"):
+        load("digits")
