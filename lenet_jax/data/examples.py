@@ -97,6 +97,8 @@ def pair(
     """
     if images.ndim == 3:
         images = images[..., None]
+    if images.ndim and len(images) == 0:
+        raise UserError(f"{show(images_name)} has shape {images.shape}: it is empty")
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.size == 0:
         hint = "; channels come last" if images.ndim == 4 and images.shape[1] in (1, 3) else ""
         side = math.isqrt(images.shape[1]) if images.ndim == 2 else 0

@@ -1,11 +1,12 @@
 """What lies at a path that a user gives as a dataset, and how it is read."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from lenet_jax.data import file_set
 from lenet_jax.data.examples import Source
-from lenet_jax.data.files import ARCHIVES, DEPTH, entries, kind, sibling
+from lenet_jax.data.files import ARCHIVES, DEPTH, entries, is_folder, kind, sibling, walk
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.npz import load_npz
 from lenet_jax.data.spelling import suggest
@@ -99,7 +100,24 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
     holds = f"it has {_shorten(names)}" if names else "it is empty"
     if any(class_folders.is_image(folder / name) for name in names):
         holds = "its images are not in a folder for each class"
+    elif below := _files_below(folder):
+        if any(map(class_folders.is_image, below)):
+            holds += "; the images in its folders are not in a folder for each class"
+        else:
+            types = Counter(file.suffix.lower() or "without suffix" for file in below)
+            shown = _shorten([name for name, _ in types.most_common()])
+            holds += f"; the files in its folders, of type {shown}, are no images"
     raise UserError(f"data.name: {show(folder)} has no dataset that is read; {holds}\n{READ}")
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The files in the folders of a folder."""
+    return [
+        Path(entry.path)
+        for inside, found in walk(folder)
+        for entry in found
+        if inside != folder and not is_folder(entry)
+    ]
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -294,6 +294,8 @@ def test_several_datasets_are_listed(tmp_path):
         ((), "has no dataset that is read; it is empty"),
         (("a.png", "b.png"), "that is read; its images are not in a folder for each class"),
         (("train.csv", "test.csv"), "has no dataset that is read; it has test.csv, train.csv"),
+        (("0/a.npy", "1/b.npy", "1/c.svg"), "the files in its folders, of type .npy, .svg, are no"),
+        (("train/a.png", "b/b.png"), "the images in its folders are not in a folder for each cl"),
         (("mnist.zip",), "holds archives; unpack them first: mnist.zip"),
         (("train/a.png", "test/b.png"), "has no dataset that is read; it has test, train"),
     ],

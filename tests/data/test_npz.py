@@ -379,3 +379,10 @@ def test_a_wrong_name_beside_a_file_of_almost_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no folder and no TFDS .*; did you mean .*=digits.npz\?"):
         load("digits")
+
+
+def test_an_empty_test_set_is_refused(tmp_path):
+    values = arrays()
+    np.savez(tmp_path / "a.npz", **values | {k: values[k][:0] for k in ("x_test", "y_test")})
+    with pytest.raises(UserError, match=r"x_test, has shape \(0, 6, 6, 1\): it is empty"):
+        load(tmp_path / "a.npz")
