@@ -185,7 +185,9 @@ def test_untrusted_text_is_escaped(run, notes_run, tmp_path):
         metadata = file.metadata()
     names = [f'<i>{digit}"</i>' for digit in range(10)]
     metadata["classes"] = "\n".join(names)
+    del metadata["sha256"]
     save_file(weights, folder / "model.safetensors", metadata)
+    (folder / "SHA256SUMS").unlink()
     image = tmp_path / "<u>six.png"
     Image.fromarray(photo(6)).save(image)
     code, _, _ = run(f"--workdir={folder}", f"--image={image}", f"--out={tmp_path / 'out'}")
@@ -212,6 +214,7 @@ class TestCompare:
         (folder / "config.json").write_text(json.dumps(config))
         summary = json.loads((folder / "summary.json").read_text()) | {"test_accuracy": 0.9}
         (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "SHA256SUMS").unlink()
         return folder
 
     def test_what_differs_comes_first(self, run, notes_run, other, tmp_path):
