@@ -210,11 +210,12 @@ def printable(text: object, limit: int = 160) -> str:
 def show(value: object, limit: int = 80) -> str:
     """Formats a value, such as a path or a key, in one line; unprintable text is escaped.
 
-    A path longer than `limit` keeps its end, anything else its beginning.
+    What is longer than `limit` keeps its beginning; a path, also as text, its end.
     """
     text = str(value)
     if not text or not text.isprintable() or text != text.strip():
         text = repr(text)
     if len(text) <= limit:
         return text
-    return f"…{text[1 - limit :]}" if isinstance(value, Path) else f"{text[: limit - 1]}…"
+    is_path = isinstance(value, Path) or "/" in text
+    return f"…{text[1 - limit :]}" if is_path else f"{text[: limit - 1]}…"

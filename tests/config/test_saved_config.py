@@ -7,7 +7,7 @@ import os
 import pytest
 
 from lenet_jax import config, main, sweep
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, show
 from tests.support.root import ROOT
 from tests.support.runs import Run, assert_same_end
 
@@ -44,7 +44,7 @@ def test_what_is_no_config_is_refused_and_not_run(content, message, tmp_path):
     path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
         config.load(str(path))
-    assert str(path) in str(caught.value)
+    assert show(path) in str(caught.value)
 
 
 def test_values_are_not_converted(run):
