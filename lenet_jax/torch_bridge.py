@@ -66,8 +66,8 @@ def _convert(arguments: argparse.Namespace) -> None:
         raise UserError(f"{out} already exists; remove it, or choose another name")
     from flax import nnx  # late, as above
 
+    from lenet_jax.inference.description import pixel_statistics
     from lenet_jax.inference.load import save_params
-    from lenet_jax.inference.state_dict import pixel_statistics
 
     model, metadata, remarks = _load(arguments)
     if "mean" in metadata or "std" in metadata:
@@ -78,8 +78,9 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
+    from lenet_jax.inference.description import pixel_statistics
     from lenet_jax.inference.network import Network  # late, as above
-    from lenet_jax.inference.state_dict import pixel_statistics, read_form
+    from lenet_jax.inference.state_dict import read_form
 
     if getattr(arguments, "try"):
         _try_all(arguments)
@@ -124,12 +125,15 @@ def _try_all(arguments: argparse.Namespace) -> None:
         return dataset
 
     best, count = try_all(model, Description(**description(arguments)), load)
+    tied = sum(trial.tied for trial in best)
     print(
         f"{arguments.file} in {count} networks, on {EXAMPLES:,} validation images of"
-        f" {arguments.data}; the best {len(best)}, with accuracy and loss:"
+        f" {arguments.data}; the best {len(best)}, with accuracy and loss"
+        + (f"; the {tied} of ≈ cannot be told apart, the commonest is first:" * (tied > 1) or ":")
     )
     for trial in best:
-        print(f"  {trial.accuracy:7.2%}  {trial.loss:7.4f}  {trial.flags()}")
+        mark = "≈" if trial.tied and tied > 1 else " "
+        print(f"{mark} {trial.accuracy:7.2%}  {trial.loss:7.4f}  {trial.flags()}")
     _print(remarks)
 
 

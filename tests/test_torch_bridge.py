@@ -9,8 +9,8 @@ import pytest
 
 from lenet_jax import data, torch_bridge
 from lenet_jax.errors import UserError
+from lenet_jax.inference.description import pixel_statistics
 from lenet_jax.inference.load import load_model
-from lenet_jax.inference.state_dict import pixel_statistics
 from lenet_jax.runs import figures as report
 from lenet_jax.storage import weights
 from lenet_jax.training.batches import DeviceSplit

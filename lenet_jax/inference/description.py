@@ -1,9 +1,12 @@
 """What a weights file may not say of its network: activation, pooling, padding, normalisation."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
+
+import numpy as np
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.inference.state_dict import make_metadata
@@ -11,6 +14,8 @@ from lenet_jax.nn import ops
 
 DEFAULTS: Mapping[str, Any] = {"activation": "relu", "pool": "max", "padding": 0}
 MAX_PADDING = 16
+NEAR = 0.01  # means and deviations, of pixels in 0..1, that are taken for equal
+EXAMPLES = {1: (0.1307, 0.3081)}  # mean and standard deviation that errors show, by channels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +120,78 @@ def unsaid(metadata: Mapping[str, str], source: str) -> str | None:
         f"{source} does not say its {', '.join(missing)}: {values} assumed{classes}. To compare:"
         f" python -m lenet_jax.torch_bridge evaluate {source} --try"
     )
+
+
+def pixel_statistics(
+    metadata: Mapping[str, str], in_channels: int, source: str
+) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, of pixels in 0..255, from a file's metadata.
+
+    Raises:
+      UserError: they are missing or invalid.
+    """
+    if not {"mean", "std"} <= set(metadata):
+        missing = [name for name in DEFAULTS if name not in stated(metadata)]
+        others = f", nor its {', '.join(missing)}" if missing else ""
+        example = as_flags(
+            *([255 * x] * in_channels for x in EXAMPLES.get(in_channels, (0.5, 0.5)))
+        )
+        raise UserError(
+            f"{source} does not say how its images are normalised{others}\n"
+            f"Give --mean and --std as in transforms.Normalize, as {example} (0 and 1 where there"
+            f" is none){', --activation, --pool, --padding' * bool(missing)}; to compare:\n"
+            f"python -m lenet_jax.torch_bridge evaluate {source} --try"
+        )
+    try:
+        mean, std = ([float(number) for number in metadata[key].split()] for key in ("mean", "std"))
+    except ValueError as error:
+        raise UserError(f"{source}: bad metadata: {printable(error)}") from error
+    finite = all(map(math.isfinite, mean + std))
+    if not finite or len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+        raise UserError(
+            f"{source}: mean and std must have a finite number for each of {in_channels} input"
+            f" channels, std above 0; not {as_flags(mean, std)}"
+        )
+    return mean, std
+
+
+def disagreements(
+    metadata: Mapping[str, str],
+    model: Mapping[str, Any],
+    statistics: tuple[Sequence[float], Sequence[float]],
+) -> list[str]:
+    """How the network of a file differs from one that is to be trained from its weights.
+
+    Args:
+      metadata: the file's.
+      model: the arguments of the network to be trained.
+      statistics: the mean and the standard deviation of its pixels per channel, in 0..255.
+    """
+    known = stated(metadata)
+    remarks = [
+        f"is of a network with {name} {printable(known[name], 40)}; this one has {model[name]}:"
+        f" model.{name}{' (and data.image_size, by twice as much)' * (name == 'padding')}"
+        for name in DEFAULTS
+        if name in known and known[name] != str(model[name])
+    ]
+    if {"mean", "std"} <= set(metadata):
+        file = pixel_statistics(metadata, len(statistics[0]), "the file")
+        if not np.allclose(file, statistics, atol=255 * NEAR, rtol=0):
+            remarks.append(
+                f"normalises images with {as_flags(*file)}; this run, with its data's"
+                f" {as_flags(*statistics)}"
+            )
+    unknown = [*(name for name in DEFAULTS if name not in known)]
+    unknown += [] if {"mean", "std"} <= set(metadata) else ["normalisation"]
+    if unknown:
+        remarks.append(f"does not say its {', '.join(unknown)}: those of this config are taken")
+    return remarks
+
+
+def as_flags(mean: Sequence[float], std: Sequence[float]) -> str:
+    """Statistics of pixels in 0..255 as flags give them: `--mean=0.1307 --std=0.3081`."""
+    flags = (("mean", mean), ("std", std))
+    return " ".join(f"--{k}={','.join(f'{x / 255:.4g}' for x in values)}" for k, values in flags)
 
 
 def as_warning(text: str) -> None:

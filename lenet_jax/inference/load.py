@@ -18,13 +18,13 @@ from lenet_jax.inference.description import (
     architecture,
     as_warning,
     describe,
+    pixel_statistics,
     unsaid,
 )
 from lenet_jax.inference.network import Network
 from lenet_jax.inference.state_dict import (
     from_state_dict,
     make_model,
-    pixel_statistics,
     read_form,
     to_state_dict,
 )

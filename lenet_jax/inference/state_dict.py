@@ -222,33 +222,6 @@ def read_form(
         raise UserError(f"{source}: bad metadata: {printable(error)}") from error
 
 
-def pixel_statistics(
-    metadata: Mapping[str, str], in_channels: int, source: str
-) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, of pixels in 0..255, from a file's metadata.
-
-    Raises:
-      UserError: they are missing or invalid.
-    """
-    if not {"mean", "std"} <= set(metadata):
-        raise UserError(
-            f"{source} does not say how its images are normalised\n"
-            "Give --mean and --std as in transforms.Normalize, as --mean=0.1307 --std=0.3081 (0 and"
-            " 1 where there is none)."
-        )
-    try:
-        mean, std = ([float(number) for number in metadata[key].split()] for key in ("mean", "std"))
-    except ValueError as error:
-        raise UserError(f"{source}: bad metadata: {printable(error)}") from error
-    finite = all(map(math.isfinite, mean + std))
-    if not finite or len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
-        raise UserError(
-            f"{source}: mean and std must have a finite number for each of {in_channels} input"
-            f" channels, std above 0; not {mean} and {std}"
-        )
-    return mean, std
-
-
 def _check(
     state_dict: StateDict,
     shapes: Mapping[str, Sequence[int | str]],

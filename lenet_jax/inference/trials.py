@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast, get_args
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float
 
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.errors import UserError
@@ -16,10 +18,11 @@ from lenet_jax.nn.lenet import LeNet
 
 EXAMPLES = 2000  # validation images that the best networks are compared on
 FIRST = 200  # those of them that all networks are compared on
-KEPT = 10  # networks that are compared on all of them
-# Usual arguments of `transforms.Normalize`, by channels.
+KEPT = 10  # networks that are given; twice as many are compared on all images
+MARGIN = 0.03  # by which losses may differ, as they do between relu and leaky_relu
+# Usual arguments of `transforms.Normalize`, by channels, the commonest first.
 STATISTICS: dict[int, list[tuple[tuple[float, ...], tuple[float, ...]]]] = {
-    1: [((0.1307,), (0.3081,)), ((0.5,), (0.5,)), ((0.0,), (1.0,)), ((0.286,), (0.353,))],
+    1: [((0.1307,), (0.3081,)), ((0.0,), (1.0,)), ((0.5,), (0.5,)), ((0.286,), (0.353,))],
     3: [
         ((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)),
         ((0.5,) * 3, (0.5,) * 3),
@@ -29,19 +32,37 @@ STATISTICS: dict[int, list[tuple[tuple[float, ...], tuple[float, ...]]]] = {
 }
 
 
+def _nothing() -> np.ndarray:
+    return np.zeros(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Trial:
     """A network that the weights may be of.
 
     Attributes:
       given: what it is.
-      accuracy: on validation images, in 0..1.
-      loss: the mean cross-entropy: of equal accuracies the lower is the likelier.
+      rarity: 0 for the commonest network; higher the less common its attributes are.
+      right: of each image, whether its class is the most likely one.
+      losses: of each image.
+      tied: whether it may be the best one: no other is better by more than the error of sampling.
     """
 
     given: Description
-    accuracy: float = 0.0
-    loss: float = 0.0
+    rarity: int = 0
+    right: Bool[np.ndarray, " n"] = dataclasses.field(default_factory=_nothing, compare=False)
+    losses: Float[np.ndarray, " n"] = dataclasses.field(default_factory=_nothing, compare=False)
+    tied: bool = False
+
+    @property
+    def accuracy(self) -> float:
+        """On these images, in 0..1."""
+        return float(self.right.mean())
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy: of equal accuracies the lower is the likelier."""
+        return float(self.losses.mean())
 
     def flags(self) -> str:
         """The flags that say so: `--activation=tanh --pool=avg …`."""
@@ -64,7 +85,8 @@ def try_all(
       load: gives the data at an image size and a fit.
 
     Returns:
-      The best networks, the most accurate first, and how many were tried.
+      The best networks, of which no two give the same, and how many were tried. First are those
+      that are tied, the commonest first; then the others, the most accurate first.
 
     Raises:
       UserError: the data cannot be given any of the sizes.
@@ -83,17 +105,56 @@ def try_all(
         raise errors[0]
     activations = [given.activation] if given.activation else get_args(ops.Activation)
     pools = [given.pool] if given.pool else get_args(ops.Pool)
-    forms = itertools.product(activations, pools, splits, _statistics(given, model))
+    options = activations, pools, _distinct(splits), _statistics(given, model)
     every = [
-        Trial(Description(activation, pool, padding, mean, std, fit))
-        for activation, pool, (padding, fit), (mean, std) in forms
+        Trial(Description(activation, pool, padding, mean, std, fit), rarity=sum(ranks))
+        for ranks, (activation, pool, (padding, fit), (mean, std)) in zip(
+            itertools.product(*map(range, map(len, options))),
+            itertools.product(*options),
+            strict=True,
+        )
     ]
     first = _ranked([_measure(model, trial, splits, FIRST) for trial in every])
-    return _ranked([_measure(model, trial, splits, EXAMPLES) for trial in first[:KEPT]]), len(every)
+    best = _ranked([_measure(model, trial, splits, EXAMPLES) for trial in first[: 2 * KEPT]])
+    return best[:KEPT], len(every)
+
+
+def _distinct(splits: Mapping[tuple[int, str], Split]) -> list[tuple[int, str]]:
+    """The first of each of those that have the same padding and images."""
+    keys: list[tuple[int, str]] = []
+    for key, split in splits.items():
+        if not any(
+            key[0] == other[0] and np.array_equal(split.images, splits[other].images)
+            for other in keys
+        ):
+            keys.append(key)
+    return keys
 
 
 def _ranked(trials: Sequence[Trial]) -> list[Trial]:
-    return sorted(trials, key=lambda trial: (-trial.accuracy, trial.loss))
+    """Those that may be the best, the commonest first; then the others, the most accurate first.
+
+    Of those that give the same, only the commonest is kept.
+    """
+    distinct: dict[tuple[float, float], Trial] = {}
+    for trial in sorted(trials, key=lambda trial: trial.rarity):
+        distinct.setdefault((trial.accuracy, round(trial.loss, 5)), trial)
+    ranked = sorted(distinct.values(), key=lambda trial: (-trial.accuracy, trial.loss))
+    tied = [trial for trial in ranked if not _is_above(ranked[0].right - 1.0 * trial.right)]
+    least = min(tied, key=lambda trial: trial.loss)
+    tied = [trial for trial in tied if not _is_above(trial.losses - (1 + MARGIN) * least.losses)]
+    ranked = [dataclasses.replace(trial, tied=trial in tied) for trial in ranked]
+    return sorted(ranked, key=lambda trial: (not trial.tied, trial.rarity * trial.tied))
+
+
+def _is_above(differences: Float[np.ndarray, " n"]) -> bool:
+    """Whether the mean of differences between images is above 0 by more than two standard errors.
+
+    Infinite losses, of networks whose activations overflow, are.
+    """
+    if not np.isfinite(differences).all():
+        return True
+    return bool(differences.mean() > 2 * differences.std() / math.sqrt(len(differences)))
 
 
 def _measure(
@@ -109,9 +170,9 @@ def _measure(
     model.padding, model.image_size = given.padding, images.shape[1]
     # Not compiled as a whole: its operations are shared between the networks.
     logits = model.activations(ops.normalise(images, *scaled))["fc3"]
-    accuracy = float(jnp.mean(logits.argmax(axis=1) == labels))
-    loss = float(np.mean(np.asarray(ops.cross_entropy(logits, labels))))
-    return dataclasses.replace(trial, accuracy=accuracy, loss=loss)
+    right = np.asarray(logits.argmax(axis=1) == labels)
+    losses = np.asarray(ops.cross_entropy(logits, labels), np.float64)
+    return dataclasses.replace(trial, right=right, losses=losses)
 
 
 def _statistics(

@@ -16,7 +16,7 @@ from flax import nnx
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import ExitCode, UserError, WriteError, expand
-from lenet_jax.inference.description import stated
+from lenet_jax.inference.description import disagreements
 from lenet_jax.inference.load import load_model
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.nn import native
@@ -256,10 +256,9 @@ def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State 
     member = int(number) if path and re.fullmatch(r"\d{1,9}", number) else None
     model, metadata = load_model(name if member is None else path, member, say=warn)
     like = nnx.state(trainer.spec.abstract_model, nnx.Param)
-    for key, value in stated(metadata).items():
-        ours = trainer.config.model[key]
-        if value != str(ours):
-            warn(f"{name} is of a network with {key} {value}; this one has {ours}: model.{key}")
+    spec = trainer.spec
+    for remark in disagreements(metadata, trainer.config.model, (spec.mean, spec.std)):
+        warn(f"{name} {remark}")
     return from_state_dict(to_state_dict(nnx.state(model, nnx.Param)), like, name)
 
 

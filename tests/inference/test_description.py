@@ -13,7 +13,7 @@ import lenet_jax
 from lenet_jax import data, export, graph, predict, torch_bridge
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.errors import UserError
-from lenet_jax.inference import torch_source
+from lenet_jax.inference import description, torch_source, trials
 from lenet_jax.inference.description import Description
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn.lenet import LeNet
@@ -59,6 +59,29 @@ def test_what_is_not_known_is_said_once(path):
     assert (network.model.activation, network.image_size) == ("relu", 32)
     with pytest.warns(UserWarning, match="its activation, padding: relu, 0 assumed; classes"):
         lenet_jax.load(path, mean=0.1307, std=0.3081, pool="max")
+
+
+def test_all_that_is_missing_is_said_at_once(run_command, path):
+    for flag in "--fit=pad", "--activation=tanh":
+        code, _, error = run_command(torch_bridge.main, "evaluate", path, flag)
+        assert (code, error.count("\n")) == (2, 3)
+        rest = "pool, padding" if "tanh" in flag else "activation, pool, padding"
+        assert f"how its images are normalised, nor its {rest}\n" in error
+        assert f"evaluate {path} --try" in error
+
+
+@pytest.mark.parametrize(("channels", "given"), [(1, "0.1307"), (3, "0.5,0.5,0.5")])
+def test_the_flags_that_are_asked_for_are_accepted(run_command, tmp_path, channels, given):
+    model, file = LeNet(in_channels=channels, rngs=nnx.Rngs(0)), tmp_path / "net.safetensors"
+    weights.write(file, to_state_dict(nnx.state(model, nnx.Param)), {})
+    _, _, error = run_command(torch_bridge.main, "evaluate", file)
+    assert f"as --mean={given} --std=" in error
+    asked = [word for word in error.split() if word.startswith(("--mean=", "--std="))]
+    assert len(asked) == 2
+    out = tmp_path / "out.safetensors"
+    assert run_command(torch_bridge.main, "convert", file, out, *asked)[0] == 0
+    wrong = run_command(torch_bridge.main, "evaluate", file, "--mean=0.1307,0.2", "--std=0.5,1")[2]
+    assert f"each of {channels} input channels, std above 0; not --mean=0.1307,0.2 --std" in wrong
 
 
 def test_the_converted_file_says_it(run_command, model, path, pixels, tmp_path):
@@ -183,8 +206,13 @@ def test_a_trained_tanh_network_of_torch_is_found_by_trying(
     code, said, error = run_command(torch_bridge.main, "evaluate", path, "--try", "--padding=0")
     assert code == 0
     assert "its entry 'state_dict'" in error and "conv1.weight <- 0.weight (2, 1, 5, 5)" in error
-    rows = [line.split() for line in said.splitlines()[1:]]
-    assert len(rows) == 10 and rows == sorted(rows, key=lambda row: (-float(row[0][:-1]), row[1]))
+    lines = said.splitlines()[1:]
+    rows = [line.strip("≈ ").split() for line in lines]
+    others = [row for line, row in zip(lines, rows, strict=True) if line[0] != "≈"]
+    assert len(rows) == 10 and lines[0].startswith("≈") and 0 < len(others) < 9
+    assert others == sorted(others, key=lambda row: (-float(row[0][:-1]), float(row[1])))
+    assert f"the {10 - len(others)} of ≈ cannot be told apart" in said
+    assert not any("--fit=resize" in row for row in rows)  # it gives these images too
     true = ["--activation=tanh", "--pool=avg", "--padding=0", "--fit=pad"]
     best = next(row for row in rows if row[2:] == [*true, "--mean=0.5", "--std=0.5"])
     code, said, _ = run_command(torch_bridge.main, "evaluate", path, *best[2:])
@@ -193,6 +221,56 @@ def test_a_trained_tanh_network_of_torch_is_found_by_trying(
         ours = lenet_jax.load(path, activation="tanh", pool="avg", padding=0, mean=0.5, std=0.5)
     with torch.no_grad():
         np.testing.assert_allclose(ours.logits(images), network(x).numpy(), atol=1e-5)
+
+
+def make_trial(rarity, right, loss, noise=0.0):
+    random = np.random.default_rng(rarity)
+    return trials.Trial(
+        Description(padding=rarity),
+        rarity,
+        np.arange(2000) < right,
+        loss + noise * random.permutation(np.linspace(-1, 1, 2000)),
+    )
+
+
+def test_ties_are_marked_and_the_commonest_comes_first():
+    ranked = trials._ranked(
+        [
+            make_trial(6, 1900, 0.2),
+            make_trial(2, 1897, 0.204),  # 3 images fewer, a loss higher by 2 %
+            make_trial(1, 1900, 0.3),  # as accurate, but clearly less likely
+            make_trial(0, 1800, 0.2),
+            make_trial(4, 1899, 0.21, noise=0.5),
+            make_trial(7, 1900, 0.2),  # the same as the first
+        ]
+    )
+    assert [(trial.rarity, trial.tied) for trial in ranked] == [
+        *((2, True), (4, True), (6, True)),
+        *((1, False), (0, False)),
+    ]
+
+
+DATA = (25.5,), (70.0,)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "remarks"),
+    [
+        ({**FORM, "mean": "25.6", "std": "70.1"}, []),
+        ({**FORM, "mean": "127.5", "std": "127.5"}, ["images with --mean=0.5 --std=0.5; this run"]),
+        ({}, ["does not say its activation, pool, padding, normalisation: those of this config"]),
+        ({"mean": "25.5", "std": "70"}, ["not say its activation, pool, padding: those"]),
+        (
+            {**FORM, "padding": "0", "pool": "max", "mean": "25.5", "std": "70"},
+            ["pool max; this one has avg", "padding 0; this one has 2: model.padding (and data.im"],
+        ),
+    ],
+)
+def test_what_initial_weights_are_of_is_compared_with_the_run(metadata, remarks):
+    metadata = {name: str(value) for name, value in metadata.items()}
+    said = description.disagreements(metadata, FORM, DATA)
+    assert len(said) == len(remarks)
+    assert all(part in remark for part, remark in zip(remarks, said, strict=True))
 
 
 def test_the_graph_follows(run_command):
