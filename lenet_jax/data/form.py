@@ -16,6 +16,7 @@ INK = 26  # of 255: the contrast from which a pixel is drawn on
 STROKE = 0.17  # of an image's side: what is thicker in both directions is no stroke
 SLACK = 0.1  # of the box, and pixels: what the images measured may have missed
 TINY = 16  # pixels: nobody draws in fewer; of that size, or oblong, an image is of the data
+LIGHT = 0.75  # of an image's border: from there on its ground is light
 EXAMPLES = 5000  # images that are measured
 
 
@@ -187,6 +188,19 @@ def fit_form(
             image = fit_images(image[None], form.size, "resize")[0]
         fitted.append(fit_images(image[None], size, form.fit))
     return np.concatenate(fitted)
+
+
+def has_other_ground(
+    images: UInt8[np.ndarray, "n h w 1"], form: ImageForm
+) -> Bool[np.ndarray, " n"]:
+    """Whether each image has a light ground where the data's is dark, or the reverse.
+
+    That is so where three quarters of its border are light, and something dark is on it.
+    """
+    ink = images[..., 0] if not form.dark_on_light else 255 - images[..., 0]
+    light = ink >= 128
+    edges = light[:, 0], light[:, -1], light[:, :, 0], light[:, :, -1]
+    return (np.concatenate(edges, axis=1).mean(1) >= LIGHT) & ~light.all((1, 2))
 
 
 def _padding(images: UInt8[np.ndarray, "n size size c"]) -> int:

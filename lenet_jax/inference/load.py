@@ -4,6 +4,7 @@ The config of a run is read from its `config.json`; its Python file is never exe
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax.errors import UserError, expand
+from lenet_jax.errors import UserError, expand, show
 from lenet_jax.inference.description import (
     DEFAULTS,
     Description,
@@ -56,6 +57,8 @@ def load(
     Raises:
       UserError: the path does not exist, or its content is damaged or unfinished.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"what to load must be the name of a run or a file, not {show(path)}")
     path = expand(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")

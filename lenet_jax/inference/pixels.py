@@ -1,9 +1,11 @@
 """Pixels as people have them in Python: arrays and tensors of any layout and dtype."""
 
 import re
-from collections.abc import Iterable, Sequence
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax.core
 import jax.numpy as jnp
@@ -13,15 +15,14 @@ from PIL import Image
 
 from lenet_jax.data.decode import to_pixels
 from lenet_jax.data.fit import fit_images
-from lenet_jax.data.form import ImageForm
+from lenet_jax.data.form import ImageForm, has_other_ground
 from lenet_jax.data.image_sources import Content, Entry
 from lenet_jax.errors import UserError
+from lenet_jax.inference.layout import ARRAY, AnyArray, channels_last, check_size, is_moved
 
 ITEMS = (str, Path, Entry, Content, Image.Image)  # what is one image, and no array
-ARRAY = "np.asarray(images)"  # what remedies begin with; `images` is what was given
+NO_LISTS = (bytes, bytearray, Mapping)  # though they have a length
 SCALE = f"np.interp({ARRAY}, (np.min({ARRAY}), np.max({ARRAY})), (0, 255))"
-
-AnyArray: TypeAlias = Shaped[np.ndarray, "..."]
 
 
 def items_of(images: Any) -> list[Any] | None:
@@ -34,13 +35,20 @@ def items_of(images: Any) -> list[Any] | None:
         return [images]
     if hasattr(images, "shape"):
         kind = getattr(getattr(images, "dtype", None), "kind", "")
-        return list(np.asarray(images).flat) if kind in "OUT" and kind else None
-    if not isinstance(images, Iterable) or isinstance(images, bytes | dict):
+        if not kind or kind not in "OUT":
+            return None
+        items = list(np.asarray(images).flat)
+        if items and isinstance(items[0], int | float | complex):
+            raise _other(np.asarray(images))
+        return items
+    is_file = hasattr(images, "read")
+    if not isinstance(images, Collection | Iterator) or isinstance(images, NO_LISTS) or is_file:
         raise _other(images)
     items = list(images)
     if not items or any(isinstance(item, int | float | complex) for item in items):
         raise _other(images)
-    return None if all(isinstance(item, list | tuple) for item in items) else items
+    nested = isinstance(images, list | tuple)
+    return None if nested and all(isinstance(item, list | tuple) for item in items) else items
 
 
 def fit_item(
@@ -80,6 +88,8 @@ def fit_array(
     Colour becomes grey, and grey colour, as it does in files: red, green, blue, and alpha on paper.
 
     Booleans are black and white. Floats up to 1 are in 0..1, others in 0..255, as integers are.
+    Handwriting whose ground is light where the data's is dark, or dark where it is light, is
+    inverted, with a warning.
 
     Args:
       images: an array, a tensor or nested lists.
@@ -88,14 +98,16 @@ def fit_array(
       size: of the images that it takes, in pixels.
 
     Raises:
-      UserError: they are of another range or shape, or too large to be padded.
+      UserError: they are of another range or shape, or, to be padded, of another size than the
+        data's images.
     """
     array = _to_numpy(images)
-    batch = _channels_last(array, channels)
+    batch = channels_last(array, channels, {form.native, (size, size)}, form.fit == "resize")
+    pixels = _to_uint8(batch, channels, moved=is_moved(array, batch))
     if form.fit == "pad":
-        _check_size(array, batch, form.size, size)
-    pixels = _to_uint8(batch, channels, moved=_is_moved(array, batch))
-    return fit_images(_to_channels(pixels, channels), size, form.fit)
+        check_size(array, batch, form.native, size)
+    fitted = fit_images(_to_channels(pixels, channels), size, form.fit)
+    return _in_polarity(fitted, form) if form.handwriting and channels == 1 else fitted
 
 
 def _to_numpy(images: Any) -> AnyArray:
@@ -104,7 +116,8 @@ def _to_numpy(images: Any) -> AnyArray:
             "images must be concrete, not traced by jax.jit or jax.grad\n"
             "Inside them, call network.model(network.normalise(images))."
         )
-    if type(images).__module__.partition(".")[0] == "torch":
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    if torch is not None and isinstance(images, torch.Tensor):
         images = images.detach().cpu()
         images = (images.float() if images.is_floating_point() else images).numpy()
     try:
@@ -116,33 +129,6 @@ def _to_numpy(images: Any) -> AnyArray:
     if array.dtype.kind not in "buif":
         raise _other(images)
     return array
-
-
-def _channels_last(array: AnyArray, channels: int) -> Shaped[np.ndarray, "n h w c"]:
-    kinds, shape = {1, 3, 4, channels}, array.shape
-    if array.ndim == 2:
-        array = array[None, ..., None]
-    elif array.ndim == 3 and shape[-1] in kinds:
-        array = array[None]
-    elif array.ndim == 3 and channels > 1 and shape[0] == channels:
-        array = np.moveaxis(array, 0, -1)[None]
-    elif array.ndim == 3:
-        array = array[..., None]
-    elif array.ndim == 4 and shape[-1] not in kinds and shape[1] in kinds:
-        array = np.moveaxis(array, 1, -1)
-    if array.ndim != 4 or array.shape[-1] not in kinds or 0 in array.shape[1:]:
-        remedy = ""
-        if array.ndim > 4 and (shape[-1] in kinds or shape[-3] in kinds):
-            remedy = f"\nAs one batch: {ARRAY}.reshape(-1, {', '.join(map(str, shape[-3:]))})"
-        raise UserError(
-            f"images must be (n, height, width, {channels}), not of shape {shape}{remedy}"
-        )
-    return array
-
-
-def _is_moved(array: AnyArray, batch: Shaped[np.ndarray, "n h w c"]) -> bool:
-    """Whether the channels were not the last axis."""
-    return array.ndim > 2 and batch.shape[-1] != 1 and array.shape[-1] != batch.shape[-1]
 
 
 def _to_uint8(
@@ -185,14 +171,36 @@ def _remedy_of_integers(low: int, high: int) -> str:
 def _remedy_of_floats(low: float, high: float, same_channels: bool, moved: bool) -> str:
     if low >= 0 and (high <= 1 or 2 <= high <= 255):
         return ""
-    if low >= -0.01 and high < 1.5:
+    if low >= -0.25 and high < 1.5:  # interpolation overshoots
         return f"To cut them: {ARRAY}.clip(0, 1)"
-    if low >= -1 and high <= 1:
-        return f"Of pixels in -1..1: ({ARRAY} + 1) / 2"
+    if low >= -0.51 and high <= 0.51:
+        return f"Of pixels in -0.5..0.5: ({ARRAY} + 0.5).clip(0, 1)"
+    if low >= -1.25 and high <= 1.25:
+        return f"Of pixels in -1..1: (({ARRAY} + 1) / 2).clip(0, 1)"
     if low >= -20 and high <= 20 and same_channels:
         code = f"np.moveaxis({ARRAY}, -3, -1)" if moved else ARRAY
         return f"Of normalised ones: ({code} * network.std + network.mean).clip(0, 255)"
+    if low >= -64 and 64 <= high < 320:
+        return f"To cut them: {ARRAY}.clip(0, 255)"
     return f"To scale them: {SCALE}"
+
+
+def _in_polarity(
+    images: UInt8[np.ndarray, "n size size 1"], form: ImageForm
+) -> UInt8[np.ndarray, "n size size 1"]:
+    """Inverts those whose ground is light where the data's is dark, or the reverse."""
+    (height, width), size = form.native, images.shape[1]
+    top, left = (size - height) // 2, (size - width) // 2
+    within = np.s_[:, top : top + height, left : left + width]  # what is not padding, which is 0
+    inverted = has_other_ground(images[within], form)
+    if not inverted.any():
+        return images
+    known, given = ("dark on light", "light on dark")[:: 1 if form.dark_on_light else -1]
+    warnings.warn(f"images that are {given} were inverted: the network knows {known}", stacklevel=6)
+    turned = 255 - images[within][inverted]
+    images[inverted] = 0
+    images[within][inverted] = turned
+    return images
 
 
 def _to_channels(
@@ -207,34 +215,18 @@ def _to_channels(
     return np.concatenate(converted)
 
 
-def _check_size(
-    array: AnyArray, batch: Shaped[np.ndarray, "n h w c"], native: int, size: int
-) -> None:
-    """Refuses what is too large to be padded, with what to do."""
-    height, width, channels = batch.shape[1:]
-    if max(height, width) <= size:
-        return
-    code = f"np.moveaxis({ARRAY}, -3, -1)" if _is_moved(array, batch) else ARRAY
-    if array.ndim <= 2 and array.shape[-1] in (native * native, size * size):
-        side = native if array.shape[-1] == native * native else size
-        remedy = f"Of rows of pixels: {ARRAY}.reshape(-1, {side}, {side})"
-    else:
-        if array.shape[-1] == 1:
-            code += "[..., 0]"
-        if array.dtype != np.uint8:
-            factor = " * 255" if array.dtype == np.bool_ or array.max() <= 1 else ""
-            code = f"({code}{factor}).astype('uint8')"
-        remedy = f"To find its character: PIL.Image.fromarray({code})"
-        if array.ndim == 4 or (array.ndim == 3 and channels == 1 and array.shape[-1] != 1):
-            remedy = f"To find their characters: [PIL.Image.fromarray(i) for i in {code}]"
-    raise UserError(
-        f"images of {height}×{width} are larger than the {size}×{size} that the network takes\n"
-        f"{remedy}"
-    )
-
-
 def _other(images: Any) -> UserError:
     what = "an empty one" if isinstance(images, Sequence) and not images else type(images).__name__
+    if isinstance(images, np.ndarray):
+        what = f"an array of {images.dtype}"
+        if images.dtype.kind == "O" and all(isinstance(v, int | float) for v in images.flat):
+            what += f"; of numbers: {ARRAY}.astype(float)"
+    elif isinstance(images, bytes | bytearray):
+        what += "; of an encoded image: PIL.Image.open(io.BytesIO(data))"
+    elif hasattr(images, "read"):
+        what += "; of an image file: PIL.Image.open(file)"
+    elif isinstance(images, Iterable) and not isinstance(images, Collection):
+        what += "; give its batches one by one"
     return UserError(
         "images must be an array of pixels, a PIL image, the name of a file, or a list of arrays,"
         f" PIL images and names of files, not {what}"

@@ -1,3 +1,4 @@
+import inspect
 import json
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import lenet_jax
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
+from lenet_jax.inference.load import load
 from lenet_jax.storage import weights
 from tests.support import tiny
 
@@ -250,3 +252,9 @@ def test_a_run_whose_files_changed_is_refused(notes_run, tmp_path, name):
             lenet_jax.load(folder)
     else:
         assert lenet_jax.load(folder).class_names == lenet_jax.load(notes_run).class_names
+
+
+@pytest.mark.parametrize("path", [None, 3, b"run"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(UserError, match="must be the name of a run or a file, not"):
+        inspect.unwrap(load)(path)  # the tests check types before

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 
 import jax
 import jax.numpy as jnp
@@ -75,8 +76,10 @@ def test_colour_becomes_grey_and_grey_colour_as_in_files(network, colour, digits
     same(colour, digits[0, ..., 0], np.repeat(digits[:1], 3, -1))
     transparent = np.zeros((28, 28, 4), np.uint8)
     transparent[..., 3] = digits[0, ..., 0]  # dark, on what is transparent
-    same(network, transparent, 255 - digits[0])
-    same(network, [transparent], 255 - digits[0])
+    with pytest.warns(UserWarning, match="dark on light"):
+        same(network, transparent, digits[:1])
+    with pytest.warns(UserWarning, match="dark on light"):
+        same(network, [transparent], digits[:1])
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "uint16", "int32", "int64", "uint64"])
@@ -151,20 +154,42 @@ REFUSED = {
     "12 bits": (np.arange(784).reshape(28, 28) * 5, "Of 12 bits"),
     "10 bits": (np.arange(784, dtype=np.int16).reshape(28, 28), "Of 10 bits"),
     "signed": (np.arange(784).reshape(28, 28) - 400, "To scale them"),
-    "int8": (np.arange(-128, 128).astype(np.int8).reshape(16, 16), "To scale them"),
+    "int8": ((np.arange(784) % 256 - 128).astype(np.int8).reshape(28, 28), "To scale them"),
     "32 bits": (np.arange(784, dtype=np.uint32).reshape(28, 28) * 5_000_000, "To scale them"),
     "interpolated": (np.linspace(-0.005, 1.004, 784).reshape(28, 28), "To cut them"),
+    "interpolated more": (np.linspace(-0.02, 1.03, 784).reshape(28, 28), "To cut them"),
+    "interpolated by Lanczos": (np.linspace(-0.2, 1.2, 784).reshape(28, 28), "To cut them"),
+    "interpolated to 255": (np.linspace(-9, 270, 784).reshape(28, 28), r"clip\(0, 255"),
+    "-0.5 to 0.5": (np.linspace(-0.5, 0.5, 784).reshape(28, 28), r"\+ 0.5"),
+    "-1 to 1, interpolated": (np.linspace(-1.1, 1.1, 784).reshape(28, 28), "in -1..1"),
     "-1 to 1": (np.linspace(-1, 1, 784, dtype=np.float32).reshape(28, 28), "in -1..1"),
     "normalised": (NORMALISED, "Of normalised ones"),
     "NaN": (np.full((28, 28), np.nan), "To make them black"),
     "infinite": (np.full((28, 28), np.inf), "To make them black"),
     "huge floats": (np.linspace(0, 1e6, 784).reshape(28, 28), "To scale them"),
+    "images last": (np.zeros((28, 28, 20), np.uint8), "axis -1"),
+    "fitted images last": (np.zeros((32, 32, 20), np.uint8), "axis -1"),
+    "two images last": (np.zeros((28, 28, 2)), "axis -1"),
+    "ten images last": (np.zeros((28, 28, 10), bool), "axis -1"),
+    "many images last": (np.zeros((28, 28, 100), np.uint8), "axis -1"),
+    "images last, one channel": (np.zeros((28, 28, 1, 20), np.uint8), "axis -1"),
+    "images last, channels first": (np.zeros((3, 28, 28, 20), np.uint8), "axis -1"),
+    "images in the middle": (np.zeros((28, 20, 28), np.uint8), "axis 1"),
+    "a channel in the middle": (np.zeros((28, 1, 28), np.uint8), "axis 1"),
+    "channels before columns": (np.zeros((5, 28, 1, 28), np.uint8), "Without axes"),
+    "two axes of channels": (np.zeros((2, 28, 28, 1, 1), np.uint8), "Without axes"),
+    "a column": (np.zeros((784, 1), np.uint8), "Of rows"),
+    "a flat image": (np.zeros(784, np.uint8), "Of rows"),
+    "half the size": (np.stack([photo(3)[::20, ::14]] * 2), "To find their"),
+    "the size between": (photo(3)[::10, ::7], "To find its"),
+    "torchvision's picture": (np.repeat(photo(3)[None], 3, 0), "To find its character"),
+    "torchvision's grey picture": (photo(3)[None] / 255, "To find its character"),
     "five axes": (np.zeros((2, 3, 28, 28, 1), np.uint8), "As one batch"),
     "five axes, first": (np.zeros((2, 3, 1, 28, 28), np.uint8), "As one batch"),
     "a row": (np.zeros(784, np.uint8)[None], "Of rows"),
     "rows": (np.zeros((5, 784)), "Of rows"),
     "fitted rows": (np.zeros((5, 1024)), "Of rows"),
-    "nested list": ([[0, 300], [5, 600]], "Of 10 bits"),
+    "nested list": ((np.arange(784).reshape(28, 28) % 1000).tolist(), "Of 10 bits"),
     "a photo": (photo(3), "To find its character"),
     "a photo of OpenCV": (np.repeat(photo(3)[..., None], 3, -1), "To find its character"),
     "a photo, one channel": (photo(3)[..., None], "To find its character"),
@@ -220,8 +245,20 @@ def test_the_remedy_in_a_list_is_for_each_of_it(network):
     assert network.predict(obey(caught.value, images=images)).shape == (3,)
 
 
+class Loader:
+    """Gives batches, as a DataLoader of PyTorch does."""
+
+    def __iter__(self):
+        return iter([[np.zeros((2, 28, 28)), np.zeros(2)]])
+
+
 @pytest.mark.parametrize(
-    "images", [None, 3, b"abc", {}, [], [1, 2], [None], [[1, 2], [3]], "", 1j, np.zeros(3, complex)]
+    "images",
+    [
+        *(None, 3, b"abc", {}, [], [1, 2], [None], [[1, 2], [3]], "", 1j, np.zeros(3, complex)),
+        *(bytearray(b"abc"), io.BytesIO(b"abc"), [b"abc"], np.zeros((2, 28, 28), object)),
+        *(np.array(b"abc"), Loader(), iter([[np.zeros((2, 28, 28)), np.zeros(2)]])),
+    ],
 )
 def test_what_is_no_image_is_refused(network, images):
     with pytest.raises(UserError, match=r"images must be|'' is|\. is a folder") as caught:
@@ -251,3 +288,73 @@ def test_the_form_of_rows_is_that_of_the_data():
         network.predict(np.zeros((5, 64), np.uint8))
     assert len(network.predict(obey(caught.value, images=np.zeros((5, 64), np.uint8)))) == 5
     assert isinstance(network.form, ImageForm)
+
+
+def test_what_is_refused_names_a_remedy_that_works(network, digits, tmp_path):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(UserError, match="not DataLoader; give its batches one by one"):
+        network.predict(torch.utils.data.DataLoader(torch.tensor(digits)))
+    PIL.Image.fromarray(digits[0, ..., 0]).save(tmp_path / "a.png")
+    data_of_file = (tmp_path / "a.png").read_bytes()
+    for images in (data_of_file, bytearray(data_of_file)):
+        with pytest.raises(UserError, match=r"PIL\.Image\.open\(io\.BytesIO\(data\)\)$"):
+            network.predict(images)
+    with (
+        (tmp_path / "a.png").open("rb") as file,
+        pytest.raises(UserError, match=r"PIL\.Image\.open\(file\)$"),
+    ):
+        network.predict(file)
+    same(network, PIL.Image.open(io.BytesIO(data_of_file)), digits[:1])
+    with pytest.raises(UserError, match=r"of numbers: np\.asarray\(images\)\.astype\(float\)$"):
+        network.predict(digits.astype(object))
+    same(network, digits.astype(object).astype(float), digits)
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 20), (28, 28, 2), (28, 28, 1, 20), (28, 20, 28)])
+def test_images_on_another_axis_are_the_same_images(network, shape):
+    images = np.arange(np.prod(shape)).astype(np.uint8).reshape(shape)
+    axis = shape.index(next(n for n in shape if n in (2, 20)))
+    with pytest.raises(UserError, match=r"np\.moveaxis\(np\.asarray\(images\), -?1, 0\)") as caught:
+        network.predict(images)
+    np.testing.assert_array_equal(obey(caught.value, images=images), np.moveaxis(images, axis, 0))
+
+
+def test_what_is_resized_may_be_as_wide_as_high_as_many():
+    network = make(fit="resize", handwriting=False, size=32)
+    for shape in ((32, 32, 32), (40, 784), (600, 1024), (32, 20, 32), (5, 32, 50)):
+        assert network.prepare(np.zeros(shape, np.uint8)).shape[1:] == (32, 32, 1)
+    with pytest.raises(UserError, match="If axis -1 counts the images"):
+        network.prepare(np.zeros((32, 32, 50), np.uint8))
+
+
+@pytest.mark.parametrize("dark_on_light", [False, True])
+@pytest.mark.parametrize("fit", ["pad", "resize"])
+def test_images_of_the_other_polarity_are_inverted(dark_on_light, fit):
+    size = 28 if fit == "pad" else 32
+    network = make(fit=fit, dark_on_light=dark_on_light, size=size)
+    light = data.load("mnist", image_size=28).test.images
+    known, other = (255 - light, light) if dark_on_light else (light, 255 - light)
+    fitted = data.fit_images(known, 32, fit)
+    np.testing.assert_array_equal(network.prepare(known), fitted)
+    np.testing.assert_array_equal(network.prepare(fitted), fitted)
+    known, other, fitted = known[:50], other[:50], fitted[:50]
+    margin = ((0, 0), (2, 2), (2, 2), (0, 0))
+    given = [other, other / 255, np.where(np.arange(50)[:, None, None, None] % 2, known, other)]
+    if fit == "pad":
+        given += [np.pad(other, margin), np.pad(other, margin, constant_values=other[0, 0, 0, 0])]
+    for images in given:
+        with pytest.warns(UserWarning, match="were inverted: the network knows"):
+            prepared = network.prepare(images)
+        np.testing.assert_allclose(prepared.astype(int), fitted, atol=2 if fit == "resize" else 0)
+
+
+def test_what_has_no_other_polarity_is_not_inverted(photos):
+    frames = make(handwriting=False)
+    np.testing.assert_array_equal(
+        frames.prepare(255 - photos[..., 0] // 9),
+        data.fit_images(255 - photos[..., :1] // 9, 32, "pad"),
+    )
+    network = make()
+    for image in (photos[..., 0], np.zeros((28, 28), np.uint8), np.full((28, 28), 255, np.uint8)):
+        expected = np.reshape(image, (-1, 28, 28, 1))
+        np.testing.assert_array_equal(network.prepare(image), data.fit_images(expected, 32, "pad"))
