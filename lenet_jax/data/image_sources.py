@@ -23,12 +23,14 @@ from lenet_jax.data.decode import Stream, suffixes
 from lenet_jax.errors import UserError, expand, printable, show
 
 STDIN = "-"
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+")  # the process's own
+ARCHIVE = b"PK\x03\x04", b"PK\x05\x06"  # how a zip begins
 MEGABYTE = 1 << 20
 LARGEST = 512 * MEGABYTE  # of standard input, and of an image in an archive
 MOST_ENTRIES = 200_000  # of an archive
 MOST_UNPACKED = 64 << 10  # megabytes: of an archive
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")  # beside names that begin with a dot
-NO_SUFFIX = "no suffix"
 # Why files are left out, of one and of more; what is no image is counted by its suffix.
 NO_SUFFIX = "no suffix"
 NOT_IMAGE = "is not an image|are not images"
@@ -88,7 +90,8 @@ def find(paths: Sequence[str | Path]) -> Found:
     A folder stands for the images in it and in its sub-folders, a zip archive for those in it, a
     pattern (`*`, `?`, `[…]`, `**`) that is no file for what it matches: sorted, numbers by their
     value, without what is hidden and what is no image, by its suffix or its content. `-` is the
-    image on standard input. What is named itself is not checked.
+    image on standard input; so are /dev/stdin and, of a process substitution, /dev/fd/63. What is
+    named itself is not checked.
 
     Raises:
       UserError: a folder, an archive or a pattern has no images, or cannot be read; standard input
@@ -99,6 +102,12 @@ def find(paths: Sequence[str | Path]) -> Found:
     for given in paths:
         if given == STDIN:
             images.append(_stdin())
+            continue
+        if _is_pipe(given):
+            images.append(_read_pipe(given))
+            continue
+        if URL.match(str(given)):
+            images.append(str(given))  # a path would lose a slash
             continue
         if str(given) == "":
             raise UserError("the name of an image is empty")
@@ -157,6 +166,11 @@ def open_source(source: ImageSource) -> Iterator[Stream]:
     if isinstance(source, Entry):
         yield io.BytesIO(_unpack(source))
         return
+    if URL.match(str(source)):
+        raise UserError(f"{show(source)} is no file: download it, and give the file's path")
+    if _is_pipe(source):
+        yield io.BytesIO(_read_pipe(source).data)
+        return
     name = label(source)
     try:
         mode = Path(source).stat().st_mode
@@ -179,10 +193,33 @@ def _stdin() -> Content:
         raise UserError("-: standard input is closed; pipe an image into the command")
     if sys.stdin.isatty():
         raise UserError("-: standard input is a terminal; pipe an image into the command")
-    data = sys.stdin.buffer.read(LARGEST + 1)
+    return _content(STDIN, sys.stdin.buffer.read(LARGEST + 1), "-: standard input")
+
+
+def _is_pipe(path: str | Path) -> bool:
+    """Whether it names an open pipe of this process; another FIFO may have no writer for ever."""
+    if not DESCRIPTOR.fullmatch(str(path)):
+        return False
+    try:
+        return stat.S_ISFIFO(Path(path).stat().st_mode)
+    except OSError:
+        return False
+
+
+def _read_pipe(path: str | Path) -> Content:
+    try:
+        with Path(path).open("rb") as stream:
+            return _content(str(path), stream.read(LARGEST + 1), str(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {printable(error.strerror or error)}") from error
+
+
+def _content(name: str, data: bytes, what: str) -> Content:
     if len(data) > LARGEST:
-        raise UserError(f"-: standard input has more than {LARGEST // MEGABYTE} MB")
-    return Content(STDIN, data)
+        raise UserError(f"{what} has more than {LARGEST // MEGABYTE} MB")
+    if data.startswith(ARCHIVE):
+        raise UserError(f"{what} is a zip archive: save it, and give the file")
+    return Content(name, data)
 
 
 def _walk(folder: Path, left_out: Counter[str]) -> Iterator[_Candidate]:
@@ -194,7 +231,7 @@ def _walk_in(
     folder: Path, parts: tuple[str, ...], left_out: Counter[str], seen: set[tuple[int, int]]
 ) -> Iterator[_Candidate]:
     try:
-        identity = folder.stat()
+        identity = _identity(folder)
         names = os.listdir(folder)  # noqa: PTH208  iterdir closes nothing earlier
     except OSError as error:
         if not parts:
@@ -202,9 +239,9 @@ def _walk_in(
             raise UserError(f"{show(folder)} cannot be read: {reason}") from error
         left_out[CLOSED] += 1
         return
-    if (identity.st_dev, identity.st_ino) in seen:
+    if identity in seen:
         return
-    seen.add((identity.st_dev, identity.st_ino))
+    seen.add(identity)
     for name in sorted(names):
         path = folder / name
         if _is_hidden(name):
@@ -227,12 +264,21 @@ def _matching(pattern: Path, left_out: Counter[str]) -> Iterator[_Candidate]:
                 if _matches(candidate.parts, rest):
                     yield candidate
         return
-    for path in map(Path, sorted(glob.glob(str(pattern)))):  # noqa: PTH207  hidden ones are not matched
+    paths = [Path(name) for name in sorted(glob.glob(str(pattern)))]  # noqa: PTH207  hidden ones are not matched
+    # Links to the folders that the pattern is about are not followed, as in `_walk`.
+    seen = {_identity(path.parent) for path in paths if path.is_file()}
+    for path in paths:
         if path.is_dir():
-            for candidate in _walk(path, left_out):
-                yield candidate._replace(parts=(*path.parts, *candidate.parts))
-        else:
+            yield from _walk_in(path, path.parts, left_out, seen)
+        elif path.is_file():
             yield _Candidate(path.parts, path)
+        else:
+            left_out[BROKEN if path.is_symlink() else NOT_REGULAR] += 1
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
@@ -247,7 +293,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 def _is_archive(path: Path) -> bool:
     with path.open("rb") if os.access(path, os.R_OK) else io.BytesIO() as stream:
-        return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+        return stream.read(4) in ARCHIVE
 
 
 def _entries(path: Path, left_out: Counter[str]) -> Iterator[_Candidate]:

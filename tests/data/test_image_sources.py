@@ -1,8 +1,10 @@
 import io
 import json
 import os
+import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -146,6 +148,72 @@ def test_standard_input_is_an_image(monkeypatch):
     assert refused("-") == "-: standard input has more than 1 MB"
 
 
+def test_a_zip_on_standard_input_is_named(monkeypatch):
+    stream = io.BytesIO()
+    make_zip(stream, {"a.png": png()})
+    monkeypatch.setattr(sys, "stdin", Stdin(stream.getvalue()))
+    assert refused("-") == "-: standard input is a zip archive: save it, and give the file"
+
+
+@pytest.mark.parametrize("content", [png(), b"", b"x" * 50_000])
+def test_an_open_pipe_is_read_once(content, monkeypatch):
+    """As of `predict <(cat a.png)`; it holds 64 KB."""
+    for read in (find, open_source):
+        reader, writer = os.pipe()
+        os.write(writer, content)
+        os.close(writer)
+        name = f"/dev/fd/{reader}"
+        if read is find:
+            assert find([name]).images == [Content(name, content)]
+        else:
+            with open_source(name) as stream:
+                assert stream.read() == content
+        os.close(reader)
+    assert find(["/dev/fd/999999"]).images == [Path("/dev/fd/999999")]
+    reader, writer = os.pipe()
+    os.write(writer, bytes((1 << 10) + 1))
+    os.close(writer)
+    monkeypatch.setattr(image_sources, "LARGEST", 1 << 10)
+    assert f"/dev/fd/{reader} has more than" in refused(f"/dev/fd/{reader}")
+    os.close(reader)
+
+
+def test_standard_input_may_be_named_by_its_path():
+    code = (
+        "from lenet_jax.data.image_sources import find;"
+        "print(len(find(['/dev/stdin']).images[0].data))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=png(), capture_output=True, check=True
+    )
+    assert int(done.stdout) == len(png())
+
+
+def test_a_pattern_and_its_folder_give_the_same_images(tmp_path):
+    write(tmp_path, "f/1.png", "f/2.png", "f/sub/3.png")
+    (tmp_path / "f" / "loop").symlink_to(".")
+    (tmp_path / "f" / "sub" / "up").symlink_to("..")
+    (tmp_path / "f" / "dead.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "f" / "fifo.png")
+    folder = find([tmp_path / "f"])
+    for pattern in ("f/*", "f/**", "f/[!.]*", "?/*", "f*"):
+        assert find([str(tmp_path / pattern)]) == folder, pattern
+    assert names(find([str(tmp_path / "f/l*")]), tmp_path) == [
+        *("f/loop/1.png", "f/loop/2.png", "f/loop/sub/3.png")
+    ]
+    assert refused(str(tmp_path / "f" / "d*")).endswith("1 file left out: 1 is a broken link")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x.org/a.png", "https://x.org/a.png?size=3", "file:///a.png", "S3://b/[1].png"]
+)
+def test_an_address_is_shown_as_it_was_given(url):
+    (image,) = find([url]).images
+    with pytest.raises(UserError) as caught, open_source(image):
+        pass
+    assert str(caught.value) == f"{url} is no file: download it, and give the file's path"
+
+
 def make_zip(path, files, compression=zipfile.ZIP_DEFLATED):
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, content in files.items():
@@ -230,7 +298,6 @@ def test_what_is_no_file_is_refused_in_a_line(tmp_path, name, message):
 
 def test_sources_survive_the_way_to_another_process():
     import pickle
-    from pathlib import Path
 
     for source in (Path("a"), Entry(Path("a.zip"), 3, "b.png"), Content("-", b"x")):
         assert pickle.loads(pickle.dumps(source)) == source
