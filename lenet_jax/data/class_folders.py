@@ -104,7 +104,7 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
         held_out = hold_out(train_labels, layout.train)
         train_images, test_images = train_images[~held_out], train_images[held_out]
         train_labels, test_labels = train_labels[~held_out], train_labels[held_out]
-        remarks.append(held_out_remark(len(test_labels)))
+        remarks.append(held_out_remark(train_labels, test_labels))
     size = next(iter(shapes)) if len(shapes) == 1 else UNKNOWN_SIZE
     classes = tuple(names)
     return Source(

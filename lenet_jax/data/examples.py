@@ -70,7 +70,7 @@ def convert(
         held_out = hold_out(train.labels, train.labels_name)
         test = train._replace(images=train.images[held_out], labels=train.labels[held_out])
         train = train._replace(images=train.images[~held_out], labels=train.labels[~held_out])
-        remarks.append(held_out_remark(len(test.labels)))
+        remarks.append(held_out_remark(train.labels, test.labels))
     else:
         test = pair(*test)
         _check_agreement(train, test)
@@ -140,11 +140,15 @@ def hold_out(labels: Shaped[np.ndarray, " n"], name: str | Path) -> Bool[np.ndar
     return rank < np.where(counts > 1, np.maximum(counts // TEST_SHARE, 1), 0)[classes]
 
 
-def held_out_remark(count: int) -> str:
+def held_out_remark(
+    train_labels: Shaped[np.ndarray, " n"], test_labels: Shaped[np.ndarray, " m"]
+) -> str:
     """Says that there is no test set but what was drawn."""
+    without = len(np.setdiff1d(train_labels, test_labels))
+    few = f"; of {without} with one image, none" if without else ""
     return (
-        f"there is no test set: a fifth of each class, {count:,} images, is held out as one,"
-        " the same in every run"
+        f"there is no test set: a fifth of each class, {len(test_labels):,} images, is held out as"
+        f" one, the same in every run{few}"
     )
 
 

@@ -115,6 +115,14 @@ def test_a_test_set_cannot_be_held_out_of_one_image_a_class(tmp_path, count):
         load(folder, valid_examples=500)
 
 
+def test_of_a_class_with_one_image_none_is_held_out(tmp_path):
+    folder = write_images(tmp_path / "new", *digits(40))
+    write_images(folder, digits(1, seed=3)[0], np.array([7]))
+    dataset = load(folder)
+    assert np.bincount(dataset.test.labels, minlength=5).tolist() == [2, 2, 2, 2, 0]
+    assert dataset.remarks[0].endswith("the same in every run; of 1 with one image, none")
+
+
 def test_images_of_0_and_1_are_scaled(tmp_path):
     images, labels = digits(40)
     write_images(tmp_path / "bits", images & 1, labels)
