@@ -267,7 +267,7 @@ WEIGHTS = {
 }
 TENSORS = {
     "missing": (lambda d: d.pop("fc1.weight"), "missing: fc1.weight"),
-    "more": (lambda d: d.update(more=d["fc1.bias"]), "is not a LeNet: it has more (8,) beside"),
+    "more": (lambda d: d.update(more=d["fc1.bias"] + 1), "is not a LeNet: it has more (8,) beside"),
     "integers": (
         lambda d: d.update({"fc1.bias": d["fc1.bias"].astype(np.int32)}),
         "wrong dtype: fc1.bias I32, not float32",
