@@ -76,6 +76,9 @@ def _explain_platforms(platforms: str, error: str) -> str:
             f"{first} {failing[0]} does not start: {reason}\n"
             "Check its driver, or unset JAX_PLATFORMS to run on what there is."
         )
+    lower = [name.lower() for name in names]
+    if lower != names and {*EXTRAS, *installed} >= {*lower}:
+        return f"{first} devices are named in lower case: JAX_PLATFORMS={','.join(lower)}"
     first += f" there is no such device here; installed: {', '.join(installed)}"
     best = "Unset it to run on the best of these, or"
     if any(name not in (*EXTRAS, *installed) for name in names):

@@ -84,6 +84,8 @@ except UserError as error:
             {"JAX_PLATFORMS": "rocm"},
             r'AMD GPUs: pip install "jax\[rocm7-local\]"',
         ),
+        ({"JAX_PLATFORMS": "CPU"}, "in lower case: JAX_PLATFORMS=cpu$"),
+        ({"JAX_PLATFORMS": "Cuda, cpu"}, "in lower case: JAX_PLATFORMS=cuda,cpu$"),
         ({"JAX_PLATFORMS": "metal"}, "name one of cpu, cuda, gpu, tpu, rocm"),
         ({"JAX_PLATFORMS": "cpu,nonsense"}, "JAX_PLATFORMS=cpu,nonsense: .*name one of cpu, cuda"),
         ({"JAX_PLATFORMS": "a\nb"}, r"JAX_PLATFORMS='a\\nb': there is no such device"),

@@ -86,3 +86,15 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     assert (namespace["classes"] == test.labels[:200]).mean() > 0.8
     assert namespace["features"].shape == (200, 84)
     assert (tmp_path / "runs" / "api" / "summary.json").exists()
+
+
+def test_the_readmes_sweep_files_run(tmp_path):
+    from lenet_jax.config import base
+    from lenet_jax.sweeps import file
+
+    readme = (ROOT / "README.md").read_text()
+    snippets = [block[2] for block in BLOCK.finditer(readme) if "def get_sweep" in block[2]]
+    assert snippets
+    for snippet in snippets:
+        (tmp_path / "a.py").write_text(snippet)
+        assert len(file.load(str(tmp_path / "a.py"), base.get_config())) == 32

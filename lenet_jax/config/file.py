@@ -34,6 +34,10 @@ from lenet_jax.errors import UserError, printable, show
 # A ConfigDict, whose attributes are unknown to a type checker.
 Config: TypeAlias = Any
 
+COMBINATORS = ("sweep", "product", "zipit", "chain")  # of `sweeps.file`
+# What a run writes beside its `config.json`, see `storage.run_dir`.
+RESULTS = ("model.safetensors", "summary.json", "run.json", "metrics.csv", "metrics.jsonl")
+
 
 def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Config:
     """Runs a config file's `get_config` and applies overrides.
@@ -135,11 +139,14 @@ def saved_config(path: str) -> Path | None:
     """The `config.json` that a path names: itself, or the run directory that has it; else None.
 
     Raises:
-      UserError: it is given an argument.
+      UserError: it is given an argument, or is another file of a run.
     """
     name, arg = _split(path)
     if (Path(name) / "config.json").is_file():
         name = str(Path(name) / "config.json")
+    file = Path(name)
+    if file.name in RESULTS and (file.parent / "config.json").is_file():
+        raise UserError(f"{show(file)} is no config; give its run: --config={show(file.parent)}")
     if not name.lower().endswith(".json"):
         return None
     if arg:
@@ -172,6 +179,8 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
         raise
     except Exception as error:
         message = f"{type(error).__name__}: {printable(error)}"
+        if isinstance(error, NameError) and error.name in COMBINATORS:
+            message += f"\nTo import it: from lenet_jax.sweeps.file import {error.name}"
         raise UserError(f"{_line_in(path, error)}: {message}") from error
 
 

@@ -47,6 +47,16 @@ def test_what_is_no_config_is_refused_and_not_run(content, message, tmp_path):
     assert show(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["summary.json", "run.json", "model.safetensors"])
+def test_another_file_of_a_run_names_its_run(name, run):
+    (run / name).write_bytes(b"{}")
+    with pytest.raises(UserError) as caught:
+        config.load(str(run / name))
+    assert str(caught.value) == (
+        f"{show(run / name)} is no config; give its run: --config={show(run)}"
+    )
+
+
 def test_values_are_not_converted(run):
     values = json.loads((run / "config.json").read_text())
     values["train"]["num_epochs"] = "3"

@@ -128,3 +128,13 @@ def test_the_included_sweep_files_are_valid(name):
     assert (
         len(members) == {"seeds": 2, "learning_rate": 16, "batch_and_rate": 40, "width": 24}[name]
     )
+
+
+@pytest.mark.parametrize("name", ["sweep", "product", "zipit", "chain"])
+def test_a_combinator_that_is_not_imported_names_the_import(name, tmp_path):
+    (tmp_path / "a.py").write_text(f"def get_sweep():\n    return {name}()\n")
+    with pytest.raises(UserError, match=r"a\.py:2: NameError: ") as caught:
+        file.load(str(tmp_path / "a.py"), tiny.config())
+    code = str(caught.value).split("\n")[1].partition(": ")[2]
+    assert code == f"from lenet_jax.sweeps.file import {name}"
+    exec(code)
