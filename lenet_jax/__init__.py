@@ -77,15 +77,23 @@ def load(path: str | Path, member: int | None = None, **description: Any) -> Net
         sweep directory.
       member: the number of a sweep's member.
       **description: what a file of weights does not say: `activation`, `pool`, `padding`, `mean`,
-        `std`, `layers`; see `lenet_jax.inference.description.Description`.
+        `std`, `fit`, `layers` (or `map`); see `lenet_jax.inference.description.Description`.
 
     Raises:
+      TypeError: a keyword is none of these.
       UserError: the path does not exist, or what it holds is damaged or unfinished.
     """
     from lenet_jax.device import require_device
 
     require_device()
+    from dataclasses import fields
+
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
 
+    if "map" in description:  # as the flag is called
+        description["layers"] = description.pop("map")
+    names = [field.name for field in fields(Description)]
+    if unknown := ", ".join(name for name in description if name not in names):
+        raise TypeError(f"lenet_jax.load takes {', '.join(names)}; not {unknown}")
     return load(path, member, Description(**description))

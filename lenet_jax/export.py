@@ -54,7 +54,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     path = network_path(arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
     if arguments.out and not arguments.out.endswith(suffix):
-        raise UserError(f"--out={arguments.out}: the name must end in {suffix}")
+        torch = "\nThe weights go there; a .py that defines the network is written beside it."
+        raise UserError(
+            f"--out={arguments.out}: the name must end in {suffix}"
+            + torch * (arguments.format == "torch")
+        )
 
     # Late: an error in the arguments is reported at once.
     from lenet_jax.device import require_device

@@ -155,6 +155,17 @@ def pixel_statistics(
     return mean, std
 
 
+def unusual_size(image_size: int, padding: int, metadata: Mapping[str, str]) -> str | None:
+    """A remark on weights of which the last feature maps have a quarter of an image's side."""
+    native = image_size + 2 * padding - 12  # where both convolutions keep the size
+    if native not in (28, 32) or "images" in metadata:
+        return None
+    return (
+        f"is read as for images of {image_size}×{image_size}; if yours are {native}×{native}, both"
+        " its convolutions have padding=2, which a LeNet here has not: predictions will be wrong"
+    )
+
+
 def disagreements(
     metadata: Mapping[str, str],
     model: Mapping[str, Any],

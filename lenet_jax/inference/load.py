@@ -21,6 +21,7 @@ from lenet_jax.inference.description import (
     describe,
     pixel_statistics,
     unsaid,
+    unusual_size,
 )
 from lenet_jax.inference.network import Network
 from lenet_jax.inference.state_dict import (
@@ -70,7 +71,9 @@ def load(
         state_dict, metadata = _read(path, given, say)
         if remark := unsaid(metadata, str(path)):
             say(remark)
-        return _make(state_dict, metadata, str(path))
+        network = _make(state_dict, metadata, str(path))
+        _say_unusual_size(network.model, metadata, str(path), say)
+        return network
     if not (path / run_dir.CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
     if damaged := find_damaged(path):
@@ -108,6 +111,8 @@ def load_model(
         return network.model, dict(network.metadata)
     state_dict, metadata = _read(_weights_file(path), given, say, str(path))
     model = make_model(state_dict, str(path), **architecture(metadata, str(path)))
+    if not expand(path).is_dir():
+        _say_unusual_size(model, metadata, str(path), say)
     return model, metadata
 
 
@@ -138,6 +143,11 @@ def _read(
     state_dict, metadata = weights.read(path, say)
     metadata = describe(metadata, given, source, say)
     return rename(state_dict, source, given.layers or {}, say), metadata
+
+
+def _say_unusual_size(model: LeNet, metadata: Mapping[str, str], source: str, say: Say) -> None:
+    if remark := unusual_size(model.image_size, model.padding, metadata):
+        say(f"{source} {remark}")
 
 
 def _weights_file(path: str | Path) -> Path:

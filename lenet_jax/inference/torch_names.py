@@ -42,6 +42,7 @@ def rename(state_dict: StateDict, source: str, layers: Mapping[str, str], say: S
     """
     named = _Named(source, state_dict)
     if not named.weights:
+        named.reject_other_layers(named.names)
         return state_dict
     prefixes, networks = named.prefixes(), named.networks()
     if layers:
@@ -52,8 +53,6 @@ def rename(state_dict: StateDict, source: str, layers: Mapping[str, str], say: S
         stems = {layer: f"{prefixes[0]}{layer}" for layer in LAYERS}
     else:
         named.reject_other_layers(named.names)
-        if set(named.weights) & set(LAYERS) and len(named.weights) != len(LAYERS):
-            return state_dict
         stems = named.assign({})
     prefix = _front(stems) if layers or prefixes or len(networks) > 1 else ""
     inside = [name for name in named.names if name.startswith(prefix)]
@@ -201,6 +200,8 @@ class _Named:
         """Raises UserError if among these names there are layers of known kinds a LeNet lacks."""
         for ending, what in (
             ("running_mean", "batch normalisation"),
+            ("weight_mask", "pruned layers, see torch.nn.utils.prune.remove(layer, 'weight')"),
+            ("weight_u", "spectral normalisation"),
             ("weight_g", "weight normalisation"),
             ("original0", "weight normalisation"),
             ("weight_ih_l0", "recurrent layers"),

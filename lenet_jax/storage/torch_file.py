@@ -3,6 +3,7 @@
 Nothing is unpickled but by `torch.load(weights_only=True)`, which runs no code of the file.
 """
 
+import contextlib
 import pickletools
 import re
 import struct
@@ -39,13 +40,17 @@ ENTRIES = (
     *("best_model", "ema_state_dict", "state_dict_ema", "model_ema", "ema"),
 )
 OTHERS = re.compile("optim|sched|scaler|callback|loop|buffer|metric", re.IGNORECASE)
+COPY = "Copy or download it again; if that does not help, save network.state_dict() anew."
 SHOWN = 6  # names in one message
+
+
+MAPPINGS = ("EMPTY_DICT", "OrderedDict")  # how a state_dict begins in a pickle
 
 
 class Weights(NamedTuple):
     """A mapping of tensors within a file, and where it is: the keys that lead to it."""
 
-    path: tuple[str, ...]
+    path: tuple[Any, ...]
     tensors: Mapping[str, Any]
 
 
@@ -75,6 +80,8 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
             "Or write safetensors where PyTorch is: safetensors.torch.save_file(network"
             ".state_dict(), 'network.safetensors')"
         ) from error
+    if not path.stat().st_size:
+        raise not_weights(path, "it is empty", COPY)
     try:
         if zipfile.is_zipfile(path):
             _check_archive(path)
@@ -84,6 +91,8 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
             path.open("rb") as file,  # of a path, torch would look at the suffix
         ):
             content = torch.load(file, map_location="cpu", weights_only=True)
+        if isinstance(content, Mapping) and {"state", "param_groups"} <= set(content):
+            raise not_weights(path, "it holds the state of an optimizer, not a network's")
         if not isinstance(content, Mapping):
             raise not_weights(path, f"it holds a {type(content).__name__}, not a state_dict")
         chosen = _choose(path, content, list(_find_weights(content, torch.Tensor)), say)
@@ -93,9 +102,10 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
     except UnpicklingError as error:
         raise _refused(path, str(error)) from error
     except zipfile.BadZipFile as error:
-        raise not_weights(path, "it is not a zip archive, or is damaged") from error
+        raise not_weights(path, "it is a damaged or truncated zip archive", COPY) from error
     except TORCH_ERRORS as error:
-        raise not_weights(path, f"PyTorch cannot read it ({type(error).__name__})") from error
+        reason = f"PyTorch cannot read it ({type(error).__name__}); it may be damaged or truncated"
+        raise not_weights(path, reason, COPY) from error
 
 
 def not_weights(path: Path, reason: str, remedy: str = "") -> UserError:
@@ -133,7 +143,7 @@ def _numpy_scalars() -> list[Any]:
 def _find_weights(content: Mapping[Any, Any], tensor: type, path: tuple = ()) -> Iterator[Weights]:
     """The mappings that look like a network's weights, in a checkpoint nested up to four deep."""
     tensors = {str(name): value for name, value in content.items() if isinstance(value, tensor)}
-    nested = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+    nested = {name: value for name, value in content.items() if isinstance(value, Mapping)}
     if any(value.ndim > 1 for value in tensors.values()) or (not path and tensors and not nested):
         yield Weights(path, tensors)
         return
@@ -141,7 +151,7 @@ def _find_weights(content: Mapping[Any, Any], tensor: type, path: tuple = ()) ->
     layers = {
         f"{name}.{key}": value
         for name, entries in nested.items()
-        if {"weight", "kernel"} & set(entries) and name.lower() not in ENTRIES
+        if {"weight", "kernel"} & set(entries) and str(name).lower() not in ENTRIES
         for key, value in entries.items()
         if isinstance(value, tensor)
     }
@@ -149,7 +159,7 @@ def _find_weights(content: Mapping[Any, Any], tensor: type, path: tuple = ()) ->
         yield Weights(path, layers)
         return
     for name, value in nested.items():
-        if len(path) < 4 and not OTHERS.search(name):
+        if len(path) < 4 and not OTHERS.search(str(name)):
             yield from _find_weights(value, tensor, (*path, name))
 
 
@@ -164,20 +174,22 @@ def _choose(
     if not found:
         raise not_weights(path, "there are no weights in it")
     ranks = [
-        [ENTRIES.index(key.lower()) if key.lower() in ENTRIES else len(ENTRIES) for key in keys]
+        [ENTRIES.index(k) if k in ENTRIES else len(ENTRIES) for k in (str(k).lower() for k in keys)]
         for keys, _ in found
     ]
     best = min(ranks)
     if ranks.count(best) > 1:
         names = ", ".join(repr(".".join(map(_shown, keys))) for keys, _ in found[:SHOWN])
+        last = [key if isinstance(key, int) else _shown(key) for key in found[-1].path]
+        entry = f"torch.load({str(path)!r})" + "".join(f"[{key!r}]" for key in last)
         raise not_weights(
             path,
             f"it holds the weights of several networks: {names}",
-            f"In PyTorch: torch.save(torch.load({str(path)!r})[ENTRY], 'network.pt')",
+            f"In PyTorch, for the last one: torch.save({entry}, 'network.pt')",
         )
     keys, tensors = found[ranks.index(best)]
     if keys:
-        rest = [_shown(name) for name in content if str(name) != keys[0]]
+        rest = [_shown(name) for name in content if name != keys[0]]
         more = f" and {len(rest) - SHOWN} more" if len(rest) > SHOWN else ""
         beside = f" (left out: {', '.join(rest[:SHOWN])}{more})" if rest else ""
         say(f"{path}: weights from its entry {'.'.join(map(_shown, keys))!r}{beside}")
@@ -213,35 +225,57 @@ def _refused(path: Path, message: str) -> UserError:
         remedy = f"torch.save(torch.load({file!r}, weights_only=False).state_dict(), 'network.pt')"
         reason = f"it holds more than weights: a whole object of {name}, as torch.save(network)"
         return not_weights(path, reason, f"In PyTorch, beside its class: {remedy}")
-    remedy = f"c = torch.load({file!r}, weights_only=False); torch.save(c['state_dict'], 'w.pt')"
+    entry = _entry(path)
+    if "_reconstruct" in name:
+        name, entry = "arrays of NumPy", "c" if entry == "c[KEY]" else entry
+        entry = f"{{k: torch.tensor(v) for k, v in {entry}.items()}}"
+    remedy = f"torch.save({entry}, 'w.pt')"
     reason = f"it holds more than weights: {name}, which could run code"
+    remedy = f"c = torch.load({file!r}, weights_only=False); {remedy}"
     return not_weights(path, reason, f"If you trust it, in PyTorch: {remedy}")
+
+
+def _entry(path: Path) -> str:
+    """Code for the entry of a checkpoint `c` that likely has the weights; nothing is unpickled."""
+    names: dict[str, str] = {}
+    name = ""
+    for operation, argument in _operations(path):
+        if "PUT" in operation or operation == "MEMOIZE":
+            continue
+        if name:  # the value of this key begins here
+            kind = str(argument).rpartition(" ")[2] if operation == "GLOBAL" else operation
+            names.setdefault(name, "" if kind in MAPPINGS else ".state_dict()")
+        name = argument if isinstance(argument, str) and argument.lower() in ENTRIES else ""
+        if operation == "GLOBAL":
+            name = ""
+    best = min(names, key=lambda name: ENTRIES.index(name.lower()), default=None)
+    return "c[KEY]" if best is None else f"c[{best!r}]{names[best]}"
 
 
 def _is_whole(path: Path) -> bool:
     """Whether a file's pickle is one object, such as a module, and no dictionary."""
-    try:
+    for operation, argument in _operations(path):
+        if operation not in ("PROTO", "FRAME"):
+            name = str(argument).rpartition(" ")[2] if operation == "GLOBAL" else operation
+            return name not in MAPPINGS
+    return False
+
+
+def _operations(path: Path) -> Iterator[tuple[str, Any]]:
+    """The operations of a file's pickle and their arguments, up to where it is damaged."""
+    damaged = contextlib.suppress(ValueError, OSError, zipfile.BadZipFile)
+    with damaged, contextlib.ExitStack() as stack:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
-                return _first(archive.open(name)) not in ("EMPTY_DICT", "OrderedDict")
-        with path.open("rb") as file:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
+            file = archive.open(name)
+        else:
+            file = stack.enter_context(path.open("rb"))
             for _ in range(3):  # magic number, version, system
                 for _ in pickletools.genops(file):
                     pass
-            return _first(file) not in ("EMPTY_DICT", "OrderedDict")
-    except (ValueError, OSError, zipfile.BadZipFile):
-        return False
-
-
-def _first(pickled: Any) -> str:
-    """The first operation of a pickle, or the class that it names."""
-    for operation, argument, _ in pickletools.genops(pickled):
-        if operation.name == "GLOBAL":
-            return str(argument).rpartition(" ")[2]
-        if operation.name not in ("PROTO", "FRAME"):
-            return operation.name
-    return ""
+        for operation, argument, _ in pickletools.genops(file):
+            yield operation.name, argument
 
 
 def _shown(name: object) -> str:

@@ -84,6 +84,14 @@ def test_the_flags_that_are_asked_for_are_accepted(run_command, tmp_path, channe
     assert f"each of {channels} input channels, std above 0; not --mean=0.1307,0.2 --std" in wrong
 
 
+def test_load_names_its_keywords(path):
+    with pytest.raises(TypeError, match=r"takes activation, pool, .* layers; not mean_, pooling"):
+        lenet_jax.load(path, mean_=0.1, pooling="max")
+    with pytest.warns(UserWarning, match="layers as --map says"):
+        names = {name: name for name in ("conv1", "conv2", "fc1", "fc2", "fc3")}
+        lenet_jax.load(path, **FORM, mean=0, std=1, map=names)
+
+
 def test_the_converted_file_says_it(run_command, model, path, pixels, tmp_path):
     out = tmp_path / "out.safetensors"
     code, _, error = run_command(torch_bridge.main, "convert", path, out, *FLAGS)

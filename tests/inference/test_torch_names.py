@@ -378,9 +378,49 @@ def test_what_is_no_state_dict_is_named_as_what_it_is(capsys, tmp_path, weights,
     assert "it holds a list, not a state_dict" in refusal(capsys, "inspect", path)
     torch.save({"epoch": 3}, path, **options)
     assert "there are no weights in it" in refusal(capsys, "inspect", path)
+    for content, entry in (
+        ({"args": argparse.Namespace(lr=1), "model": weights}, "torch.save(c['model'], 'w.pt')"),
+        ({"epoch": 1, "net": Net()}, "torch.save(c['net'].state_dict(), 'w.pt')"),
+        ({"mine": weights, "args": argparse.Namespace()}, "torch.save(c[KEY], 'w.pt')"),
+        ({"fc.weight": np.ones((2, 2))}, "torch.tensor(v) for k, v in c.items()}"),
+        ({"model": {"fc.weight": np.ones((2, 2))}}, "torch.tensor(v) for k, v in c['model'].it"),
+    ):
+        torch.save(content, path, **options)
+        assert entry in refusal(capsys, "inspect", path)
+    torch.save(torch.optim.Adam(Net().parameters()).state_dict(), path, **options)
+    assert "the state of an optimizer" in refusal(capsys, "inspect", path)
+    torch.save({"nets": {0: weights, 1: weights}}, path, **options)
+    assert "['nets'][1], 'network.pt')" in refusal(capsys, "inspect", path)
     torch.jit.script(Net()).save(path)
     said = refusal(capsys, "inspect", path)
     assert "it is a TorchScript archive" in said and "torch.jit.load(" in said
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.0])
+def test_truncated_files_are_to_be_copied_again(capsys, tmp_path, weights, share):
+    path = tmp_path / "net.pt"
+    torch.save(weights, path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert "Copy or download it again" in refusal(capsys, "inspect", path)
+
+
+@pytest.mark.parametrize(("side", "native"), [(7, 28), (8, 32)])
+def test_padding_in_both_convolutions_is_suspected(read, weights, side, native):
+    theirs = weights | {"fc1.weight": torch.ones(120, 16 * side**2)}
+    _, said = read(theirs)
+    assert (
+        f"as for images of {native + 12}×{native + 12}; if yours are {native}×{native}" in said[0]
+    )
+
+
+def test_four_layers_and_pruned_ones_are_refused_as_what_they_are(capsys, tmp_path, weights):
+    path = tmp_path / "net.pt"
+    torch.save({k: w for k, w in weights.items() if not k.startswith("fc3")}, path)
+    said = refusal(capsys, "inspect", path)
+    assert "is not a LeNet, which has two 5×5" in said and "fc2 (84, 120)" in said
+    pruned = {k.replace("weight", "weight_orig"): w for k, w in weights.items()}
+    torch.save(pruned | {"fc1.weight_mask": torch.ones(120, 400)}, path)
+    assert "prune.remove(layer, 'weight')" in refusal(capsys, "inspect", path)
 
 
 def test_files_that_only_bear_the_name_are_named(capsys, tmp_path):
