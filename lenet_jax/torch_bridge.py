@@ -38,6 +38,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 def _inspect(arguments: argparse.Namespace) -> None:
     from flax import nnx  # late: errors in the arguments are reported at once
 
+    from lenet_jax.inference.description import as_flags, pixel_statistics
     from lenet_jax.inference.state_dict import infer_sizes, to_state_dict
 
     model, metadata, remarks = _load(arguments)
@@ -52,6 +53,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(f"  {'parameters':<29} {sum(array.size for array in state_dict.values()):>9,}")
     for key, value in metadata.items():
         print(f"  {printable(key)}: {printable(', '.join(value.splitlines()), 400)}")
+    if {"mean", "std"} <= set(metadata):
+        mean, std = pixel_statistics(metadata, channels, arguments.file)
+        print(f"  as flags, of pixels in 0..1: {as_flags(mean, std)}")
     _print(remarks)
 
 

@@ -155,6 +155,7 @@ def test_without_its_data_a_network_is_compared_on_noise(notes_run, tmp_path):
         (["--workdir=.", "--format=tflite"], "invalid choice: 'tflite'"),
         (["--workdir=.", "--format=onnx", "--out=a.pb"], "must end in .onnx"),
         (["--workdir=.", "--format=torch", "--out=a.pt"], "must end in .safetensors"),
+        (["--workdir=.", "--format=torch", "--out=a.pt"], "a .py that defines the network is"),
         (["--workdir=.", "--format=torch"], "is not a run directory"),
     ],
 )

@@ -1,5 +1,6 @@
 """The bridge's command."""
 
+import re
 import struct
 
 import jax
@@ -43,6 +44,8 @@ def test_inspect_prints_what_a_run_left(capsys, run):
     assert "conv1.weight (2, 1, 5, 5)            50\n" in out
     assert "parameters                          333\n" in out
     assert "classes: a, b, c, d, e, f\n" in out
+    flags = re.search(r"as flags, of pixels in 0..1: --mean=(0\.\d+) --std=(0\.\d+)\n", out)
+    assert flags and 255 * float(flags[1]) == pytest.approx(run[1].mean[0], rel=1e-3)
 
 
 def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
