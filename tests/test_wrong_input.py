@@ -266,7 +266,7 @@ WEIGHTS = {
     "long": (lambda whole: whole + b"\0", "is not a valid safetensors file: "),
 }
 TENSORS = {
-    "missing": (lambda d: d.pop("fc1.weight"), "missing: fc1.weight"),
+    "missing": (lambda d: d.pop("fc1.weight"), "is not a LeNet, which has two 5×5"),
     "more": (lambda d: d.update(more=d["fc1.bias"] + 1), "is not a LeNet: it has more (8,) beside"),
     "integers": (
         lambda d: d.update({"fc1.bias": d["fc1.bias"].astype(np.int32)}),

@@ -257,7 +257,7 @@ def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State 
     model, metadata = load_model(name if member is None else path, member, say=warn)
     like = nnx.state(trainer.spec.abstract_model, nnx.Param)
     spec = trainer.spec
-    for remark in disagreements(metadata, trainer.config.model, (spec.mean, spec.std)):
+    for remark in disagreements(metadata, dict(trainer.config.model), (spec.mean, spec.std)):
         warn(f"{name} {remark}")
     return from_state_dict(to_state_dict(nnx.state(model, nnx.Param)), like, name)
 
