@@ -10,6 +10,8 @@ import pytest
 from lenet_jax import device
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.slow
+
 NVIDIA = 'install JAX for NVIDIA GPUs: pip install "jax[cuda13]"'
 
 

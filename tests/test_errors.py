@@ -26,6 +26,8 @@ from lenet_jax.errors import (
 from tests.support import tiny
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = ["main", "sweep", "inspect", "predict", "export", "torch_bridge", "graph", "cli"]
 NOTES = "--config=configs/notes.py"
 SWEEP = "--sweep=configs/sweeps/seeds.py:2"

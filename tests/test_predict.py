@@ -14,6 +14,8 @@ import lenet_jax
 from lenet_jax import data, errors, predict
 from tests.support.photos import photo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def digits(tmp_path):

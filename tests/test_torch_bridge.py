@@ -20,6 +20,8 @@ from lenet_jax.training.step import evaluate
 from tests.support import tiny
 from tests.support.weights import SIZES, refusal, split
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):

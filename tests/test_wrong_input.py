@@ -25,6 +25,8 @@ from lenet_jax.storage.sums import MANIFEST, manifest
 from tests.support import tiny
 from tests.support.root import ROOT
 
+pytestmark = pytest.mark.slow
+
 NOTES = f"--config={ROOT / 'configs' / 'notes.py'}"
 NEW = [NOTES, "--workdir=new"]
 LR = "did you mean --config.optimizer.learning_rate (now 0.05)?"

@@ -14,6 +14,8 @@ from lenet_jax.data.lines import erase_lines, find_lines
 from lenet_jax.data.strokes import is_dark_on_light, longer_runs, spread
 from tests.support.photos import FONTS, photo
 
+pytestmark = pytest.mark.slow
+
 # Of 20 pictures of a kind: the network of the tests is 97 % right on MNIST itself.
 ENOUGH = 18
 

@@ -12,6 +12,8 @@ from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
 from tests.support.photos import photo
 
+pytestmark = pytest.mark.slow
+
 
 def smooth_noise(rng, count, side, channels):
     """Pictures that fill their frame."""

@@ -19,6 +19,8 @@ from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage import weights
 
+pytestmark = pytest.mark.slow
+
 FORM = {"activation": "tanh", "pool": "avg", "padding": 2}
 FLAGS = ["--activation=tanh", "--pool=avg", "--padding=2", "--mean=0.1307", "--std=0.3081"]
 
