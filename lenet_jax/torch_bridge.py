@@ -130,10 +130,10 @@ def _try_all(arguments: argparse.Namespace) -> None:
 
     best, count = try_all(model, Description(**description(arguments)), load)
     tied = sum(trial.tied for trial in best)
+    ties = f"; the {tied} with ≈ are not distinguishable, most common first" if tied > 1 else ""
     print(
         f"{arguments.file} in {count} networks, on {EXAMPLES:,} validation images of"
-        f" {arguments.data}; the best {len(best)}, with accuracy and loss"
-        + (f"; the {tied} of ≈ cannot be told apart, the commonest is first:" * (tied > 1) or ":")
+        f" {arguments.data}; the best {len(best)}, with accuracy and loss{ties}:"
     )
     for trial in best:
         mark = "≈" if trial.tied and tied > 1 else " "

@@ -18,8 +18,8 @@ from lenet_jax.errors import UserError, printable
 
 # What Pillow decodes by itself. Left out: EPS, for which it runs Ghostscript; WMF and EMF, which
 # Windows draws; FITS, which it unzips without a bound; IM, IMT, IPTC, MCIDAS, SPIDER and XVTHUMB,
-# which are told by too little or hold other files; BUFR, GRIB, HDF5 and MPEG, which it only names.
-# Those that are told by the least come last.
+# whose signatures are too weak or which hold other files; BUFR, GRIB, HDF5 and MPEG, which it only
+# names. The least specific come last.
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "PPM", "PSD", "ICO", "QOI"),
     *("DDS", "ICNS", "DIB", "SGI", "SUN", "PCX", "DCX", "CUR", "BLP", "FTEX", "GBR", "FLI", "MSP"),

@@ -100,7 +100,7 @@ def look_back(
             f"{directory.path} trains {_span(old)} epochs on the schedule {config.schedule.name},"
             f" whose rates would differ if it spanned {_span(config)}\n"
             "Add --extend=continue to keep its last learning rate for the additional epochs,"
-            " or choose another --workdir to train anew."
+            " or choose another --workdir to start over."
         )
     if previous["data_fingerprint"] != dataset.fingerprint:
         raise UserError(

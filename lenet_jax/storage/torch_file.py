@@ -40,7 +40,7 @@ ENTRIES = (
     *("best_model", "ema_state_dict", "state_dict_ema", "model_ema", "ema"),
 )
 OTHERS = re.compile("optim|sched|scaler|callback|loop|buffer|metric", re.IGNORECASE)
-COPY = "Copy or download it again; if that does not help, save network.state_dict() anew."
+COPY = "Copy or download it again; if that does not help, save network.state_dict() again."
 SHOWN = 6  # names in one message
 
 

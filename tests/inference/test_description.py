@@ -221,7 +221,7 @@ def test_a_trained_tanh_network_of_torch_is_found_by_trying(
     others = [row for line, row in zip(lines, rows, strict=True) if line[0] != "≈"]
     assert len(rows) == 10 and lines[0].startswith("≈") and 0 < len(others) < 9
     assert others == sorted(others, key=lambda row: (-float(row[0][:-1]), float(row[1])))
-    assert f"the {10 - len(others)} of ≈ cannot be told apart" in said
+    assert f"the {10 - len(others)} with ≈ are not distinguishable" in said
     assert not any("--fit=resize" in row for row in rows)  # it gives these images too
     true = ["--activation=tanh", "--pool=avg", "--padding=0", "--fit=pad"]
     best = next(row for row in rows if row[2:] == [*true, "--mean=0.5", "--std=0.5"])
