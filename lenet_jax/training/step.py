@@ -18,6 +18,7 @@ from lenet_jax.nn import autograd, ops
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
 from lenet_jax.training.spec import Hyperparameters, Spec
+from lenet_jax.training.streams import STREAMS, stream
 
 
 @jax.tree_util.register_dataclass
@@ -79,13 +80,14 @@ def init_state(
     spec: Spec, seeds: Mapping[str, ScalarLike], hyperparameters: Hyperparameters
 ) -> TrainState:
     """The state before the first step; `seeds` has `init`, `order` and `augment`."""
-    params = nnx.state(spec.make_model(jax.random.key(seeds["init"])), nnx.Param)
+    init, order, augment = (stream(seeds[name], name) for name in STREAMS)
+    params = nnx.state(spec.make_model(init), nnx.Param)
     return TrainState(
         params=params,
         opt_state=_optimizer(spec, hyperparameters).init(params),
         step=jnp.zeros((), jnp.int32),
-        order_key=jax.random.fold_in(jax.random.key(seeds["order"]), 1),
-        augment_key=jax.random.fold_in(jax.random.key(seeds["augment"]), 2),
+        order_key=order,
+        augment_key=augment,
     )
 
 

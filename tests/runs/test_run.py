@@ -210,7 +210,7 @@ def first_non_finite_step(config):
 @pytest.mark.parametrize(
     "sections",
     [
-        {"optimizer": {"learning_rate": 1e6}},
+        {"optimizer": {"learning_rate": 1e7}},
         # One step: its loss and the new weights are finite, but the loss of these weights is not.
         {
             "train": {"batch_size": 128, "micro_batch_size": 128},

@@ -10,7 +10,7 @@ from flax import nnx
 from lenet_jax.nn import ops
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order, make_batch
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 from tests.support import tiny
 
 DATASET = tiny.dataset()
@@ -138,6 +138,25 @@ def test_the_seeds_of_weights_and_order_are_independent():
 
     assert same(base, order, weight) and not same(base, init, weight)
     assert same(base, init, order_key) and not same(base, order, order_key)
+
+
+def test_no_two_purposes_draw_from_one_key(monkeypatch):
+    """The parameters fold their number into `init`, the order the epoch, augmentation the step."""
+    make_model, drawn_from = Spec.make_model, []
+
+    def record(spec, key):
+        drawn_from.append(key)
+        return make_model(spec, key)
+
+    monkeypatch.setattr(Spec, "make_model", record)
+    _, state, _ = start(tiny.config())
+    (init,) = drawn_from
+    of_one_seed = (init, state.order_key, state.augment_key)
+    numbers = jnp.arange(1000)
+    fold_in = jax.vmap(jax.random.fold_in, (None, 0))
+    children = [fold_in(key, numbers) for key in of_one_seed]
+    keys = jnp.concatenate([jnp.stack(of_one_seed), *children])
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == len(keys) == 3003
 
 
 def test_an_epoch_in_slices_is_bit_identical(split):
