@@ -25,7 +25,7 @@ ABOVE = ("configs", "experiments")
 
 # From the ground up.
 NAMES = ("ground", "one subject each", "train, and use", "whole runs", "commands", "start here")
-COLOURS = ("#6b7280", "#0072b2", "#007d5a", "#a8690b", "#b6432a", "#6f4a9b")
+COLOURS = ("#6b7280", "#8c564b", "#0072b2", "#007d5a", "#a8690b", "#b6432a", "#6f4a9b")
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "svg.hashsalt": "floors",

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, write_error
-from lenet_jax.storage.files import read_json, write_atomically
+from lenet_jax.reading import read_json
+from lenet_jax.storage.files import write_atomically
+from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD
 from lenet_jax.terminal.arguments import description, make_parser, network_path
 
@@ -95,7 +97,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         _save(out, figures)
     except OSError as error:
         raise write_error(error, out) from error
-    record = read_json(path / RECORD) or {}
+    record = read_json(path / RECORD, RunRecord) or {}
     report = out / "report.html"
     _write(report, page.report(network, dataset, findings, figures, record))
     _print_summary(network, findings)

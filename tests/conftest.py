@@ -113,14 +113,17 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(notes_run / "config.json", folder)
     members = [{"member": m, "overrides": {"seed": m, "train.num_epochs": 3}} for m in (3, 7, 8)]
-    (folder / "sweep.json").write_text(json.dumps({"members": members}))
+    plan = {"settings": {}, "data_fingerprints": [], "members": members, "chunks": []}
+    (folder / "sweep.json").write_text(json.dumps(plan))
     state_dict, metadata = weights.read(notes_run / "model.safetensors")
     stacked = {
         name: np.stack([np.asarray(array) * 0.5, np.asarray(array)])
         for name, array in state_dict.items()
     }
     (folder / "chunks").mkdir()
-    rows = [{"member": m, "test_accuracy": 0.1 * m, "best_epoch": 2} for m in (3, 7, 8)]
+    same = {"status": "done", "best_epoch": 2, "diverged_step": None, "seconds": 1.0}
+    same |= {"valid_loss": 0.5, "valid_accuracy": 0.5, "test_loss": 0.5}
+    rows = [{"member": m, "test_accuracy": 0.1 * m, **same} for m in (3, 7, 8)]
     curves = np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9], [0.0, 0.0, 0.0]], np.float32)
     names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
     with SweepDir(folder).claim(0) as chunk:

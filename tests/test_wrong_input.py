@@ -237,7 +237,7 @@ RUNS = {
     ),
     "record_no_object": (
         lambda run: (run / "run.json").write_text("[]"),
-        "run.json holds no JSON object",
+        "run.json: expected `object`, got `array`",
     ),
     "other_data": (
         lambda run: rewrite(run / "run.json", lambda r: r.update(data_fingerprint="0")),

@@ -8,7 +8,6 @@ Invalid input raises `errors.UserError`, which reports all mistakes of a config 
 
 import difflib
 import inspect
-import json
 import os
 import traceback
 from collections.abc import Iterable, Mapping
@@ -30,7 +29,10 @@ from lenet_jax.config.schema import (
     suggestion,
 )
 from lenet_jax.errors import UserError, printable, show
+from lenet_jax.reading import read_bytes, read_json
 
+# Of a key in a `config.json`.
+Value: TypeAlias = bool | int | float | str | list[int] | None
 # A ConfigDict, whose attributes are unknown to a type checker.
 Config: TypeAlias = Any
 
@@ -93,14 +95,9 @@ def load_json(path: Path) -> Config:
     Raises:
       UserError: the file is missing, is not JSON, or does not hold a valid config.
     """
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {show(path)}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{show(path)} is not JSON: {printable(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{show(path)} holds no config: it is not a JSON object")
+    values = read_json(path, dict[str, Value | dict[str, Value]])
+    if values is None:
+        raise UserError(f"cannot read {show(path)}: No such file or directory")
     try:
         return from_dict(values)
     except UserError as error:
@@ -168,11 +165,11 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
     name, arg = _split(path_with_arg)
     path = Path(name)
     try:
-        source = path.read_bytes()
+        source = read_bytes(path)
     except FileNotFoundError as error:
         raise UserError(f"no {kind} file {show(path)}{_similar_file(path)}") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {kind} file {show(path)}: {printable(error)}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {kind} file {show(path)}: {error.strerror}") from error
     try:
         return _call_source(source, path, function, arg)
     except UserError:

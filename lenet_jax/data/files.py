@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from lenet_jax import reading
 from lenet_jax.errors import UserError, show
 
 DEPTH = 3  # folders below the one that is given
@@ -43,7 +44,7 @@ def open_file(path: Path) -> io.BufferedReader:
     if found == "folder":
         raise UserError(f"{show(path)} is a folder, not a file")
     try:
-        return path.open("rb")
+        return reading.open_file(path)
     except OSError as error:
         raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
 

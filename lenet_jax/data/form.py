@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
@@ -11,6 +12,7 @@ from lenet_jax.data.characters import BOX, SIZE, Character, find_characters
 from lenet_jax.data.fit import fit_images
 from lenet_jax.data.strokes import longer_runs
 from lenet_jax.errors import UserError
+from lenet_jax.reading import convert, decode
 
 INK = 26  # of 255: the contrast from which a pixel is drawn on
 STROKE = 0.17  # of an image's side: what is thicker in both directions is no stroke
@@ -68,17 +70,13 @@ class ImageForm:
         Raises:
           UserError: `text` is something else.
         """
-        try:
-            values = json.loads(text)
-            shape = values.get("shape")
-            pairs = {"sides": tuple(values["sides"]), "shape": shape and tuple(shape)}
-            form = cls(**(values | pairs))
-            valid = 0 < form.box <= form.size == max(form.native) and form.fit in ("pad", "resize")
-            valid &= len(form.sides) == 2 and (not form.shape or len(form.shape) == 2)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise UserError(f"{source}: bad metadata: images") from error
-        if not valid:
-            raise UserError(f"{source}: bad metadata: images")
+        where = f"{source}: bad metadata: images"
+        values = decode(text, dict[str, Any], where)
+        form = convert(values, cls, where)
+        missing = {field.name for field in dataclasses.fields(cls)} - values.keys()
+        valid = 0 < form.box <= form.size == max(form.native) and form.fit in ("pad", "resize")
+        if not valid or missing - {"shape", "any_shape"}:
+            raise UserError(where)
         return form
 
     def is_met_by(self, image: UInt8[np.ndarray, "h w c"]) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 from absl import logging
@@ -20,6 +20,7 @@ from lenet_jax.data.files import sibling
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.spelling import suggest
 from lenet_jax.errors import UserError
+from lenet_jax.reading import read_json
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 CHUNK = 1024  # examples per read
@@ -32,6 +33,17 @@ class TfdsArrays(NamedTuple):
     arrays: dict[str, np.ndarray]  # keyed by ARRAYS
     class_names: tuple[str, ...]
     digests: tuple[str, ...]  # SHA-256 of each array, in the order of ARRAYS
+
+
+class Manifest(TypedDict):
+    """What a cache holds: `manifest.json`."""
+
+    name: str
+    source: str  # the prepared dataset, relative to the cache
+    files: list[list[str | int]]  # of the source, see `_list_files`
+    class_names: list[str]
+    digests: list[str]
+    sha256: dict[str, str]  # of each file, by its key in ARRAYS
 
 
 def load_tfds_arrays(name: str, data_dir: pathlib.Path, fit: Fit, fit_name: str) -> TfdsArrays:
@@ -73,8 +85,12 @@ def digest(array: np.ndarray) -> str:
 
 def _read_cache(cache: pathlib.Path, name: str) -> TfdsArrays | None:
     try:
-        manifest = json.loads((cache / "manifest.json").read_text())
-        if manifest["name"] != name or manifest["files"] != _list_files(cache / manifest["source"]):
+        manifest = read_json(cache / "manifest.json", Manifest)
+        if (
+            manifest is None
+            or manifest["name"] != name
+            or manifest["files"] != _list_files(cache / manifest["source"])
+        ):
             return None
         arrays = {}
         for key in ARRAYS:
@@ -85,7 +101,7 @@ def _read_cache(cache: pathlib.Path, name: str) -> TfdsArrays | None:
         return TfdsArrays(arrays, tuple(manifest["class_names"]), tuple(manifest["digests"]))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, UserError) as error:
         logging.warning("the decoded arrays in %s are damaged; rebuilding them: %s", cache, error)
         return None
 

@@ -32,8 +32,9 @@ from lenet_jax.inference.state_dict import (
 )
 from lenet_jax.inference.torch_names import Say, rename
 from lenet_jax.nn.lenet import LeNet
+from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
-from lenet_jax.storage.files import read_json
+from lenet_jax.storage.formats import Summary
 from lenet_jax.storage.sums import MANIFEST, find_damaged
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
@@ -88,8 +89,8 @@ def load(
             "Run its command again to resume it."
         )
     state_dict, metadata = _read(path / run_dir.WEIGHTS, given, say)
-    summary = read_json(path / run_dir.SUMMARY)
-    return _make(state_dict, metadata, str(path), config, summary, list(run_dir.read_rows(path)))
+    summary = read_json(path / run_dir.SUMMARY, Summary)
+    return _make(state_dict, metadata, str(path), config, summary, run_dir.read_rows(path))
 
 
 def load_model(

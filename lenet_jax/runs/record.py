@@ -11,7 +11,8 @@ import jax
 from lenet_jax.errors import UserError, printable
 from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
-from lenet_jax.storage.files import read_json
+from lenet_jax.reading import read_json
+from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD, RunDir
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import Spec
@@ -52,7 +53,9 @@ class Record:
             "seed": trainer.config.seed,
             "data_fingerprint": trainer.dataset.fingerprint,
             "has_checkpoint": False,
-            "extensions": list((directory.read_json(RECORD) or {}).get("extensions", ())),
+            "extensions": list(
+                (directory.read_json(RECORD, RunRecord) or {}).get("extensions", ())
+            ),
             "data_remarks": list(trainer.dataset.remarks),
             "status": "running",
             "exit_reason": None,
@@ -111,7 +114,7 @@ class Record:
           config: the `config.json` of the other run, whose record lies beside it.
         """
         try:
-            previous = read_json(config.with_name(RECORD))
+            previous = read_json(config.with_name(RECORD), RunRecord)
         except UserError as error:
             return str(error)
         if previous is None or config.parent.absolute() == self._directory.path:
@@ -124,4 +127,4 @@ class Record:
 
     def differences(self) -> str | None:
         """What changed since the file was written; None if the bits of the run do not change."""
-        return what_changed(self._directory.read_json(RECORD) or {}, self.values)
+        return what_changed(self._directory.read_json(RECORD, RunRecord) or {}, self.values)

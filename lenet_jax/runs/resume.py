@@ -1,8 +1,9 @@
 """Whether a run may resume what its directory holds, and the state to resume from."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -10,7 +11,10 @@ from flax import nnx
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
+from lenet_jax.reading import convert
 from lenet_jax.storage.checkpoint import Checkpoints
+from lenet_jax.storage.formats import Metrics as RowOfMetrics
+from lenet_jax.storage.formats import RunRecord, Summary
 from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.optim import depends_on_length
@@ -31,7 +35,8 @@ class RunState(NamedTuple):
     best_params: nnx.State
 
 
-class Progress(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Progress:
     """The progress of a run and its best epoch on validation; a checkpoint holds it as JSON.
 
     Attributes:
@@ -42,25 +47,35 @@ class Progress(NamedTuple):
       epoch_seconds: of the current one, so far.
     """
 
-    epoch: int = 0
-    best_epoch: int = 0
-    best_accuracy: float = -1.0
-    train_seconds: float = 0.0
-    epoch_seconds: float = 0.0
+    epoch: int
+    best_epoch: int
+    best_accuracy: float
+    train_seconds: float
+    epoch_seconds: float
 
     def with_epoch(self, row: Row) -> "Progress":
         """The progress after one more epoch; of equal accuracies the first counts as best."""
         epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
         seconds = self.train_seconds + self.epoch_seconds
-        progress = self._replace(epoch=epoch, train_seconds=seconds, epoch_seconds=0.0)
         if accuracy > self.best_accuracy:
-            progress = progress._replace(best_epoch=epoch, best_accuracy=accuracy)
-        return progress
+            return Progress(epoch, epoch, accuracy, seconds, 0.0)
+        return Progress(epoch, self.best_epoch, self.best_accuracy, seconds, 0.0)
+
+
+START = Progress(0, 0, -1.0, 0.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint holds beside the arrays: the progress, and the rows of `metrics.jsonl`."""
+
+    run: Progress
+    rows: list[RowOfMetrics]
 
 
 def look_back(
     directory: RunDir, config: configs.Config, dataset: data.Dataset
-) -> tuple[int | None, dict[str, Any] | None]:
+) -> tuple[int | None, Summary | None]:
     """Checks that a run may resume what the directory holds.
 
     Returns:
@@ -70,7 +85,7 @@ def look_back(
     Raises:
       UserError: the existing run has another config or other data, or is damaged.
     """
-    file, previous = directory.path / CONFIG, directory.read_json(RECORD)
+    file, previous = directory.path / CONFIG, directory.read_json(RECORD, RunRecord)
     if previous is None or not file.exists():
         if directory.has_checkpoints():
             missing = RECORD if previous is None else file.name
@@ -80,11 +95,6 @@ def look_back(
                 "Restore a backup, or choose another --workdir to start over."
             )
         return None, None
-    if not {"status", "data_fingerprint"} <= previous.keys():
-        raise UserError(
-            f"{directory.path / RECORD} is not what a run wrote\n"
-            "Restore a backup, or choose another --workdir to start over."
-        )
     old = configs.load_json(file)
     different = configs.differing_keys(old, config)
     extended = [key for key in different if key.startswith("train.num_epochs:")]
@@ -109,7 +119,7 @@ def look_back(
         )
     if extended:
         return old.train.num_epochs, None
-    return None, directory.read_json(SUMMARY) if previous["status"] == "done" else None
+    return None, directory.read_json(SUMMARY, Summary) if previous["status"] == "done" else None
 
 
 def extended_config(folder: Path, config: configs.Config) -> configs.Config:
@@ -145,7 +155,7 @@ def restore(
     like = RunState(state, jax.eval_shape(no_metrics), state.params)
     restored = checkpoints.restore(like, warn)
     if restored is None:
-        record = directory.read_json(RECORD) or {}
+        record = directory.read_json(RECORD, RunRecord) or {}
         if record.get("has_checkpoint", directory.num_logged() > 0):
             raise UserError(
                 f"{directory.path} logged {directory.num_logged()} epochs, but its checkpoints are"
@@ -153,16 +163,17 @@ def restore(
                 "Restore a backup, or choose another --workdir to start over."
             )
         directory.restart_rows([])
-        return None, Progress()
+        return None, START
     run_state, metadata = restored
-    progress = metadata.get("run") if metadata.keys() == {"run", "rows"} else None
-    if not isinstance(progress, dict) or progress.keys() != set(Progress._fields):
+    try:
+        progress = convert(metadata, Metadata, "its metadata")
+    except UserError as error:
         raise UserError(
-            f"{directory.checkpoints} is of another version of lenet-jax\n"
+            f"{directory.checkpoints} is of another version of lenet-jax: {error}\n"
             "Choose another --workdir to start over."
-        )
-    directory.restart_rows(metadata["rows"])
-    return run_state, Progress(**progress)
+        ) from error
+    directory.restart_rows(progress.rows)
+    return run_state, progress.run
 
 
 def _span(config: configs.Config) -> int:

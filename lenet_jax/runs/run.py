@@ -149,7 +149,8 @@ class _Job:
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
-                progress = progress._replace(epoch_seconds=progress.epoch_seconds + segment.seconds)
+                seconds = progress.epoch_seconds + segment.seconds
+                progress = dataclasses.replace(progress, epoch_seconds=seconds)
                 run_state = run_state._replace(state=segment.state, sums=segment.sums)
                 failed = _failed_step(segment)
                 if failed is not None:
@@ -168,7 +169,10 @@ class _Job:
                 last = progress.epoch == spec.num_epochs
                 stop = not last and self.interrupt.notice()
                 if stop or last or (ends and progress.epoch % config.checkpoint.every_epochs == 0):
-                    metadata = {"run": progress._asdict(), "rows": list(self.directory.rows)}
+                    metadata = {
+                        "run": dataclasses.asdict(progress),
+                        "rows": list(self.directory.rows),
+                    }
                     self.checkpoints.save(segment.step, run_state, metadata)
                     if self.checkpoints.saved is not None:
                         self.record.note_checkpoint()

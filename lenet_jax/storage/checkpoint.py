@@ -22,10 +22,11 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError
-from safetensors.numpy import load as decode
+from safetensors.numpy import load
 from safetensors.numpy import save as encode
 
 from lenet_jax.errors import UserError, printable
+from lenet_jax.reading import decode, open_file, read_bytes
 from lenet_jax.storage.files import publish, remove_drafts, set_aside
 from lenet_jax.storage.sums import MANIFEST, find_damage, write_manifest
 
@@ -168,11 +169,10 @@ class Checkpoints:
     def _read(self, number: int, like: State) -> tuple[State, dict[str, Any]]:
         folder, leaves = self._folder(number), _leaves(like)
         try:
-            arrays = decode((folder / ARRAYS).read_bytes())
-            metadata = json.loads((folder / METADATA).read_bytes())
-            if not isinstance(metadata, dict):
-                raise ValueError(f"{METADATA} holds a {type(metadata).__name__}")
-        except (OSError, SafetensorError, ValueError, LookupError, RecursionError) as error:
+            with open_file(folder / ARRAYS) as file:
+                arrays = load(file.read())
+            metadata = decode(read_bytes(folder / METADATA), dict[str, Any], METADATA)
+        except (OSError, SafetensorError, ValueError, LookupError, UserError) as error:
             raise UserError(
                 f"{folder} is intact, but cannot be read here: {printable(error)}\n"
                 "Install the versions that run.json lists, or choose another --workdir."

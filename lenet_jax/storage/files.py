@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders, and reading JSON."""
+"""Atomic writes of files and folders."""
 
 import contextlib
 import json
@@ -9,8 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, TypeAlias
-
-from lenet_jax.errors import UserError, printable
 
 # Text, bytes, or a function that writes to a binary stream.
 Content: TypeAlias = str | bytes | Callable[[IO[bytes]], object]
@@ -80,25 +78,6 @@ def remove_drafts(folder: Path) -> None:
 def set_aside(folder: Path) -> Path:
     """Renames a folder to be deleted, so that a partly deleted one is not taken for whole."""
     return folder.rename(folder.with_name(f".{folder.name}.old.draft"))
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None if there is no such file.
-
-    Raises:
-      UserError: the file cannot be read, or does not hold a JSON object.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {printable(error)}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return value
 
 
 def _sync(path: Path) -> None:

@@ -15,6 +15,7 @@ from typing import IO
 import filelock
 
 from lenet_jax.errors import printable
+from lenet_jax.reading import read_bytes
 
 # Error numbers of file systems, and of systems, that have no locks.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -75,7 +76,7 @@ class Lock:
         None for a lock of the system, whose holder is alive.
         """
         try:
-            process, host, *_ = self._marker.read_text().split()
+            process, host, *_ = read_bytes(self._marker).decode().split()
         except (OSError, ValueError):
             return None
         owner = printable(f"process {process} on {host}")

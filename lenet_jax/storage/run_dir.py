@@ -3,13 +3,15 @@
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import GenericAlias, TracebackType
 from typing import Any
 
-from lenet_jax.errors import DISK_FAULTS, UserError, expand
-from lenet_jax.storage.files import read_json, remove_drafts, write_atomically, write_json
+from lenet_jax.errors import DISK_FAULTS, UserError, expand, show
+from lenet_jax.reading import Kind, decode, read_bytes, read_json
+from lenet_jax.storage.files import remove_drafts, write_atomically, write_json
+from lenet_jax.storage.formats import Metrics
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.sums import MANIFEST, write_sums
 from lenet_jax.storage.tensorboard import EventFile
@@ -85,14 +87,14 @@ class RunDir:
         """The directory's files, except hidden ones."""
         return sorted(path for path in self.path.iterdir() if not path.name.startswith("."))
 
-    def read_json(self, name: str) -> dict[str, Any] | None:
-        """The object in the file `name`, or None if there is no such file.
+    def read_json(self, name: str, kind: type[Kind] | GenericAlias) -> Kind | None:
+        """The content of the file `name`, or None if there is no such file.
 
         Raises:
-          UserError: the file cannot be read, or does not hold a JSON object.
+          UserError: the file cannot be read, or does not hold this kind of JSON.
         """
         try:
-            return read_json(self.path / name)
+            return read_json(self.path / name, kind)
         except UserError as error:
             raise UserError(f"{error}\nChoose another --workdir to start over.") from error
 
@@ -111,7 +113,7 @@ class RunDir:
     def num_logged(self) -> int:
         """The number of rows in `metrics.jsonl`, including those of earlier processes."""
         try:
-            return len((self.path / METRICS).read_bytes().splitlines())
+            return len(read_bytes(self.path / METRICS).splitlines())
         except FileNotFoundError:
             return 0
 
@@ -143,11 +145,22 @@ class RunDir:
         write_atomically(self.path / TABLE, text.getvalue())
 
 
-def read_rows(folder: Path) -> Iterator[dict[str, float | int]]:
-    """The metrics of a run, one row per epoch, up to the first incomplete line."""
+def read_rows(folder: Path) -> list[Metrics]:
+    """The metrics of a run, one row per epoch; without the last line if it is incomplete.
+
+    Raises:
+      UserError: they cannot be read, or a line holds something else.
+    """
     file = folder / METRICS
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+    try:
+        *lines, _ = read_bytes(file).split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror}") from error
+    where = [f"{show(file)}, line {number}," for number in range(1, len(lines) + 1)]
+    rows = [decode(line, Metrics, place) for line, place in zip(lines, where, strict=True)]
+    for row, place in zip(rows, where, strict=True):
+        if "epoch" not in row:
+            raise UserError(f"{place} has no epoch")
+    return rows

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lenet_jax.errors import UserError, printable
+from lenet_jax.reading import open_file, read_bytes
 from lenet_jax.storage.files import write_atomically
 
 MANIFEST = "SHA256SUMS"
@@ -32,7 +33,7 @@ def manifest(folder: Path) -> str:
 def find_damage(folder: Path) -> str | None:
     """A short description of the damage to a folder's files; None if they are intact."""
     try:
-        stored = (folder / MANIFEST).read_bytes().decode("ascii", "replace")
+        stored = read_bytes(folder / MANIFEST).decode("ascii", "replace")
         actual = manifest(folder)
     except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}"
@@ -66,7 +67,7 @@ def find_damaged(folder: Path) -> str | None:
       UserError: the manifest cannot be read.
     """
     try:
-        lines = (folder / MANIFEST).read_bytes().decode("ascii", "replace").splitlines()
+        lines = read_bytes(folder / MANIFEST).decode("ascii", "replace").splitlines()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -82,7 +83,7 @@ def find_damaged(folder: Path) -> str | None:
 
 
 def _line(path: Path, name: str) -> str:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n"
 
 

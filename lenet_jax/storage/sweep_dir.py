@@ -27,14 +27,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printable
+from lenet_jax.reading import decode, open_file, read_bytes, read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.files import (
     publish,
-    read_json,
     remove_drafts,
     write_atomically,
     write_json,
 )
+from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan
 from lenet_jax.storage.lock import locked
 from lenet_jax.storage.sums import find_damage, write_manifest
 
@@ -60,7 +61,7 @@ class StoredMember(NamedTuple):
 
     state_dict: weights.StateDict
     metadata: Mapping[str, str]
-    row: Row
+    row: Mapping[str, Any]
     history: list[dict[str, float | int]]
 
 
@@ -84,10 +85,11 @@ class SweepDir:
         Raises:
           UserError: there are none, or they cannot be read.
         """
-        stored = (self.plan() or {}).get("config")
+        plan = self.plan()
+        stored = plan and plan.get("config")
         if stored is None:  # a plan of an older version
-            stored = read_json(self.path / CONFIG)
-        if not isinstance(stored, dict):
+            stored = read_json(self.path / CONFIG, dict[str, Any])
+        if stored is None:
             raise UserError(f"{self.path} has no {CONFIG} that says what its members override")
         return stored
 
@@ -96,26 +98,23 @@ class SweepDir:
         """The path of the sweep's figure."""
         return self.path / FIGURE
 
-    def plan(self) -> dict[str, Any] | None:
+    def plan(self) -> Plan | None:
         """The plan in the directory, or None if it holds no sweep yet.
 
         Raises:
           UserError: the directory holds a run, or its plan is damaged.
         """
-        plan = read_json(self.path / PLAN)
+        plan = read_json(self.path / PLAN, Plan)
         if plan is None and (self.path / run_dir.RECORD).exists():
             raise UserError(f"{self.path} holds a run; choose another --workdir for a sweep")
         return plan
 
     def members(self) -> dict[int, dict[str, Any]]:
         """The config overrides of each member of the plan, by member number."""
-        return {
-            entry["member"]: entry["overrides"]
-            for entry in (self.plan() or {}).get("members", ())
-            if isinstance(entry, dict) and {"member", "overrides"} <= entry.keys()
-        }
+        plan = self.plan()
+        return {m["member"]: m["overrides"] for m in plan["members"]} if plan else {}
 
-    def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> Plan:
         """Writes the plan unless there is one already, and returns the one in the directory.
 
         Raises:
@@ -145,7 +144,7 @@ class SweepDir:
         Raises:
           UserError: the file is damaged.
         """
-        return read_json(self.path / ENVIRONMENT) or {}
+        return read_json(self.path / ENVIRONMENT, dict[str, Any]) or {}
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Writes what may affect the results: versions, devices, the command."""
@@ -187,10 +186,10 @@ class SweepDir:
         damage = find_damage(folder)
         if damage is not None:
             raise _damaged(folder, damage)
-        if read_json(folder / PLACE) != self._place(chunk):
+        if read_json(folder / PLACE, Place) != self._place(chunk):
             raise _damaged(folder, f"it is not chunk {chunk} of the plan in {PLAN}")
 
-    def read_chunk(self, chunk: int) -> tuple[list[Row], Curves]:
+    def read_chunk(self, chunk: int) -> tuple[list[MemberResult], Curves]:
         """The rows and curves of a finished chunk.
 
         Raises:
@@ -216,7 +215,7 @@ class SweepDir:
             index = members.index(str(member))
             state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
             rows, curves = _read_chunk(file.parent)
-            position = next((i for i, row in enumerate(rows) if row.get("member") == member), None)
+            position = next((i for i, row in enumerate(rows) if row["member"] == member), None)
             if position is None:
                 return StoredMember(state_dict, metadata, {}, [])
             # `train_loss` is called `train/loss` in a run.
@@ -266,7 +265,7 @@ class SweepDir:
     def _folder(self, chunk: int) -> Path:
         return self.path / CHUNKS / f"{chunk:04d}"
 
-    def _place(self, chunk: int) -> dict[str, Any]:
+    def _place(self, chunk: int) -> Place:
         """What says that a folder is this chunk of this plan."""
         return {"chunk": chunk, "plan": self._plan_sum}
 
@@ -297,11 +296,11 @@ def is_sweep(path: Path) -> bool:
     return (path / PLAN).is_file()
 
 
-def _read_chunk(folder: Path) -> tuple[list[Row], Curves]:
+def _read_chunk(folder: Path) -> tuple[list[MemberResult], Curves]:
     try:
-        rows = (read_json(folder / ROWS) or {})["rows"]
-        with np.load(folder / HISTORY, allow_pickle=False) as file:
-            return rows, dict(file)
+        results = decode(read_bytes(folder / ROWS), ChunkResults, ROWS)
+        with open_file(folder / HISTORY) as stream, np.load(stream, allow_pickle=False) as file:
+            return results["rows"], dict(file)
     except (OSError, ValueError, LookupError, zipfile.BadZipFile, UserError) as error:
         raise _damaged(folder, printable(error)) from error
 

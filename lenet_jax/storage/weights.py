@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lenet_jax.errors import UserError, expand, printable, write_error
+from lenet_jax.reading import decode, open_file
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.torch_file import is_torch, not_weights, read_torch
 
@@ -91,7 +92,7 @@ def read(
     """
     path = expand(path)
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(64)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
@@ -160,9 +161,10 @@ def _read_safetensors(path: Path) -> tuple[StateDict, dict[str, str]]:
 
 def _checksum_of(path: Path) -> str:
     """The checksum of a safetensors file as it is."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         (length,) = struct.unpack("<Q", file.read(8))
-        return _checksum(json.loads(file.read(length)), file)
+        header = decode(file.read(length), dict[str, dict[str, Any]], f"the header of {path}")
+        return _checksum(header, file)
 
 
 def _checksum(header: Mapping[str, Any], data: io.BufferedIOBase) -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from lenet_jax.config.file import Config
 from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
+from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.file import Member, Overrides
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 from lenet_jax.training.step import init_state
@@ -116,7 +118,7 @@ def to_json(members: Sequence[Member], chunks: Sequence[Chunk], **settings: Any)
 
 
 def from_json(
-    written: dict[str, Any], requested: dict[str, Any], groups: Sequence[Group], where: str
+    written: Plan, requested: dict[str, Any], groups: Sequence[Group], where: str
 ) -> list[Chunk]:
     """The chunks of a written plan, which do not change with the available memory.
 
@@ -127,8 +129,8 @@ def from_json(
     members = [
         entry | {"overrides": current_names(entry["overrides"])} for entry in written["members"]
     ]
-    written = written | {"members": members}
-    different = [key for key in plain if key != "chunks" and plain[key] != written.get(key)]
+    current = {**written, "members": members}
+    different = [key for key in plain if key != "chunks" and plain[key] != current.get(key)]
     if different:
         raise UserError(
             f"{where} holds another sweep: its {' and '.join(different)} differ\n"
@@ -136,6 +138,12 @@ def from_json(
         )
     group_of = {member.number: group for group in groups for member in group.members}
     by_number = {member.number: member for group in groups for member in group.members}
+    in_chunks = Counter(number for entry in written["chunks"] for number in entry["members"])
+    if in_chunks != Counter(list(by_number)):
+        raise UserError(
+            f"the plan of {where} is damaged: its chunks do not have each member once\n"
+            "Restore a backup, or choose another --workdir to start over."
+        )
     return [
         Chunk(
             number,

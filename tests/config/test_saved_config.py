@@ -34,7 +34,7 @@ def test_a_saved_config_is_taken_like_a_file(name, run):
     ("content", "message"),
     [
         ("import os\n", "is not JSON"),
-        ("[1, 2]", "holds no config: it is not a JSON object"),
+        ("[1, 2]", "expected `object`, got `array`"),
         ("", "is not JSON"),
         ('{"seed": 1}', "missing keys: "),
     ],

@@ -232,7 +232,7 @@ def test_the_history_ends_at_an_incomplete_line(notes_run, tmp_path):
     (folder / "SHA256SUMS").unlink()  # as while it runs
     assert len(lenet_jax.load(folder).history) == 2
     (folder / "summary.json").write_text(json.dumps([]))
-    with pytest.raises(UserError, match=r"summary.json holds no JSON object"):
+    with pytest.raises(UserError, match=r"summary.json: expected `object`"):
         lenet_jax.load(folder)
 
 

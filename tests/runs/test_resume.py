@@ -178,8 +178,8 @@ def test_more_epochs_extend_a_finished_run(finished, folder, tmp_path, monkeypat
 
     def write_and_record(self, name, value):
         write_json(self, name, value)
-        epochs = self.read_json("config.json")["train"]["num_epochs"]
-        written.append((self.read_json("run.json")["status"], epochs))
+        epochs = self.read_json("config.json", dict)["train"]["num_epochs"]
+        written.append((self.read_json("run.json", dict)["status"], epochs))
 
     monkeypatch.setattr(RunDir, "write_json", write_and_record)
     longer = start(tmp_path, finished.config)
@@ -261,8 +261,16 @@ def remove(path):
         ("run.json", remove, "has checkpoints, but no run.json that says what they belong to"),
         ("config.json", lambda file: file.write_text("{}"), "config.json: missing keys: "),
         ("config.json", lambda file: file.write_text("import os"), "config.json is not JSON: "),
-        ("run.json", lambda file: file.write_text("{}"), "run.json is not what a run wrote"),
-        ("run.json", lambda file: file.write_text("[]"), "run.json holds no JSON object"),
+        (
+            "run.json",
+            lambda file: file.write_text("{}"),
+            "run.json: object missing",
+        ),
+        (
+            "run.json",
+            lambda file: file.write_text("[]"),
+            "run.json: expected `object`",
+        ),
     ],
 )
 def test_a_damaged_run_is_never_overwritten(finished, folder, tmp_path, name, damage, message):

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lenet_jax.errors import UserError
-from lenet_jax.storage.files import publish, read_json, write_atomically, write_json
+from lenet_jax.reading import read_json
+from lenet_jax.storage.files import publish, write_atomically, write_json
 
 
 @pytest.mark.parametrize("content", ["ä", "ä".encode(), lambda stream: stream.write("ä".encode())])
@@ -80,26 +81,26 @@ def test_a_published_folder_replaces_another(tmp_path):
 
 def test_json_round_trip(tmp_path):
     file = tmp_path / "a.json"
-    assert read_json(file) is None
-    assert read_json(file / "b.json") is None
+    assert read_json(file, dict) is None
+    assert read_json(file / "b.json", dict) is None
     write_json(file, {"status": "running", "loss": 0.1 + 0.2})
-    assert read_json(file) == {"status": "running", "loss": 0.1 + 0.2}
-    assert read_json(file / "b.json") is None
+    assert read_json(file, dict) == {"status": "running", "loss": 0.1 + 0.2}
+    assert read_json(file / "b.json", dict) is None
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (b"", "is not JSON: "),
-        (b'{"a": 1', "is not JSON: "),
-        (b"\xff\xfe", "is not JSON: "),
-        (b"[" * 100_000, "is not JSON: "),
-        (b"[1]", "holds no JSON object"),
+        (b"", " is not JSON: "),
+        (b'{"a": 1', " is not JSON: "),
+        (b"\xff\xfe", " is not JSON: "),
+        (b"[" * 100_000, " is not JSON: "),
+        (b"[1]", ": expected `object`, got `array`"),
     ],
 )
 def test_a_broken_json_file_is_a_short_error(text, reason, tmp_path):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(UserError) as caught:
-        read_json(tmp_path / "a.json")
-    assert str(caught.value).startswith(f"{tmp_path / 'a.json'} {reason}")
+        read_json(tmp_path / "a.json", dict)
+    assert str(caught.value).startswith(f"{tmp_path / 'a.json'}{reason}")
     assert len(str(caught.value).splitlines()) == 1

@@ -116,7 +116,8 @@ def test_other_errors_name_the_file(tmp_path, monkeypatch):
 def test_two_workers_of_a_sweep_share_a_folder_without_locks(kind, tmp_path):
     one, other = SweepDir(tmp_path), SweepDir(tmp_path)
     for store in (one, other):
-        store.open({"members": []}, {})
+        plan = {"settings": {}, "data_fingerprints": [], "members": [], "chunks": []}
+        store.open(plan, {})
         assert (store.lock_note is None) == (kind == "system")
     with one.claim(0) as folder, other.claim(0) as same, other.claim(1) as next_one:
         assert folder is not None and next_one is not None

@@ -98,12 +98,12 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_json_is_replaced_in_one_step(tmp_path):
     with RunDir(tmp_path) as directory:
-        assert directory.read_json("run.json") is None
+        assert directory.read_json("run.json", dict) is None
         directory.write_json("run.json", {"status": "running", "loss": 0.1 + 0.2})
-        assert directory.read_json("run.json") == {"status": "running", "loss": 0.1 + 0.2}
+        assert directory.read_json("run.json", dict) == {"status": "running", "loss": 0.1 + 0.2}
         with pytest.raises(TypeError):
             directory.write_json("run.json", {"status": object()})
-        assert directory.read_json("run.json") == {"status": "running", "loss": 0.1 + 0.2}
+        assert directory.read_json("run.json", dict) == {"status": "running", "loss": 0.1 + 0.2}
         assert [file.name for file in directory.files()] == ["run.json"]
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "run.json"]
 
@@ -120,9 +120,9 @@ def test_a_full_disk_is_not_a_user_error(tmp_path, monkeypatch):
 def test_a_broken_json_file_asks_for_another_directory(tmp_path):
     (tmp_path / "run.json").write_text("[1]")
     with RunDir(tmp_path) as directory, pytest.raises(UserError) as caught:
-        directory.read_json("run.json")
+        directory.read_json("run.json", dict)
     first, second = str(caught.value).splitlines()
-    assert first == f"{tmp_path / 'run.json'} holds no JSON object"
+    assert first == f"{tmp_path / 'run.json'}: expected `object`, got `array`"
     assert second == "Choose another --workdir to start over."
 
 

@@ -1,0 +1,100 @@
+"""The forms of the JSON files of runs and sweeps, which `reading` holds them to.
+
+A key that may be missing is one that an older version did not write.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
+
+import msgspec
+
+Number: TypeAlias = int | float
+Scalar: TypeAlias = bool | int | float | str | None
+# Of a key of a config; tuples are lists in JSON.
+Value: TypeAlias = Scalar | list[Scalar]
+
+# A line of metrics.jsonl: the metrics of an epoch by name, `epoch` among them.
+Metrics: TypeAlias = dict[str, Number]
+
+
+class RunRecord(TypedDict):
+    """A run's `run.json`, see `runs.record`."""
+
+    status: str
+    data_fingerprint: str
+    command: NotRequired[str]
+    exit_reason: NotRequired[str | None]
+    has_checkpoint: NotRequired[bool]
+    extensions: NotRequired[list[dict[str, Scalar]]]
+    git_revision: NotRequired[str | None]
+    processor: NotRequired[str]
+    python: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+
+
+class Summary(TypedDict, total=False):
+    """A run's `summary.json`."""
+
+    status: str
+    test_accuracy: Number
+    test_loss: Number
+    test_examples: int
+    test_mistakes: int
+    valid_accuracy: Number
+    best_epoch: int
+    num_params: int
+    epochs: int
+    steps: int
+    train_seconds: Number
+    images_per_second: Number
+    seconds_to_first_step: Number
+
+
+class PlannedMember(TypedDict):
+    """A member of a sweep, and how its config differs from the sweep's."""
+
+    member: int
+    overrides: dict[str, Value]
+
+
+class PlannedChunk(TypedDict):
+    """The members of a chunk, and how many it has room for."""
+
+    members: Annotated[list[int], msgspec.Meta(min_length=1)]
+    size: Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Plan(TypedDict):
+    """A sweep's `sweep.json`, see `sweeps.plan`."""
+
+    settings: dict[str, Scalar]
+    data_fingerprints: list[str]
+    members: list[PlannedMember]
+    chunks: list[PlannedChunk]
+    config: NotRequired[dict[str, Any]]
+
+
+class Place(TypedDict):
+    """A chunk's `chunk.json`: its number, and the SHA-256 of the plan in hex."""
+
+    chunk: int
+    plan: str
+
+
+class MemberResult(TypedDict):
+    """The results of a member; None where it diverged."""
+
+    member: int
+    status: Literal["done", "diverged"]
+    valid_loss: Number | None
+    valid_accuracy: Number | None
+    test_loss: Number | None
+    test_accuracy: Number | None
+    best_epoch: int | None
+    diverged_step: int | None
+    seconds: Number
+
+
+class ChunkResults(TypedDict):
+    """A chunk's `results.json`: one row per member."""
+
+    rows: list[MemberResult]
