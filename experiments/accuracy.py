@@ -51,7 +51,7 @@ def main() -> None:
         print(f"seed {seed}: test accuracy {100 * summary['test_accuracy']:.2f} %", flush=True)
 
     name = Path(arguments.config.removesuffix(".py").replace(".py:", "_")).name
-    test = summarise([run["test_accuracy"] for run in runs], upper=1)
+    test = summarise([run["test_accuracy"] for run in runs], upper=1.0)
     answer = {
         "question": QUESTION,
         "config": arguments.config,

@@ -63,7 +63,7 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
         "seeds": len(runs),
         "seeds_that_reach_it": len(reached),
         "seconds": summarise(reached).to_json() if len(reached) == len(runs) else None,
-        "last_test_accuracy": summarise(last, upper=1).to_json(),
+        "last_test_accuracy": summarise(last, upper=1.0).to_json(),
         "runs": runs,
         "environment": environment(PACKAGES),
     }

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.accelerator import reference
 from experiments.accelerator.record import Stage, log
+from experiments.correctness import reference
 from lenet_jax import data
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet

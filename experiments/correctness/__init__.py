@@ -1,0 +1,1 @@
+"""Compares what the package computes with independent oracles."""
