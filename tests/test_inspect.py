@@ -273,7 +273,7 @@ def test_mistakes_are_reported_in_three_lines(run, notes_run, sweep, tmp_path):
         ([f"--weights={weights}", "--data=./none"], "there is no folder none"),
         ([f"--workdir={weights}"], "must be a run, which has a config"),
         ([f"--workdir={tmp_path}"], "is not a run directory"),
-        ([f"--workdir={sweep}"], "is a sweep of 3 networks"),
+        ([f"--workdir={sweep}"], "is a sweep of 9 networks"),
         ([f"--workdir={notes_run}", "--index=1", "--image=a.png"], "not allowed with"),
         ([f"--workdir={notes_run}", "--index=10000"], "test images are numbered 0 to 9999"),
         ([f"--workdir={notes_run}", "--index=-1"], "test images are numbered 0 to 9999"),

@@ -19,8 +19,9 @@ from experiments.accelerator.record import Stage, log, memory
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.data.dataset import Dataset, Split
+from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps import plan as sweep_plan
-from lenet_jax.sweeps.file import Member
+from lenet_jax.sweeps.members import Members
 from lenet_jax.training.population import Population, Strategy
 from lenet_jax.training.spec import Spec, make_spec
 
@@ -218,6 +219,6 @@ def _seeded_config(config: str, seed: int) -> configs.Config:
 
 def estimated_memory(variant: Variant, spec: Spec) -> int:
     """Bytes, by the estimate that decides how many members a sweep trains at once."""
-    member = Member(0, {}, seeded_configs(1)[0])
-    group = sweep_plan.Group(spec, load_data(), (member,))
+    members = Members(seeded_configs(1)[0], Columns.of([{}]))
+    group = sweep_plan.Group(spec, load_data(), members)
     return sweep_plan.memory_needed(group, 1, variant.members, variant.strategy)

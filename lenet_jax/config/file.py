@@ -25,6 +25,7 @@ from lenet_jax.config.schema import (
     Key,
     current_names,
     find_mistakes,
+    is_valid,
     keys,
     suggestion,
 )
@@ -58,6 +59,22 @@ def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Co
 def replace(config: Config, overrides: Mapping[str, object]) -> Config:
     """Returns a copy with overrides, as for `build`; raises UserError likewise."""
     return build(_flatten(config), overrides.items())
+
+
+def stored_value(path: str, value: Any) -> Any:
+    """The value that a config has if a key is overridden with `value`, see `build`.
+
+    Raises:
+      ValueError: the key cannot have it.
+    """
+    key = keys()[path]
+    if isinstance(value, str):
+        value = _parse(value, key)
+    if not is_valid(path, value):
+        raise ValueError(f"{path} cannot be {show(value)}")
+    if value is None:
+        return None
+    return key.kind(value) if key.kind in (float, tuple) else value
 
 
 def validate(config: Config) -> None:

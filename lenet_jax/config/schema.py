@@ -195,7 +195,7 @@ def find_mistakes(values: Mapping[str, Any]) -> list[str]:
     missing = [path for path in keys() if path not in values]
     if missing:
         mistakes.append(f"missing keys: {show(', '.join(missing))}")
-    wrong = [path for path in keys() if path in values and not _is_valid(path, values[path])]
+    wrong = [path for path in keys() if path in values and not is_valid(path, values[path])]
     mistakes += [f"{path}={show(values[path])}: must be {_expected(path)}" for path in wrong]
     for paths, holds, message in JOINT_RULES:
         if set(paths).isdisjoint([*missing, *wrong]) and not holds(*map(values.get, paths)):
@@ -238,7 +238,8 @@ def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
     return f"did you mean {near}?" if near else "--help lists all keys"
 
 
-def _is_valid(path: str, value: object) -> bool:
+def is_valid(path: str, value: object) -> bool:
+    """Whether a key may have a value, whatever the other keys' are."""
     key, rule = keys()[path], RULES.get(path)
     if value is None:
         return key.optional
@@ -259,13 +260,19 @@ def _is_valid(path: str, value: object) -> bool:
 def _is_number_in(interval: str, value: object, kind: type) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    low, high = map(float, interval[1:-1].split(","))
+    low, high = _ends(interval)
     # Finite; integers must fit JAX's int32.
     return (
         abs(value) <= (2**31 - 1 if kind is int else sys.float_info.max)
         and (low <= value if interval[0] == "[" else low < value)
         and (value <= high if interval[-1] == "]" else value < high)
     )
+
+
+@functools.cache
+def _ends(interval: str) -> tuple[float, float]:
+    low, high = map(float, interval[1:-1].split(","))
+    return low, high
 
 
 def _expected(path: str) -> str:

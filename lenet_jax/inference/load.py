@@ -161,11 +161,10 @@ def _load_member(path: Path, member: int | None, given: Description, say: Say) -
     overrides = sweep.members()
     if member is None:
         raise UserError(
-            f"{path} is a sweep of {len(overrides)} networks; choose one, for example"
-            f" --member={min(overrides, default=0)}"
+            f"{path} is a sweep of {len(overrides)} networks; choose one, for example --member=0"
         )
-    if member not in overrides:
-        known = f"{min(overrides)} to {max(overrides)}" if overrides else "none"
+    if not 0 <= member < len(overrides):
+        known = f"0 to {len(overrides) - 1}" if len(overrides) else "none"
         raise UserError(f"{path} has no member {member}; it has {known}")
     config = configs.replace(configs.from_dict(sweep.config()), overrides[member])
     stored = sweep.read_member(member)

@@ -49,6 +49,29 @@ def image_size_of(final_side: int, padding: int = 0) -> int:
     return 4 * (final_side + 3) - 2 * padding
 
 
+def layer_sizes(
+    channels: Sequence[int],
+    features: Sequence[int],
+    num_classes: int,
+    in_channels: int,
+    image_size: int,
+    padding: int,
+) -> dict[str, LayerSize]:
+    """The sizes of each layer of a `LeNet` with these arguments, from `conv1` to `fc3`."""
+    sizes, side, inputs = {}, image_size + 2 * padding, in_channels
+    for number, outputs in enumerate(channels, 1):
+        side, weights = side - 4, 25 * inputs * outputs
+        shape = side // 2, side // 2, outputs
+        sizes[f"conv{number}"] = LayerSize(shape, weights + outputs, side**2 * weights)
+        side, inputs = side // 2, outputs
+    inputs *= side**2
+    for number, outputs in enumerate([*features, num_classes], 1):
+        weights = inputs * outputs
+        sizes[f"fc{number}"] = LayerSize((outputs,), weights + outputs, weights)
+        inputs = outputs
+    return sizes
+
+
 class LeNet(nnx.Module):
     """The LeNet of PyTorch's tutorial notes; LeNet-5 with other sizes.
 
@@ -161,22 +184,14 @@ class LeNet(nnx.Module):
 
     def layer_sizes(self) -> dict[str, LayerSize]:
         """The sizes of each layer, from `conv1` to `fc3`; the parameters may be abstract."""
-        graphdef, state = nnx.split(self)
-        image = jax.ShapeDtypeStruct(
-            (1, self.image_size, self.image_size, self.conv1.in_features), jnp.float32
+        return layer_sizes(
+            (self.conv1.out_features, self.conv2.out_features),
+            (self.fc1.out_features, self.fc2.out_features),
+            self.fc3.out_features,
+            self.conv1.in_features,
+            self.image_size,
+            self.padding,
         )
-        steps = jax.eval_shape(
-            lambda state, image: nnx.merge(graphdef, state).activations(image), state, image
-        )
-        sizes = {}
-        for name, layer in nnx.to_pure_dict(nnx.state(self, nnx.Param)).items():
-            _, *positions, _ = steps[name].shape
-            sizes[name] = LayerSize(
-                shape=steps.get(f"{name}.pool", steps[name]).shape[1:],
-                num_params=sum(leaf.size for leaf in jax.tree.leaves(layer)),
-                multiplications=math.prod(positions) * layer["kernel"].size,
-            )
-        return sizes
 
     def _pad(self, images: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         sides = (self.padding, self.padding)

@@ -49,8 +49,22 @@ class Summary(TypedDict, total=False):
     seconds_to_first_step: Number
 
 
+class PlannedColumn(TypedDict):
+    """The values of a key, and which of them each member has, see `storage.columns`."""
+
+    values: list[Value]
+    members: NotRequired[list[Annotated[int, msgspec.Meta(ge=-1, lt=2**31)]]]
+
+
+class PlannedMembers(TypedDict):
+    """How many members a sweep has, and how their configs differ from the sweep's, by key."""
+
+    count: Annotated[int, msgspec.Meta(ge=0)]
+    columns: dict[str, PlannedColumn]
+
+
 class PlannedMember(TypedDict):
-    """A member of a sweep, and how its config differs from the sweep's."""
+    """A member of a sweep, as an older version wrote it."""
 
     member: int
     overrides: dict[str, Value]
@@ -68,7 +82,7 @@ class Plan(TypedDict):
 
     settings: dict[str, Scalar]
     data_fingerprints: list[str]
-    members: list[PlannedMember]
+    members: PlannedMembers | list[PlannedMember]
     chunks: list[PlannedChunk]
     config: NotRequired[dict[str, Any]]
 

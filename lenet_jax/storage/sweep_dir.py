@@ -29,6 +29,7 @@ import numpy as np
 from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printable
 from lenet_jax.reading import decode, open_file, read_bytes, read_json
 from lenet_jax.storage import run_dir, weights
+from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
     publish,
     remove_drafts,
@@ -78,6 +79,7 @@ class SweepDir:
         """Does not create the directory; `open` does."""
         self.path = expand(path, "--workdir=").absolute()
         self.lock_note: str | None = None
+        self._plan: Plan | None = None
 
     def config(self) -> dict[str, Any]:
         """The values of the config that members override.
@@ -104,18 +106,23 @@ class SweepDir:
         Raises:
           UserError: the directory holds a run, or its plan is damaged.
         """
-        plan = read_json(self.path / PLAN, Plan)
-        if plan is None and (self.path / run_dir.RECORD).exists():
+        if self._plan is None:  # of a million members it takes a second to read
+            self._plan = read_json(self.path / PLAN, Plan)
+        if self._plan is None and (self.path / run_dir.RECORD).exists():
             raise UserError(f"{self.path} holds a run; choose another --workdir for a sweep")
-        return plan
+        return self._plan
 
-    def members(self) -> dict[int, dict[str, Any]]:
-        """The config overrides of each member of the plan, by member number."""
+    def members(self) -> Columns:
+        """The config overrides of each member of the plan.
+
+        Raises:
+          UserError: as for `plan`.
+        """
         plan = self.plan()
-        return {m["member"]: m["overrides"] for m in plan["members"]} if plan else {}
+        return Columns.from_json(plan["members"] if plan else [], str(self.path / PLAN))
 
-    def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> Plan:
-        """Writes the plan unless there is one already, and returns the one in the directory.
+    def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Writes the plan unless there is one already.
 
         Raises:
           UserError: the directory cannot be written, or holds another sweep.
@@ -126,7 +133,7 @@ class SweepDir:
                 remove_drafts(self.path)
                 if self.plan() is None:
                     write_json(self.path / CONFIG, config)
-                    write_json(self.path / PLAN, {**plan, "config": config})
+                    write_atomically(self.path / PLAN, _plan_text({**plan, "config": config}))
         except OSError as error:
             if error.errno in DISK_FAULTS:
                 raise WriteError(error, self.path) from error
@@ -134,9 +141,6 @@ class SweepDir:
                 f"--workdir={self.path} cannot be written: {error.strerror} ({error.filename})\n"
                 "Choose a folder that you may write to."
             ) from error
-        written = self.plan()
-        assert written is not None
-        return written
 
     def environment(self) -> dict[str, Any]:
         """What `write_environment` wrote last; empty before.
@@ -150,6 +154,13 @@ class SweepDir:
         """Writes what may affect the results: versions, devices, the command."""
         with self.lock("sweep"):  # one process at a time
             write_json(self.path / ENVIRONMENT, record)
+
+    def done(self) -> set[int]:
+        """The finished chunks."""
+        folders = (self.path / CHUNKS).glob("[0-9]*")
+        return {
+            int(folder.name) for folder in folders if folder.name.isdecimal() and folder.is_dir()
+        }
 
     def is_done(self, chunk: int) -> bool:
         """Whether a chunk is finished."""
@@ -289,6 +300,12 @@ def write_weights(
     stacked = {name: np.stack([arrays[name] for arrays in members.values()]) for name in first}
     member_numbers = " ".join(map(str, members))
     weights.write(folder / WEIGHTS, stacked, {**metadata, "members": member_numbers})
+
+
+def _plan_text(plan: Mapping[str, Any]) -> str:
+    """A plan as JSON with a line per key: a million members with one each would take long."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in plan.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def is_sweep(path: Path) -> bool:

@@ -14,6 +14,7 @@ from lenet_jax.terminal.progress import clock
 from lenet_jax.training.population import Population, Strategy, choose_strategy
 
 TRIAL_STEPS = 20  # steps of a chunk, to estimate the time
+SHOWN_GROUPS = 10
 
 
 def describe(
@@ -42,14 +43,20 @@ def describe(
         "",
         "group  members  chunks  a chunk  epochs  parameters  memory",
     ]
-    for number, group in enumerate(groups):
-        own = [chunk for chunk in chunks if chunk.group is group]
-        need = sweep_plan.memory_needed(group, len(devices), own[0].size // len(devices), strategy)
+    own: dict[int, list[Chunk]] = {id(group): [] for group in groups}
+    for chunk in chunks:
+        own[id(chunk.group)].append(chunk)
+    for number, group in enumerate(groups[:SHOWN_GROUPS]):
+        of_group = own[id(group)]
+        size = of_group[0].size
+        need = sweep_plan.memory_needed(group, len(devices), size // len(devices), strategy)
         lines.append(
-            f"{number:>5}  {len(group.members):>7}  {len(own):>6}  {own[0].size:>7}"
+            f"{number:>5}  {len(group.members):>7}  {len(of_group):>6}  {size:>7}"
             f"  {group.spec.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"
             f"  {need / 1e9:>4.1f} GB"
         )
+    if len(groups) > SHOWN_GROUPS:
+        lines.append(f"… and {counted(len(groups) - SHOWN_GROUPS, 'more group')}")
     if missing:
         speed = _trial(missing[0], strategy, shared_data_order)
         work = sum(

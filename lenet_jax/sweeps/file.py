@@ -14,16 +14,17 @@ as code: run only those you trust.
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import NamedTuple
 
 import numpy as np
 
 from lenet_jax.config.file import Config, call_file, replace
 from lenet_jax.config.schema import RENAMED, current_names, keys, suggestion
 from lenet_jax.errors import UserError, show
+from lenet_jax.storage.columns import Columns, plain
+from lenet_jax.sweeps.members import Members, Overrides
 
-Overrides = dict[str, object]
 Sweep = list[Overrides]
+SHOWN = 2  # mistakes in one message
 
 # Keys that cannot vary between members, and why.
 FIXED = {
@@ -34,18 +35,10 @@ FIXED = {
 }
 
 
-class Member(NamedTuple):
-    """One network of a sweep: its number, its overrides, and the resulting config."""
-
-    number: int
-    overrides: Overrides
-    config: Config
-
-
 def sweep(key: str, values: Iterable[object]) -> Sweep:
     """One member per value of a config key; NumPy scalars and arrays are accepted."""
     key = RENAMED.get(key, key)
-    return [{key: _plain(value)} for value in values]
+    return [{key: plain(value)} for value in values]
 
 
 def product(*sweeps: Sweep) -> Sweep:
@@ -66,7 +59,7 @@ def chain(*sweeps: Sweep) -> Sweep:
     return [dict(overrides) for members in sweeps for overrides in members]
 
 
-def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[Member]:
+def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> Members:
     """Runs a sweep file and checks each of its members.
 
     Args:
@@ -75,7 +68,7 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
       given: keys set on the command line, which cannot be swept.
 
     Raises:
-      UserError: the file is missing or fails, or the sweep has mistakes; all are listed at once, on
+      UserError: the file is missing or fails, or the sweep has mistakes; the first are listed, on
         at most three lines.
     """
     changes = call_file(path_with_arg, "get_sweep", "sweep")
@@ -87,21 +80,27 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> list[
         )
     if not changes:
         raise UserError(f"{path}: the sweep is empty")
-    changes = [current_names(overrides) for overrides in changes]
-    _refuse(path, _mistaken_keys(changes, config, given))
-    members, mistakes, seen = [], [], {}
-    for number, overrides in enumerate(changes):
-        overrides = {key: _plain(value) for key, value in overrides.items()}
-        try:
-            member = Member(number, overrides, replace(config, overrides))
-        except UserError as error:
-            mistakes.append(f"member {number}: {'; '.join(str(error).splitlines())}")
-            continue
-        twin = seen.setdefault(member.config.to_json(), number)
-        if twin != number:
-            mistakes.append(f"members {twin} and {number} are the same")
-        members.append(member)
-    _refuse(path, mistakes)
+    names = dict.fromkeys(key for overrides in changes for key in overrides)
+    if not RENAMED.keys().isdisjoint(names):
+        changes = [current_names(overrides) for overrides in changes]
+        names = current_names(names)
+    mistakes = _mistaken_keys(names, config, given)
+    _refuse(path, mistakes, len(mistakes))
+    columns = Columns.of(changes)
+    del changes  # of a million members, 200 MB
+    members = Members(config, columns)
+    wrong = members.find_wrong()
+    right = np.flatnonzero(~wrong)
+    twins = np.arange(len(members))
+    twins[right] = right[members.part(right).find_twins()]
+    mistaken = np.flatnonzero(wrong | (twins != np.arange(len(members))))
+    shown = [
+        f"members {twins[number]} and {number} are the same"
+        if twins[number] != number
+        else f"member {number}: {_mistakes(config, columns[number])}"
+        for number in mistaken[:SHOWN].tolist()
+    ]
+    _refuse(path, shown, len(mistaken))
     return members
 
 
@@ -111,10 +110,10 @@ def share_order(config: Config) -> Config:
     return replace(config, {k: config.seed if v is None else v for k, v in seeds.items()})
 
 
-def _mistaken_keys(changes: Sweep, config: Config, given: Sequence[str]) -> list[str]:
+def _mistaken_keys(names: Iterable[str], config: Config, given: Sequence[str]) -> list[str]:
     values = {path: attrgetter(path)(config) for path in keys()}
     mistakes = []
-    for key in dict.fromkeys(key for overrides in changes for key in overrides):
+    for key in names:
         if key not in keys():
             mistakes.append(f"unknown key {show(key)}; {suggestion(str(key), values)}")
         elif key in FIXED:
@@ -124,10 +123,20 @@ def _mistaken_keys(changes: Sweep, config: Config, given: Sequence[str]) -> list
     return mistakes
 
 
-def _refuse(path: str, mistakes: Sequence[str]) -> None:
-    if mistakes:
-        more = [f"and {len(mistakes) - 2} more mistakes"] if len(mistakes) > 2 else []
-        raise UserError("\n".join([*(f"{path}: {mistake}" for mistake in mistakes[:2]), *more]))
+def _mistakes(config: Config, overrides: Overrides) -> str:
+    """What is wrong with overrides, in one line."""
+    try:
+        replace(config, overrides)
+    except UserError as error:
+        return "; ".join(str(error).splitlines())
+    raise AssertionError(f"{overrides} are valid")
+
+
+def _refuse(path: str, mistakes: Sequence[str], count: int) -> None:
+    """Raises UserError with the first of `count` mistakes, if there are any."""
+    if count:
+        more = [f"and {count - SHOWN} more mistakes"] if count > SHOWN else []
+        raise UserError("\n".join([*(f"{path}: {each}" for each in mistakes[:SHOWN]), *more]))
 
 
 def _join(combinator: str, overrides: Sequence[Overrides]) -> Overrides:
@@ -139,10 +148,3 @@ def _join(combinator: str, overrides: Sequence[Overrides]) -> Overrides:
             raise UserError(f"{combinator}: {names} is set by two of its sweeps")
         joined |= each
     return joined
-
-
-def _plain(value: object) -> object:
-    """Converts NumPy scalars and arrays to Python numbers and tuples."""
-    if isinstance(value, np.generic | np.ndarray):
-        value = value.tolist()
-    return tuple(value) if isinstance(value, list) else value

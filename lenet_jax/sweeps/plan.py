@@ -7,24 +7,35 @@ many interruptions its chunk is trained.
 """
 
 import dataclasses
-import json
+import functools
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
+from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
+from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
-from lenet_jax.sweeps.file import Member, Overrides
-from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
-from lenet_jax.training.step import init_state
+from lenet_jax.sweeps.members import Members
+from lenet_jax.training.optim import make_optimizer
+from lenet_jax.training.spec import (
+    Spec,
+    Statistics,
+    compiled_value,
+    hyperparameters,
+    make_spec,
+    pixel_statistics,
+    seeds,
+)
 
 MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
 MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
@@ -38,7 +49,7 @@ class Group(NamedTuple):
 
     spec: Spec
     dataset: Dataset
-    members: tuple[Member, ...]
+    members: Members
 
     @property
     def images(self) -> int:
@@ -51,7 +62,7 @@ class Chunk(NamedTuple):
 
     number: int
     group: Group
-    members: tuple[Member, ...]
+    members: Members
     size: int  # the same for every chunk of a group; may exceed len(members)
 
     @property
@@ -61,7 +72,7 @@ class Chunk(NamedTuple):
 
 
 def make_groups(
-    members: Sequence[Member], load_data: Callable[[Config], Dataset], shared_data_order: bool
+    members: Members, load_data: Callable[[Config], Dataset], shared_data_order: bool
 ) -> list[Group]:
     """Sorts members into groups, in the order of their first members.
 
@@ -71,22 +82,25 @@ def make_groups(
       UserError: a config's data cannot be loaded or does not fit its model, or members that are
         to share batches would get different ones.
     """
-    members_of: dict[Any, list[Member]] = {}
-    datasets: dict[str, Dataset] = {}
-    for member in members:
-        section = member.config.data.to_json()
+    parts: dict[Any, list[Members]] = {}
+    datasets: dict[str, tuple[Dataset, Statistics]] = {}
+    for part in members.split(compiled_value):
+        config = part[0].config
+        section = config.data.to_json()
         if section not in datasets:
-            datasets[section] = load_data(member.config)
-        spec = dataclasses.replace(make_spec(member.config, datasets[section]), augments=False)
-        shape = jax.tree.structure(hyperparameters(member.config))
-        members_of.setdefault((section, spec, shape), []).append(member)
+            dataset = load_data(config)
+            datasets[section] = dataset, pixel_statistics(dataset)
+        spec = dataclasses.replace(make_spec(config, *datasets[section]), augments=False)
+        shape = jax.tree.structure(hyperparameters(config))
+        parts.setdefault((section, spec, shape), []).append(part)
     groups = []
-    for (section, spec, _), same in members_of.items():
-        augments = any(any(member.config.augment.values()) for member in same)
+    for (section, spec, _), (first, *others) in parts.items():
+        same = first.join(others)
         if shared_data_order:
             _check_shared(same)
+        augments = any(any(same.values(f"augment.{name}")) for name in members.config.augment)
         spec = dataclasses.replace(spec, augments=augments)
-        groups.append(Group(spec, datasets[section], tuple(same)))
+        groups.append(Group(spec, datasets[section][0], same))
     return groups
 
 
@@ -98,23 +112,23 @@ def make_chunks(groups: Sequence[Group], devices: int, sizes: Sequence[int]) -> 
         size = math.ceil(count / math.ceil(count / max_size))
         size = math.ceil(size / devices) * devices
         for first in range(0, count, size):
-            chunks.append(Chunk(len(chunks), group, group.members[first : first + size], size))
+            members = group.members.part(slice(first, first + size))
+            chunks.append(Chunk(len(chunks), group, members, size))
     return chunks
 
 
-def overrides(members: Sequence[Member]) -> dict[int, Overrides]:
-    """The overrides of each member, by member number."""
-    return {member.number: member.overrides for member in members}
-
-
-def to_json(members: Sequence[Member], chunks: Sequence[Chunk], **settings: Any) -> dict[str, Any]:
-    """The content of sweep.json; `settings` are further options that must not change."""
+def to_json(members: Members, groups: Sequence[Group], **settings: Any) -> dict[str, Any]:
+    """What a sweep's plan says besides the chunks; `settings` are options that must not change."""
     return {
         "settings": settings,
-        "data_fingerprints": sorted({chunk.group.dataset.fingerprint for chunk in chunks}),
-        "members": [{"member": m.number, "overrides": m.overrides} for m in members],
-        "chunks": [{"members": [m.number for m in c.members], "size": c.size} for c in chunks],
+        "data_fingerprints": sorted({group.dataset.fingerprint for group in groups}),
+        "members": members.columns.to_json(),
     }
+
+
+def chunks_to_json(chunks: Sequence[Chunk]) -> list[dict[str, Any]]:
+    """What a sweep's plan says of the chunks."""
+    return [{"members": chunk.members.numbers.tolist(), "size": chunk.size} for chunk in chunks]
 
 
 def from_json(
@@ -125,34 +139,31 @@ def from_json(
     Raises:
       UserError: the plan belongs to another sweep.
     """
-    plain = json.loads(json.dumps(requested))
-    members = [
-        entry | {"overrides": current_names(entry["overrides"])} for entry in written["members"]
-    ]
-    current = {**written, "members": members}
-    different = [key for key in plain if key != "chunks" and plain[key] != current.get(key)]
+    members = Columns.from_json(written["members"], where)
+    columns = Columns(len(members), current_names(members.by_key))
+    plain = {**written, "members": columns.to_json()}
+    different = [key for key in requested if requested[key] != plain.get(key)]
     if different:
         raise UserError(
             f"{where} holds another sweep: its {' and '.join(different)} differ\n"
             "Use the same config and sweep to resume it, or choose another --workdir to start over."
         )
-    group_of = {member.number: group for group in groups for member in group.members}
-    by_number = {member.number: member for group in groups for member in group.members}
-    in_chunks = Counter(number for entry in written["chunks"] for number in entry["members"])
-    if in_chunks != Counter(list(by_number)):
+    numbers = [number for entry in written["chunks"] for number in entry["members"]]
+    if sorted(numbers) != list(range(len(columns))):
         raise UserError(
             f"the plan of {where} is damaged: its chunks do not have each member once\n"
             "Restore a backup, or choose another --workdir to start over."
         )
-    return [
-        Chunk(
-            number,
-            group_of[entry["members"][0]],
-            tuple(by_number[member] for member in entry["members"]),
-            entry["size"],
-        )
-        for number, entry in enumerate(written["chunks"])
-    ]
+    group_of, place = (np.zeros(len(columns), np.int32) for _ in range(2))
+    for number, group in enumerate(groups):
+        group_of[group.members.numbers] = number
+        place[group.members.numbers] = np.arange(len(group.members))
+    chunks = []
+    for number, entry in enumerate(written["chunks"]):
+        group = groups[int(group_of[entry["members"][0]])]
+        members = group.members.part(place[entry["members"]])
+        chunks.append(Chunk(number, group, members, entry["size"]))
+    return chunks
 
 
 def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int) -> int:
@@ -181,11 +192,9 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
     With `vmap` the estimate is 0.9 to 2.2 times XLA's own (lenet5 and a network four times as wide,
     8 and 16 members, on a CPU); with `map` the ratio is higher, but little memory is needed.
     """
-    spec, config = group.spec, group.members[0].config
-    state = jax.eval_shape(lambda: init_state(spec, seeds(config), hyperparameters(config)))
-    params, opt_state = map(jax.tree.leaves, (state.params, state.opt_state))
-    # Inputs, outputs, and a copy of them inside the loop.
-    member = 3 * FLOAT * sum(math.prod(a.shape) for a in [*params, *params, *opt_state])
+    spec = group.spec
+    # Inputs, outputs, and a copy of them inside the loop; the best parameters besides the last.
+    member = 3 * FLOAT * num_params(group) * (2 + _optimizer_copies(spec.optimizer))
     concurrent = per_device if strategy == "vmap" else 1
     images = max(spec.micro_batch_size, spec.eval_batch_size)
     work = concurrent * images * FLOAT * floats_per_image(spec)
@@ -198,7 +207,7 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
 def floats_per_image(spec: Spec) -> int:
     """Floats held at once for one image: ten times its windows and phases."""
     channels, total = dict(spec.model)["in_channels"], sum(dict(spec.model)["features"])
-    for layer in spec.abstract_model.layer_sizes().values():
+    for layer in spec.layer_sizes.values():
         *positions, features = layer.shape
         if positions:  # a convolution
             total += (36 * channels + 2 * 4 * features) * math.prod(positions)
@@ -208,12 +217,12 @@ def floats_per_image(spec: Spec) -> int:
 
 def num_params(group: Group) -> int:
     """Parameters of one member."""
-    return sum(size.num_params for size in group.spec.abstract_model.layer_sizes().values())
+    return sum(size.num_params for size in group.spec.layer_sizes.values())
 
 
 def work_per_image(spec: Spec) -> int:
     """Multiplications of a training step per image: three times those of the forward pass."""
-    return 3 * sum(size.multiplications for size in spec.abstract_model.layer_sizes().values())
+    return 3 * sum(size.multiplications for size in spec.layer_sizes.values())
 
 
 def available_memory(device: Any) -> int:
@@ -230,11 +239,17 @@ def available_memory(device: Any) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _check_shared(members: Sequence[Member]) -> None:
+def _check_shared(members: Members) -> None:
     """Raises UserError if members that are to share batches would get different ones."""
-    first = members[0].config
-    for member in members:
-        config = member.config
+    names = [f"augment.{name}" for name in members.config.augment]
+    names += ["seeds.order", "seeds.augment"]
+    if None in members.values("seeds.order") + members.values("seeds.augment"):
+        names.append("seed")
+    parts = members.split(lambda path, value: value if path in names else None)
+    member = parts[0][0]
+    first = member.config
+    for part in parts[1:]:
+        config = part[0].config
         different = [
             f"seeds.{name}"
             for name in ("order", "augment")
@@ -242,7 +257,16 @@ def _check_shared(members: Sequence[Member]) -> None:
         ] + [f"augment.{k}" for k, v in config.augment.items() if v != first.augment[k]]
         if different:
             raise UserError(
-                f"--shared_data_order: members {members[0].number} and {member.number} differ in"
+                f"--shared_data_order: members {member.number} and {part[0].number} differ in"
                 f" {' and '.join(different)}\n"
                 "Members that share batches must agree on these; remove the flag or the keys."
             )
+
+
+@functools.cache
+def _optimizer_copies(optimizer: tuple[tuple[str, Any], ...]) -> int:
+    """How many arrays of the parameters' size the state of an optimizer has."""
+    numbers = hyperparameters(base.get_config())["optimizer"]  # on which its shapes do not depend
+    params = jax.ShapeDtypeStruct((1000,), jnp.float32)
+    state = jax.eval_shape(make_optimizer(**dict(optimizer), **numbers).init, params)
+    return sum(leaf.shape == params.shape for leaf in jax.tree.leaves(state))

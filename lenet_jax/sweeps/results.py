@@ -17,7 +17,7 @@ from lenet_jax.plots import sweeps as plots
 from lenet_jax.statistics import is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
 from lenet_jax.storage.sweep_dir import Curves, Row
-from lenet_jax.sweeps.file import Overrides
+from lenet_jax.sweeps.members import Overrides
 
 SEEDS = ("seed", "seeds.init", "seeds.order", "seeds.augment")
 # `seconds` comes last: repeated sweeps give identical tables except for the last column.

@@ -24,12 +24,13 @@ from lenet_jax.statistics import chance
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
 from lenet_jax.sweeps import estimate, plan, results
-from lenet_jax.sweeps.file import Member
+from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs, clock
-from lenet_jax.training.population import Members, Population, Strategy, choose_strategy
+from lenet_jax.training import population as populations
+from lenet_jax.training.population import Population, Strategy, choose_strategy
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -47,9 +48,7 @@ class Options(NamedTuple):
     dry_run: bool = False
 
 
-def run(
-    config: configs.Config, members: Sequence[Member], options: Options, command: Sequence[str]
-) -> int:
+def run(config: configs.Config, members: Members, options: Options, command: Sequence[str]) -> int:
     """Plans, trains the missing chunks of this worker's share, and collects the finished ones.
 
     Returns:
@@ -62,35 +61,23 @@ def run(
     if config.train.initial_weights is not None:
         raise UserError("a sweep draws its members' weights: do not set train.initial_weights")
     console, store = Console(), SweepDir(options.workdir)
-    groups = plan.make_groups(members, _load, options.shared_data_order)
-    chunks = _plan_chunks(groups, options)
-    settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
-    requested = plan.to_json(members, chunks, **settings)
-    written = store.plan()
-    if written is not None:
-        _check_config(store, config)
-        chunks = plan.from_json(written, requested, groups, str(store.path))
-        for chunk in filter(store.is_done, range(len(chunks))):
-            store.check(chunk)
+    groups, chunks = make_plan(store, config, members, options)
     if options.dry_run:
-        missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
+        missing = _missing(store, chunks)
         lines = estimate.describe(
             groups, chunks, missing, options.strategy, options.shared_data_order
         )
         console.lines(lines)
         return ExitCode.DONE
     if options.collect:
-        if written is None:
+        if store.plan() is None:
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
         _collect(store, members, chunks, console)
         return ExitCode.DONE
     for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
         console.note(remark)
-    written = store.open(requested, configs.to_dict(config))
     if store.lock_note:
         console.warn(store.lock_note)
-    _check_config(store, config)  # of a worker that was faster
-    chunks = plan.from_json(written, requested, groups, str(store.path))
     backend = ops.choose_backend(config.model.backend)
     record = environment(PACKAGES) | {
         "command": shlex.join(command),
@@ -109,6 +96,38 @@ def run(
             return interrupt.exit_code
     _collect(store, members, chunks, console)
     return ExitCode.DONE
+
+
+def make_plan(
+    store: SweepDir, config: configs.Config, members: Members, options: Options
+) -> tuple[list[Group], list[Chunk]]:
+    """The groups and chunks of a sweep: as its directory has them, or new ones, written there.
+
+    A dry run and `--collect` write nothing.
+
+    Raises:
+      UserError: as for `run`.
+    """
+    groups = plan.make_groups(members, _load, options.shared_data_order)
+    chunks = _plan_chunks(groups, options)
+    settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
+    requested = plan.to_json(members, groups, **settings)
+    written = store.plan()
+    if written is not None:
+        _check_config(store, config)
+        chunks = plan.from_json(written, requested, groups, str(store.path))
+        for chunk in sorted(store.done() & set(range(len(chunks)))):
+            store.check(chunk)
+    if options.dry_run or options.collect:
+        return groups, chunks
+    new = {} if written else {**requested, "chunks": plan.chunks_to_json(chunks)}
+    store.open(new, configs.to_dict(config))
+    if written is None:
+        _check_config(store, config)  # of a worker that was faster
+        written = store.plan()
+        assert written is not None
+        chunks = plan.from_json(written, requested, groups, str(store.path))
+    return groups, chunks
 
 
 def _check_config(store: SweepDir, config: configs.Config) -> None:
@@ -135,6 +154,11 @@ def _plan_chunks(groups: Sequence[Group], options: Options) -> list[Chunk]:
     return plan.make_chunks(groups, len(devices), sizes)
 
 
+def _missing(store: SweepDir, chunks: Sequence[Chunk]) -> list[Chunk]:
+    done = store.done()
+    return [chunk for chunk in chunks if chunk.number not in done]
+
+
 def _train(
     store: SweepDir,
     chunks: Sequence[Chunk],
@@ -143,7 +167,7 @@ def _train(
     interrupt: Interrupt,
 ) -> bool:
     """Trains the chunks that no process has claimed; False if stopped by a signal."""
-    missing = [chunk for chunk in chunks if not store.is_done(chunk.number)]
+    missing = _missing(store, chunks)
     if len(missing) < len(chunks):
         console.note(f"{len(chunks) - len(missing)} of {len(chunks)} chunks are already done")
     trainer = Trainer(options)
@@ -211,12 +235,12 @@ class Trainer:
         )
 
     def _save_weights(
-        self, chunk: Chunk, folder: Path, members: Members, rows: Sequence[Row]
+        self, chunk: Chunk, folder: Path, members: populations.Members, rows: Sequence[Row]
     ) -> None:
         """Writes the best parameters of all members, or of the best member of each setting."""
         kept = range(len(rows))
         if self._options.save == "best":
-            settings = results.by_setting(rows, plan.overrides(chunk.members))
+            settings = results.by_setting(rows, chunk.members.overrides())
             best = [max(s.done, key=results.rank)["member"] for s in settings if s.done]
             kept = [index for index in kept if rows[index]["member"] in best]
         if self._options.save == "none" or not kept:
@@ -241,9 +265,9 @@ def _rows(
 ) -> list[Row]:
     """One row per member; results of a diverged member are None."""
     rows = []
-    for index, member in enumerate(chunk.members):
+    for index, member in enumerate(chunk.members.numbers.tolist()):
         step = int(steps[index])
-        row: Row = {"member": member.number, "status": "diverged" if step < 0 else "done"}
+        row: Row = {"member": member, "status": "diverged" if step < 0 else "done"}
         for name, sums in (("valid", valid), ("test", test)):
             loss, correct, count = (
                 float(getattr(sums, field)[index]) for field in ("loss", "correct", "count")
@@ -258,7 +282,7 @@ def _rows(
 
 
 def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
-    first, last = chunk.members[0].number, chunk.members[-1].number
+    first, last = chunk.members.numbers[[0, -1]]
     done = [row for row in rows if row["status"] == "done"]
     line = f"chunk {chunk.number}: members {first}–{last}"
     if done:
@@ -269,11 +293,10 @@ def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
     return line
 
 
-def _collect(
-    store: SweepDir, members: Sequence[Member], chunks: Sequence[Chunk], console: Console
-) -> None:
+def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console: Console) -> None:
     """Writes the sweep's tables and figure from the finished chunks."""
-    done = [chunk for chunk in chunks if store.is_done(chunk.number)]
+    finished = store.done()
+    done = [chunk for chunk in chunks if chunk.number in finished]
     rows, curves = [], {}
     for chunk in done:
         chunk_rows, arrays = store.read_chunk(chunk.number)
@@ -288,22 +311,21 @@ def _collect(
         )
     if not rows:
         return
-    overrides = plan.overrides(members)
+    overrides = {row["member"]: members.columns[row["member"]] for row in rows}
     chances = {
-        member.number: chance(chunk.group.dataset.valid.labels)
+        member: chance(chunk.group.dataset.valid.labels)
         for chunk in done
-        for member in chunk.members
+        for member in chunk.members.numbers.tolist()
     }
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
     summary = results.summary(settings, winner, overrides, complete=len(done) == len(chunks))
-    config_of = {member.number: member.config for member in members}
     with store.lock("collect"):
         store.write_results(
             results.table(rows, overrides),
             results.history([row["member"] for row in rows], curves),
             summary,
-            winner and results.winner_file(config_of[winner[1]["member"]], winner[1]),
+            winner and results.winner_file(members[winner[1]["member"]].config, winner[1]),
         )
         try:
             figure = plot_sweep(results.for_plot(settings, curves), title=store.path.name)

@@ -14,10 +14,13 @@ from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.nn import ops
-from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn.lenet import LayerSize, LeNet, layer_sizes
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
+# Mean and standard deviation of a pixel per channel.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+SECTIONS = ("optimizer", "schedule", "augment")  # whose numbers are hyperparameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +70,25 @@ class Spec:
         """The network, with shapes and dtypes in place of its parameters."""
         return nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
 
+    @functools.cached_property
+    def layer_sizes(self) -> dict[str, LayerSize]:
+        """The sizes of each layer, from `conv1` to `fc3`."""
+        model = dict(self.model)
+        names = ("channels", "features", "num_classes", "in_channels", "image_size", "padding")
+        return layer_sizes(*(model[name] for name in names))
+
     def make_model(self, key: Key[Array, ""]) -> LeNet:
         """The network with initial parameters drawn from `key`."""
         return LeNet(**dict(self.model), rngs=nnx.Rngs(params=key))
 
 
-def make_spec(config: Config, dataset: Dataset) -> Spec:
+def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = None) -> Spec:
     """The spec of a config for a dataset.
+
+    Args:
+      config: the config.
+      dataset: its data.
+      statistics: the data's `pixel_statistics`, where they are known.
 
     Raises:
       UserError: the model's sizes do not match the data, or its backend is not available.
@@ -86,7 +101,7 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
         "num_classes": _agree(config.model, "num_classes", dataset.num_classes, dataset.name),
         "in_channels": _agree(config.model, "in_channels", channels, dataset.name),
     }
-    mean, std = pixel_statistics(dataset)
+    mean, std = statistics or pixel_statistics(dataset)
     return Spec(
         model=tuple(model.items()),
         mean=mean,
@@ -106,8 +121,7 @@ def make_spec(config: Config, dataset: Dataset) -> Spec:
 def hyperparameters(config: Config) -> dict[str, Any]:
     """The hyperparameters of a config that compiled functions take as arguments."""
     sections = {
-        name: {k: float(v) for k, v in config[name].items() if _is_number(v)}
-        for name in ("optimizer", "schedule", "augment")
+        name: {k: float(v) for k, v in config[name].items() if _is_number(v)} for name in SECTIONS
     }
     return {
         **sections,
@@ -116,12 +130,25 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     }
 
 
+def compiled_value(path: str, value: Any) -> Any:
+    """What compiled functions depend on in the value of a config key.
+
+    Configs that agree in it, key by key, have the same spec, and the same structure of
+    hyperparameters, but for `augments`.
+    """
+    section = path.partition(".")[0]
+    if section in ("seed", "seeds"):
+        return None
+    smooth = path in ("train.label_smoothing", "train.max_grad_norm")
+    return float if (smooth or section in SECTIONS) and _is_number(value) else value
+
+
 def seeds(config: Config) -> dict[str, int]:
     """The seeds of initial weights, data order and augmentation."""
     return {k: config.seed if v is None else v for k, v in config.seeds.items()}
 
 
-def pixel_statistics(dataset: Dataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def pixel_statistics(dataset: Dataset) -> Statistics:
     """Mean and standard deviation of the training pixels per channel, in 0..255.
 
     A constant channel gets the standard deviation 1, since images are divided by it.

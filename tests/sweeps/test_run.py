@@ -18,9 +18,11 @@ from lenet_jax.inference.load import load
 from lenet_jax.runs import figures as report
 from lenet_jax.runs.run import run as train_one
 from lenet_jax.statistics import chance, is_stuck
+from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
-from lenet_jax.sweeps.file import Member, chain, product, share_order, sweep
+from lenet_jax.sweeps.file import chain, product, share_order, sweep
+from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.run import Options, Trainer, run
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support import tiny
@@ -53,10 +55,7 @@ def config(tmp_path_factory):
 
 
 def make_members(config, overrides=SWEEP):
-    return [
-        Member(number, changes, configs.replace(config, changes))
-        for number, changes in enumerate(overrides)
-    ]
+    return Members(config, Columns.of(overrides))
 
 
 def start(path, config, overrides=SWEEP, **options):
@@ -214,8 +213,10 @@ def test_a_sweep_planned_with_a_former_key_name_resumes(config, tmp_path):
     overrides = sweep("model.backend", ["plain", "phase"])
     assert start(tmp_path / "new", config, overrides)[0] == 0
     written = json.loads((tmp_path / "new" / "sweep.json").read_text())
-    for member in written["members"]:
-        member["overrides"] = {"model.lowering": member["overrides"]["model.backend"]}
+    written["members"] = [  # as it was written before there were columns
+        {"member": member, "overrides": {"model.lowering": backend}}
+        for member, backend in enumerate(["plain", "phase"])
+    ]
     old = tmp_path / "old"
     SweepDir(old).open(written, written["config"])
     start(old, config, overrides)
