@@ -9,13 +9,16 @@ CPU backend compiles badly in loops.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float, Int8, Shaped
 
 from lenet_jax.nn.primitives import make_linear
+
+OFFSETS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the phases in a block: row, column
 
 
 def conv_phases(
@@ -32,7 +35,7 @@ def conv_phases(
 def matmul_precision() -> lax.Precision | None:
     """Products in float32 as it is, unless JAX's `jax_default_matmul_precision` asks for less.
 
-    By default a GPU rounds their operands to TF32 and a TPU to bfloat16, which breaks ties.
+    By default a GPU rounds their operands to TF32 and a TPU to bfloat16.
     """
     asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     return lax.Precision.HIGHEST if asked is None else None
@@ -42,43 +45,69 @@ def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c pha
     """The kernel at the four offsets of a 2×2 block, as the columns of one matrix.
 
     Row (row, column, channel) of the (s+1)×(s+1) window; column (phase, k), phases in reading
-    order. Every phase adds its terms in the same order, so that equal windows give equal sums to
-    the last bit and ties stay ties.
+    order.
     """
     size, _, c, k = kernel.shape
-    offsets = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    padded = [jnp.pad(kernel, ((p, 1 - p), (q, 1 - q), (0, 0), (0, 0))) for p, q in offsets]
+    padded = [jnp.pad(kernel, ((p, 1 - p), (q, 1 - q), (0, 0), (0, 0))) for p, q in OFFSETS]
     return jnp.stack(padded, axis=3).reshape((size + 1) ** 2 * c, 4 * k)
 
 
+def first_equals(x: Float[Array, "c h w b"], size: int) -> Int8[Array, "4 h2 w2 b"]:
+    """For each phase, the first phase of its block whose window has the same values.
+
+    A matrix product may add the terms of each phase in another order, or round them differently, so
+    that the sums of equal windows differ in the last bits. The windows themselves do not.
+    """
+    *_, height, width, _ = x.shape
+    pixels = [x[:, p : p + height - 1, q : q + width - 1] for p, q in OFFSETS]
+    pairs = [(other, phase) for phase in range(4) for other in range(phase)]
+    # One bit for each pair of phases, so that six comparisons are reduced as one array.
+    equal = jnp.stack([jnp.all(pixels[a] == pixels[b], axis=0) for a, b in pairs])
+    shift = jnp.arange(len(pairs), dtype=jnp.uint8).reshape(-1, 1, 1, 1)
+    bits = jnp.sum(equal.astype(jnp.uint8) << shift, axis=0, dtype=jnp.uint8)
+    for axis in (0, 1):
+        last = bits.shape[axis] - size + 1
+        taps = (lax.slice_in_dim(bits, i, last + i, stride=2, axis=axis) for i in range(size))
+        bits = functools.reduce(jnp.bitwise_and, taps)
+    firsts = [jnp.full_like(bits, phase, jnp.int8) for phase in range(4)]
+    for n, (other, phase) in reversed(list(enumerate(pairs))):
+        firsts[phase] = jnp.where(bits >> n & 1, jnp.int8(other), firsts[phase])
+    return jnp.stack(firsts)
+
+
 @jax.custom_jvp
-def max_over_phases(phases: Float[Array, "4 ..."]) -> Float[Array, "..."]:
+def max_over_phases(
+    phases: Float[Array, "4 k h w b"], firsts: Int8[Array, "4 h w b"]
+) -> Float[Array, "k h w b"]:
     """The maximum of the four pooling phases; the first maximum receives the gradient.
 
     This is JAX's form of a `torch.autograd.Function`, written forward: the rule gives the tangent,
     and JAX transposes it for the backward pass.
+
+    Args:
+      phases: the values that the pool compares.
+      firsts: see `first_equals`.
     """
     return jnp.max(phases, axis=0)
 
 
 @max_over_phases.defjvp
-def _max_over_phases_jvp(
-    primals: tuple[Float[Array, "4 ..."]], tangents: tuple[Float[Array, "4 ..."]]
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    (phases,), (tangent,) = primals, tangents
+def _max_over_phases_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> Any:
+    (phases, firsts), (tangent, _) = primals, tangents
     top, bottom = jnp.maximum(phases[0], phases[1]), jnp.maximum(phases[2], phases[3])
     winner_of_top = jnp.where(phases[0] >= phases[1], 0, 1)
     winner_of_bottom = jnp.where(phases[2] >= phases[3], 2, 3)
     winner = jnp.where(top >= bottom, winner_of_top, winner_of_bottom).astype(jnp.int8)
+    winner = at_winner(firsts[:, None], winner)
     return jnp.maximum(top, bottom), at_winner(tangent, winner)
 
 
-def at_winner(phases: Float[Array, "4 ..."], winner: Int8[Array, "..."]) -> Float[Array, "..."]:
+def at_winner(phases: Shaped[Array, "4 ..."], winner: Int8[Array, "..."]) -> Shaped[Array, "..."]:
     """The phase that won; 0 where the winner is none of the four."""
     # One comparison with all four, whose transpose is one select: a slice of each phase would be
     # transposed to four padded copies, which makes a training step half as slow again.
     number = jnp.arange(4, dtype=winner.dtype).reshape(4, *[1] * winner.ndim)
-    return jnp.sum(jnp.where(winner[None] == number, phases, 0), axis=0)
+    return jnp.sum(jnp.where(winner[None] == number, phases, 0), axis=0, dtype=phases.dtype)
 
 
 def pooling_windows(

@@ -96,11 +96,58 @@ def test_the_first_of_equal_maxima_receives_the_gradient(backend):
     np.testing.assert_array_equal(dx[0, :, :, 0], expected)
 
 
+def images_of_repeated_values(kind: str, batch: int, channels: int) -> np.ndarray:
+    """6×6 images: one window for each phase, of which all, or the rows' or columns', are equal."""
+    rng = np.random.default_rng(batch)
+    sizes = {"constant": (1, 1), "of equal rows": (1, 6), "of equal columns": (6, 1)}
+    height, width = sizes[kind]
+    values = rng.normal(size=(batch, height, width, channels))
+    return np.broadcast_to(values, (batch, 6, 6, channels))
+
+
+@pytest.mark.parametrize(
+    ("batch", "channels", "dtype", "options", "mapped"),
+    [
+        (1, 12, "float32", ops.compiler_options(), False),
+        (3, 40, "float32", {}, False),
+        (17, 24, "bfloat16", {}, True),
+        (64, 16, "float64", ops.compiler_options(), False),
+        (200, 9, "float32", ops.compiler_options(), False),
+    ],
+)
+def test_the_first_of_equal_windows_wins(batch, channels, dtype, options, mapped):
+    with jax.enable_x64(dtype == "float64"):
+        kernel, cotangent = jnp.ones((5, 5, channels, 5), dtype), jnp.ones((1, 1, 1, 5), dtype)
+        kernel *= jnp.asarray(np.random.default_rng(0).normal(size=kernel.shape), dtype)
+
+        def output(x):
+            bias = jnp.full(5, 1e4, dtype)  # ReLU cuts nothing
+            return ops.conv_pool_relu(x, kernel, bias, backend="phase")
+
+        def gradient(x):
+            return jax.vjp(output, x)[1](jnp.broadcast_to(cotangent, (len(x), 1, 1, 5)))[0]
+
+        def of_each(x):
+            return jax.vmap(lambda image: gradient(image[None])[0])(x)
+
+        compiled = jax.jit(of_each if mapped else gradient, compiler_options=options)
+        for kind in ("constant", "of equal rows", "of equal columns"):
+            x = jnp.asarray(images_of_repeated_values(kind, batch, channels), dtype)
+            actual = np.asarray(compiled(x), np.float64)
+            # The input gradient is 0 in the row and the column that only other phases see.
+            if kind != "of equal columns":
+                np.testing.assert_array_equal(actual[:, 5], 0)
+            if kind != "of equal rows":
+                np.testing.assert_array_equal(actual[:, :, 5], 0)
+
+
 def test_max_over_phases_breaks_every_tie_for_the_first():
     values = np.array(np.meshgrid(*[[0.0, 1.0]] * 4)).reshape(4, -1).astype(np.float32)
-    out, vjp = jax.vjp(phase.max_over_phases, jnp.asarray(values))
-    (gradient,) = vjp(jnp.ones_like(out))
-    np.testing.assert_array_equal(out, values.max(axis=0))
+    phases = jnp.asarray(values).reshape(4, 1, 1, 1, -1)
+    unequal = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int8).reshape(4, 1, 1, 1), (4, 1, 1, 16))
+    out, vjp = jax.vjp(lambda phases: phase.max_over_phases(phases, unequal), phases)
+    gradient = vjp(jnp.ones_like(out))[0].reshape(4, 16)
+    np.testing.assert_array_equal(out.ravel(), values.max(axis=0))
     np.testing.assert_array_equal(gradient.argmax(axis=0), values.argmax(axis=0))
     np.testing.assert_array_equal(gradient.sum(axis=0), np.ones(16))
 
