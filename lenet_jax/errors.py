@@ -14,8 +14,30 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-# Error numbers of writes that fail because of the disk, not because of the path.
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+# What to do about writes that fail because of the disk, by error number.
+DISK_FAULTS = {
+    errno.ENOSPC: "free disk space",
+    errno.EDQUOT: "free disk space, or have your quota raised",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
+    errno.EROFS: "make the file system writable",
+    errno.EIO: "the disk may be failing: check it",
+    errno.ENODEV: "the disk is gone: bring it back",
+    errno.ENXIO: "the disk is gone: bring it back",
+    errno.ESTALE: "the network's disk is gone: bring it back",
+}
+# Likewise because of the path.
+WRONG_PATHS = {
+    errno.EACCES: "Choose a folder that you may write to.",
+    errno.EPERM: "Choose a folder that you may write to.",
+    errno.EEXIST: "A file is where a folder belongs: move it, or choose another name.",
+    errno.ENOTDIR: "A file is where a folder belongs: move it, or choose another name.",
+    errno.EISDIR: "A folder is where a file belongs: move it, or choose another name.",
+    errno.ENOTEMPTY: "A folder is where a file belongs: move it, or choose another name.",
+    errno.ENOENT: "Its folder is gone: bring it back, then run the same command again.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ELOOP: "A symbolic link is in its place: remove it, or choose another name.",
+    errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
+}
 
 
 # Signals that ask a command to end; Windows has no SIGHUP.
@@ -54,8 +76,9 @@ class WriteError(UserError):
     def __init__(self, error: OSError, path: str | os.PathLike[str]):
         """Describes `error` in one line, for `path` unless the error names a file itself."""
         super().__init__(
-            f"{error.filename or path} cannot be written: {error.strerror or error};"
-            " free disk space, then run the same command again"
+            f"{show(error.filename or path, 120)} cannot be written: {error.strerror or error};"
+            f" {DISK_FAULTS.get(error.errno or 0, 'see to the disk')},"
+            " then run the same command again"
         )
 
 
@@ -75,7 +98,22 @@ def write_error(error: OSError, path: str | os.PathLike[str]) -> UserError:
     """The exception for a failed write to `path`: a `WriteError` if the disk is at fault."""
     if error.errno in DISK_FAULTS:
         return WriteError(error, path)
-    return UserError(f"{path} cannot be written: {error.strerror or error}")
+    path = error.filename or path
+    reason = f"{show(path, 120)} cannot be written: {printable(error.strerror or error)}"
+    return UserError("\n".join(filter(None, (reason, WRONG_PATHS.get(error.errno or 0)))))
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what fails in writing `path`, or files below it, into an error for the user.
+
+    Raises:
+      UserError: the file cannot be written; a `WriteError` if the disk is full or has failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(error, path) from error
 
 
 def run_command(main: Callable[..., int], *arguments: Any) -> int:

@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from lenet_jax.errors import ExitCode, UserError, print_error, run_command, write_error
-from lenet_jax.storage.files import publish, write_atomically
-from lenet_jax.terminal.arguments import description, make_parser, network_path
+from lenet_jax.errors import ExitCode, UserError, print_error, run_command, writing
+from lenet_jax.storage.files import (
+    check_replaceable,
+    name_draft,
+    publish,
+    refuse_link,
+    write_atomically,
+)
+from lenet_jax.terminal.arguments import add_force, description, make_parser, network_path
 
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
@@ -50,6 +56,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser = make_parser(program, "Export a trained network for use in other programs.")
     parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="what to write")
     parser.add_argument("--out", metavar="FILE", help="default: a file in DIR/export")
+    add_force(parser)
     arguments = parser.parse_args(argv)
     path = network_path(arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
@@ -76,27 +83,32 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     stem = stem if arguments.member is None else f"member_{arguments.member}"
     folder = path.parent if path.is_file() else path / "export"
     out = Path(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
-    for line in export(network, arguments.format, out):
+    with writing(out):
+        if arguments.out is None and path.is_dir():
+            refuse_link(folder)
+        lines = export(network, arguments.format, out, force=arguments.force)
+    for line in lines:
         print(line)
     for remark in remarks:
         print_error(remark)
     return ExitCode.DONE
 
 
-def export(network: "Network", kind: str, out: Path) -> list[str]:
+def export(network: "Network", kind: str, out: Path, *, force: bool = False) -> list[str]:
     """Writes a network, reloads it, and compares the logits.
 
     Args:
       network: the network to export.
       kind: `stablehlo`, `safetensors`, `torch` or `onnx`.
       out: the file; its folder is created.
+      force: whether files that differ are replaced.
 
     Returns:
       Lines to print: the files, and the largest difference between the logits.
 
     Raises:
-      UserError: the file cannot be written, a required package is not installed, or the logits
-        differ.
+      UserError: there is another file, a required package is not installed, or the logits differ.
+      OSError: the file cannot be written.
     """
     writers = {
         "stablehlo": _write_stablehlo,
@@ -105,7 +117,7 @@ def export(network: "Network", kind: str, out: Path) -> list[str]:
         "onnx": _write_onnx,
     }
     images, source = _images(network)
-    draft = out.with_name(f".draft.{out.name}")
+    draft = name_draft(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         companions, predict = writers[kind](network, draft)
@@ -118,17 +130,17 @@ def export(network: "Network", kind: str, out: Path) -> list[str]:
                 f"{out} was not written: after reloading it, the logits differ by"
                 f" {difference:.1e} from the run's, whose largest is {largest:.1f}"
             )
-        for name, text in companions(out.name).items():
-            write_atomically(out.with_name(name), text)
+        beside = {out.with_name(name): text for name, text in companions(out.name).items()}
+        for file, content in {**beside, out: draft.read_bytes()}.items():
+            check_replaceable(file, content, force=force)
+        for file, text in beside.items():
+            write_atomically(file, text)
         publish(draft, out)
-    except OSError as error:
-        raise write_error(error, out) from error
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
-    files = [out, *map(out.with_name, companions(out.name))]
     return [
-        *(f"{file}  {file.stat().st_size:,} bytes" for file in files),
+        *(f"{file}  {file.stat().st_size:,} bytes" for file in (out, *beside)),
         f"reloaded: the logits of {len(images)} {source} differ by at most {difference:.1e}",
     ]
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, write_error
+from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, writing
 from lenet_jax.reading import read_json
-from lenet_jax.storage.files import write_atomically
+from lenet_jax.storage.files import check_replaceable, refuse_link, write_atomically
 from lenet_jax.storage.formats import RunRecord
-from lenet_jax.storage.run_dir import RECORD
-from lenet_jax.terminal.arguments import description, make_parser, network_path
+from lenet_jax.storage.run_dir import RECORD, TENSORBOARD
+from lenet_jax.terminal.arguments import add_force, description, make_parser, network_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lenet_jax.report.findings import Example, Findings
 
 PROGRAM = "python -m lenet_jax.inspect"
+EVENTS = ".inspect"  # how the names of its event files end
 DESCRIPTION = (
     "Show what a trained network has learned, as figures and on one page: what excites its"
     " filters, one image layer by layer, its mistakes, and its calibration."
@@ -56,6 +57,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         help="compare these runs, or members such as SWEEP@7, instead of --workdir",
     )
     parser.add_argument("--out", metavar="DIR", help="default: DIR/inspect")
+    add_force(parser)
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
@@ -70,6 +72,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax import data
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
+    from lenet_jax.plots.output import png
     from lenet_jax.report import page
     from lenet_jax.report.figures import draw_figures
     from lenet_jax.report.findings import find
@@ -90,20 +93,19 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     example = _example(arguments, network, dataset)
     findings = find(network, dataset.test, example)
     figures = draw_figures(network, dataset, findings)
-    name = "inspect" if arguments.member is None else f"inspect/member_{arguments.member}"
-    default = path / name if path.is_dir() else path.with_name(f"inspect_{path.stem}")
-    out = _make_folder(Path(arguments.out or default))
-    try:
-        _save(out, figures)
-    except OSError as error:
-        raise write_error(error, out) from error
+    folders = [path / "inspect" if path.is_dir() else path.with_name(f"inspect_{path.stem}")]
+    if arguments.member is not None:
+        folders.append(folders[0] / f"member_{arguments.member}")
     record = read_json(path / RECORD, RunRecord) or {}
-    report = out / "report.html"
-    _write(report, page.report(network, dataset, findings, figures, record))
+    images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
+    report = page.report(network, dataset, findings, figures, record)
+    out = _make_folder(arguments.out, *folders)
+    with writing(out):
+        _write(out, {**images, "report.html": report}, force=arguments.force)
+        _write_events(out / TENSORBOARD, figures, images)
     _print_summary(network, findings)
-    for file in sorted(out.glob("*.png")):
-        print(f"  {file}")
-    print(f"  {report}")
+    for file in (*sorted(images), "report.html"):
+        print(f"  {out / file}")
     for remark in remarks:
         print_error(remark)
     return ExitCode.DONE
@@ -117,20 +119,27 @@ def _data(arguments: argparse.Namespace, network: "Network") -> Mapping[str, Any
     return {"name": arguments.data, "image_size": size, "fit": fit, "valid_examples": 1}
 
 
-def _save(out: Path, figures: "Mapping[str, Figure]") -> None:
-    """Writes the figures to a folder, as PNG and for TensorBoard."""
-    from lenet_jax.plots.output import png
+def _write(out: Path, contents: Mapping[str, str | bytes], *, force: bool) -> None:
+    """Writes files to a folder; unless forced, only over what this command wrote."""
+    for name, content in contents.items():
+        check_replaceable(out / name, content, force=force, mark=PROGRAM.encode())
+    for name, content in contents.items():
+        write_atomically(out / name, content)
+
+
+def _write_events(
+    folder: Path, figures: "Mapping[str, Figure]", images: Mapping[str, bytes]
+) -> None:
+    """Writes the figures for TensorBoard, in place of those of an earlier inspection."""
     from lenet_jax.storage.tensorboard import EventFile
 
-    folder = out / "tensorboard"
-    for old in folder.glob("events*"):
-        old.unlink()  # from an earlier inspection
-    events = EventFile(folder, first_step=0)
-    for name, figure in figures.items():
-        content = png(figure)
-        write_atomically(out / f"{name}.png", content)
+    old = list(folder.glob(f"events*{EVENTS}"))
+    events = EventFile(folder, suffix=EVENTS)
+    for (name, figure), content in zip(figures.items(), images.values(), strict=True):
         events.add_image(name, content, *figure.canvas.get_width_height())
     events.close()
+    for file in old:
+        file.unlink()
 
 
 def _example(arguments: argparse.Namespace, network: "Network", dataset: "Dataset") -> "Example":
@@ -150,11 +159,13 @@ def _example(arguments: argparse.Namespace, network: "Network", dataset: "Datase
     return Example(test.images[index], f"Test image {index} of {dataset.name}, class {name}")
 
 
-def _make_folder(path: Path) -> Path:
-    try:
+def _make_folder(out: str | None, *default: Path) -> Path:
+    """The folder to write to, created: `out`, or the last by default, of which none is a link."""
+    path = Path(out or default[-1])
+    with writing(path):
+        for folder in () if out else default:
+            refuse_link(folder)
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(error, path) from error
     return path
 
 
@@ -191,11 +202,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     from lenet_jax.report.compare import compare
 
     page, lines = compare([load(path, member) for path, member in sources])
-    out = _make_folder(Path(arguments.out or sources[0][0] / "inspect")) / "compare.html"
-    _write(out, page)
+    out = _make_folder(arguments.out, sources[0][0] / "inspect")
+    with writing(out):
+        _write(out, {"compare.html": page}, force=arguments.force)
     for line in lines:
         print(line)
-    print(f"  {out}")
+    print(f"  {out / 'compare.html'}")
     return ExitCode.DONE
 
 
@@ -208,13 +220,6 @@ def _source(name: str) -> tuple[Path, int | None]:
             raise UserError(f"{path} is not a directory")
         path, member = expand(folder), int(number)
     return path, member
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        write_atomically(file, text)
-    except OSError as error:
-        raise write_error(error, file) from error
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from absl import flags
 from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.device import require_device
-from lenet_jax.errors import UserError, run_command, show
+from lenet_jax.errors import UserError, run_command, show, writing
 from lenet_jax.sweeps import file
 
 PROGRAM = "python -m lenet_jax.sweep"
@@ -54,7 +54,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         collect=flag_values.collect,
         dry_run=flag_values.dry_run,
     )
-    return run(config, members, options, machine.command_line(program, argv))
+    with writing(options.workdir):
+        return run(config, members, options, machine.command_line(program, argv))
 
 
 def make_sweep_flags() -> flags.FlagValues:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from lenet_jax import data
 from lenet_jax.device import require_device
 from lenet_jax.errors import ExitCode, UserError, print_error, printable, run_command
-from lenet_jax.terminal.arguments import Parser, add_description, description
+from lenet_jax.terminal.arguments import Parser, add_description, add_force, description
 
 if TYPE_CHECKING:
     from lenet_jax.nn.lenet import LeNet
@@ -66,8 +66,6 @@ def _convert(arguments: argparse.Namespace) -> None:
             f"{out}: the name must end in .safetensors\n"
             f"Load it in PyTorch with network.load_state_dict(safetensors.torch.load_file('{out}'))"
         )
-    if out.exists():
-        raise UserError(f"{out} already exists; remove it, or choose another name")
     from flax import nnx  # late, as above
 
     from lenet_jax.inference.description import pixel_statistics
@@ -76,7 +74,7 @@ def _convert(arguments: argparse.Namespace) -> None:
     model, metadata, remarks = _load(arguments)
     if "mean" in metadata or "std" in metadata:
         pixel_statistics(metadata, model.conv1.in_features, arguments.file)
-    save_params(out, nnx.state(model, nnx.Param), metadata)
+    save_params(out, nnx.state(model, nnx.Param), metadata, force=arguments.force)
     print(out)
     _print(remarks)
 
@@ -207,6 +205,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     add("inspect", _inspect, "check that FILE is a LeNet; print its sizes, entries and metadata")
     convert = add("convert", _convert, "check FILE and write it as safetensors, with its metadata")
     convert.add_argument("out", metavar="OUT.safetensors", help="a new file")
+    add_force(convert)
     evaluate = add("evaluate", _evaluate, "print the accuracy of FILE on the whole test set")
     evaluate.epilog = "Images are fitted first, then normalised: transforms.Pad, then Normalize."
     evaluate.add_argument("--data", default="mnist", help="`mnist`, a path, or a TFDS name")

@@ -127,13 +127,15 @@ def load_params(path: str | Path, like: nnx.State) -> nnx.State:
     return from_state_dict(state_dict, like, str(path))
 
 
-def save_params(path: str | Path, params: nnx.State, metadata: Mapping[str, str]) -> None:
-    """Writes parameters as a safetensors file in PyTorch's layout.
+def save_params(
+    path: str | Path, params: nnx.State, metadata: Mapping[str, str], *, force: bool = True
+) -> None:
+    """Writes parameters as a safetensors file in PyTorch's layout; for `force` see `weights.write`.
 
     Raises:
       UserError: the file cannot be written.
     """
-    weights.write(path, to_state_dict(params), metadata)
+    weights.write(path, to_state_dict(params), metadata, force=force)
 
 
 def _read(

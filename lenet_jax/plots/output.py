@@ -2,11 +2,13 @@
 
 import io
 import re
+from collections.abc import Callable
 from xml.etree import ElementTree
 
 import numpy as np
 
-from lenet_jax.plots.style import DPI, FAINT, INK, RULE, SERIES, Figure, house_style
+from lenet_jax.errors import DISK_FAULTS, printable
+from lenet_jax.plots.style import DPI, DRAWING_ERRORS, FAINT, INK, RULE, SERIES, Figure, house_style
 
 # What a page makes of the colours, so that a figure suits its light and its dark style.
 PAGE_COLOURS = {
@@ -17,10 +19,30 @@ PAGE_COLOURS = {
 }
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file on white, the same bytes for the same figure."""
+def draw(plot: Callable[[], Figure], name: str, warn: Callable[[str], None]) -> bytes | None:
+    """A figure as the bytes of the PNG file `name`; None, and a warning, if drawing it fails.
+
+    Raises:
+      OSError: the disk is full, or has failed.
+    """
+    try:
+        return png(plot())
+    except DRAWING_ERRORS as error:
+        if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+            raise
+        warn(f"{name} was not drawn: {type(error).__name__}: {printable(error)}")
+        return None
+
+
+def png(figure: Figure, software: str = "lenet_jax") -> bytes:
+    """The figure as a PNG file on white, the same bytes for the same figure.
+
+    Args:
+        figure: what to draw.
+        software: the command that writes it, for the file's metadata.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     stream = io.BytesIO()
     with house_style():
@@ -28,7 +50,9 @@ def png(figure: Figure) -> bytes:
         agg = FigureCanvasAgg(figure)
         agg.draw()
     pixels = np.asarray(agg.buffer_rgba())[..., :3]
-    Image.fromarray(pixels).save(stream, "PNG", dpi=(DPI, DPI), compress_level=3)
+    made_by = PngImagePlugin.PngInfo()
+    made_by.add_text("Software", software)
+    Image.fromarray(pixels).save(stream, "PNG", dpi=(DPI, DPI), compress_level=3, pnginfo=made_by)
     return stream.getvalue()
 
 

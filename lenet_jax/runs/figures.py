@@ -11,16 +11,16 @@ from jaxtyping import Float
 
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.form import measure_form
-from lenet_jax.errors import DISK_FAULTS, printable
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.load import save_params
 from lenet_jax.inference.network import energy
 from lenet_jax.inference.state_dict import form_metadata, make_metadata
 from lenet_jax.nn import ops
 from lenet_jax.plots import curves, filters, results
-from lenet_jax.plots.output import png
-from lenet_jax.plots.style import DRAWING_ERRORS, Figure, network_title
+from lenet_jax.plots.output import draw
+from lenet_jax.plots.style import Figure, network_title
 from lenet_jax.storage.files import write_atomically
+from lenet_jax.storage.run_dir import FIGURES
 from lenet_jax.training.spec import Spec
 
 UNLIKE = 0.01  # of the validation images: those that count as unlike their classes
@@ -41,7 +41,7 @@ def draw_figures(
       The files drawn.
 
     Raises:
-      OSError: the disk is full, or has failed.
+      OSError: a figure cannot be written.
     """
     predictions, labels, names = logits.argmax(axis=-1), dataset.test.labels, dataset.class_names
     probabilities = np.asarray(jax.nn.softmax(logits))
@@ -67,30 +67,24 @@ def draw_figures(
             image, kernel, maps, title=title, captions=captions, activation=name
         )
 
-    plots: dict[str, Callable[[], Figure]] = {
-        "curves.png": lambda: curves.plot_curves(
+    plots: list[Callable[[], Figure]] = [
+        lambda: curves.plot_curves(
             rows,
             title=f"{title}, {spec.num_examples:,} training images",
             seam=spec.schedule_epochs,
         ),
-        "confusion_matrix.png": lambda: results.plot_confusion_matrix(
-            confusion, names, title=title
-        ),
-        "filters.png": lambda: filters.plot_filters(kernel, title=title),
-        "feature_maps.png": plot_feature_maps,
-        "mistakes.png": lambda: results.plot_mistakes(
+        lambda: results.plot_confusion_matrix(confusion, names, title=title),
+        lambda: filters.plot_filters(kernel, title=title),
+        plot_feature_maps,
+        lambda: results.plot_mistakes(
             dataset.test.images, labels, predictions, probabilities, names, title=title
         ),
-    }
+    ]
     drawn = []
-    for name, plot in plots.items():
-        try:
-            write_atomically(folder / name, png(plot()))
-        except DRAWING_ERRORS as error:
-            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
-                raise
-            warn(f"{name} was not drawn: {type(error).__name__}: {printable(error)}")
-        else:
+    for name, plot in zip(FIGURES, plots, strict=True):
+        content = draw(plot, name, warn)
+        if content is not None:
+            write_atomically(folder / name, content)
             drawn.append(folder / name)
     return drawn
 

@@ -1,7 +1,7 @@
 """Whether a run may resume what its directory holds, and the state to resume from."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +94,8 @@ def look_back(
                 " to\n"
                 "Restore a backup, or choose another --workdir to start over."
             )
+        if previous is None:
+            directory.refuse_others()
         return None, None
     old = configs.load_json(file)
     different = configs.differing_keys(old, config)
@@ -142,11 +144,11 @@ def extended_config(folder: Path, config: configs.Config) -> configs.Config:
 
 def restore(
     trainer: Trainer, directory: RunDir, checkpoints: Checkpoints, warn: Callable[[str], None]
-) -> tuple[RunState | None, Progress]:
-    """Restores the newest intact checkpoint, and drops the rows that were logged after it.
+) -> tuple[RunState | None, Progress, Sequence[Row]]:
+    """Restores the newest intact checkpoint; writes nothing.
 
     Returns:
-      The arrays, or None if there is no checkpoint; and the run's progress.
+      The arrays, or None if there is no checkpoint; the run's progress; and its rows until then.
 
     Raises:
       UserError: as `Checkpoints.restore` does; or the checkpoints are gone, or of another version.
@@ -162,8 +164,7 @@ def restore(
                 " gone\n"
                 "Restore a backup, or choose another --workdir to start over."
             )
-        directory.restart_rows([])
-        return None, START
+        return None, START, []
     run_state, metadata = restored
     try:
         progress = convert(metadata, Metadata, "its metadata")
@@ -172,8 +173,7 @@ def restore(
             f"{directory.checkpoints} is of another version of lenet-jax: {error}\n"
             "Choose another --workdir to start over."
         ) from error
-    directory.restart_rows(progress.rows)
-    return run_state, progress.run
+    return run_state, progress.run, progress.rows
 
 
 def _span(config: configs.Config) -> int:

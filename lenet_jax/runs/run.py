@@ -15,7 +15,7 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import ExitCode, UserError, WriteError, expand
+from lenet_jax.errors import ExitCode, UserError, expand, writing
 from lenet_jax.inference.description import disagreements
 from lenet_jax.inference.load import load_model
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
@@ -25,6 +25,7 @@ from lenet_jax.runs.record import Record
 from lenet_jax.runs.resume import Progress, RunState, extended_config, look_back, restore
 from lenet_jax.statistics import shortest
 from lenet_jax.storage.checkpoint import Checkpoints
+from lenet_jax.storage.files import make_folder
 from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir
 from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
@@ -79,49 +80,48 @@ def run(
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
     has_checkpoint = any(checkpoints.glob("[0-9]*"))
     initial = None if has_checkpoint else _initial_params(trainer, console.warn)
-    try:
-        with (
-            Interrupt(console.release, console.is_closed) as interrupt,
-            RunDir(workdir) as directory,
-        ):
-            extended_from, summary = look_back(directory, config, trainer.dataset)
-            if summary is not None:
-                console.note("this run is already finished")
-                console.result(summary, directory.files())
-                return ExitCode.DONE
-            with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
-                # May raise; nothing is written before.
-                saved, progress = restore(trainer, directory, checkpoints, console.warn)
-                record = Record(directory, trainer, command, console.warn)
-                if saved is not None and (changed := record.differences()):
-                    console.warn(
-                        f"results may differ in the last bits from an uninterrupted run: {changed}"
-                    )
-                if repeats is not None and (changed := record.changes_since(repeats)):
-                    console.warn(
-                        f"results may differ from those of the run in {repeats.parent}: {changed}"
-                    )
-                if directory.lock_note:
-                    console.warn(directory.lock_note)
-                record.values["has_checkpoint"] = saved is not None
-                if extended_from is not None:
-                    console.note(record.note_extension(extended_from, trainer.spec))
-                interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)
-                with record:  # first: an extended run is no longer done
-                    directory.write_json(CONFIG, configs.to_dict(config))
-                    _print_header(console, trainer, record, directory.path)
-                    with console.compiling():
-                        trainer.compile()
-                        state = _place(trainer, saved, initial)
-                    job = _Job(trainer, directory, checkpoints, record, console, interrupt)
-                    trace = directory.path / "profile" if profile else None
-                    outcome = job.train(state, progress, started, trace)
-                    checkpoints.close()
-                    record.values["has_checkpoint"] |= checkpoints.saved is not None
-                    record.close(outcome.status, outcome.reason)
-                return outcome.code
-    except OSError as error:
-        raise WriteError(error, workdir) from error
+    with (
+        writing(workdir),
+        Interrupt(console.release, console.is_closed) as interrupt,
+        RunDir(workdir) as directory,
+    ):
+        extended_from, summary = look_back(directory, config, trainer.dataset)
+        if summary is not None:
+            console.note("this run is already finished")
+            console.result(summary, directory.files())
+            return ExitCode.DONE
+        with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
+            # May raise; nothing is written before.
+            saved, progress, rows = restore(trainer, directory, checkpoints, console.warn)
+            record = Record(directory, trainer, command, console.warn)
+            if saved is not None and (changed := record.differences()):
+                console.warn(
+                    f"results may differ in the last bits from an uninterrupted run: {changed}"
+                )
+            if repeats is not None and (changed := record.changes_since(repeats)):
+                console.warn(
+                    f"results may differ from those of the run in {repeats.parent}: {changed}"
+                )
+            if directory.lock_note:
+                console.warn(directory.lock_note)
+            record.values["has_checkpoint"] = saved is not None
+            if extended_from is not None:
+                console.note(record.note_extension(extended_from, trainer.spec))
+            interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)
+            with record:  # first: an extended run is no longer done
+                directory.restart_rows(rows)
+                directory.write_json(CONFIG, configs.to_dict(config))
+                _print_header(console, trainer, record, directory.path)
+                with console.compiling():
+                    trainer.compile()
+                    state = _place(trainer, saved, initial)
+                job = _Job(trainer, directory, checkpoints, record, console, interrupt)
+                trace = make_folder(directory.path / "profile") if profile else None
+                outcome = job.train(state, progress, started, trace)
+                checkpoints.close()
+                record.values["has_checkpoint"] |= checkpoints.saved is not None
+                record.close(outcome.status, outcome.reason)
+            return outcome.code
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from safetensors.numpy import save as encode
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.reading import decode, open_file, read_bytes
-from lenet_jax.storage.files import publish, remove_drafts, set_aside
+from lenet_jax.storage.files import make_folder, publish, remove, remove_drafts, set_aside
 from lenet_jax.storage.sums import MANIFEST, find_damage, write_manifest
 
 State = TypeVar("State", bound=PyTree)
@@ -53,7 +53,7 @@ class Checkpoints:
           keep: the number of checkpoints to keep, newest first.
         """
         self._directory, self._keep = directory, keep
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         remove_drafts(directory)
         self._writer = ThreadPoolExecutor(1, "checkpoint", initializer=_lower_priority)
         self._saving: Future[int] | None = None
@@ -161,7 +161,7 @@ class Checkpoints:
             numbers = sorted(self._numbers())
             kept = [n for n in numbers if n <= number][-self._keep :]
             for other in set(numbers).difference(kept):
-                shutil.rmtree(set_aside(self._folder(other)))
+                remove(set_aside(self._folder(other)))
             return number
         finally:
             shutil.rmtree(draft, ignore_errors=True)  # a no-op after `publish`

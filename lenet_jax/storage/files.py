@@ -1,17 +1,24 @@
 """Atomic writes of files and folders."""
 
 import contextlib
+import csv
+import errno
+import io
 import json
 import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
+from lenet_jax.errors import UserError, show
+
 # Text, bytes, or a function that writes to a binary stream.
 Content: TypeAlias = str | bytes | Callable[[IO[bytes]], object]
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula begins in a table's cell
 
 
 def write_atomically(path: Path, content: Content) -> None:
@@ -26,8 +33,7 @@ def write_atomically(path: Path, content: Content) -> None:
     Raises:
       OSError: the file cannot be written; the error's `filename` is `path`.
     """
-    # A name of its own: processes that share a folder may write the same file.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.draft")
+    draft = name_draft(path)
     try:
         with draft.open("xb") as stream:
             if callable(content):
@@ -48,6 +54,73 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
+def name_draft(path: Path) -> Path:
+    """A name of its own for a draft: processes that share a folder may write the same file."""
+    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.draft")
+
+
+def check_replaceable(path: Path, content: str | bytes, *, force: bool, mark: bytes = b"") -> None:
+    """Checks that writing `content` to `path` destroys nothing that somebody else wrote there.
+
+    Args:
+      path: where to write.
+      content: what is to be written; a file that has it already may be written again.
+      force: whether anything may be replaced.
+      mark: what files have that the same command wrote, which may be replaced too; empty: none.
+
+    Raises:
+      UserError: there is another file.
+      OSError: it cannot be read.
+    """
+    if force or not path.is_file():  # a folder cannot be replaced
+        return
+    present = path.read_bytes()
+    content = content.encode() if isinstance(content, str) else content
+    if present != content and not (mark and mark in present):
+        raise UserError(
+            f"{show(path, 120)} already exists, and is not what this command would write\n"
+            "Choose another name, or add --force to replace it."
+        )
+
+
+def make_folder(path: Path) -> Path:
+    """Creates a folder inside one that may come from somebody else, unless it exists.
+
+    Raises:
+      OSError: it cannot be created, or is a symbolic link, behind which anything may be.
+    """
+    refuse_link(path)
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def refuse_link(path: Path) -> None:
+    """Raises OSError if `path` is a symbolic link."""
+    if path.is_symlink():
+        reason = "it is a symbolic link, which is not followed"
+        raise OSError(errno.ELOOP, reason, os.fspath(path))
+
+
+def remove(path: Path) -> None:
+    """Deletes a file, a folder with what is in it, or a symbolic link, which is not followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def table(rows: Iterable[Iterable[object]]) -> str:
+    """Rows as CSV; text that a spreadsheet would run as a formula is quoted by an apostrophe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(
+            f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+            for cell in row
+        )
+    return text.getvalue()
+
+
 def publish(draft: Path, path: Path) -> None:
     """Renames a draft, a file or a folder of files, to `path` once it is on the disk.
 
@@ -63,16 +136,13 @@ def publish(draft: Path, path: Path) -> None:
     draft.replace(path)
     _sync(path.parent)
     if replaced is not None:
-        shutil.rmtree(replaced)
+        remove(replaced)
 
 
 def remove_drafts(folder: Path) -> None:
     """Deletes what killed processes left half-written; no process may be writing."""
     for draft in folder.glob(".*.draft"):
-        if draft.is_dir():
-            shutil.rmtree(draft)
-        else:
-            draft.unlink()
+        remove(draft)
 
 
 def set_aside(folder: Path) -> Path:

@@ -16,6 +16,7 @@ import filelock
 
 from lenet_jax.errors import printable
 from lenet_jax.reading import read_bytes
+from lenet_jax.storage.files import refuse_link
 
 # Error numbers of file systems, and of systems, that have no locks.
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -43,8 +44,10 @@ class Lock:
         """Takes the lock, if need be after waiting for it; whether it is held.
 
         Raises:
-          OSError: the file cannot be written or locked; the error's `filename` is set.
+          OSError: the file cannot be written or locked, or is a symbolic link; the error's
+            `filename` is set.
         """
+        refuse_link(self._path)
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(self._path.open("ab"))
             try:

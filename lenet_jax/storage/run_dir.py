@@ -1,8 +1,7 @@
 """The run directory: the names of its files, the lock of the writing process, and the metrics."""
 
-import csv
-import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import GenericAlias, TracebackType
@@ -10,7 +9,7 @@ from typing import Any
 
 from lenet_jax.errors import DISK_FAULTS, UserError, expand, show
 from lenet_jax.reading import Kind, decode, read_bytes, read_json
-from lenet_jax.storage.files import remove_drafts, write_atomically, write_json
+from lenet_jax.storage.files import remove_drafts, table, write_atomically, write_json
 from lenet_jax.storage.formats import Metrics
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.sums import MANIFEST, write_sums
@@ -19,6 +18,7 @@ from lenet_jax.storage.tensorboard import EventFile
 CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
 METRICS, TABLE, WEIGHTS = "metrics.jsonl", "metrics.csv", "model.safetensors"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+FIGURES = ("curves.png", "confusion_matrix.png", "filters.png", "feature_maps.png", "mistakes.png")
 
 Row = Mapping[str, float | int]
 
@@ -106,6 +106,21 @@ class RunDir:
         """Writes the sums of what a finished run is read from."""
         write_sums(self.path, (WEIGHTS, SUMMARY, METRICS))
 
+    def refuse_others(self) -> None:
+        """Checks that a new run replaces no file, in a folder that has no record of a run.
+
+        Raises:
+          UserError: it would.
+        """
+        names = (CONFIG, SUMMARY, METRICS, TABLE, WEIGHTS, MANIFEST, *FIGURES)
+        present = [name for name in names if (self.path / name).exists()]
+        if present:
+            raise UserError(
+                f"{show(self.path, 120)} holds {', '.join(present[:3])}, but no {RECORD}:"
+                " a run would replace what it did not write\n"
+                "Choose another --workdir."
+            )
+
     def has_checkpoints(self) -> bool:
         """Whether there are checkpoints, intact or not."""
         return any(self.checkpoints.glob("[0-9]*"))
@@ -128,8 +143,14 @@ class RunDir:
     def log(self, row: Row) -> None:
         """Appends an epoch's metrics to `metrics.jsonl`, `metrics.csv` and TensorBoard."""
         self.rows.append(dict(row))
-        with (self.path / METRICS).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        file = self.path / METRICS
+        size = file.stat().st_size if file.exists() else 0
+        try:
+            with file.open("a") as stream:
+                stream.write(json.dumps(row) + "\n")
+        except OSError:
+            os.truncate(file, size)  # leaves no half line
+            raise
         self._write_csv()
         epoch = int(row["epoch"])
         if self._events is None:
@@ -138,11 +159,8 @@ class RunDir:
 
     def _write_csv(self) -> None:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.path / TABLE, text.getvalue())
+        rows = [[row.get(name, "") for name in columns] for row in self.rows]
+        write_atomically(self.path / TABLE, table([columns, *rows]))
 
 
 def read_rows(folder: Path) -> list[Metrics]:

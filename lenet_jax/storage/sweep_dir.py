@@ -18,7 +18,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,12 +25,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lenet_jax.errors import DISK_FAULTS, UserError, WriteError, expand, printable
+from lenet_jax.errors import DISK_FAULTS, UserError, expand, printable, show
 from lenet_jax.reading import decode, open_file, read_bytes, read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
+    make_folder,
     publish,
+    remove,
     remove_drafts,
     write_atomically,
     write_json,
@@ -125,22 +126,36 @@ class SweepDir:
         """Writes the plan unless there is one already.
 
         Raises:
-          UserError: the directory cannot be written, or holds another sweep.
+          UserError: the directory cannot be written, or holds another sweep or other files.
+          OSError: the disk is full, or has failed.
         """
         try:
-            (self.path / CHUNKS).mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path / CHUNKS)
             with self.lock("sweep"), self.lock("collect"):  # nobody writes here now
                 remove_drafts(self.path)
                 if self.plan() is None:
-                    write_json(self.path / CONFIG, config)
+                    self._refuse_others()
                     write_atomically(self.path / PLAN, _plan_text({**plan, "config": config}))
+                if not (self.path / CONFIG).exists():
+                    write_json(self.path / CONFIG, config)
         except OSError as error:
             if error.errno in DISK_FAULTS:
-                raise WriteError(error, self.path) from error
+                raise
             raise UserError(
                 f"--workdir={self.path} cannot be written: {error.strerror} ({error.filename})\n"
                 "Choose a folder that you may write to."
             ) from error
+
+    def _refuse_others(self) -> None:
+        """Raises UserError if a new sweep would replace files that no sweep wrote."""
+        names = (CONFIG, ENVIRONMENT, TABLE, HISTORY, SUMMARY, FIGURE, WINNER)
+        present = [name for name in names if (self.path / name).exists()]
+        if present and not any((self.path / CHUNKS).glob("[0-9]*")):
+            raise UserError(
+                f"{show(self.path, 120)} holds {', '.join(present[:3])}, but no {PLAN}:"
+                " a sweep would replace what it did not write\nChoose another --workdir."
+            )
 
     def environment(self) -> dict[str, Any]:
         """What `write_environment` wrote last; empty before.
@@ -177,7 +192,7 @@ class SweepDir:
                 yield None
                 return
             draft = self.path / CHUNKS / f".{chunk:04d}.draft"
-            shutil.rmtree(draft, ignore_errors=True)  # left by a killed process
+            remove(draft)  # left by a killed process
             draft.mkdir()
             yield draft
             if not any(draft.iterdir()):

@@ -6,16 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from lenet_jax.storage.files import make_folder
+
 
 class EventFile:
     """An event file, written synchronously: tensorboardX's own writer hides errors in a thread."""
 
-    def __init__(self, folder: Path, first_step: int):
+    def __init__(self, folder: Path, first_step: int | None = None, suffix: str = ""):
         """Opens a new file in `folder`.
 
         Args:
           folder: created if it does not exist.
-          first_step: TensorBoard hides this and later steps of earlier files.
+          first_step: TensorBoard hides this and later steps of earlier files; None: it hides none.
+          suffix: how the file's name ends.
 
         Raises:
           OSError: the file cannot be written.
@@ -27,10 +30,11 @@ class EventFile:
             from tensorboardX.summary import scalar
 
         self._event, self._summary, self._scalar = Event, Summary, scalar
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         # The default name, seconds and host, would be the same for two files within a second.
-        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
-        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}{suffix}")
+        if first_step is not None:
+            self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, row: Mapping[str, float | int]) -> None:
         """Writes the scalars of a step; raises OSError if they cannot be written."""

@@ -17,9 +17,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lenet_jax.errors import UserError, expand, printable, write_error
+from lenet_jax.errors import UserError, expand, printable, writing
 from lenet_jax.reading import decode, open_file
-from lenet_jax.storage.files import write_atomically
+from lenet_jax.storage.files import check_replaceable, write_atomically
 from lenet_jax.storage.torch_file import is_torch, not_weights, read_torch
 
 SUM = "sha256"  # the key of the checksum among a file's metadata
@@ -107,20 +107,31 @@ def read(
 
 
 def write(
-    path: str | Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+    path: str | Path,
+    state_dict: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    *,
+    force: bool = True,
 ) -> None:
     """Writes a safetensors file, atomically.
+
+    Args:
+      path: the file.
+      state_dict: the weights.
+      metadata: of the file.
+      force: whether a file that differs is replaced.
 
     Raises:
       UserError: the file cannot be written; a `WriteError` if the disk is full or has failed.
     """
     path = expand(path)
     try:
-        write_atomically(path, encode(state_dict, metadata))
-    except OSError as error:
-        raise write_error(error, path) from error
+        content = encode(state_dict, metadata)
     except SafetensorError as error:
         raise UserError(f"{path} cannot be written: {printable(error)}") from error
+    with writing(path):
+        check_replaceable(path, content, force=force)
+        write_atomically(path, content)
 
 
 def encode(state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

@@ -1,7 +1,5 @@
 """The results of a sweep: a table of its members, statistics over seeds, and the winner."""
 
-import csv
-import io
 import json
 import math
 import statistics
@@ -16,6 +14,7 @@ from lenet_jax.config.schema import keys
 from lenet_jax.plots import sweeps as plots
 from lenet_jax.statistics import is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
+from lenet_jax.storage import files
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.members import Overrides
 
@@ -236,9 +235,7 @@ def rank(row: Row) -> tuple[float, float, int]:
 def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
     """The content of results.csv: one row per member, with its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["member", *swept, *COLUMNS])
+    lines: list[list[Any]] = [["member", *swept, *COLUMNS]]
     for row in rows:
         changed = overrides[row["member"]]
         cells = [row[name] for name in COLUMNS]
@@ -246,8 +243,8 @@ def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
             " ".join(map(str, v)) if isinstance(v, list | tuple) else v
             for v in map(changed.get, swept)
         ]
-        writer.writerow([row["member"], *shown, *cells])
-    return text.getvalue()
+        lines.append([row["member"], *shown, *cells])
+    return files.table(lines)
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:

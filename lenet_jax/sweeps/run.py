@@ -12,13 +12,12 @@ import numpy as np
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.data.form import measure_form
-from lenet_jax.errors import DISK_FAULTS, ExitCode, UserError, printable
+from lenet_jax.errors import ExitCode, UserError
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
-from lenet_jax.plots.output import png
-from lenet_jax.plots.style import DRAWING_ERRORS
+from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.statistics import chance
 from lenet_jax.storage.files import write_atomically
@@ -56,7 +55,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
 
     Raises:
       UserError: the data, the available memory or the directory does not fit the sweep.
-      OSError: the results cannot be written.
+      OSError: the results cannot be written; the finished chunks stay intact.
     """
     if config.train.initial_weights is not None:
         raise UserError("a sweep draws its members' weights: do not set train.initial_weights")
@@ -327,15 +326,10 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
             summary,
             winner and results.winner_file(members[winner[1]["member"]].config, winner[1]),
         )
-        try:
-            figure = plot_sweep(results.for_plot(settings, curves), title=store.path.name)
-            write_atomically(store.figure, png(figure))
-        except DRAWING_ERRORS as error:
-            if isinstance(error, OSError) and error.errno in DISK_FAULTS:
-                raise
-            console.warn(
-                f"{store.figure.name} was not drawn: {type(error).__name__}: {printable(error)}"
-            )
+        shown, title = results.for_plot(settings, curves), store.path.name
+        figure = draw(lambda: plot_sweep(shown, title=title), store.figure.name, console.warn)
+        if figure is not None:
+            write_atomically(store.figure, figure)
     console.lines(_result_lines(settings, summary, rows))
     for file in store.results():
         console.note(f"  {file}")

@@ -69,6 +69,11 @@ def add_description(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Adds --force, without which no file is replaced that the command did not write."""
+    parser.add_argument("--force", action="store_true", help="replace files that differ")
+
+
 def description(arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of `add_description`'s flags, as `inference.description.Description` has them."""
     names = "activation", "pool", "padding", "mean", "std", "fit"
