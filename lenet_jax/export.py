@@ -11,6 +11,7 @@ under PyTorch's names; `torch` adds a Python file that defines the network.
 import contextlib
 import importlib.util
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,7 +109,7 @@ def export(network: "Network", kind: str, out: Path, *, force: bool = False) -> 
 
     Raises:
       UserError: there is another file, a required package is not installed, or the logits differ.
-      OSError: the file cannot be written.
+      OSError: the file cannot be written; the error's `filename` is `out`.
     """
     writers = {
         "stablehlo": _write_stablehlo,
@@ -136,6 +137,9 @@ def export(network: "Network", kind: str, out: Path, *, force: bool = False) -> 
         for file, text in beside.items():
             write_atomically(file, text)
         publish(draft, out)
+    except OSError as error:
+        error.filename = os.fspath(out)
+        raise
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()

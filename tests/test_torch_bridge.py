@@ -74,7 +74,13 @@ def test_convert_keeps_weights_and_metadata_bit_for_bit(capsys, run, tmp_path):
     assert torch_bridge.main(["convert", str(folder), str(out)]) == 0
     assert out.read_bytes() == (folder / "model.safetensors").read_bytes()
     assert capsys.readouterr().out == f"{out}\n"
+    assert torch_bridge.main(["convert", str(folder), str(out)]) == 0  # the same again
+    capsys.readouterr()
+    out.write_text("another file")
     assert f"{out} already exists" in refusal(capsys, "convert", folder, out)
+    assert out.read_text() == "another file"
+    assert torch_bridge.main(["convert", str(folder), str(out), "--force"]) == 0
+    assert out.read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
 def test_convert_records_pytorchs_normalisation(saved, tmp_path):

@@ -9,7 +9,7 @@ from flax import nnx
 from safetensors import safe_open
 
 from lenet_jax.inference.state_dict import to_state_dict
-from lenet_jax.plots import curves, filters, results
+from lenet_jax.plots import curves, filters, output, results
 from lenet_jax.runs import figures as report
 from lenet_jax.training.spec import make_spec
 from tests.support import tiny
@@ -36,7 +36,7 @@ def params(spec):
 def plots(monkeypatch):
     """Replaces drawing; holds the arguments that each figure was drawn with."""
     drawn = {}
-    monkeypatch.setattr(report, "png", str.encode)
+    monkeypatch.setattr(output, "png", str.encode)
 
     def make_plot(name):
         def plot(*args, **kwargs):
