@@ -101,6 +101,18 @@ def test_the_torch_export_is_a_standalone_module(run, notes_run, network, images
     assert torch.__version__
 
 
+@pytest.mark.torch
+def test_what_another_wrote_is_not_replaced_unforced(run, notes_run, tmp_path):
+    pytest.importorskip("torch")
+    (tmp_path / "net.py").write_text("mine")
+    arguments = [f"--workdir={notes_run}", "--format=torch", f"--out={tmp_path}/net.safetensors"]
+    code, _, error = run(*arguments)
+    assert code == 2 and "net.py already exists" in error and len(error.splitlines()) == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["net.py"]
+    for force in (["--force"], []):  # the same again is no other
+        assert run(*arguments, *force)[0] == 0
+
+
 @pytest.mark.filterwarnings("default::DeprecationWarning")  # of jax2onnx's own doing
 def test_onnx_gives_the_same_logits(network, tmp_path):
     if not os.environ.get("LENET_JAX_REQUIRE_ONNX"):

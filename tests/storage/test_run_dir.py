@@ -11,7 +11,9 @@ import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, write_error
+from lenet_jax.storage.checkpoint import Checkpoints
+from lenet_jax.storage.files import table
 from lenet_jax.storage.run_dir import RunDir
 
 
@@ -208,3 +210,47 @@ def test_event_files_do_not_import_pytorch(tmp_path):
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
     assert len(list(tmp_path.glob("events*"))) == 1
+
+
+def test_links_in_a_folder_are_not_followed_for_writing(tmp_path):
+    outside, run = tmp_path / "outside", tmp_path / "run"
+    outside.mkdir()
+    run.mkdir()
+    secret = outside / "secret"
+    secret.write_text("mine\n")
+    for name in ("metrics.jsonl", "metrics.csv", "summary.json"):
+        (run / name).symlink_to(secret)
+    (tmp_path / "link").symlink_to(run)  # the folder itself may be one
+    with RunDir(tmp_path / "link") as directory:
+        directory.restart_rows([])
+        directory.write_json("summary.json", {})
+        (run / "tensorboard").symlink_to(outside)
+        with pytest.raises(OSError, match="tensorboard") as caught:
+            directory.log(row(1))
+        assert "symbolic link" in str(write_error(caught.value, run))
+        (run / "checkpoints").symlink_to(outside)
+        with pytest.raises(OSError, match="checkpoints"):
+            Checkpoints(directory.checkpoints, keep=1)
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(outside / "new")
+    with pytest.raises(UserError, match="symbolic link"):
+        RunDir(run)
+    assert [file.name for file in outside.iterdir()] == ["secret"]
+    assert secret.read_text() == "mine\n"
+
+
+def test_a_formula_is_quoted_in_a_table():
+    rows = [["=1+1", "+a", "-b", "@c", "\td", "e", ""], [-1.5, 2, None, "-0.5", "a=b", "'", "é"]]
+    first, second = table(rows).splitlines()
+    assert first == "'=1+1,'+a,'-b,'@c,'\td,e,"
+    assert second == "-1.5,2,,'-0.5,a=b,',é"
+
+
+def test_a_run_replaces_no_file_in_a_folder_without_a_run(tmp_path):
+    with RunDir(tmp_path) as directory:
+        directory.refuse_others()
+        (tmp_path / "notes.txt").touch()
+        directory.refuse_others()
+        (tmp_path / "summary.json").write_text("{}")
+        with pytest.raises(UserError, match=r"holds summary.json, but no run.json"):
+            directory.refuse_others()
