@@ -6,9 +6,9 @@ Writes figures as PNG and to TensorBoard, and `report.html`, a self-contained pa
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, writing
 from lenet_jax.reading import read_json
@@ -69,7 +69,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     use_compilation_cache()
     require_device()
-    from lenet_jax import data
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
     from lenet_jax.plots.output import png
@@ -84,7 +83,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         raise UserError(
             f"{path} is a file, see --weights; --workdir must be a run, which has a config"
         )
-    dataset = data.load(**_data(arguments, network))
+    changed: list[str] = []
+    dataset = _load_data(arguments, network, changed.append)
+    remarks += changed
     if (network.channels, len(network.class_names)) != (
         dataset.image_shape[2],
         dataset.num_classes,
@@ -98,7 +99,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         folders.append(folders[0] / f"member_{arguments.member}")
     record = read_json(path / RECORD, RunRecord) or {}
     images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
-    report = page.report(network, dataset, findings, figures, record)
+    report = page.report(network, dataset, findings, figures, record, changed)
     out = _make_folder(arguments.out, *folders)
     with writing(out):
         _write(out, {**images, "report.html": report}, force=arguments.force)
@@ -111,12 +112,17 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     return ExitCode.DONE
 
 
-def _data(arguments: argparse.Namespace, network: "Network") -> Mapping[str, Any]:
-    """The arguments of `data.load` for the data that the network was trained on."""
+def _load_data(
+    arguments: argparse.Namespace, network: "Network", say: Callable[[str], None]
+) -> "Dataset":
+    """The data that the network was trained on; of a file of weights, those of --data."""
+    from lenet_jax import data
+    from lenet_jax.inference.run_data import load_data
+
     if network.config is not None:
-        return dict(network.config.data)
+        return load_data(network, say)
     size, fit = network.image_size, network.form.fit
-    return {"name": arguments.data, "image_size": size, "fit": fit, "valid_examples": 1}
+    return data.load(arguments.data, image_size=size, fit=fit, valid_examples=1)
 
 
 def _write(out: Path, contents: Mapping[str, str | bytes], *, force: bool) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lenet_jax import data
 from lenet_jax.device import require_device
 from lenet_jax.errors import ExitCode, UserError, print_error, printable, run_command
+from lenet_jax.storage.run_dir import CONFIG
 from lenet_jax.terminal.arguments import Parser, add_description, add_force, description
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def _convert(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from lenet_jax.inference.description import pixel_statistics
+    from lenet_jax.inference.load import load
     from lenet_jax.inference.network import Network  # late, as above
+    from lenet_jax.inference.run_data import load_data
     from lenet_jax.inference.state_dict import read_form
 
     if getattr(arguments, "try"):
@@ -99,6 +102,10 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         valid_examples=0,
     )
     _check_data(arguments.file, model, metadata, dataset)
+    if (Path(arguments.file) / CONFIG).is_file():
+        trained = load(arguments.file, arguments.member, say=lambda _: None)
+        if trained.config is not None and trained.config.data.name == arguments.data:
+            load_data(trained, remarks.append)
     labels = dataset.test.labels
     correct = int((network.predict(dataset.test.images) == labels).sum())
     print(

@@ -24,7 +24,18 @@ def is_path(name: str) -> bool:
     looks_like_a_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1
     if looks_like_a_path or not name:
         return looks_like_a_path
-    path = Path(name)
+    return _exists(Path(name), name)
+
+
+def resolve(name: str, folder: Path) -> str:
+    """A dataset's name as a process in `folder` meant it: with the whole path if it is there."""
+    path = folder / name
+    relative = not Path(name).is_absolute() and not name.startswith(("~", "tfds:"))
+    return str(path) if relative and name != "mnist" and _exists(path, name) else name
+
+
+def _exists(path: Path, name: str) -> bool:
+    """Whether there is a file or a folder at the path of a name, or files that it names."""
     if kind(path) is not None:
         return True
     # `emnist-letters` of the files in this folder, `ROOT/FashionMNIST` of those below ROOT.

@@ -90,7 +90,9 @@ def load(
         )
     state_dict, metadata = _read(path / run_dir.WEIGHTS, given, say)
     summary = read_json(path / run_dir.SUMMARY, Summary)
-    return _make(state_dict, metadata, str(path), config, summary, run_dir.read_rows(path))
+    rows = run_dir.read_rows(path)
+    network = _make(state_dict, metadata, str(path), config, summary, rows)
+    return dataclasses.replace(network, folder=path)
 
 
 def load_model(
@@ -172,7 +174,8 @@ def _load_member(path: Path, member: int | None, given: Description, say: Say) -
     stored = sweep.read_member(member)
     source = f"{path}, member {member}"
     metadata = describe(stored.metadata, given, source, say)
-    return _make(stored.state_dict, metadata, source, config, stored.row, stored.history)
+    network = _make(stored.state_dict, metadata, source, config, stored.row, stored.history)
+    return dataclasses.replace(network, folder=path)
 
 
 def _make(

@@ -55,6 +55,7 @@ class Network:
       least_energy: of the logits; below, an image is unlike any class. None where it is not known.
       stated: the metadata of a file of weights and what was given with it; None of a run, which
         knows all.
+      folder: of the run or the sweep; None where only weights are known.
     """
 
     model: LeNet
@@ -68,6 +69,7 @@ class Network:
     form: ImageForm = MNIST_FORM
     least_energy: float | None = None
     stated: Mapping[str, str] | None = None
+    folder: Path | None = None
 
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of each image, 0 to k - 1; `class_names` has its name."""

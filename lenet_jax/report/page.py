@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ def report(
     findings: Findings,
     figures: Mapping[str, Figure],
     record: Mapping[str, Any],
+    remarks: Sequence[str] = (),
 ) -> str:
     """The page of one network.
 
@@ -50,6 +51,7 @@ def report(
       findings: what was measured of it.
       figures: from `draw_figures`.
       record: what `run.json` says; may be empty.
+      remarks: on the data.
     """
     history = network.history
     layers = []
@@ -62,6 +64,7 @@ def report(
         "report.html",
         title=network_title(network.model_sizes, dataset.name),
         source=network.source,
+        remarks=remarks,
         stats=_stats(network, findings),
         svg={name: svg(figure, LABELS[name]) for name, figure in figures.items()},
         history=[list(row.values()) for row in history],

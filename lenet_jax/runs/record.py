@@ -45,6 +45,7 @@ class Record:
         backend = ops.choose_backend(trainer.config.model.backend)
         self.values = environment(PACKAGES) | {
             "command": shlex.join(command),
+            "working_directory": str(Path.cwd()),
             "jax_backend": jax.default_backend(),
             "devices": [device.device_kind for device in jax.devices()],
             "devices_sharing_a_batch": trainer.spec.num_devices,

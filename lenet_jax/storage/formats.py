@@ -29,6 +29,7 @@ class RunRecord(TypedDict):
     processor: NotRequired[str]
     python: NotRequired[str]
     versions: NotRequired[dict[str, str]]
+    working_directory: NotRequired[str]
 
 
 class Summary(TypedDict, total=False):

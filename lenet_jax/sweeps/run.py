@@ -80,6 +80,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
     backend = ops.choose_backend(config.model.backend)
     record = environment(PACKAGES) | {
         "command": shlex.join(command),
+        "working_directory": str(Path.cwd()),
         "jax_backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
         "backend": backend,
