@@ -2,7 +2,7 @@
 
     python -m experiments.faults --chains=5
 
-A chain is one run directory whose process is killed at seven kinds of moments, one after the other
+A chain is one run directory whose process is killed at eight kinds of moments, one after the other
 (see `killed.py`), and then runs to its end. Its weights, metrics and last checkpoint are compared
 with those of an uninterrupted run. Then each file of that run's checkpoint is damaged in each of
 the ways in `DAMAGES`. Writes `results/faults.json`.
@@ -40,18 +40,22 @@ LATEST = {
     "save": (30, 0),
     "delete": (15, 0),
     "log": (9, 0),
+    "unsynced": (16, 0),
     "finish": (4, 0),
 }
 
 
 def draw_moments(seed: int) -> list[str]:
-    """One moment of every kind in random order, but `finish`, which needs a finished run, last."""
+    """One moment of every kind in random order.
+
+    But `unsynced` comes first, before any checkpoint, and `finish`, which needs a finished run, last.
+    """
     rng = random.Random(seed)
-    kinds = [kind for kind in LATEST if kind != "finish"]
+    kinds = [kind for kind in LATEST if kind not in ("unsynced", "finish")]
     rng.shuffle(kinds)
     return [
         f"{kind}:{rng.randint(1, nth)}:{rng.uniform(0, delay):.1f}"
-        for kind in [*kinds, "finish"]
+        for kind in ["unsynced", *kinds, "finish"]
         for nth, delay in [LATEST[kind]]
     ]
 
@@ -118,7 +122,7 @@ def main() -> None:
     """Kills, damages and compares, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--config", default="configs/notes.py:smoke", help="FILE.py[:ARG]")
-    parser.add_argument("--chains", type=int, default=5, help="run directories, seven kills each")
+    parser.add_argument("--chains", type=int, default=5, help="run directories, eight kills each")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     options = parser.parse_args()
 

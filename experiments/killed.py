@@ -8,7 +8,8 @@ A moment KIND:NTH:MILLISECONDS is that long after the nth event of a kind in thi
 - `step`: work is dispatched to the device;
 - `write`: the arrays of a checkpoint are encoded;
 - `save`, `delete`, `log`, `finish`: a file is opened, created, renamed or removed that belongs to a
-  new checkpoint, to an outdated one, to the metrics, or to the results.
+  new checkpoint, to an outdated one, to the metrics, or to the results;
+- `unsynced`: as `log`, on a disk that never finishes to sync a checkpoint.
 
 `never` lets the run finish. Figures are not drawn: no kill could harm them.
 """
@@ -26,6 +27,7 @@ from lenet_jax import machine, main
 FILES = {
     "save": re.compile(r"/checkpoints/\.\d+\.draft"),
     "log": re.compile(r"metrics\.|/tensorboard"),
+    "unsynced": re.compile(r"metrics\."),
     "finish": re.compile(r"model\.safetensors|summary\.json"),
 }
 CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir")
@@ -85,6 +87,15 @@ class Moment:
                     if pattern.search(str(args[0])):
                         self.record(kind)
 
+        fsync = os.fsync
+
+        def sync(descriptor: int) -> None:
+            if FILES["save"].search(os.readlink(f"/proc/self/fd/{descriptor}")):
+                threading.Event().wait()
+            fsync(descriptor)
+
+        if self.kind == "unsynced":
+            os.fsync = sync
         jax.monitoring.register_event_listener(listen)
         hook(jax.stages.Compiled, "__call__", "step")
         hook(checkpoint, "encode", "write")

@@ -54,7 +54,7 @@ def forget_compiled_programs() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds --long, for tests that take minutes."""
-    parser.addoption("--long", action="store_true", help="kill a run 35 times instead of 6")
+    parser.addoption("--long", action="store_true", help="kill a run 40 times instead of 7")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
