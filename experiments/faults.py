@@ -48,7 +48,7 @@ LATEST = {
 def draw_moments(seed: int) -> list[str]:
     """One moment of every kind in random order.
 
-    But `unsynced` comes first, before any checkpoint, and `finish`, which needs a finished run, last.
+    But `unsynced` comes first, before any checkpoint, and `finish` last: it needs a finished run.
     """
     rng = random.Random(seed)
     kinds = [kind for kind in LATEST if kind not in ("unsynced", "finish")]

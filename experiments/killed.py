@@ -20,6 +20,7 @@ import shutil
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 from lenet_jax import machine, main
@@ -90,7 +91,7 @@ class Moment:
         fsync = os.fsync
 
         def sync(descriptor: int) -> None:
-            if FILES["save"].search(os.readlink(f"/proc/self/fd/{descriptor}")):
+            if FILES["save"].search(str(Path(f"/proc/self/fd/{descriptor}").readlink())):
                 threading.Event().wait()
             fsync(descriptor)
 
