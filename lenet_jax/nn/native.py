@@ -15,6 +15,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,8 @@ FOLDER = Path(__file__).with_name("cpp")
 SOURCE = FOLDER / "native.cc"  # which includes the others
 COMPILERS = ("c++", "g++", "clang++")
 MSVC = ("cl", "clang-cl")  # and what takes its flags
+POSIX = hasattr(os, "geteuid")  # Windows has no modes; a user's profile is private there
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH if POSIX else 0
 CALLS = (
     *("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient"),
     *("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
@@ -96,16 +99,48 @@ def load() -> None:
 
 
 def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
-    """Loads the cached library of a key; builds it first if it is missing or damaged.
+    """Loads the cached library of a key; builds it first if it is missing, damaged or not ours.
 
     Its own hash is part of its name, since loading a truncated library kills the process.
     """
     folder = machine.cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _owner_problem(folder) is None and folder.stat().st_mode & OTHERS_WRITE:
+            folder.chmod(0o700)
+        problem = _owner_problem(folder) or _mode_problem(folder)
+    except OSError as error:
+        problem = f"cannot be used: {error.strerror}"
+    if problem:
+        text = f"warning: {folder} {problem}; the C++ is compiled for this process alone"
+        print(text, file=sys.stderr)
+        return _build(build, None, key)
     for kept in folder.glob(f"native-{key}-*.so"):
         with contextlib.suppress(OSError):
-            if kept.stem.endswith(_hash(kept.read_bytes())):
+            problem = _owner_problem(kept) or _mode_problem(kept)
+            if problem is None and kept.stem.endswith(_hash(kept.read_bytes())):
                 return ctypes.CDLL(str(kept))
             kept.unlink()
+    return _build(build, folder, key)
+
+
+def _owner_problem(path: Path) -> str | None:
+    """Why another user may have put a file or folder there; None if only this user or root did."""
+    state = path.lstat()
+    if stat.S_ISLNK(state.st_mode):
+        return "is a symbolic link, which is not followed"
+    if POSIX and state.st_uid not in (os.geteuid(), 0):
+        return "belongs to another user"
+    return None
+
+
+def _mode_problem(path: Path) -> str | None:
+    """Why another user may change a file or folder; None if none may."""
+    return "can be written by other users" if path.lstat().st_mode & OTHERS_WRITE else None
+
+
+def _build(build: Sequence[str], folder: Path | None, key: str) -> ctypes.CDLL:
+    """Compiles the library in a private folder, caches it if there is a folder, and loads it."""
     # Windows does not delete a library in use.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         built = Path(scratch) / "native.so"
@@ -115,11 +150,14 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
         except OSError as error:
             text = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} does not load: {error}"
             raise UserError(f"{text}\n{OTHERWISE}") from error
+        if folder is None:
+            return library
         draft = folder / f"native-{os.getpid()}"
         kept = folder / f"native-{key}-{_hash(built.read_bytes())}.so"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(built, draft)
+            built.chmod(0o600)
+            draft.unlink(missing_ok=True)
+            shutil.copy(built, draft)
             draft.replace(kept)
             return ctypes.CDLL(str(kept))  # as whoever asks next: XLA takes no function twice
         except OSError:  # it serves this process alone

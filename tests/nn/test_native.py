@@ -1,3 +1,4 @@
+import ctypes
 import os
 import subprocess
 import sys
@@ -73,6 +74,88 @@ def test_the_library_is_cached_and_rebuilt_if_it_is_damaged(tmp_path):
 def test_without_a_cache_folder_the_library_still_loads(tmp_path):
     (tmp_path / "lenet_jax").write_text("in the way")
     run_script(tmp_path)
+
+
+@pytest.fixture
+def taken(fresh) -> list[Path | str | None]:
+    """What `native._load` loads: the path of a library, or the folder of one that it builds."""
+    taken, library = [], ctypes.CDLL(None)
+
+    def load(path):
+        taken.append(Path(path))
+        return library
+
+    def build(build, folder, key):
+        taken.extend(["built", folder])
+        return library
+
+    fresh.setattr("ctypes.CDLL", load)
+    fresh.setattr(native, "_build", build)
+    return taken
+
+
+@pytest.fixture
+def cached(fresh, tmp_path):
+    """A library in the cache folder."""
+    folder = tmp_path / "cache" / "lenet_jax"
+    folder.mkdir(parents=True)
+    library = folder / f"native-k-{native._hash(b'code')}.so"
+    library.write_bytes(b"code")
+    library.chmod(0o600)
+    return library
+
+
+def test_a_library_of_this_user_alone_is_loaded(cached, taken):
+    native._load("k", [])
+    assert taken == [cached]
+
+
+@pytest.mark.skipif(not native.POSIX, reason="Windows has no modes")
+def test_a_folder_that_others_may_write_is_closed_to_them(cached, taken):
+    cached.parent.chmod(0o777)
+    native._load("k", [])
+    assert taken == [cached]
+    assert cached.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(not native.POSIX, reason="Windows has no owners")
+@pytest.mark.parametrize("kind", ["written by others", "a link", "of another user"])
+def test_a_library_that_others_may_have_put_there_is_built_again(cached, taken, monkeypatch, kind):
+    if kind == "written by others":
+        cached.chmod(0o666)
+    elif kind == "a link":
+        cached.replace(cached.with_name("elsewhere"))
+        cached.symlink_to("elsewhere")
+    else:
+        give_to_another_user(cached, monkeypatch)
+    native._load("k", [])
+    assert taken == ["built", cached.parent]
+    assert not cached.is_symlink() and not cached.exists()
+
+
+@pytest.mark.skipif(not native.POSIX, reason="Windows has no owners")
+@pytest.mark.parametrize("kind", ["a link", "of another user"])
+def test_a_cache_folder_that_is_not_ours_is_not_used(cached, taken, monkeypatch, capsys, kind):
+    folder = cached.parent
+    if kind == "a link":
+        folder.rename(folder.with_name("elsewhere"))
+        folder.symlink_to("elsewhere")
+    else:
+        give_to_another_user(folder, monkeypatch)
+    native._load("k", [])
+    assert taken == ["built", None]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {folder} ")
+
+
+def give_to_another_user(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lstat = Path.lstat
+
+    def lstat_of_another(self):
+        state = lstat(self)
+        return os.stat_result((*state[:4], os.geteuid() + 1, *state[5:])) if self == path else state
+
+    monkeypatch.setattr(Path, "lstat", lstat_of_another)
 
 
 def test_without_a_compiler_auto_is_phase(fresh):

@@ -1,0 +1,42 @@
+"""The examples that need no other framework; the others are tested beside what they use."""
+
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import lenet_jax
+from lenet_jax.data import dataset
+from lenet_jax.nn import ops
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_gradient_norms_are_those_of_single_gradients(notes_run, monkeypatch, capsys):
+    split = dataset.load("mnist", valid_examples=0).train
+    few = dataset.Split(split.images[:70], split.labels[:70])
+    data = SimpleNamespace(train=few)
+    monkeypatch.setattr(dataset, "load", lambda *args, **options: data)
+    monkeypatch.setattr(sys, "argv", ["gradient_norms.py", str(notes_run)])
+    example = runpy.run_path(str(EXAMPLES / "gradient_norms.py"), run_name="__main__")
+    assert "50 % of 70 norms are at most" in capsys.readouterr().out
+    network = lenet_jax.load(notes_run)
+    norms = np.asarray(example["gradient_norms"](network, few))
+    graphdef, params = nnx.split(network.model, nnx.Param)
+
+    @jax.jit
+    def norm_of(params, image, label):
+        def loss(params):
+            x = ops.normalise(image[None], network.mean, network.std)
+            return ops.cross_entropy(nnx.merge(graphdef, params)(x), label[None])[0]
+
+        return optax.tree.norm(jax.grad(loss)(params))
+
+    for index in (0, 1, 69):
+        expected = norm_of(params, few.images[index], few.labels[index])
+        np.testing.assert_allclose(norms[index], expected, rtol=1e-4)
