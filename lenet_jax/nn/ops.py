@@ -160,12 +160,13 @@ def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) ->
 
 
 def compiler_options() -> dict[str, Any]:
-    """Options for `jax.jit` under which `phase` gives the same bits on any number of cores.
+    """Options for `jax.jit` under which `phase` adds the terms of its sums in one order.
 
     They choose Eigen's matrix product over YNNPACK's, on one thread. Equal windows tie under any
-    product (`phase.first_equals`). Unequal windows whose differences meet only weights of 0, as in
-    a pruned kernel, have equal sums if the product adds the terms of each phase in the same order:
-    with these options it does for up to 8 input channels of a 5×5 kernel.
+    product (`phase.first_equals`). Unequal windows that differ only where a pruned kernel is 0 have
+    equal sums only if the terms of every phase are added in the same order. With these options they
+    are, for up to 8 input channels of a 5×5 kernel; on four or more threads a product of few
+    columns may still be split within a phase.
     """
     if jax.default_backend() != "cpu":
         return {}
