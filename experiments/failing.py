@@ -13,6 +13,7 @@ import io
 import os
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,15 @@ FUNCTIONS = {
     "mkdir": ("mkdir",),
     "rename": ("rename", "replace"),
     "unlink": ("unlink", "remove", "rmdir"),
+}
+# A network that is trained in a second.
+SMALL = {
+    "data.train_examples": 200,
+    "data.valid_examples": 50,
+    "model.channels": (2, 3),
+    "model.features": (8, 6),
+    "model.backend": "plain",
+    "train.num_epochs": 2,
 }
 TIMES = re.compile(rb'"(\w*seconds\w*|images_per_second)": [\d.e+-]+')
 # What no two runs have in common: records of a process, and sums of files with times in them.
@@ -264,6 +274,69 @@ def half_written(folder: Path, expected: dict[str, bytes]) -> list[str]:
             complete = len(content) >= len(whole) or not whole.startswith(content)
         half += [] if complete else [name]
     return half
+
+
+def commands(base: Path) -> list[Command]:
+    """All commands that write files, for a small network, which is trained first.
+
+    Args:
+      base: a folder for the network and a sweep.
+    """
+    from lenet_jax import export, inspect, main, sweep, torch_bridge  # late: JAX
+
+    train = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    train.insert(0, "--config=configs/notes.py")
+    train_all = [*train, "--sweep=configs/sweeps/seeds.py:4", "--chunk_size=2"]
+    network, swept = base / "network", base / "swept"
+
+    def exported(kind: str) -> Command:
+        return Command(
+            f"export {kind}",
+            export.main,
+            lambda out: [
+                f"--workdir={network}",
+                f"--format={kind}",
+                f"--out={out / 'net.safetensors'}",
+            ],
+        )
+
+    def swept_by(name: str, *flags: str, before: Path | None = None) -> Command:
+        return Command(
+            name, sweep.main, lambda out: [*train_all, f"--workdir={out}", *flags], before
+        )
+
+    run = Command("main", main.main, lambda out: [*train, f"--workdir={out}"])
+    undisturbed(run, network)
+    undisturbed(swept_by("sweep"), swept)
+    return [
+        run,
+        swept_by("sweep"),
+        swept_by("collect", "--collect", before=swept),
+        exported("safetensors"),
+        exported("torch"),
+        Command(
+            "convert",
+            torch_bridge.main,
+            lambda out: ["convert", str(network), str(out / "net.safetensors")],
+            base / "network" / "checkpoints",
+        ),
+        Command("inspect", inspect.main, lambda out: [f"--workdir={network}", f"--out={out}"]),
+    ]
+
+
+def try_all(step: int) -> dict[str, Any]:
+    """Fails every `step`th operation of every command: how many each, and what was wrong."""
+    tried, wrong = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        for command in commands(base):
+            expected, counts = undisturbed(command, base / "out")
+            chosen = faults(counts, step)
+            for fault in chosen:
+                wrong += try_command(command, base / "out", fault, expected)
+            tried[command.name] = {"operations": counts.total(), "failed": len(chosen)}
+            print(f"{command.name}: {tried[command.name]}, wrong: {wrong}", flush=True)
+    return {"tried": tried, "wrong": wrong}
 
 
 def _path_of(descriptor: int) -> str:

@@ -5,7 +5,8 @@
 A chain is one run directory whose process is killed at eight kinds of moments, one after the other
 (see `killed.py`), and then runs to its end. Its weights, metrics and last checkpoint are compared
 with those of an uninterrupted run. Then each file of that run's checkpoint is damaged in each of
-the ways in `DAMAGES`. Writes `results/faults.json`.
+the ways in `DAMAGES`. With `--operations=1`, each operation of every command that changes a file
+fails instead, see `failing.py`. Writes `results/faults.json`.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments import failing
 from lenet_jax.machine import environment
 from lenet_jax.runs.record import PACKAGES
 from lenet_jax.storage.checkpoint import ARRAYS, find_damage
@@ -124,7 +126,24 @@ def main() -> None:
     parser.add_argument("--config", default="configs/notes.py:smoke", help="FILE.py[:ARG]")
     parser.add_argument("--chains", type=int, default=5, help="run directories, eight kills each")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument(
+        "--operations",
+        type=int,
+        metavar="N",
+        help="instead, fail each Nth operation of every command, and add that to the results",
+    )
     options = parser.parse_args()
+    options.results.mkdir(exist_ok=True)
+    file = options.results / "faults.json"
+    if options.operations:
+        answer = json.loads(file.read_text()) if file.exists() else {}
+        answer["failing_disk"] = {
+            "every": options.operations,
+            **failing.try_all(options.operations),
+            "environment": environment(PACKAGES),
+        }
+        write_json(file, answer)
+        return
 
     arguments = [
         f"--config={options.config}",
@@ -150,7 +169,8 @@ def main() -> None:
         (step,) = (undisturbed / "checkpoints").iterdir()
         detected = [find_damage(copy) for _, copy in damaged_copies(step, Path(folder, "damaged"))]
 
-    answer = {
+    answer = json.loads(file.read_text()) if file.exists() else {}
+    answer |= {
         "question": QUESTION,
         "arguments": arguments,
         "kills": sum(kills.values()),
@@ -161,8 +181,6 @@ def main() -> None:
         "damages_not_found": detected.count(None),
         "environment": environment(PACKAGES),
     }
-    options.results.mkdir(exist_ok=True)
-    file = options.results / "faults.json"
     write_json(file, answer)
     print(f"{answer['kills']} kills, {len(detected)} damages; written to {file}")
 
