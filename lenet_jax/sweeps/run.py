@@ -71,7 +71,8 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
     if options.collect:
         if store.plan() is None:
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
-        _collect(store, members, chunks, console)
+        with store.lock("collect"):
+            _collect(store, members, chunks, console)
         return ExitCode.DONE
     for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
         console.note(remark)
@@ -94,7 +95,8 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
         if not _train(store, chunks[index - 1 :: count], options, console, interrupt):
             console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
             return interrupt.exit_code
-    _collect(store, members, chunks, console)
+    with store.lock("collect"):
+        _collect(store, members, chunks, console)
     return ExitCode.DONE
 
 
@@ -294,7 +296,10 @@ def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
 
 
 def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console: Console) -> None:
-    """Writes the sweep's tables and figure from the finished chunks."""
+    """Writes the sweep's tables and figure from the finished chunks.
+
+    The caller holds the lock `collect`: of workers that end together, the last writes all.
+    """
     finished = store.done()
     done = [chunk for chunk in chunks if chunk.number in finished]
     rows, curves = [], {}
@@ -320,17 +325,16 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
     summary = results.summary(settings, winner, overrides, complete=len(done) == len(chunks))
-    with store.lock("collect"):
-        store.write_results(
-            results.table(rows, overrides),
-            results.history([row["member"] for row in rows], curves),
-            summary,
-            winner and results.winner_file(members[winner[1]["member"]].config, winner[1]),
-        )
-        shown, title = results.for_plot(settings, curves), store.path.name
-        figure = draw(lambda: plot_sweep(shown, title=title), store.figure.name, console.warn)
-        if figure is not None:
-            write_atomically(store.figure, figure)
+    store.write_results(
+        results.table(rows, overrides),
+        results.history([row["member"] for row in rows], curves),
+        summary,
+        winner and results.winner_file(members[winner[1]["member"]].config, winner[1]),
+    )
+    shown, title = results.for_plot(settings, curves), store.path.name
+    figure = draw(lambda: plot_sweep(shown, title=title), store.figure.name, console.warn)
+    if figure is not None:
+        write_atomically(store.figure, figure)
     console.lines(_result_lines(settings, summary, rows))
     for file in store.results():
         console.note(f"  {file}")
