@@ -33,7 +33,7 @@ WRONG_PATHS = {
     errno.ENOTDIR: "A file is where a folder belongs: move it, or choose another name.",
     errno.EISDIR: "A folder is where a file belongs: move it, or choose another name.",
     errno.ENOTEMPTY: "A folder is where a file belongs: move it, or choose another name.",
-    errno.ENOENT: "Its folder is gone: bring it back, then run the same command again.",
+    errno.ENOENT: "Its folder does not exist: create it, then run the same command again.",
     errno.ENAMETOOLONG: "Choose a shorter name.",
     errno.ELOOP: "A symbolic link is in its place: remove it, or choose another name.",
     errno.EMFILE: "Too many files are open: raise the limit (ulimit -n).",
