@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from lenet_jax import graph
+import lenet_jax.graph
+from lenet_jax.nn import graph
 from lenet_jax.nn.lenet import LeNet
 from tests.support.backends import NATIVE
 
@@ -86,8 +87,8 @@ def test_bodies_of_loops_and_branches_are_shown():
 
 
 def test_the_command_prints_the_requested_backend(capsys):
-    assert graph.main(["--backend", "plain"]) == 0
+    assert lenet_jax.graph.main(["--backend", "plain"]) == 0
     text = capsys.readouterr().out
     assert "conv_general_dilated" in text and "pooling_windows" not in text
-    assert graph.main(["--backend", "phase"]) == 0
+    assert lenet_jax.graph.main(["--backend", "phase"]) == 0
     assert "max_over_phases (custom_jvp)" in capsys.readouterr().out
