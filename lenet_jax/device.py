@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib import metadata
 
+from lenet_jax import machine
 from lenet_jax.errors import UserError, printable, show
 
 # What to install for each of JAX's platforms, beside the CPU.
@@ -23,12 +24,6 @@ KNOWN_FLAGS = re.compile(
 )
 FLAG_ERRORS = re.compile(
     r"Unknown flags? in XLA_FLAGS: .*|Couldn't interpret value .*|Could not open file \S+"
-)
-
-# Keys of a record that the bits of what is trained depend on, beside its config and data.
-ENVELOPE = (
-    *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
-    *("backend", "native_code"),
 )
 
 
@@ -48,7 +43,7 @@ def require_device() -> None:
             f"Check its installation, and in the environment: {_jax_variables()}"
         ) from error
     try:
-        jax.devices()
+        machine.devices()
     except (RuntimeError, AssertionError) as error:  # the latter: no GPU is visible
         platforms = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         from jax.extend import backend
@@ -97,7 +92,8 @@ def _reason(error: str) -> str:
 
 
 def _jax_variables() -> str:
-    return printable(", ".join(sorted(n for n in os.environ if n.startswith("JAX_"))) or "nothing")
+    names = sorted(name for name in os.environ if name.startswith("JAX_"))
+    return printable(", ".join(names) or "nothing", 140)
 
 
 def _installed_platforms() -> list[str]:

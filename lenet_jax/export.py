@@ -1,6 +1,7 @@
 """Exports a trained network: `python -m lenet_jax.export --workdir=RUN --format=FORMAT`.
 
-Every export is reloaded and verified against the run's logits; if they differ, nothing is written.
+Every export is reloaded and verified against the run's logits; if they differ by more than the
+precision of the run explains, nothing is written.
 
 `stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch
 size, and normalise them; they compute convolution, ReLU and pooling as separate operations (the
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from lenet_jax import machine
 from lenet_jax.errors import ExitCode, UserError, print_error, run_command, writing
 from lenet_jax.storage.files import (
     check_replaceable,
@@ -40,9 +42,10 @@ SUFFIXES = {
     "torch": "_torch.safetensors",
     "onnx": ".onnx",
 }
-PLATFORMS = ("cpu", "cuda", "tpu")
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 COMPARED = 500  # images whose logits are compared
-TOLERANCE = 1e-5  # relative to the largest logit, absolute if that is below 1
+# By precision: relative to the largest logit, absolute if that is below 1.
+TOLERANCES = {"float32": 1e-5, "tensorfloat32": 5e-3, "bfloat16": 5e-2}
 
 Predict = Callable[[np.ndarray], np.ndarray]  # from pixels to logits
 
@@ -126,7 +129,8 @@ def export(network: "Network", kind: str, out: Path, *, force: bool = False) -> 
         logits = network.logits(images)
         difference = float(np.abs(reloaded - logits).max())
         largest = float(np.abs(logits).max())
-        if not difference <= TOLERANCE * max(1.0, largest):
+        allowed = tolerance(network.model.precision, machine.devices()[0].platform)
+        if not difference <= allowed * max(1.0, largest):
             raise UserError(
                 f"{out} was not written: after reloading it, the logits differ by"
                 f" {difference:.1e} from the run's, whose largest is {largest:.1f}"
@@ -147,6 +151,16 @@ def export(network: "Network", kind: str, out: Path, *, force: bool = False) -> 
         *(f"{file}  {file.stat().st_size:,} bytes" for file in (out, *beside)),
         f"reloaded: the logits of {len(images)} {source} differ by at most {difference:.1e}",
     ]
+
+
+def tolerance(precision: str, platform: str) -> float:
+    """How far apart logits may be that are computed in two ways, relative to the largest.
+
+    Args:
+      precision: of the products, `train.precision`.
+      platform: of the device; a CPU computes in float32 whatever the precision is.
+    """
+    return TOLERANCES["float32" if platform == "cpu" else precision]
 
 
 def _images(network: "Network") -> tuple[UInt8[np.ndarray, "n h w c"], str]:

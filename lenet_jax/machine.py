@@ -9,6 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# Kernels with a fixed order of summation, chosen without timing them.
+DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+
 # Keys of a record that the bits of what is trained depend on, beside its config and data.
 ENVELOPE = (
     *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
@@ -88,6 +91,27 @@ def use_cores() -> None:
     """Makes each core a device that takes its share of a batch, unless configured otherwise."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+
+
+def use_deterministic_kernels() -> None:
+    """Has GPUs compute the same bits every time, at some cost; JAX must not have started yet."""
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    flags += [flag for flag in DETERMINISTIC_FLAGS.split() if flag not in flags]
+    os.environ["XLA_FLAGS"] = " ".join(flags)
+
+
+def devices() -> list[Any]:
+    """The devices to compute on: all of the best platform, or what `jax_default_device` names.
+
+    Raises:
+      RuntimeError: JAX does not start on them.
+    """
+    import jax
+
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None or isinstance(chosen, str):  # a platform
+        return jax.devices(chosen)
+    return [chosen]
 
 
 def command_line(program: str, arguments: Sequence[str]) -> list[str]:

@@ -4,7 +4,6 @@ import time
 
 STARTED = time.perf_counter()  # before the imports, which count towards the time to the first step
 
-import os  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 
@@ -18,9 +17,6 @@ from lenet_jax.errors import run_command  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
 
-# Kernels with a fixed order of summation, chosen without timing them.
-DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
-
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     """Parses the flags, runs the training, and returns the exit code.
@@ -30,9 +26,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       program: the program's name, for the help and the command to resume with.
     """
     flag_values = make_flags()
-    flags.DEFINE_bool(
-        "deterministic", False, "bit-identical results on GPUs too; slower", flag_values
-    )
     flags.DEFINE_enum(
         "extend",
         None,
@@ -43,7 +36,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
     config = parse(argv, flag_values, program)
     if flag_values.deterministic:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DETERMINISTIC_FLAGS}"
+        machine.use_deterministic_kernels()
     machine.use_compilation_cache()
     machine.use_cores()
     require_device()

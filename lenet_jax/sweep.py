@@ -39,6 +39,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     if flag_values.shared_data_order:
         config = file.share_order(config)
     members = file.load(flag_values.sweep, config, given)
+    if flag_values.deterministic:
+        machine.use_deterministic_kernels()
     machine.use_compilation_cache()
     machine.use_cores()
     require_device()

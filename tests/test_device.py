@@ -12,6 +12,7 @@ from tests.support.root import ROOT
 
 pytestmark = pytest.mark.slow
 
+COMMANDS = ["main", "sweep", "inspect", "predict", "export", "torch_bridge", "graph"]
 NVIDIA = 'install JAX for NVIDIA GPUs: pip install "jax[cuda13]"'
 
 
@@ -31,9 +32,7 @@ def run(*arguments, **environment):
     return done.returncode, lines
 
 
-@pytest.mark.parametrize(
-    "name", ["main", "sweep", "inspect", "compare", "predict", "export", "torch_bridge", "graph"]
-)
+@pytest.mark.parametrize("name", [*COMMANDS, "compare"])
 def test_every_command_says_that_there_is_no_gpu(name, finished, tmp_path):
     network, new = f"--workdir={finished.path}", f"--workdir={tmp_path / 'new'}"
     arguments = {
@@ -54,6 +53,18 @@ def test_every_command_says_that_there_is_no_gpu(name, finished, tmp_path):
         f"Unset it to run on the best of these, or {NVIDIA}",
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_command_starts_jax_before_it_checks_the_environment():
+    """So that whatever is wrong there is reported by `require_device`."""
+    names = [*COMMANDS, "cli"]
+    script = f"""
+import importlib, sys
+for name in {names}:
+    importlib.import_module(f"lenet_jax.{{name}}")
+    assert "jax" not in sys.modules, name
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("call", ["train('configs/notes.py', 'new')", "load('configs')"])
@@ -96,6 +107,8 @@ except UserError as error:
         ({"XLA_FLAGS": "nonsense"}, 'Could not open file "nonsense"'),
         ({"JAX_NUM_CPU_DEVICES": "many"}, 'JAX does not start: .*"many".*JAX_NUM_CPU_DEVICES'),
         ({"JAX_NUM_CPU_DEVICES": "0"}, "JAX does not start: .*JAX_NUM_CPU_DEVICES"),
+        ({"JAX_DEFAULT_DEVICE": "gpu"}, "JAX does not start: .*'gpu'.*JAX_DEFAULT_DEVICE"),
+        ({"JAX_DEFAULT_DEVICE": "card"}, "JAX does not start: .*'card'.*JAX_DEFAULT_DEVICE"),
         ({"JAX_ENABLE_X64": "maybe"}, "JAX does not start: .*'maybe'.*JAX_ENABLE_X64"),
     ],
 )

@@ -6,8 +6,8 @@ from unittest import mock
 import pytest
 
 from lenet_jax.errors import run_command
-from lenet_jax.machine import use_compilation_cache
-from lenet_jax.main import DETERMINISTIC_FLAGS, main
+from lenet_jax.machine import DETERMINISTIC_FLAGS, use_compilation_cache
+from lenet_jax.main import main
 from lenet_jax.runs import run
 from tests.support.root import ROOT
 
@@ -69,7 +69,7 @@ def test_the_compilation_cache_is_configurable(environment, cache):
     ("arguments", "before", "after"),
     [
         ([], "", ""),
-        (["--deterministic"], "", f" {DETERMINISTIC_FLAGS}"),
+        (["--deterministic"], "", DETERMINISTIC_FLAGS),
         (["--deterministic"], "--xla_cpu_ftz=true", f"--xla_cpu_ftz=true {DETERMINISTIC_FLAGS}"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from lenet_jax import sweep
 from lenet_jax.errors import run_command
+from lenet_jax.machine import DETERMINISTIC_FLAGS
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow
@@ -43,6 +44,13 @@ def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, fla
     assert message in error
     assert len(error.splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_deterministic_flags_are_set_as_for_a_run(environment, tmp_path):
+    os.environ["XLA_FLAGS"] = ""
+    arguments = [*FLAGS, f"--workdir={tmp_path}", "--collect", "--deterministic"]
+    assert run_command(sweep.main, arguments) == 2  # there is nothing to collect
+    assert os.environ["XLA_FLAGS"] == DETERMINISTIC_FLAGS
 
 
 def test_a_run_directory_is_not_accepted_for_a_sweep(environment, tmp_path, capsys):

@@ -22,7 +22,7 @@ from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
 
 BACKENDS: tuple[ops.Backend, ...] = ("phase", "plain")
-# Of `jax_default_matmul_precision`. JAX's `bfloat16` means the fastest; the last two ask for
+# JAX's `bfloat16` means the fastest; the last two ask for
 # bfloat16 and TF32 themselves, which not every device has.
 PRECISIONS = (
     *("default", "highest", "tensorfloat32", "bfloat16"),
@@ -72,15 +72,14 @@ def lower(
     backend: ops.Backend, precision: str, cases: Cases, network: tuple[Any, np.ndarray, np.ndarray]
 ) -> jax.stages.Lowered:
     """What is compared with the reference, traced; raises ValueError if it is refused."""
-    with jax.default_matmul_precision(precision):
-        program = jax.jit(
-            lambda cases, network: {
-                **compute_layers(backend, cases),
-                "lenet": compute_network(backend, *network),
-            },
-            compiler_options=ops.compiler_options(),
-        )
-        return program.lower(cases, network)
+    program = jax.jit(
+        lambda cases, network: {
+            **compute_layers(backend, precision, cases),
+            "lenet": compute_network(backend, precision, *network),
+        },
+        compiler_options=ops.compiler_options(),
+    )
+    return program.lower(cases, network)
 
 
 def make_cases(batch: int) -> Cases:
@@ -145,19 +144,20 @@ def expect(cases: Cases) -> dict[str, Any]:
 
 
 def compute_layers(
-    backend: ops.Backend, cases: dict[str, tuple[jax.Array, ...]]
+    backend: ops.Backend, precision: str, cases: dict[str, tuple[jax.Array, ...]]
 ) -> dict[str, dict[str, jax.Array]]:
     """Values and gradients of each case, by the package's layers."""
+    how: Any = {"backend": backend, "precision": precision}
     results = {}
     for name, arrays in cases.items():
         layer = name.partition(":")[0]
         if layer.startswith("conv"):
-            function = functools.partial(ops.conv_pool_relu, backend=backend)
+            function = functools.partial(ops.conv_pool_relu, **how)
             results[name] = value_and_gradients(function, *arrays)
             if not name.endswith("random"):  # in which no two pixels tie
                 results[name]["probes"] = probe_winners(function, *arrays[:3])
         elif layer == "linear":
-            function = functools.partial(ops.linear, backend=backend)
+            function = functools.partial(ops.linear, **how)
             results[name] = value_and_gradients(function, *arrays)
         elif layer == "relu_flatten":
             results[name] = value_and_gradients(lambda x: ops.flatten(ops.relu(x)), *arrays)
@@ -177,13 +177,12 @@ def value_and_gradients(function: Any, *arrays: jax.Array) -> dict[str, jax.Arra
 
 
 def compute_network(
-    backend: ops.Backend, params: Any, images: jax.Array, labels: jax.Array
+    backend: ops.Backend, precision: str, params: Any, images: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
     """Logits, loss and gradients of the network, by the package's."""
-    graphdef, state = nnx.split(
-        nnx.eval_shape(lambda: LeNet(backend=backend, rngs=nnx.Rngs(params=jax.random.key(0)))),
-        nnx.Param,
-    )
+    rngs = nnx.Rngs(params=jax.random.key(0))
+    model = nnx.eval_shape(lambda: LeNet(backend=backend, precision=precision, rngs=rngs))
+    graphdef, state = nnx.split(model, nnx.Param)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:
         leaves = jax.tree.leaves(params)

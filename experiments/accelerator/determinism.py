@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 from experiments.accelerator.record import Stage, log
-from lenet_jax.main import DETERMINISTIC_FLAGS
+from lenet_jax.machine import DETERMINISTIC_FLAGS
 
 STEPS, MEMBERS = 400, 16
 TRAIN = "from experiments.accelerator.determinism import train_and_hash; train_and_hash({}, {})"

@@ -11,7 +11,9 @@ from jax import lax
 from lenet_jax.nn import ops
 
 
-def im2col(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str) -> jax.Array:
+def im2col(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str, precision: str
+) -> jax.Array:
     """`ops.conv_pool_relu` as one matrix product with the 5×5 windows of all pixels."""
     del backend
     images = x.transpose(3, 1, 2, 0)
@@ -20,14 +22,19 @@ def im2col(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str) ->
     h, w = height - size + 1, width - size + 1
     taps = [images[:, i : i + h, j : j + w] for i in range(size) for j in range(size)]
     windows = jnp.stack(taps).reshape(size**2 * channels, h * w * batch)
-    return _pool_relu((kernel.reshape(-1, k).T @ windows).reshape(k, h, w, batch), bias)
+    product = jnp.matmul(kernel.reshape(-1, k).T, windows, precision=precision)
+    return _pool_relu(product.reshape(k, h, w, batch), bias)
 
 
-def convolution(x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str) -> jax.Array:
+def convolution(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str, precision: str
+) -> jax.Array:
     """`ops.conv_pool_relu` as XLA's convolution with the pool of `phase`."""
     del backend
     layout = ("NHWC", "HWIO", "CHWN")
-    convolved = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+    convolved = lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=precision
+    )
     return _pool_relu(convolved, bias)
 
 

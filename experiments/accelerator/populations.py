@@ -41,7 +41,7 @@ class Variant:
       strategy: `vmap`, `map`, or `auto`, what suits the device.
       micro_batch_size: images a gradient, of a batch of 64.
       shared_data_order: whether all members see the same batches.
-      precision: of matrix products, as `jax_default_matmul_precision`.
+      precision: of matrix products, by JAX's names.
     """
 
     members: int
@@ -178,7 +178,7 @@ def compile_population(
         strategy=variant.strategy,
         shared_data_order=variant.shared_data_order,
     )
-    with forms.use(variant.form), jax.default_matmul_precision(variant.precision):
+    with forms.use(variant.form):
         members, settings = population.start(seeded_configs(variant.members, config))
         arguments = settings, population.put(load_data().train), population.put(valid)
         started = time.perf_counter()
@@ -192,7 +192,10 @@ def make_variant_spec(variant: Variant, config: str = CONFIG, **train: Any) -> S
     changes |= {f"train.{key}": value for key, value in train.items()}
     if variant.form in BACKENDS:
         changes |= {"model.backend": variant.form}
-    return make_spec(configs.load(config, changes.items()), load_data())
+    spec = make_spec(configs.load(config, changes.items()), load_data())
+    # Not by the config: a dot algorithm of XLA's is no precision of a config.
+    model = dict(spec.model) | {"precision": variant.precision}
+    return dataclasses.replace(spec, model=tuple(model.items()))
 
 
 @functools.cache
@@ -221,4 +224,4 @@ def estimated_memory(variant: Variant, spec: Spec) -> int:
     """Bytes, by the estimate that decides how many members a sweep trains at once."""
     members = Members(seeded_configs(1)[0], Columns.of([{}]))
     group = sweep_plan.Group(spec, load_data(), members)
-    return sweep_plan.memory_needed(group, 1, variant.members, variant.strategy)
+    return sweep_plan.memory_needed(group, jax.devices()[:1], variant.members, variant.strategy)

@@ -8,7 +8,6 @@ import dataclasses
 import time
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.accelerator.populations import (
@@ -62,6 +61,5 @@ def train(precision: str, stage: Stage) -> np.ndarray:
     population, members = compiled.population, compiled.members
     for epoch in range(spec.num_epochs):
         members, _ = compiled.train_epoch(members, *compiled.arguments, np.int32(epoch))
-    with jax.default_matmul_precision(precision):
-        sums = population.test(members, population.put(test))
+    sums = population.test(members, population.put(test))
     return np.asarray(population.pick(sums, variant.members).accuracy)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.accelerator.record import Stage, log
-from lenet_jax.main import DETERMINISTIC_FLAGS
+from lenet_jax.machine import DETERMINISTIC_FLAGS
 
 NEEDED = ("matplotlib",)  # a sweep draws a figure in the end
 

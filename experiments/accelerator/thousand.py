@@ -57,32 +57,30 @@ def train(variant: Variant, stage: Stage) -> dict[str, Any]:
     if stage.short:
         spec = dataclasses.replace(spec, num_examples=256)
         valid = test = few_images()
-    # The precision is part of what a program is found by, so one block has all that is timed.
-    with jax.default_matmul_precision(variant.precision):
-        compiled = compile_population(variant, spec, valid)
-        population, (_, *splits) = compiled.population, compiled.arguments
-        test_split = population.put(test)
-        jax.block_until_ready(population.test(compiled.members, test_split))
-        seeds = seeded_configs(count)
-        chunks = [seeds[i : i + variant.members] for i in range(0, count, variant.members)]
-        prepared = time.perf_counter()
-        epochs, accuracy, epoch_seconds, best = EPOCHS, [], [], []
-        for chunk in chunks:
-            members, settings = population.start(chunk)
-            epoch = 0
-            while epoch < epochs:
-                begun = time.perf_counter()
-                members, metrics = compiled.train_epoch(members, settings, *splits, np.int32(epoch))
-                jax.block_until_ready(metrics)
-                epoch_seconds.append(time.perf_counter() - begun)
-                if len(epoch_seconds) == 1:  # what the time allows
-                    affordable = int(0.9 * stage.seconds_left / (epoch_seconds[0] * len(chunks)))
-                    epochs = max(1, min(EPOCHS, affordable))
-                epoch += 1
-            sums = population.pick(population.test(members, test_split), len(chunk))
-            accuracy.append(sums.accuracy)
-            best.append(population.pick(members.best_epoch, len(chunk)))
-        seconds = time.perf_counter() - prepared
+    compiled = compile_population(variant, spec, valid)
+    population, (_, *splits) = compiled.population, compiled.arguments
+    test_split = population.put(test)
+    jax.block_until_ready(population.test(compiled.members, test_split))
+    seeds = seeded_configs(count)
+    chunks = [seeds[i : i + variant.members] for i in range(0, count, variant.members)]
+    prepared = time.perf_counter()
+    epochs, accuracy, epoch_seconds, best = EPOCHS, [], [], []
+    for chunk in chunks:
+        members, settings = population.start(chunk)
+        epoch = 0
+        while epoch < epochs:
+            begun = time.perf_counter()
+            members, metrics = compiled.train_epoch(members, settings, *splits, np.int32(epoch))
+            jax.block_until_ready(metrics)
+            epoch_seconds.append(time.perf_counter() - begun)
+            if len(epoch_seconds) == 1:  # what the time allows
+                affordable = int(0.9 * stage.seconds_left / (epoch_seconds[0] * len(chunks)))
+                epochs = max(1, min(EPOCHS, affordable))
+            epoch += 1
+        sums = population.pick(population.test(members, test_split), len(chunk))
+        accuracy.append(sums.accuracy)
+        best.append(population.pick(members.best_epoch, len(chunk)))
+    seconds = time.perf_counter() - prepared
     accuracies = np.concatenate(accuracy)
     images = count * epochs * spec.num_examples
     return {

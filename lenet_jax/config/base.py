@@ -45,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.batch_size = 64  # images per optimiser step
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
+    config.train.precision = "float32"  # of products; GPUs, TPUs: or `tensorfloat32`, `bfloat16`
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: random
     config.train.max_grad_norm = placeholder(float)  # clips the gradient's global norm; None: off

@@ -20,7 +20,7 @@ PROGRAM = "python -m lenet_jax.main"
 
 
 def make_flags() -> flags.FlagValues:
-    """Returns the flags of a command: `--help`, `--config`, `--workdir` and one per config key.
+    """Returns the flags of a command that trains, among them one per config key.
 
     A command adds its own (`flags.DEFINE_bool(…, flag_values=…)`) and passes them all to `parse`.
     They are separate from absl's global flags, and so from those of imported libraries.
@@ -36,6 +36,9 @@ def make_flags() -> flags.FlagValues:
         ("workdir", "folder of the run; an unfinished run in it is resumed"),
     ):
         flags.DEFINE_string(name, None, meaning, flag_values=flag_values, allow_overwrite=False)
+    flags.DEFINE_bool(
+        "deterministic", False, "bit-identical results on GPUs too; slower", flag_values
+    )
     flags.DEFINE_bool("help", False, "show this and exit", short_name="h", flag_values=flag_values)
     for path in (*keys(), *RENAMED):
         key = keys()[RENAMED.get(path, path)]

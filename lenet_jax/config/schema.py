@@ -3,6 +3,7 @@
 `base.py` defines the keys and, by their defaults, the types; the tables here define the rest.
 """
 
+import ctypes
 import difflib
 import functools
 import sys
@@ -40,6 +41,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "train.batch_size": "[1, inf)",
     "train.micro_batch_size": "[1, inf)",
     "train.eval_batch_size": "[1, inf)",
+    "train.precision": ("float32", "tensorfloat32", "bfloat16"),
     "train.label_smoothing": "[0, 1)",
     "train.max_grad_norm": "(0, inf)",
     "optimizer.name": ("sgd", "adam", "adamw"),
@@ -110,7 +112,10 @@ JOINT_RULES = (
 RENAMED = {"model.lowering": "model.backend"}
 
 # Keys that the config.json of an older version lacks; their defaults are what it did.
-ADDED = ("train.schedule_epochs", "model.activation", "model.pool", "model.padding")
+ADDED = (
+    *("train.schedule_epochs", "train.precision"),
+    *("model.activation", "model.pool", "model.padding"),
+)
 
 # Names of these keys in other libraries, which are suggested but not accepted.
 ALIASES = {
@@ -127,6 +132,7 @@ ALIASES = {
     "bs": "train.batch_size",
     "epochs": "train.num_epochs",
     "microbatch": "train.micro_batch_size",
+    "matmul_precision": "train.precision",
     "clip": "train.max_grad_norm",
     "clip_norm": "train.max_grad_norm",
     "dataset": "data.name",
@@ -196,9 +202,15 @@ def find_mistakes(values: Mapping[str, Any]) -> list[str]:
     if missing:
         mistakes.append(f"missing keys: {show(', '.join(missing))}")
     wrong = [path for path in keys() if path in values and not is_valid(path, values[path])]
-    mistakes += [f"{path}={show(values[path])}: must be {_expected(path)}" for path in wrong]
+    mistakes += [
+        f"{path}={show(values[path])}{_rounding(path, values[path])}: must be {_expected(path)}"
+        for path in wrong
+    ]
     for paths, holds, message in JOINT_RULES:
-        if set(paths).isdisjoint([*missing, *wrong]) and not holds(*map(values.get, paths)):
+        if not set(paths).isdisjoint([*missing, *wrong]):
+            continue
+        joint = [values[path] for path in paths]
+        if not (holds(*joint) and holds(*map(in_float32, joint))):
             given = ", ".join(f"{path}={show(values[path])}" for path in paths)
             mistakes.append(f"{given}: {message}")
     return mistakes
@@ -260,12 +272,16 @@ def is_valid(path: str, value: object) -> bool:
 def _is_number_in(interval: str, value: object, kind: type) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if kind is int else int | float):
         return False
-    low, high = _ends(interval)
     # Finite; integers must fit JAX's int32.
-    return (
-        abs(value) <= (2**31 - 1 if kind is int else sys.float_info.max)
-        and (low <= value if interval[0] == "[" else low < value)
-        and (value <= high if interval[-1] == "]" else value < high)
+    if not abs(value) <= (2**31 - 1 if kind is int else sys.float_info.max):
+        return False
+    return _is_in(interval, value) and (kind is int or _is_in(interval, in_float32(float(value))))
+
+
+def _is_in(interval: str, number: int | float) -> bool:
+    low, high = _ends(interval)
+    return (low <= number if interval[0] == "[" else low < number) and (
+        number <= high if interval[-1] == "]" else number < high
     )
 
 
@@ -273,6 +289,22 @@ def _is_number_in(interval: str, value: object, kind: type) -> bool:
 def _ends(interval: str) -> tuple[float, float]:
     low, high = map(float, interval[1:-1].split(","))
     return low, high
+
+
+def in_float32(value: Any) -> Any:
+    """What is computed in place of a float: XLA makes 0 of the smallest ones."""
+    if not isinstance(value, float):
+        return value
+    number = ctypes.c_float(value).value
+    return number if abs(number) >= 2.0**-126 else 0.0
+
+
+def _rounding(path: str, value: Any) -> str:
+    """What float32 makes of a number that would be valid otherwise, for messages."""
+    rule = RULES.get(path)
+    if not (isinstance(rule, str) and keys()[path].kind is float and isinstance(value, float)):
+        return ""
+    return f", which is {in_float32(value):g} in float32" if _is_in(rule, value) else ""
 
 
 def _expected(path: str) -> str:

@@ -188,7 +188,8 @@ def _make(
 ) -> Network:
     if config is not None:  # it says what is not given
         metadata = {name: str(config.model[name]) for name in DEFAULTS} | dict(metadata)
-    model = make_model(state_dict, source, **architecture(metadata, source))
+    precision = "float32" if config is None else config.train.precision
+    model = make_model(state_dict, source, precision=precision, **architecture(metadata, source))
     if config is not None:
         model.backend = config.model.backend
     mean, std = pixel_statistics(metadata, model.conv1.in_features, source)

@@ -150,6 +150,7 @@ def make_model(
     activation: ops.Activation = "relu",
     pool: ops.Pool = "max",
     padding: int = 0,
+    precision: str = "float32",
 ) -> LeNet:
     """Builds the network of a `state_dict`, of any size.
 
@@ -159,12 +160,13 @@ def make_model(
       activation: as for `LeNet`; the entries do not tell it, nor the following.
       pool: likewise.
       padding: likewise.
+      precision: as for `LeNet`.
 
     Raises:
       UserError: as for `infer_sizes` and `from_state_dict`.
     """
     sizes = infer_sizes(state_dict, source, padding)
-    sizes |= {"activation": activation, "pool": pool, "padding": padding}
+    sizes |= {"activation": activation, "pool": pool, "padding": padding, "precision": precision}
     abstract = nnx.eval_shape(lambda: LeNet(**sizes, rngs=nnx.Rngs(0)))
     graphdef, like = nnx.split(abstract, nnx.Param)
     return nnx.merge(graphdef, from_state_dict(state_dict, like, source))

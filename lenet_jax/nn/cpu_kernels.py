@@ -132,7 +132,7 @@ def _linear_kernel_gradient(
         kernel, bias = jax.ffi.ffi_call("linear_kernel_gradient", outs)(x, cotangent)
         return kernel[None], bias[None]
     x, cotangent = (array.reshape(len(array), groups, -1) for array in (x, cotangent))
-    return jnp.einsum("ngb,kgb->gnk", x, cotangent), cotangent.sum(axis=-1).T
+    return jnp.einsum("ngb,kgb->gnk", x, cotangent, precision="float32"), cotangent.sum(axis=-1).T
 
 
 def _linear_input_gradient(

@@ -102,6 +102,7 @@ class LeNet(nnx.Module):
         padding: int = 0,
         init: Init = "torch",
         backend: ops.Backend = "auto",
+        precision: str = "float32",
         rngs: nnx.Rngs,
     ):
         """Creates the layers.
@@ -119,6 +120,7 @@ class LeNet(nnx.Module):
           init: `torch` draws weights and biases uniformly in ±1/√fan_in, as PyTorch's layers do;
             `flax` draws weights from LeCun's normal distribution and sets biases to 0.
           backend: how layers are computed, see `ops.conv_pool_relu`.
+          precision: of their products, see `ops`.
           rngs: the stream `params` is drawn from.
 
         Raises:
@@ -132,15 +134,24 @@ class LeNet(nnx.Module):
         self.pool: ops.Pool = pool
         self.padding = padding
         self.backend: ops.Backend = backend
+        self.precision = precision
         c1, c2 = channels
         f1, f2 = features
         flat = c2 * final_side(image_size, padding) ** 2
 
         def conv(c: int, k: int) -> nnx.Conv:
-            return nnx.Conv(c, k, (5, 5), padding="VALID", rngs=rngs, **_initializers(init, 25 * c))
+            return nnx.Conv(
+                c,
+                k,
+                (5, 5),
+                padding="VALID",
+                precision=precision,
+                rngs=rngs,
+                **_initializers(init, 25 * c),
+            )
 
         def linear(n: int, k: int) -> nnx.Linear:
-            return nnx.Linear(n, k, rngs=rngs, **_initializers(init, n))
+            return nnx.Linear(n, k, precision=precision, rngs=rngs, **_initializers(init, n))
 
         self.conv1, self.conv2 = conv(in_channels, c1), conv(c1, c2)
         self.fc1, self.fc2, self.fc3 = linear(flat, f1), linear(f1, f2), linear(f2, num_classes)
@@ -208,13 +219,20 @@ class LeNet(nnx.Module):
     def _conv_pool(self, layer: nnx.Conv, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         assert layer.bias is not None
         arrays = x, layer.kernel[...], layer.bias[...]
+        how: Any = {"backend": self.backend, "precision": self.precision}
         if (self.activation, self.pool) == ("relu", "max"):
-            return ops.conv_pool_relu(*arrays, backend=self.backend)
-        return ops.conv_activate_pool(*arrays, self.activation, self.pool, backend=self.backend)
+            return ops.conv_pool_relu(*arrays, **how)
+        return ops.conv_activate_pool(*arrays, self.activation, self.pool, **how)
 
     def _linear(self, layer: nnx.Linear, x: Float[Array, "b n"]) -> Float[Array, "b k"]:
         assert layer.bias is not None
-        return ops.linear(x, layer.kernel[...], layer.bias[...], backend=self.backend)
+        return ops.linear(
+            x,
+            layer.kernel[...],
+            layer.bias[...],
+            backend=self.backend,
+            precision=self.precision,
+        )
 
 
 def _initializers(init: Init, fan_in: int) -> dict[str, Any]:

@@ -8,6 +8,10 @@ accelerators, and for CPUs without a C++ compiler (`phase.py`).
 Inside `native` and `phase` the batch is the last axis: every copy, comparison and sum then runs
 over contiguous memory. `batch_last` moves it there and back; XLA cancels the pair between two
 layers.
+
+`precision` is that of matrix products and convolutions, by JAX's names: `float32`, or
+`tensorfloat32` and `bfloat16`, with which GPUs and TPUs are faster and less precise. A CPU computes
+in float32 in any case.
 """
 
 import functools
@@ -18,11 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, UInt8
 
+from lenet_jax import machine
 from lenet_jax.errors import UserError
 from lenet_jax.nn import cpu_kernels, native
-from lenet_jax.nn.phase import conv_phases, first_equals, matmul_precision, max_over_phases
+from lenet_jax.nn.phase import conv_phases, first_equals, max_over_phases
 
 Backend = Literal["auto", "native", "phase", "plain"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
@@ -35,6 +41,7 @@ def conv_pool_relu(
     bias: Float[Array, " k"],
     *,
     backend: Backend = "auto",
+    precision: str = "float32",
 ) -> Float[Array, "b h2 w2 k"]:
     """Convolves (valid, stride 1), takes the maximum of each 2×2 block, adds the bias; ReLU.
 
@@ -48,23 +55,27 @@ def conv_pool_relu(
       bias: one value per output channel.
       backend: `plain`, `phase`, `native`, or `auto`: the choice of `choose_backend`, or `phase`
         for sizes and dtypes that `native` does not support.
+      precision: of the convolution.
 
     Returns:
       Feature maps of height (h - s + 1) / 2 and width (w - s + 1) / 2.
 
     Raises:
-      ValueError: s is even, or the convolved height or width is odd or not positive; or `native` is
-        requested, and s is not 5 or an array is not float32.
+      ValueError: s is even, or the convolved height or width is odd or not positive; kernel and
+        bias differ in dtype; or `native` is requested, and s is not 5 or an array is not float32.
       UserError: `native` is requested, and not available.
     """
     _check_sizes(x, kernel)
-    implementations = {
-        "plain": _conv_pool_relu_plain,
-        "phase": _conv_pool_relu_phase,
-        "native": _conv_pool_relu_native,
-    }
+    _check_dtypes(kernel, bias)
     chosen = _choose(backend, x, kernel, kernel.shape[0] == cpu_kernels.SIZE)
-    return implementations[chosen](x, kernel, bias)
+    if chosen == "native":
+        return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
+    if chosen == "plain":
+        pooled = _max_pool(_convolve(x, kernel, precision))
+        return relu(pooled + bias.reshape(1, 1, 1, -1))
+    x = batch_last(x)
+    pooled = max_over_phases(conv_phases(x, kernel, precision), first_equals(x, kernel.shape[0]))
+    return batch_last(relu(pooled + bias.reshape(-1, 1, 1, 1)))
 
 
 def conv_activate_pool(
@@ -75,6 +86,7 @@ def conv_activate_pool(
     pool: Pool,
     *,
     backend: Backend = "auto",
+    precision: str = "float32",
 ) -> Float[Array, "b h2 w2 k"]:
     """Convolves (valid, stride 1), adds the bias, activates, then pools 2×2 blocks.
 
@@ -88,17 +100,20 @@ def conv_activate_pool(
       activation: one of `ACTIVATIONS`.
       pool: `max` or `avg`.
       backend: `plain`; every other is `phase`.
+      precision: of the convolution.
 
     Raises:
-      ValueError: s is even, or the convolved height or width is odd or not positive.
+      ValueError: s is even, or the convolved height or width is odd or not positive; or kernel and
+        bias differ in dtype.
     """
     _check_sizes(x, kernel)
+    _check_dtypes(kernel, bias)
     activate = ACTIVATIONS[activation]
     if backend == "plain" or 0 in x.shape:
-        convolved = activate(_convolve(x, kernel) + bias.reshape(1, 1, 1, -1))
+        convolved = activate(_convolve(x, kernel, precision) + bias.reshape(1, 1, 1, -1))
         return _max_pool(convolved) if pool == "max" else avg_pool(convolved)
     x = batch_last(x)
-    phases = activate(conv_phases(x, kernel) + bias.reshape(1, -1, 1, 1, 1))
+    phases = activate(conv_phases(x, kernel, precision) + bias.reshape(1, -1, 1, 1, 1))
     if pool == "avg":
         return batch_last(jnp.mean(phases, axis=0))
     return batch_last(max_over_phases(phases, first_equals(x, kernel.shape[0])))
@@ -110,6 +125,7 @@ def linear(
     bias: Float[Array, " k"],
     *,
     backend: Backend = "auto",
+    precision: str = "float32",
 ) -> Float[Array, "b k"]:
     """X @ kernel + bias.
 
@@ -118,23 +134,30 @@ def linear(
       kernel: one column per unit.
       bias: one value per unit.
       backend: as for `conv_pool_relu`; `phase` and `plain` are the same.
+      precision: of the product.
 
     Raises:
-      ValueError: `native` is requested, and an array is not float32.
+      ValueError: kernel and bias differ in dtype; or `native` is requested, and an array is not
+        float32.
       UserError: `native` is requested, and not available.
     """
+    _check_dtypes(kernel, bias)
     if _choose(backend, x, kernel) == "native":
         return batch_last(cpu_kernels.linear(batch_last(x), kernel, bias))
-    return jnp.matmul(x, kernel, precision=matmul_precision()) + bias.reshape(1, -1)
+    return jnp.matmul(x, kernel, precision=precision) + bias.reshape(1, -1)
 
 
-def choose_backend(backend: Backend) -> Backend:
+def choose_backend(backend: Backend, platform: str | None = None) -> Backend:
     """Resolves `auto`: `native` on a CPU with a C++ compiler, else `phase`.
+
+    Args:
+      backend: as requested.
+      platform: of the device that computes; None: that of `machine.devices`.
 
     Raises:
       UserError: `native` is requested, and not available.
     """
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = (platform or machine.devices()[0].platform) == "cpu"
     if backend == "auto":
         return "native" if on_cpu and native.missing() is None else "phase"
     if backend == "native":
@@ -148,7 +171,7 @@ def choose_backend(backend: Backend) -> Backend:
 
 def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) -> Backend:
     """`choose_backend` for arrays; `native` supports one kernel size, and float32."""
-    chosen = choose_backend(backend)
+    chosen = choose_backend(backend, _platform(x) or _platform(kernel))
     if 0 in x.shape:  # of which there is nothing to gain
         return "plain"
     if chosen != "native" or (has_size and x.dtype == kernel.dtype == jnp.float32):
@@ -159,7 +182,14 @@ def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) ->
     raise ValueError(f"`native` takes float32, and 5×5 kernels, not {size} of {kernel.dtype}")
 
 
-def compiler_options() -> dict[str, Any]:
+def _platform(array: Array) -> str | None:
+    """The platform that an array is bound to; None while it is traced, or may be moved."""
+    if not isinstance(array, jax.Array) or isinstance(array, Tracer):
+        return None
+    return next(iter(array.devices())).platform if array.committed else None
+
+
+def compiler_options(platform: str | None = None) -> dict[str, Any]:
     """Options for `jax.jit` under which `phase` adds the terms of its sums in one order.
 
     They choose Eigen's matrix product over YNNPACK's, on one thread. Equal windows tie under any
@@ -167,8 +197,11 @@ def compiler_options() -> dict[str, Any]:
     equal sums only if the terms of every phase are added in the same order. With these options they
     are, for up to 8 input channels of a 5×5 kernel; on four or more threads a product of few
     columns may still be split within a phase.
+
+    Args:
+      platform: of the device that computes; None: that of `machine.devices`.
     """
-    if jax.default_backend() != "cpu":
+    if (platform or machine.devices()[0].platform) != "cpu":
         return {}
     return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
 
@@ -184,6 +217,13 @@ def _check_sizes(x: Array, kernel: Array) -> None:
                 f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
                 " convolution; 2×2 pooling needs a positive even number"
             )
+
+
+def _check_dtypes(kernel: Array, bias: Array) -> None:
+    if kernel.dtype != bias.dtype:
+        raise ValueError(
+            f"the kernel is {kernel.dtype} and the bias {bias.dtype}; both must have one dtype"
+        )
 
 
 def batch_last(x: Float[Array, "first *middle last"]) -> Float[Array, "last *middle first"]:
@@ -224,37 +264,17 @@ def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
     return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
 
 
-def _conv_pool_relu_plain(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
-) -> Float[Array, "b h2 w2 k"]:
-    return relu(_max_pool(_convolve(x, kernel)) + bias.reshape(1, 1, 1, -1))
-
-
 def _convolve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"]
+    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], precision: str
 ) -> Float[Array, "b h2 w2 k"]:
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=matmul_precision()
+        x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=precision
     )
 
 
 def _max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
-
-
-def _conv_pool_relu_native(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
-) -> Float[Array, "b h2 w2 k"]:
-    return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
-
-
-def _conv_pool_relu_phase(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "s s c k"], bias: Float[Array, " k"]
-) -> Float[Array, "b h2 w2 k"]:
-    x = batch_last(x)
-    pooled = max_over_phases(conv_phases(x, kernel), first_equals(x, kernel.shape[0]))
-    return batch_last(relu(pooled + bias.reshape(-1, 1, 1, 1)))
 
 
 def normalise(

@@ -22,23 +22,14 @@ OFFSETS = ((0, 0), (0, 1), (1, 0), (1, 1))  # of the phases in a block: row, col
 
 
 def conv_phases(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "s s c k"]
+    x: Float[Array, "c h w b"], kernel: Float[Array, "s s c k"], precision: str = "float32"
 ) -> Float[Array, "4 k h2 w2 b"]:
     """The four pixels of the convolution that each 2×2 block of the pool compares."""
     windows: Array = pooling_windows(x, (kernel.shape[0] + 1) // 2)
     *_, h, w, b = windows.shape
     columns = windows.reshape(-1, h * w * b)
-    phases = jnp.matmul(phase_kernels(kernel).T, columns, precision=matmul_precision())
+    phases = jnp.matmul(phase_kernels(kernel).T, columns, precision=precision)
     return phases.reshape(4, -1, h, w, b)
-
-
-def matmul_precision() -> lax.Precision | None:
-    """Products in float32 as it is, unless JAX's `jax_default_matmul_precision` asks for less.
-
-    By default a GPU rounds their operands to TF32 and a TPU to bfloat16.
-    """
-    asked = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
-    return lax.Precision.HIGHEST if asked is None else None
 
 
 def phase_kernels(kernel: Float[Array, "s s c k"]) -> Float[Array, "window_c phases_k"]:

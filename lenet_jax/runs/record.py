@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import jax
-
+from lenet_jax import machine
 from lenet_jax.errors import UserError, printable
 from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
@@ -42,14 +41,15 @@ class Record:
           command: resumes this run.
           warn: is called with how to resume if the run is interrupted.
         """
-        backend = ops.choose_backend(trainer.config.model.backend)
+        backend, devices = ops.choose_backend(trainer.config.model.backend), machine.devices()
         self.values = environment(PACKAGES) | {
             "command": shlex.join(command),
             "working_directory": str(Path.cwd()),
-            "jax_backend": jax.default_backend(),
-            "devices": [device.device_kind for device in jax.devices()],
+            "jax_backend": devices[0].platform,
+            "devices": [device.device_kind for device in devices],
             "devices_sharing_a_batch": trainer.spec.num_devices,
             "backend": backend,
+            "precision": trainer.config.train.precision,
             "native_code": native.key() if backend == "native" else None,
             "seed": trainer.config.seed,
             "data_fingerprint": trainer.dataset.fingerprint,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from lenet_jax import machine
 from lenet_jax.data.dataset import Split
 from lenet_jax.sweeps import plan as sweep_plan
 from lenet_jax.sweeps.plan import Chunk, Group
@@ -33,13 +34,14 @@ def describe(
       strategy: how members are trained on a device.
       shared_data_order: whether all members see the same batches.
     """
-    devices = jax.devices()
+    devices = machine.devices()
     strategy = choose_strategy(strategy, devices[0])
     memory = sweep_plan.available_memory(devices[0])
+    free = "not known" if memory is None else f"{memory / 1e9:.1f} GB"
     lines = [
         f"{counted(sum(len(g.members) for g in groups), 'member')} in"
         f" {counted(len(groups), 'group')} and {counted(len(chunks), 'chunk')},"
-        f" on {len(devices)} × {devices[0].device_kind}; available memory {memory / 1e9:.1f} GB",
+        f" on {len(devices)} × {devices[0].device_kind}; available memory {free}",
         "",
         "group  members  chunks  a chunk  epochs  parameters  memory",
     ]
@@ -49,7 +51,7 @@ def describe(
     for number, group in enumerate(groups[:SHOWN_GROUPS]):
         of_group = own[id(group)]
         size = of_group[0].size
-        need = sweep_plan.memory_needed(group, len(devices), size // len(devices), strategy)
+        need = sweep_plan.memory_needed(group, devices, size // len(devices), strategy)
         lines.append(
             f"{number:>5}  {len(group.members):>7}  {len(of_group):>6}  {size:>7}"
             f"  {group.spec.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"

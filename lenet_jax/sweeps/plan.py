@@ -40,7 +40,7 @@ from lenet_jax.training.spec import (
 MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
 MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
 SHARE_OF_MEMORY = 0.8
-ASSUMED_MEMORY = 4_000_000_000  # bytes, where the system does not say: on Windows
+ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
 FLOAT = 4  # bytes
 
 
@@ -174,9 +174,9 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
     """
     platform = devices[0].platform
     per_device = MEMBERS_PER_DEVICE.get(platform, MOST_PER_DEVICE)
-    while memory_needed(group, len(devices), per_device, strategy) > SHARE_OF_MEMORY * memory:
+    while memory_needed(group, devices, per_device, strategy) > SHARE_OF_MEMORY * memory:
         if per_device == 1:
-            need = memory_needed(group, len(devices), 1, strategy)
+            need = memory_needed(group, devices, 1, strategy)
             raise UserError(
                 f"member {group.members[0].number} is too large for the memory, even one at a time:"
                 f" {need / 1e9:,.1f} GB of {memory / 1e9:,.1f} GB\n"
@@ -186,7 +186,7 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
     return per_device * len(devices)
 
 
-def memory_needed(group: Group, devices: int, per_device: int, strategy: str) -> int:
+def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strategy: str) -> int:
     """Estimated memory of a chunk in bytes: for CPUs that of all devices, otherwise of one.
 
     With `vmap` the estimate is 0.9 to 2.2 times XLA's own (lenet5 and a network four times as wide,
@@ -201,7 +201,7 @@ def memory_needed(group: Group, devices: int, per_device: int, strategy: str) ->
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
     device = data + per_device * member + work
-    return device * devices + data if jax.default_backend() == "cpu" else device
+    return device * len(devices) + data if devices[0].platform == "cpu" else device
 
 
 def floats_per_image(spec: Spec) -> int:
@@ -225,11 +225,15 @@ def work_per_image(spec: Spec) -> int:
     return 3 * sum(size.multiplications for size in spec.layer_sizes.values())
 
 
-def available_memory(device: Any) -> int:
-    """Free memory in bytes: the device's own on an accelerator, the machine's on a CPU."""
-    stats = device.memory_stats() or {}
-    if device.platform != "cpu" and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+def available_memory(device: Any) -> int | None:
+    """Free memory in bytes: the device's own on an accelerator, the machine's on a CPU.
+
+    None if the device's allocator does not say.
+    """
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return limit - stats.get("bytes_in_use", 0) if limit else None
     info = Path("/proc/meminfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith("MemAvailable:"):

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lenet_jax import config as configs
-from lenet_jax import data
+from lenet_jax import data, machine
 from lenet_jax.data.form import measure_form
 from lenet_jax.errors import ExitCode, UserError
 from lenet_jax.inference.description import architecture_metadata
@@ -60,7 +60,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
     if config.train.initial_weights is not None:
         raise UserError("a sweep draws its members' weights: do not set train.initial_weights")
     console, store = Console(), SweepDir(options.workdir)
-    groups, chunks = make_plan(store, config, members, options)
+    groups, chunks = make_plan(store, config, members, options, console.warn)
     if options.dry_run:
         missing = _missing(store, chunks)
         lines = estimate.describe(
@@ -78,12 +78,12 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
         console.note(remark)
     if store.lock_note:
         console.warn(store.lock_note)
-    backend = ops.choose_backend(config.model.backend)
+    backend, devices = ops.choose_backend(config.model.backend), machine.devices()
     record = environment(PACKAGES) | {
         "command": shlex.join(command),
         "working_directory": str(Path.cwd()),
-        "jax_backend": jax.default_backend(),
-        "devices": [device.device_kind for device in jax.devices()],
+        "jax_backend": devices[0].platform,
+        "devices": [device.device_kind for device in devices],
         "backend": backend,
         "native_code": native.key() if backend == "native" else None,
     }
@@ -146,10 +146,20 @@ def _load(config: configs.Config) -> data.Dataset:
     return data.load(**config.data)
 
 
-def _plan_chunks(groups: Sequence[Group], options: Options) -> list[Chunk]:
-    devices = jax.devices()
+def _plan_chunks(
+    groups: Sequence[Group], options: Options, warn: Callable[[str], None]
+) -> list[Chunk]:
+    devices = machine.devices()
     strategy = choose_strategy(options.strategy, devices[0])
     memory = plan.available_memory(devices[0])
+    if memory is None and options.chunk_size is not None:
+        return plan.make_chunks(groups, len(devices), [options.chunk_size] * len(groups))
+    if memory is None:
+        memory = plan.ASSUMED_MEMORY
+        warn(
+            f"{devices[0].device_kind} does not say how much memory is free:"
+            f" {memory / 1e9:.1f} GB are assumed; --chunk_size=N trains N members at once"
+        )
     sizes = [plan.chunk_size(group, devices, strategy, memory) for group in groups]
     if options.chunk_size is not None:
         sizes = [min(size, options.chunk_size) for size in sizes]

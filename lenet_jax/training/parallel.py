@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree, Shaped
 
+from lenet_jax import machine
 from lenet_jax.nn import ops
 
 AXIS = "devices"
@@ -24,10 +25,11 @@ def count_sharing(batch_size: int, micro_batch_size: int) -> int:
 
     Only the cores of a CPU do: a batch is little work for one accelerator, let alone for several.
     """
-    if jax.default_backend() != "cpu" or batch_size % micro_batch_size:
+    devices = machine.devices()
+    if devices[0].platform != "cpu" or batch_size % micro_batch_size:
         return 1
     micro_batches = batch_size // micro_batch_size
-    return max(n for n in range(1, len(jax.devices()) + 1) if micro_batches % n == 0)
+    return max(n for n in range(1, len(devices) + 1) if micro_batches % n == 0)
 
 
 def compile_shared(
@@ -50,7 +52,7 @@ def compile_shared(
 def replicate(tree: Tree, num_devices: int) -> Tree:
     """Copies arrays to every device that shares the work."""
     if num_devices == 1:
-        return jax.device_put(tree, jax.devices()[0])
+        return jax.device_put(tree, machine.devices()[0])
     return jax.device_put(tree, NamedSharding(_mesh(num_devices), PartitionSpec()))
 
 
@@ -70,4 +72,4 @@ def sum_over_devices(tree: Tree, num_devices: int) -> Tree:
 
 
 def _mesh(num_devices: int) -> Mesh:
-    return jax.make_mesh((num_devices,), (AXIS,), devices=jax.devices()[:num_devices])
+    return jax.make_mesh((num_devices,), (AXIS,), devices=machine.devices()[:num_devices])

@@ -24,6 +24,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int32, PyTree
 
+from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
 from lenet_jax.nn import ops
@@ -102,13 +103,13 @@ class Population:
         Args:
           spec: what the members have in common.
           size: how many members there may be.
-          devices: what to train on; all devices, if none are given.
+          devices: what to train on; those of `machine.devices`, if none are given.
           strategy: `map`, `vmap`, or `auto`: what suits the devices.
           shared_data_order: gathers and augments each batch once for all members of a device, with
             the first member's settings; members alternate after every step, not every epoch. Their
             seeds of order and augmentation, and augmentation strengths, must be equal.
         """
-        self._mesh = Mesh(np.asarray(devices or jax.devices()), (AXIS,))
+        self._mesh = Mesh(np.asarray(devices or machine.devices()), (AXIS,))
         self.spec, self.size = spec, -(-size // self._mesh.size) * self._mesh.size
         self._mapped = choose_strategy(strategy, self._mesh.devices.flat[0]) == "map"
         self._over = _map if self._mapped else jax.vmap
@@ -184,14 +185,20 @@ class Population:
     def _compile(
         self, function: Callable[..., Any], in_specs: tuple[PartitionSpec, ...], **options: Any
     ) -> Any:
+        first = self._mesh.devices.flat[0]
+
+        def compute(*args: Any) -> Any:
+            with jax.default_device(first):  # the layers' backend is that of its platform
+                return function(*args)
+
         sharded = jax.shard_map(
-            function,
+            compute,
             mesh=self._mesh,
             in_specs=in_specs,
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        options |= {"compiler_options": ops.compiler_options()}
+        options |= {"compiler_options": ops.compiler_options(first.platform)}
         return jax.jit(sharded, **options)
 
     def _begin(self, settings: Settings) -> Members:

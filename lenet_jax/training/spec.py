@@ -100,6 +100,7 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         "image_size": config.data.image_size,
         "num_classes": _agree(config.model, "num_classes", dataset.num_classes, dataset.name),
         "in_channels": _agree(config.model, "in_channels", channels, dataset.name),
+        "precision": config.train.precision,
     }
     mean, std = statistics or pixel_statistics(dataset)
     return Spec(

@@ -171,7 +171,8 @@ def _are_finite(params: nnx.State) -> Bool[Array, ""]:
     # A product with a small factor, which no sum of finite values overflows: unlike a test of each
     # value, it runs at memory speed.
     leaves = jax.tree.leaves(params)
-    sums = [leaf @ jnp.full(leaf.shape[-1], 2.0**-30, leaf.dtype) for leaf in leaves]
+    factors = [jnp.full(leaf.shape[-1], 2.0**-30, leaf.dtype) for leaf in leaves]
+    sums = [jnp.matmul(*pair, precision="float32") for pair in zip(leaves, factors, strict=True)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in sums]))
 
 

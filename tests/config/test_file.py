@@ -1,11 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from lenet_jax import config
-from lenet_jax.config.schema import ALIASES, JOINT_RULES, RULES, keys, nearest_keys
+from lenet_jax.config.schema import ALIASES, JOINT_RULES, RULES, find_mistakes, keys, nearest_keys
 from lenet_jax.errors import UserError
 from tests.support.root import ROOT
 
@@ -300,6 +303,44 @@ def test_every_number_has_an_interval_and_every_rule_a_key() -> None:
     ruled = {path for path, key in keys().items() if key.kind in (int, float, tuple)}
     assert {path for path, rule in RULES.items() if isinstance(rule, str)} == ruled
     assert {path for paths, _, _ in JOINT_RULES for path in paths} | RULES.keys() <= keys().keys()
+
+
+@settings(max_examples=60)
+@example("optimizer.b1", 1.0, 1e-8, -1)
+@example("schedule.pct_start", 0.0, 1e-39, 1)
+@example("optimizer.learning_rate", np.inf, 0.0, 1)
+@given(
+    st.sampled_from([path for path, key in keys().items() if key.kind is float]),
+    st.sampled_from((0.0, 1.0, 90.0, 180.0, 3.4028235e38, 1e300)),
+    st.floats(0.0, 1.0),
+    st.sampled_from((-1, 1)),
+)
+def test_a_number_that_is_accepted_is_in_its_range_in_float32(
+    path: str, near: float, share: float, side: int
+) -> None:
+    """XLA takes 0 for the smallest numbers."""
+    value = near + side * share**8 if near < 1e38 else near
+    interval = str(RULES[path])
+    low, high = map(float, interval[1:-1].split(","))
+    with np.errstate(over="ignore"):
+        number = float(np.float32(value))
+    number = number if abs(number) >= np.finfo(np.float32).tiny else 0.0
+    inside = low <= number < high or (number == high and interval[-1] == "]")
+    inside &= number > low or interval[0] == "["
+    mistakes = find_mistakes({path: key.default for path, key in keys().items()} | {path: value})
+    own = [
+        mistake for mistake in mistakes if mistake.startswith(f"{path}=") and "must be" in mistake
+    ]
+    assert inside or own, value
+
+
+def test_rules_for_several_keys_hold_in_float32_too() -> None:
+    for changes, message in (
+        ({"augment.shift": 31.9999999}, "leave some of the image in view"),
+        ({"optimizer.nesterov": True, "optimizer.momentum": 1e-50}, "needs momentum above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            config.load("configs/notes.py", changes.items())
 
 
 def test_aliases_name_keys_and_hide_none() -> None:

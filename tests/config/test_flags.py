@@ -84,7 +84,7 @@ def test_a_command_has_flags_of_its_own() -> None:
     argv = ["--config=configs/notes.py", "--workdir=runs/x", "--profile"]
     parse_flags(argv, flag_values)
     assert (flag_values["workdir"].value, flag_values["profile"].value) == ("runs/x", True)
-    assert "  --profile  record a trace" in help_text(flag_values).splitlines()
+    assert "  --profile        record a trace" in help_text(flag_values).splitlines()
     with pytest.raises(UserError, match=r"unknown flag --profil; did you mean --profile\?"):
         parse_flags(["--profil"], flag_values)
 
@@ -203,6 +203,19 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
             "--config.schedule.pct_start=0",
             "schedule.pct_start=0.0: must be a number in (0, 1)",
         ),
+        (
+            "--config.optimizer.b2=0.99999999",
+            "optimizer.b2=0.99999999, which is 1 in float32: must be a number in [0, 1)",
+        ),
+        (
+            "--config.optimizer.eps=1e-40",
+            "optimizer.eps=1e-40, which is 0 in float32: must be a number above 0 and finite",
+        ),
+        (
+            "--config.optimizer.weight_decay=1e39",
+            "optimizer.weight_decay=1e+39, which is inf in float32: must be a number of at least 0"
+            " and finite",
+        ),
         ("--config.augment.scale=1", "augment.scale=1.0: must be a number in [0, 1)"),
         (
             "--config.model.channels=6",
@@ -226,6 +239,10 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         (
             "--config.model.backend=fast",
             "model.backend=fast: must be one of auto, native, phase, plain",
+        ),
+        (
+            "--config.train.precision=float16",
+            "train.precision=float16: must be one of float32, tensorfloat32, bfloat16",
         ),
         ("--config.optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw"),
         (

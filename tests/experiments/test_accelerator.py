@@ -105,7 +105,7 @@ def test_a_wrong_layer_is_found(monkeypatch, layer, message):
     if layer is not None:
         wrong = functools.partial(layer, ops.conv_pool_relu)
         monkeypatch.setattr(ops, "conv_pool_relu", wrong)
-    values = jax.jit(functools.partial(correctness.compute_layers, "plain"))(cases)
+    values = jax.jit(functools.partial(correctness.compute_layers, "plain", "float32"))(cases)
     checks = correctness.compare(jax.tree.map(np.asarray, values), expected, cases)
     violations = correctness.find_violations(checks, 1e-5)
     assert (message in violations) if message else violations == []

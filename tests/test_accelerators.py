@@ -1,0 +1,172 @@
+"""What depends on the device in use, as far as a CPU can show it."""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from lenet_jax import export, machine
+from lenet_jax.errors import UserError
+from lenet_jax.inference.network import Network
+from lenet_jax.nn import ops
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.sweeps import plan
+from lenet_jax.sweeps import run as sweeps
+from lenet_jax.sweeps.file import Member
+from lenet_jax.training import step as steps
+from lenet_jax.training.batches import DeviceSplit
+from lenet_jax.training.loop import Trainer
+from lenet_jax.training.population import Population
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from tests.support import tiny
+
+DATASET = tiny.dataset()
+SECOND = jax.devices()[1]
+
+
+def products(jaxpr):
+    """The matrix products and convolutions in a jaxpr and what it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if isinstance(inner, ClosedJaxpr | Jaxpr):
+                    yield from products(getattr(inner, "jaxpr", inner))
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", "HIGHEST"), ("tensorfloat32", "HIGH")]
+)
+@pytest.mark.parametrize("backend", ["phase", "plain"])
+def test_every_product_of_training_and_inference_states_its_precision(backend, precision, expected):
+    train = {"precision": precision}
+    config = tiny.config(train=train, model={"backend": backend}, augment={"rotate": 5.0})
+    spec, settings = make_spec(config, DATASET), hyperparameters(config)
+    state = steps.init_state(spec, seeds(config), settings)
+    split = DeviceSplit.of(DATASET.train)
+    epoch = functools.partial(steps.train_epoch, spec)
+    graphs = [
+        jax.make_jaxpr(epoch)(state, split, jnp.int32(0), settings),
+        jax.make_jaxpr(functools.partial(steps.evaluate, spec))(state.params, split),
+        jax.make_jaxpr(nnx.merge(spec.graphdef, state.params).activations)(
+            jnp.zeros((1, 16, 16, 1))
+        ),
+    ]
+    stated = [equation.params["precision"] for g in graphs for equation in products(g.jaxpr)]
+    assert len(stated) > 15
+    asked, exact = (jax.lax.Precision[name] for name in (expected, "HIGHEST"))
+    assert {*stated} == {(asked, asked), (exact, exact)}  # exact: whether parameters are finite
+
+
+def test_an_export_has_the_precision_of_its_run():
+    def network(precision):
+        model = LeNet(precision=precision, rngs=nnx.Rngs(0))
+        return Network(model, (0.0,), (1.0,), tuple("0123456789"), "here")
+
+    pixels = np.zeros((1, 32, 32, 1), np.uint8)
+    for precision, expected in (("float32", "HIGHEST"), ("tensorfloat32", "HIGH")):
+        text = jax.jit(export._logits_of(network(precision))).lower(pixels).as_text()
+        stated = re.findall(r"HIGHEST|HIGH\b|DEFAULT", text)
+        assert len(stated) == 10 and {*stated} == {expected}  # both operands of five layers
+
+
+def test_exports_are_compared_as_closely_as_the_device_computes():
+    assert export.tolerance("tensorfloat32", "cpu") == export.tolerance("float32", "gpu") == 1e-5
+    assert export.tolerance("float32", "gpu") < export.tolerance("tensorfloat32", "gpu")
+    assert export.tolerance("tensorfloat32", "tpu") < export.tolerance("bfloat16", "tpu") < 0.1
+
+
+def test_backend_and_options_follow_the_platform():
+    assert ops.choose_backend("auto", "gpu") == ops.choose_backend("auto", "tpu") == "phase"
+    assert ops.choose_backend("plain", "gpu") == "plain"
+    with pytest.raises(UserError, match="is for CPUs"):
+        ops.choose_backend("native", "gpu")
+    assert ops.compiler_options("gpu") == {} != ops.compiler_options("cpu")
+
+
+def test_the_default_device_trains_and_predicts_alone():
+    config = tiny.config(train={"micro_batch_size": 8})
+    with jax.default_device(SECOND):
+        assert machine.devices() == [SECOND]
+        trainer = Trainer(config, DATASET)
+        assert trainer.spec.num_devices == 1  # though a batch has two micro-batches
+        state = trainer.init()
+        assert devices_of(state) == {SECOND}
+        model = nnx.merge(trainer.spec.graphdef, state.params)
+        network = Network(model, (0.0,), (1.0,), tuple("abcdef"), "here")
+        seen = []
+
+        def program(graphdef, mean, std, params, images):
+            logits = jax.jit(nnx.merge(graphdef, params))(network.normalise(images))
+            seen.append(logits.devices())
+            return logits
+
+        network.run(program, DATASET.test.images)
+        assert seen == [{SECOND}]
+    assert machine.devices() == jax.devices()
+
+
+def test_a_population_computes_on_the_devices_it_is_given(monkeypatch):
+    seen = []
+
+    def choose(backend, platform=None):
+        seen.extend(machine.devices())  # whose platform decides
+        return "phase"
+
+    monkeypatch.setattr(ops, "choose_backend", choose)
+    config = tiny.config()
+    spec = make_spec(config, DATASET)
+    seen.clear()
+    population = Population(spec, 1, devices=[SECOND])
+    members, settings = population.start([config])
+    assert devices_of(members) == {SECOND}
+    splits = population.put(DATASET.train), population.put(DATASET.valid)
+    population._advance.lower(members, settings, *splits, np.int32(0))
+    assert {*seen} == {SECOND}
+
+
+def devices_of(tree):
+    return {device for leaf in jax.tree.leaves(tree) for device in leaf.devices()}
+
+
+def a_gpu(stats):
+    return SimpleNamespace(platform="gpu", device_kind="GPU X", memory_stats=lambda: stats)
+
+
+@pytest.mark.parametrize(
+    ("stats", "free"),
+    [
+        ({"bytes_limit": 10, "bytes_in_use": 3}, 7),
+        ({"bytes_limit": 10}, 10),
+        ({"bytes_in_use": 3}, None),
+        ({}, None),
+        (None, None),
+    ],
+)
+def test_the_memory_of_an_accelerator_is_never_taken_for_the_hosts(stats, free):
+    assert plan.available_memory(a_gpu(stats)) == free
+
+
+def test_unknown_memory_is_assumed_to_be_little_unless_the_chunks_are_chosen(monkeypatch):
+    monkeypatch.setattr(machine, "devices", lambda: [a_gpu(None)])
+    config = tiny.config()
+    members = [Member(number, {}, config) for number in range(4000)]
+    group = plan.Group(make_spec(config, DATASET), DATASET, tuple(members))
+    warnings = []
+    chunks = sweeps._plan_chunks([group], sweeps.Options("x"), warnings.append)
+    need = plan.memory_needed(group, [a_gpu(None)], chunks[0].size, "vmap")
+    assert need < plan.ASSUMED_MEMORY
+    assert warnings == [
+        "GPU X does not say how much memory is free: 4.0 GB are assumed;"
+        " --chunk_size=N trains N members at once"
+    ]
+    chosen = sweeps.Options("x", chunk_size=2000)
+    chunks = sweeps._plan_chunks([group], chosen, warnings.append)
+    assert [chunk.size for chunk in chunks] == [2000, 2000] and len(warnings) == 1
