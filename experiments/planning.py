@@ -87,7 +87,7 @@ def plan(file: str, folder: str) -> None:
 
     options = Options(str(Path(folder) / "plan"))
     for _ in range(2):
-        make_plan(SweepDir(options.workdir), config, members, options)
+        make_plan(SweepDir(options.workdir), config, members, options, print)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference.network import Network
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
+from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps import run as sweeps
-from lenet_jax.sweeps.file import Member
+from lenet_jax.sweeps.members import Members
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.loop import Trainer
@@ -157,8 +158,8 @@ def test_the_memory_of_an_accelerator_is_never_taken_for_the_hosts(stats, free):
 def test_unknown_memory_is_assumed_to_be_little_unless_the_chunks_are_chosen(monkeypatch):
     monkeypatch.setattr(machine, "devices", lambda: [a_gpu(None)])
     config = tiny.config()
-    members = [Member(number, {}, config) for number in range(4000)]
-    group = plan.Group(make_spec(config, DATASET), DATASET, tuple(members))
+    members = Members(config, Columns.of([{"seed": seed} for seed in range(4000)]))
+    group = plan.Group(make_spec(config, DATASET), DATASET, members)
     warnings = []
     chunks = sweeps._plan_chunks([group], sweeps.Options("x"), warnings.append)
     need = plan.memory_needed(group, [a_gpu(None)], chunks[0].size, "vmap")

@@ -7,7 +7,7 @@ import ctypes
 import difflib
 import functools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -209,11 +209,15 @@ def find_mistakes(values: Mapping[str, Any]) -> list[str]:
     for paths, holds, message in JOINT_RULES:
         if not set(paths).isdisjoint([*missing, *wrong]):
             continue
-        joint = [values[path] for path in paths]
-        if not (holds(*joint) and holds(*map(in_float32, joint))):
+        if not is_fulfilled(holds, [values[path] for path in paths]):
             given = ", ".join(f"{path}={show(values[path])}" for path in paths)
             mistakes.append(f"{given}: {message}")
     return mistakes
+
+
+def is_fulfilled(holds: Callable[..., bool], values: Sequence[Any]) -> bool:
+    """Whether the predicate of a joint rule holds for values, as they are and in float32."""
+    return holds(*values) and holds(*map(_in_float32, values))
 
 
 def nearest_keys(name: str) -> list[str]:
@@ -275,7 +279,7 @@ def _is_number_in(interval: str, value: object, kind: type) -> bool:
     # Finite; integers must fit JAX's int32.
     if not abs(value) <= (2**31 - 1 if kind is int else sys.float_info.max):
         return False
-    return _is_in(interval, value) and (kind is int or _is_in(interval, in_float32(float(value))))
+    return _is_in(interval, value) and (kind is int or _is_in(interval, _in_float32(float(value))))
 
 
 def _is_in(interval: str, number: int | float) -> bool:
@@ -291,7 +295,7 @@ def _ends(interval: str) -> tuple[float, float]:
     return low, high
 
 
-def in_float32(value: Any) -> Any:
+def _in_float32(value: Any) -> Any:
     """What is computed in place of a float: XLA makes 0 of the smallest ones."""
     if not isinstance(value, float):
         return value
@@ -304,7 +308,7 @@ def _rounding(path: str, value: Any) -> str:
     rule = RULES.get(path)
     if not (isinstance(rule, str) and keys()[path].kind is float and isinstance(value, float)):
         return ""
-    return f", which is {in_float32(value):g} in float32" if _is_in(rule, value) else ""
+    return f", which is {_in_float32(value):g} in float32" if _is_in(rule, value) else ""
 
 
 def _expected(path: str) -> str:

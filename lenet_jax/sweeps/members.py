@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 from lenet_jax.config.file import Config, replace, stored_value
-from lenet_jax.config.schema import JOINT_RULES
+from lenet_jax.config.schema import JOINT_RULES, is_fulfilled
 from lenet_jax.storage.columns import Column, Columns
 
 Overrides = dict[str, object]
@@ -113,7 +113,9 @@ class Members:
                 values[path] = [
                     self._stored[path].values[code] for code in stored[path][right[first]]
                 ]
-            broken = [not holds(*combined) for combined in zip(*values.values(), strict=True)]
+            broken = [
+                not is_fulfilled(holds, combined) for combined in zip(*values.values(), strict=True)
+            ]
             wrong[right] |= np.array(broken, bool)[kind]
         return wrong
 

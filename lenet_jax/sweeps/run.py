@@ -101,17 +101,21 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
 
 
 def make_plan(
-    store: SweepDir, config: configs.Config, members: Members, options: Options
+    store: SweepDir,
+    config: configs.Config,
+    members: Members,
+    options: Options,
+    warn: Callable[[str], None],
 ) -> tuple[list[Group], list[Chunk]]:
     """The groups and chunks of a sweep: as its directory has them, or new ones, written there.
 
-    A dry run and `--collect` write nothing.
+    A dry run and `--collect` write nothing. `warn` is called if the free memory is not known.
 
     Raises:
       UserError: as for `run`.
     """
     groups = plan.make_groups(members, _load, options.shared_data_order)
-    chunks = _plan_chunks(groups, options)
+    chunks = _plan_chunks(groups, options, warn)
     settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
     requested = plan.to_json(members, groups, **settings)
     written = store.plan()
