@@ -23,7 +23,7 @@ def im2col(
     taps = [images[:, i : i + h, j : j + w] for i in range(size) for j in range(size)]
     windows = jnp.stack(taps).reshape(size**2 * channels, h * w * batch)
     product = jnp.matmul(kernel.reshape(-1, k).T, windows, precision=precision)
-    return _pool_relu(product.reshape(k, h, w, batch), bias)
+    return _pool_relu(product.reshape(k, h, w, batch), bias, x, kernel)
 
 
 def convolution(
@@ -35,7 +35,7 @@ def convolution(
     convolved = lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=layout, precision=precision
     )
-    return _pool_relu(convolved, bias)
+    return _pool_relu(convolved, bias, x, kernel)
 
 
 FORMS = {"im2col": im2col, "convolution": convolution}
@@ -51,8 +51,10 @@ def use(form: str) -> Iterator[None]:
         yield
 
 
-def _pool_relu(convolved: jax.Array, bias: jax.Array) -> jax.Array:
+def _pool_relu(convolved: jax.Array, bias: jax.Array, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The maximum of each block of a convolution of x, the bias and ReLU, with PyTorch's ties."""
     k, h, w, batch = convolved.shape
     blocks = convolved.reshape(k, h // 2, 2, w // 2, 2, batch).transpose(2, 4, 0, 1, 3, 5)
-    pooled = ops.max_over_phases(blocks.reshape(4, k, h // 2, w // 2, batch))
+    firsts = ops.first_equals(ops.batch_last(x), kernel.shape[0])
+    pooled = ops.max_over_phases(blocks.reshape(4, k, h // 2, w // 2, batch), firsts)
     return ops.relu(pooled + bias.reshape(-1, 1, 1, 1)).transpose(3, 1, 2, 0)
