@@ -16,6 +16,7 @@ from typing import Any
 
 from lenet_jax import machine
 from lenet_jax.machine import environment
+from lenet_jax.statistics import summarise
 from lenet_jax.storage.files import write_json
 
 QUESTION = "How much does writing a checkpoint slow down an epoch?"
@@ -65,7 +66,7 @@ def measure(turns: int) -> dict[str, Any]:
     return {
         "epoch_seconds": epoch,
         "checkpoint_seconds_beside_training": statistics.median(longer),
-        "checkpoint_seconds_quartiles": statistics.quantiles(longer, n=4)[::2],
+        "checkpoint_seconds_quartiles": summarise(longer).quartiles,
         "checkpoint_seconds_alone": statistics.median(alone[1:]),
         "cost": statistics.median(longer) / epoch,
         "turns": turns,

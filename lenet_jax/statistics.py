@@ -52,7 +52,9 @@ def summarise(values: Sequence[float], upper: float = math.inf) -> Summary:
     if not n:
         return Summary(0)
     mean = statistics.fmean(values)
-    low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    several = values if n > 1 else [*values, *values]
+    # As NumPy's, in a tenth of its time for a few values.
+    low, median, high = statistics.quantiles(several, n=4, method="inclusive")
     sd = statistics.stdev(values) if n > 1 else None
     interval = None
     if sd is not None and n >= FEWEST:

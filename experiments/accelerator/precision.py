@@ -18,6 +18,7 @@ from experiments.accelerator.populations import (
     make_variant_spec,
 )
 from experiments.accelerator.record import Stage, log
+from lenet_jax.statistics import summarise
 
 CONFIG, MEMBERS = "configs/fast.py", 256
 PRECISIONS = ("highest", "default", "BF16_BF16_F32")
@@ -33,17 +34,16 @@ def measure(stage: Stage) -> None:
         started = time.perf_counter()
         accuracies.append(train(precision, stage))
         difference = accuracies[-1] - accuracies[0]
+        test, paired = summarise(accuracies[-1].tolist(), 1.0), summarise(difference.tolist())
         rows.append(
             {
                 "precision": precision,
                 "seeds": len(difference),
                 "seconds": time.perf_counter() - started,
-                "test_accuracy_mean": float(accuracies[-1].mean()),
-                "test_accuracy_sd": float(accuracies[-1].std(ddof=1)),
-                "difference_from_highest_mean": float(difference.mean()),
-                "difference_from_highest_standard_error": float(
-                    difference.std(ddof=1) / len(difference) ** 0.5
-                ),
+                "test_accuracy_mean": test.mean,
+                "test_accuracy_sd": test.sd,
+                "difference_from_highest_mean": paired.mean,
+                "difference_from_highest_standard_error": (paired.sd and paired.sd / paired.n**0.5),
             }
         )
         stage.save(config=CONFIG, precisions=rows)

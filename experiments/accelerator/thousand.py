@@ -23,6 +23,7 @@ from experiments.accelerator.populations import (
     seeded_configs,
 )
 from experiments.accelerator.record import Stage, log, memory
+from lenet_jax.statistics import summarise
 
 MEMBERS, EPOCHS = 1024, 10
 DEFAULT = Variant(MEMBERS, strategy="auto")  # without the results of stage `populations`
@@ -44,6 +45,7 @@ def measure(stage: Stage) -> None:
             f" {result['seconds']:.1f} s, compiling {result['compile_seconds']:.1f} s beside;"
             f" {result['images_per_second']:,.0f} model-images/s; test accuracy"
             f" {100 * result['test_accuracy_mean']:.2f} ± {100 * result['test_accuracy_sd']:.2f} %"
+            " (mean ± sd, best epochs on validation)"
         )
 
 
@@ -82,6 +84,7 @@ def train(variant: Variant, stage: Stage) -> dict[str, Any]:
         best.append(population.pick(members.best_epoch, len(chunk)))
     seconds = time.perf_counter() - prepared
     accuracies = np.concatenate(accuracy)
+    test = summarise(accuracies.tolist(), upper=1.0)
     images = count * epochs * spec.num_examples
     return {
         "variant": dataclasses.asdict(variant),
@@ -97,8 +100,8 @@ def train(variant: Variant, stage: Stage) -> dict[str, Any]:
         "compile_seconds": compiled.seconds,
         "seconds_before": prepared - started,
         "images_per_second": images / sum(epoch_seconds),
-        "test_accuracy_mean": float(accuracies.mean()),
-        "test_accuracy_sd": float(accuracies.std(ddof=1)),
+        "test_accuracy_mean": test.mean,
+        "test_accuracy_sd": test.sd,
         "test_accuracy_min": float(accuracies.min()),
         "test_accuracy_max": float(accuracies.max()),
         "diverged": int((np.concatenate(best) == 0).sum()),

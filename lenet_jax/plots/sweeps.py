@@ -3,6 +3,10 @@
 What is drawn follows from the keys that the settings differ in, seeds aside. One key, or several
 that move together: the curves of each setting and its test error over that key. Two keys whose
 values are all combined: a heat map. Anything else: the settings ranked.
+
+Test errors are of each member's best epoch on validation. Three members or more have a mean and its
+95 % interval; fewer are drawn one by one. Where members are stuck near chance, one of them would
+lead a mean, so the figure has medians and the middle half instead.
 """
 
 import math
@@ -27,6 +31,8 @@ from lenet_jax.statistics import FEWEST, Summary
 
 MOST_RANKED = 24
 MOST_CURVES = 12
+MOST_WRITTEN = 24, 10  # rows and columns of a heat map with numbers in it
+MOST_TICKS = 24
 
 
 class Setting(NamedTuple):
@@ -64,15 +70,17 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     keys = find_axes(settings)
     diverged = sum(setting.diverged for setting in settings)
     members = diverged + sum(len(setting.test_errors) for setting in settings)
-    subtitle = f"{members:,} networks, {len(settings)} setting{'' if len(settings) == 1 else 's'}"
+    subtitle = f"{members:,} networks, {len(settings):,} setting{'' if len(settings) == 1 else 's'}"
     subtitle += f", {diverged} diverged" if diverged else ""
     stuck = sum(setting.stuck for setting in settings)
     subtitle += f", {stuck} stuck near chance" if stuck else ""
+    subtitle += "; test errors at each network's best epoch on validation"
     subtitle += "; ★ best on validation" if len(settings) > 1 else ""
     ranked = not keys and len(settings) > 1
     height = 430
     if len(keys) == 2:
-        height = 154 + 44 * len({_value(setting, keys[0]) for setting in settings})
+        rows = len({_value(setting, keys[0]) for setting in settings})
+        height = 154 + (44 * rows if rows <= MOST_WRITTEN[0] else 550)
     elif ranked:
         height = 140 + 26 * min(len(settings), MOST_RANKED)
     figure = chart(WIDTH, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
@@ -105,11 +113,16 @@ def find_axes(settings: Sequence[Setting]) -> list[str]:
 
 
 def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
-    """Median validation error of each setting over the epochs, with a band of the middle half."""
+    """Median validation error of each setting over the epochs, with a band of the middle half.
+
+    Of settings with fewer than three members, the curve of each.
+    """
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    axes.set(title="validation error, %: median, 25–75 % (log scale)", xlabel="epoch")
+    few = all(len(setting.valid_errors) < FEWEST for setting in settings)
+    what = "each network" if few else "median, 25–75 %"
+    axes.set(title=f"validation error, %: {what}", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
@@ -117,35 +130,49 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         errors = setting.valid_errors
         if not errors.size:
             continue
-        low, median, high = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
         epochs = np.arange(1, errors.shape[1] + 1)
-        axes.plot(epochs, median, color=colour, marker="o", label=legible(setting.name, 26))
-        if len(errors) >= FEWEST:
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.set_yscale("log")
-    _plain_ticks(axes)
+        look = {"color": colour, "marker": "o"}
+        name = legible(setting.name, 26)
+        if len(errors) < FEWEST:
+            axes.plot(epochs, errors.T, **look, label=[name, *["_"] * (len(errors) - 1)])
+            continue
+        low, median, high = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
+        axes.plot(epochs, median, **look, label=name)
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+    lowest = min((setting.valid_errors.min(initial=100) for setting in shown), default=0)
+    if lowest > 0:
+        axes.set_title(f"{axes.get_title('left')} (log scale)")
+        axes.set_yscale("log")
+        _plain_ticks(axes.yaxis)
+    else:
+        axes.set_ylim(bottom=0)
     if len(shown) > 1:
         axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
 
 
 def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
-    """Test error of every member, and mean and 95 % interval of each setting."""
-    axes.set(title="test error, %: networks, mean ± 95 % interval")
+    """Test error of every member, and the centre and its range for each setting."""
+    axes.set(title=f"test error, %: each network{_named_centre(settings, ', ')}")
     values = [_value(setting, keys[0]) if keys else "" for setting in settings]
     numeric = bool(keys) and all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
     places: list[Any] = list(values) if numeric else list(range(len(values)))
+    robust = _is_robust(settings)
     for place, setting in zip(places, settings, strict=True):
         errors = setting.test_errors
-        if setting.test.mean is None:
+        centre, bar = _centre(setting.test, robust)
+        if centre is None:
+            continue
+        best = setting.best and len(settings) > 1
+        shape, colour = ("*", VERMILION) if best else ("o", BLUE)
+        if len(errors) < FEWEST:
+            look = {"color": colour, "markersize": 11 if best else 4}
+            axes.plot([place] * len(errors), errors, shape, **look)
             continue
         axes.plot([place] * len(errors), errors, "o", color=FAINT, alpha=0.45, markersize=3)
-        best = setting.best and len(settings) > 1
-        look = {"fmt": "*" if best else "o", "color": VERMILION if best else BLUE, "zorder": 3}
-        size = 11 if best else 6
-        mean, bar = setting.test.mean, _error_bar(setting.test)
-        axes.errorbar(place, mean, bar, capsize=4, markersize=size, **look)
+        look = {"fmt": shape, "color": colour, "zorder": 3, "markersize": 11 if best else 6}
+        axes.errorbar(place, centre, bar, capsize=4, **look)
     if numeric:
         if min(places) > 0 and max(places) / min(places) >= 8:
             axes.set_xscale("log")
@@ -156,90 +183,145 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
         axes.set_xticks(places, [legible(_show(value), 14) for value in values])
         axes.margins(x=0.3 if len(places) < 4 else 0.1)
     axes.set_xlabel(keys[0] if keys else "")
-    low, high = axes.get_ylim()
-    if high > 3 * max(low, 1e-9):
-        axes.set_yscale("log")
-        _plain_ticks(axes)
+    _scale(axes, "y", settings)
 
 
 def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
-    """Mean test error of each pair of values, with its deviation."""
-    from matplotlib import colormaps
+    """The centre of the test errors of each pair of values; few pairs have it in numbers too."""
+    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 
+    robust = _is_robust(settings)
     values = [list(dict.fromkeys(_value(s, key) for s in settings)) for key in keys]
-    errors = np.full([len(v) for v in values], np.nan)
+    index = [{value: place for place, value in enumerate(v)} for v in values]
     places = [
-        tuple(v.index(_value(setting, key)) for v, key in zip(values, keys, strict=True))
+        tuple(at[_value(setting, key)] for at, key in zip(index, keys, strict=True))
         for setting in settings
     ]
+    errors = np.full([len(v) for v in values], np.nan)
     for place, setting in zip(places, settings, strict=True):
-        errors[place] = np.nan if setting.test.mean is None else max(setting.test.mean, 1e-3)
+        centre, _ = _centre(setting.test, robust)
+        errors[place] = np.nan if centre is None else max(centre, 1e-3)
     finite = errors[np.isfinite(errors)]
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 10.0)
-    norm, colours = LogNorm(low, max(high, low * 1.01)), colormaps["viridis_r"]
-    axes.imshow(errors, aspect="auto", cmap=colours, norm=norm)
+    norm = LogNorm(low, max(high, low * 1.01))
+    colours = ScalarMappable(norm, "viridis_r")
+    axes.imshow(errors, aspect="auto", cmap=colours.cmap, norm=norm)
+    written = all(len(v) <= most for v, most in zip(values, MOST_WRITTEN, strict=True))
     for (row, column), setting in zip(places, settings, strict=True):
-        mean, sd = setting.test.mean, setting.test.sd
-        text = "diverged" if mean is None else f"{mean:.2f}"
-        text += "" if sd is None else f" ± {sd:.2f}"
-        text += f"\n{setting.stuck} stuck" if setting.stuck else ""
-        shade = (1, 1, 1) if mean is None else colours(norm(errors[row, column]))[:3]
+        if not (written or setting.best):
+            continue
+        red, green, blue, _ = colours.to_rgba(errors[row, column])
+        dark = np.isfinite(errors[row, column]) and red + green + blue <= 1.5
+        text = _cell(setting, robust) if written else ""
         axes.text(
             column,
             row,
-            f"★ {text}" if setting.best else text,
+            f"★ {text}".strip() if setting.best else text,
             ha="center",
             va="center",
             size=8,
-            color="black" if sum(shade) > 1.5 else "white",
+            color="white" if dark else "black",
             weight="bold" if setting.best else "normal",
         )
-    axes.set_yticks(range(len(values[0])), [legible(_show(v), 18) for v in values[0]])
-    axes.set_xticks(range(len(values[1])), [legible(_show(v), 12) for v in values[1]])
-    axes.set(ylabel=keys[0], xlabel=keys[1], title="test error, %: mean ± sd over seeds")
+    if not written:
+        figure = axes.get_figure()
+        assert figure is not None
+        label, ticks = "test error, % (log scale)", np.geomspace(low, max(high, low * 1.01), 5)
+        bar = figure.colorbar(colours, ax=axes, label=label, pad=0.01, ticks=ticks, format="%.3g")
+        bar.minorticks_off()
+    rows, columns = (range(0, len(v), math.ceil(len(v) / MOST_TICKS)) for v in values)
+    axes.set_yticks(rows, [legible(_show(values[0][place]), 18) for place in rows])
+    axes.set_xticks(columns, [legible(_show(values[1][place]), 12) for place in columns])
+    if len(columns) > MOST_WRITTEN[1]:
+        axes.tick_params("x", rotation=60)
+    what = "median" if robust else "mean"
+    if written and any(setting.test.n >= FEWEST for setting in settings):
+        what += " [25–75 %]" if robust else " ± sd"
+    axes.set(ylabel=keys[0], xlabel=keys[1], title=f"test error, %: {what} over seeds")
     axes.grid(visible=False)
     axes.tick_params(length=0)
 
 
+def _cell(setting: Setting, robust: bool) -> str:
+    """What a heat map says of a setting."""
+    summary = setting.test
+    centre, _ = _centre(summary, robust)
+    text = "diverged" if centre is None else f"{centre:.2f}"
+    if summary.n >= FEWEST and summary.quartiles is not None:
+        low, high = summary.quartiles
+        text += f" [{low:.2f}–{high:.2f}]" if robust else f" ± {summary.sd:.2f}"
+    return text + (f"\n{setting.stuck} stuck" if setting.stuck else "")
+
+
 def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
-    """The best settings by mean test error, one below the other."""
-    ranked = sorted(
-        (setting.test.mean, index)
-        for index, setting in enumerate(settings)
-        if setting.test.mean is not None
-    )[:MOST_RANKED]
-    for place, (mean, index) in enumerate(ranked):
-        best = settings[index].best
+    """The best settings by the centre of their test errors, one below the other."""
+    robust = _is_robust(settings)
+    centres = [_centre(setting.test, robust)[0] for setting in settings]
+    ranked = sorted((c, index) for index, c in enumerate(centres) if c is not None)[:MOST_RANKED]
+    for place, (centre, index) in enumerate(ranked):
+        best, errors = settings[index].best, settings[index].test_errors
         shape, colour = ("*", VERMILION) if best else ("o", BLUE)
-        look = {"fmt": shape, "markersize": 9 if best else 4, "capsize": 3}
-        bar = _error_bar(settings[index].test)
-        axes.errorbar(mean, place, xerr=bar, color=colour, **look)
+        size = 9 if best else 4
+        if len(errors) < FEWEST:
+            axes.plot(errors, [place] * len(errors), shape, color=colour, markersize=size)
+            continue
+        bar = _centre(settings[index].test, robust)[1]
+        axes.errorbar(centre, place, xerr=bar, fmt=shape, color=colour, markersize=size, capsize=3)
     names = [legible(settings[index].name, 52) for *_, index in ranked]
     axes.set_yticks(range(len(names)), names, size=8)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
-    axes.set_title("test error, %: mean ± 95 % interval")
+    axes.set_title(f"test error, %: {_named_centre(settings, '') or 'each network'}")
+    _scale(axes, "x", [settings[index] for *_, index in ranked])
 
 
-def _error_bar(summary: Summary) -> list[list[float]] | None:
-    """How far the interval reaches below and above the mean; None without one."""
-    if summary.mean is None or summary.ci95 is None:
-        return None
-    low, high = summary.ci95
-    return [[summary.mean - low], [high - summary.mean]]
+def _is_robust(settings: Sequence[Setting]) -> bool:
+    """Whether members are stuck, so that means would say more of those than of the others."""
+    return any(setting.stuck for setting in settings)
 
 
-def _plain_ticks(axes: Axes) -> None:
+def _named_centre(settings: Sequence[Setting], before: str) -> str:
+    """What `_centre` is, for a title; nothing if every setting has too few members."""
+    if all(setting.test.n < FEWEST for setting in settings):
+        return ""
+    return before + ("median, 25–75 %" if _is_robust(settings) else "mean, 95 % interval")
+
+
+def _centre(summary: Summary, robust: bool) -> tuple[float | None, list[list[float]] | None]:
+    """The median or mean, and how far the quartiles or the interval reach below and above it."""
+    centre = summary.median if robust else summary.mean
+    ends = summary.quartiles if robust else summary.ci95
+    if centre is None or ends is None or summary.n < FEWEST:
+        return centre, None
+    # The interval of the mean holds it, but for rounding.
+    return centre, [[max(centre - ends[0], 0.0)], [max(ends[1] - centre, 0.0)]]
+
+
+def _scale(axes: Axes, name: str, settings: Sequence[Setting]) -> None:
+    """Makes the axis `x` or `y` logarithmic if test errors are far apart; none goes below 0."""
+    errors = [error for setting in settings for error in setting.test_errors]
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    if errors and max(errors) > 3 * min(errors) > 0:
+        axes.set(**{f"{name}scale": "log"})
+        _plain_ticks(axis)
+    else:
+        axes.set(**{f"{name}lim": (max(low, 0.0), high)})
+
+
+def _plain_ticks(axis: Any) -> None:
     """Writes a logarithmic error axis in plain numbers."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    low, high = axes.get_ylim()
+    low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    if high / low > 1000:
+        steps = (1,)
     ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
 
 
 def _value(setting: Setting, key: str) -> Any:

@@ -105,17 +105,20 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
     The setting with the highest mean validation accuracy wins, so that no lucky seed decides; one
     with a diverged member wins only if there is no other. Ties are broken by the loss.
     """
-    ranked = []
-    for index, setting in enumerate(settings):
-        if setting.done:
-            means = [
-                statistics.mean(column) for column in zip(*map(rank, setting.done), strict=True)
-            ]
-            ranked.append((len(setting.done) == len(setting.rows), *means[:2], -index))
-    if not ranked:
-        return None
-    index = -max(ranked)[-1]
-    return index, max(settings[index].done, key=rank)
+    ranked = ranking(settings)
+    return (ranked[0], max(settings[ranked[0]].done, key=rank)) if ranked else None
+
+
+def ranking(settings: Sequence[Setting]) -> list[int]:
+    """The settings with members that did not diverge, the best first, see `choose`."""
+
+    def key(index: int) -> tuple[bool, float, float, int]:
+        done = settings[index].done
+        accuracy = statistics.fmean(row["valid_accuracy"] for row in done)
+        loss = statistics.fmean(row["valid_loss"] for row in done)
+        return len(done) == len(settings[index].rows), accuracy, -loss, -index
+
+    return sorted((i for i, s in enumerate(settings) if s.done), key=key, reverse=True)
 
 
 def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
@@ -198,8 +201,9 @@ def summary(
         },
         "settings": entries,
         "statistics": (
-            "over the members that did not diverge; ci95: ends of the 95 % interval of the mean,"
-            " Student's on the logit's scale (losses: logarithm); stuck: hardly above chance"
+            "valid_… and test_… are of each member's best epoch on validation, over the members"
+            " that did not diverge; sd: standard deviation; ci95: ends of the 95 % interval of the"
+            " mean, Student's on the logit's scale (losses: logarithm); stuck: hardly above chance"
         ),
     }
 

@@ -1,5 +1,6 @@
 """Runs a sweep: trains the missing chunks, then collects the results of all finished ones."""
 
+import math
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -12,14 +13,14 @@ import numpy as np
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.data.form import measure_form
-from lenet_jax.errors import ExitCode, UserError
+from lenet_jax.errors import ExitCode, UserError, printable
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.machine import environment, what_changed
 from lenet_jax.nn import native, ops
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
-from lenet_jax.statistics import chance
+from lenet_jax.statistics import FEWEST, chance, shortest
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
 from lenet_jax.sweeps import estimate, plan, results
@@ -31,6 +32,9 @@ from lenet_jax.terminal.progress import MemberEpochs, clock
 from lenet_jax.training import population as populations
 from lenet_jax.training.population import Population, Strategy, choose_strategy
 
+MOST_LINES = 50  # of chunks
+MOST_NAME = 60  # letters of a setting
+MOST_SETTINGS, SHOWN_FIRST, SHOWN_BEST = 24, 3, 10  # of settings
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -122,8 +126,9 @@ def make_plan(
     if written is not None:
         _check_config(store, config)
         chunks = plan.from_json(written, requested, groups, str(store.path))
-        for chunk in sorted(store.done() & set(range(len(chunks)))):
-            store.check(chunk)
+        if not options.collect:  # which checks what it reads
+            for chunk in sorted(store.done() & set(range(len(chunks)))):
+                store.check(chunk)
     if options.dry_run or options.collect:
         return groups, chunks
     new = {} if written else {**requested, "chunks": plan.chunks_to_json(chunks)}
@@ -188,7 +193,8 @@ def _train(
         console.note(f"{len(chunks) - len(missing)} of {len(chunks)} chunks are already done")
     trainer = Trainer(options)
     with console.member_epochs(sum(chunk.member_epochs for chunk in missing)) as progress:
-        for chunk in missing:
+        every = math.ceil(len(missing) / MOST_LINES)
+        for place, chunk in enumerate(missing):
             with store.claim(chunk.number) as folder:
                 if folder is None:
                     progress.advance(chunk.member_epochs, 0)
@@ -196,7 +202,8 @@ def _train(
                 rows = trainer.train(chunk, folder, progress, interrupt)
                 if rows is None:
                     return False
-            progress.finish(_line(chunk, rows))
+            if place % every == 0 or chunk is missing[-1]:
+                progress.finish(_line(chunk, rows))
     return True
 
 
@@ -288,7 +295,7 @@ def _rows(
             loss, correct, count = (
                 float(getattr(sums, field)[index]) for field in ("loss", "correct", "count")
             )
-            row[f"{name}_loss"] = loss / count if step >= 0 else None
+            row[f"{name}_loss"] = shortest(loss / count) if step >= 0 else None
             row[f"{name}_accuracy"] = correct / count if step >= 0 else None
         row["best_epoch"] = int(best_epochs[index]) if step >= 0 else None
         row["diverged_step"] = -step if step < 0 else None
@@ -331,11 +338,10 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
     if not rows:
         return
     overrides = {row["member"]: members.columns[row["member"]] for row in rows}
-    chances = {
-        member: chance(chunk.group.dataset.valid.labels)
-        for chunk in done
-        for member in chunk.members.numbers.tolist()
-    }
+    chances = {}
+    for group in {id(chunk.group): chunk.group for chunk in done}.values():
+        rate = chance(group.dataset.valid.labels)
+        chances |= dict.fromkeys(group.members.numbers.tolist(), rate)
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
     summary = results.summary(settings, winner, overrides, complete=len(done) == len(chunks))
@@ -357,19 +363,27 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
 def _result_lines(
     settings: Sequence[results.Setting], summary: dict[str, Any], rows: Sequence[Row]
 ) -> list[str]:
-    """The printed table: one line per setting, the winner marked."""
-    names = [setting.name for setting in settings]
-    width = max(map(len, [*names, "setting"]))
-    head = f"{'setting':<{width}}    n  diverged  stuck   test accuracy, %: mean [95 % interval]"
-    lines = ["", head]
-    winner = summary["winner"]
-    for name, entry in zip(names, summary["settings"], strict=True):
-        mean, ci = entry["test_accuracy"]["mean"], entry["test_accuracy"]["ci95"]
-        accuracy = f"{'–':>6}" if mean is None else f"{100 * mean:6.2f}"
-        accuracy += "" if ci is None else f" [{100 * ci[0]:.2f}, {100 * ci[1]:.2f}]"
+    """The printed table: a line per setting, the winner marked; of many the first and the best."""
+    entries, winner = summary["settings"], summary["winner"]
+    robust = any(entry["stuck"] for entry in entries)
+    shown, best = range(len(entries)), []
+    if len(entries) > MOST_SETTINGS:
+        shown, best = range(SHOWN_FIRST), results.ranking(settings)[:SHOWN_BEST]
+    name_of = {place: printable(settings[place].name, MOST_NAME) for place in [*shown, *best]}
+    width = max(map(len, [*name_of.values(), "setting"]))
+    what = "median [25–75 %]" if robust else "mean [95 % interval]"
+    lines = ["", f"{'setting':<{width}}    n  diverged  stuck   test accuracy, %: {what}"]
+
+    def line(place: int) -> str:
+        entry = entries[place]
         star = "  ★" if winner and winner["setting"] is entry else ""
         counts = f"{entry['n']:>4}  {entry['diverged']:>8}  {entry['stuck']:>5}"
-        lines.append(f"{name:<{width}} {counts}   {accuracy}{star}")
+        return f"{name_of[place]:<{width}} {counts}   {_accuracy(entry, robust)}{star}"
+
+    lines += map(line, shown)
+    if best:
+        lines += [f"… of {len(entries):,} settings, all in summary.json; the best on validation:"]
+        lines += map(line, best)
     if winner:
         lead = winner["lead"]
         lines.append("★ highest mean validation accuracy" + (_lead(lead) if lead else ""))
@@ -378,12 +392,26 @@ def _result_lines(
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
     seconds = sum(row["seconds"] for row in rows)
-    lines.append(f"{len(rows)} members, {clock(seconds)} of training")
+    lines.append("every accuracy is that of the member's best epoch on validation")
+    lines.append(f"{len(rows):,} members, {clock(seconds)} of training")
     return lines
+
+
+def _accuracy(entry: dict[str, Any], robust: bool) -> str:
+    """The test accuracy of a setting's members, in percent."""
+    statistics = entry["test_accuracy"]
+    centre, ends = ("median", "quartiles") if robust else ("mean", "ci95")
+    if statistics[centre] is None:
+        return f"{'–':>6}"
+    text = f"{100 * statistics[centre]:6.2f}"
+    if entry["n"] < FEWEST:
+        return text
+    low, high = statistics[ends]
+    return f"{text} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
 def _lead(lead: dict[str, Any]) -> str:
     """How far the winner is ahead, and how sure that is."""
     points, p = 100 * lead["valid_accuracy"], lead["p"]
-    sure = "" if p is None else f" (Welch's t-test: p = {p:.2g})"
-    return f", {points:.2f} points above {lead['name']}{sure}"
+    sure = " (too few members to test it)" if p is None else f" (Welch's t-test: p = {p:.2g})"
+    return f", {points:.2f} points above {printable(lead['name'], MOST_NAME)}{sure}"

@@ -143,6 +143,7 @@ class Console:
             "status": "{status}",
             "test accuracy": "{percent:.2f} %  ({wrong:,} wrong of {test_examples:,})",
             "test loss": "{test_loss:.4f}",
+            "weights": "of epoch {best_epoch:,} of {epochs:,}, the best on validation",
             "parameters": "{num_params:,}",
             "training": "{train_seconds:.1f} s  ({epochs:,} epochs, {steps:,} steps)",
             "speed": "{images_per_second:,.0f} img/s",

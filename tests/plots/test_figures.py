@@ -363,12 +363,29 @@ class TestSweep:
         figure = plot_sweep(settings, title="$a$")
         written = texts(figure)
         assert {"Sweep $a$", "lr=0.01", "lr", "1"} <= set(written)
-        assert "6 networks, 3 settings, 2 diverged; ★ best on validation" in written
+        assert any(
+            text.startswith("6 networks, 3 settings, 2 diverged; test errors") for text in written
+        )
 
     def test_two_keys_are_a_heat_map(self):
         pairs = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2) for m in (0.0, 0.9)]
         written = texts(plot_sweep(self.settings(*pairs, diverged=[3]), title="a"))
-        assert {"★ 1.10 ± 0.14", "2.10 ± 0.14", "diverged", "lr", "momentum"} <= set(written)
+        assert {"★ 1.10", "2.10", "diverged", "lr", "momentum"} <= set(written)  # n = 2: no sd
+        assert "test error, %: mean over seeds" in written
+        errors = [1.0, 1.0, 4.0, 90.0]
+        settings = self.settings(*pairs)
+        settings[1] = settings[1]._replace(test_errors=errors, test=summarise(errors, 100.0))
+        assert "24.00 ± 44.02" in texts(plot_sweep(settings, title="a"))
+        settings[1] = settings[1]._replace(stuck=1)
+        written = texts(plot_sweep(settings, title="a"))
+        assert {"2.50 [1.00–25.50]\n1 stuck", "★ 1.10"} <= set(written)
+        assert "test error, %: median [25–75 %] over seeds" in written
+
+    def test_a_heat_map_of_many_settings_is_bounded(self):
+        pairs = [{"lr": lr, "momentum": m} for lr in range(60) for m in range(50)]
+        figure = plot_sweep(self.settings(*pairs), title="a")
+        assert pixels(figure).shape[0] < 1000
+        assert len(texts(figure)) < 100
 
     def test_other_keys_are_ranked(self):
         three = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}]
@@ -378,8 +395,26 @@ class TestSweep:
 
     def test_a_lone_setting_has_no_best(self):
         written = texts(plot_sweep(self.settings({}), title="a"))
-        assert "2 networks, 1 setting" in written
+        assert any(text.startswith("2 networks, 1 setting;") for text in written)
         assert not any("★" in text for text in written)
+
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_fewer_than_three_members_are_points(self, n):
+        errors = [1.0, 1.1, 0.9][:n]
+        changes = {"test_errors": errors, "test": summarise(errors, 100.0)}
+        changes["valid_errors"] = np.full((n, 4), 1.0)
+        settings = [s._replace(**changes) for s in self.settings({"lr": 0.1}, {"lr": 0.2})]
+        left, right = plot_sweep(settings, title="a").axes
+        assert bool(right.containers) == bool(left.collections) == (n == 3)  # bars and bands
+        assert ("interval" in right.get_title("left")) == (n == 3)
+
+    def test_errors_of_zero_are_drawn(self):
+        changes = {"test_errors": [0.0] * 3, "test": summarise([0.0] * 3, 100.0)}
+        changes["valid_errors"] = np.zeros((3, 4))
+        settings = [s._replace(**changes) for s in self.settings({"lr": 0.1}, {"lr": 0.2})]
+        figure = plot_sweep(settings, title="a")
+        assert [axes.get_ylim()[0] for axes in figure.axes] == [0, 0]
+        pixels(figure)
 
     def test_one_collapsed_member_leaves_the_axis_within_0_and_100(self):
         errors = [1.0, 1.1, 0.9, 90.0]

@@ -23,7 +23,7 @@ from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import chain, product, share_order, sweep
-from lenet_jax.sweeps.members import Members
+from lenet_jax.sweeps.members import Members, Overrides
 from lenet_jax.sweeps.run import Options, Trainer, run
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support import tiny
@@ -431,3 +431,31 @@ def test_memory_is_estimated_within_reason(config):
         plan.memory_needed(group, jax.devices(), 100, strategy) for strategy in ("vmap", "map")
     )
     assert side_by_side > in_turn
+
+
+def test_of_many_settings_the_first_and_the_best_are_printed():
+    from lenet_jax.sweeps.results import by_setting, choose, summary
+    from lenet_jax.sweeps.run import _result_lines
+
+    same = {"status": "done", "valid_loss": 1.0, "test_loss": 1.0, "seconds": 1.0}
+    rates = [0.5 + (7 * member % 100) / 1000 for member in range(100)]
+    rows = [
+        {"member": i, "valid_accuracy": r, "test_accuracy": r} | same for i, r in enumerate(rates)
+    ]
+    overrides: dict[int, Overrides] = {i: {"optimizer.learning_rate": i} for i in range(100)}
+
+    def lines(rows):
+        settings = by_setting(rows, overrides, dict.fromkeys(overrides, 0.1))
+        winner = choose(settings)
+        return _result_lines(settings, summary(settings, winner, overrides, complete=True), rows)
+
+    many = lines(rows)
+    assert len(many) < 24 and "… of 100 settings, all in summary.json" in "\n".join(many)
+    shown = [line.split()[0] for line in many if line.startswith("learning_rate")]
+    best = sorted(range(100), key=lambda i: -rates[i])[:10]
+    assert shown == [f"learning_rate={i}" for i in [0, 1, 2, *best]]
+    assert sum("★" in line for line in many) == 2
+    few = lines(rows[:24])
+    assert [line.split()[0] for line in few if line.startswith("learn")] == [
+        f"learning_rate={i}" for i in range(24)
+    ]
