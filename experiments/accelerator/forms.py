@@ -12,7 +12,7 @@ from lenet_jax.nn import ops
 
 
 def im2col(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str, precision: str
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str, precision: str = "float32"
 ) -> jax.Array:
     """`ops.conv_pool_relu` as one matrix product with the 5×5 windows of all pixels."""
     del backend
@@ -27,7 +27,7 @@ def im2col(
 
 
 def convolution(
-    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str, precision: str
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, *, backend: str, precision: str = "float32"
 ) -> jax.Array:
     """`ops.conv_pool_relu` as XLA's convolution with the pool of `phase`."""
     del backend

@@ -79,15 +79,15 @@ def test_an_unknown_stage_is_refused(capsys):
     assert "no stage corectness; there are correctness," in capsys.readouterr().err
 
 
-def last_maximum(right, x, kernel, bias, *, backend):
+def last_maximum(right, x, kernel, bias, **how):
     """The last of equal maxima receives the gradient."""
-    turned = right(x[:, ::-1, ::-1], kernel[::-1, ::-1], bias, backend=backend)
+    turned = right(x[:, ::-1, ::-1], kernel[::-1, ::-1], bias, **how)
     return turned[:, ::-1, ::-1]
 
 
-def too_large(right, *arrays, backend):
+def too_large(right, *arrays, **how):
     """Everything is 0.1 % too large."""
-    return 1.001 * right(*arrays, backend=backend)
+    return 1.001 * right(*arrays, **how)
 
 
 @pytest.mark.parametrize(
