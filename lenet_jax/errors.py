@@ -14,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+LINES, WIDTH = 3, 200  # of a message, at most
+
 # What to do about writes that fail because of the disk, by error number.
 DISK_FAULTS = {
     errno.ENOSPC: "free disk space",
@@ -67,7 +69,7 @@ class UserError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """What IPython and notebooks show instead of a traceback."""
-        return [str(self)]
+        return [fit(self)]
 
 
 class WriteError(UserError):
@@ -195,7 +197,7 @@ def print_error(message: object) -> None:
     """Prints to standard error, unless that is closed."""
     if sys.stderr is not None:
         try:
-            print(message, file=sys.stderr, flush=True)
+            print(fit(message), file=sys.stderr, flush=True)
         except OSError:
             discard(sys.stderr)
 
@@ -243,6 +245,16 @@ def printable(text: object, limit: int = 160) -> str:
     line = " ".join(str(text).split())
     shown = line if line.isprintable() else repr(line)[1:-1]
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def fit(message: object) -> str:
+    """At most three lines of 200 characters, unprintable text escaped, longer ones cut within."""
+    lines = []
+    for line in str(message).splitlines()[:LINES]:
+        shown = line if line.isprintable() else repr(line)[1:-1]
+        half = (WIDTH - 3) // 2
+        lines.append(shown if len(shown) <= WIDTH else f"{shown[:half]} … {shown[-half:]}")
+    return "\n".join(lines)
 
 
 def show(value: object, limit: int = 80) -> str:

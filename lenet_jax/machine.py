@@ -12,6 +12,7 @@ from typing import Any
 # Kernels with a fixed order of summation, chosen without timing them.
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
+ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
 # Keys of a record that the bits of what is trained depend on, beside its config and data.
 ENVELOPE = (
     *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
@@ -71,6 +72,17 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Free memory in bytes; all of it, or a guess, where the system does not say."""
+    info = Path("/proc/meminfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    if not hasattr(os, "sysconf"):  # on Windows
+        return ASSUMED_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def processor() -> str:

@@ -163,7 +163,7 @@ def test_unknown_memory_is_assumed_to_be_little_unless_the_chunks_are_chosen(mon
     warnings = []
     chunks = sweeps._plan_chunks([group], sweeps.Options("x"), warnings.append)
     need = plan.memory_needed(group, [a_gpu(None)], chunks[0].size, "vmap")
-    assert need < plan.ASSUMED_MEMORY
+    assert need < machine.ASSUMED_MEMORY
     assert warnings == [
         "GPU X does not say how much memory is free: 4.0 GB are assumed;"
         " --chunk_size=N trains N members at once"

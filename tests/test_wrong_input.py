@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lenet_jax import main, predict, sweep, torch_bridge
+from lenet_jax import export, inspect, main, predict, sweep, torch_bridge
 from lenet_jax.errors import run_command
 from lenet_jax.storage.checkpoint import ARRAYS
 from lenet_jax.storage.sums import MANIFEST, manifest
@@ -96,6 +96,18 @@ OVERRIDES = [
     ("data.name=fashion-mnist", "TFDS dataset; did you mean data.name=fashion_mnist?"),
     ("data.name=/dev/null", "/dev/null is neither a file nor a folder, but a pipe, socket or de"),
     ("data.name=fine.py", "data.name: fine.py is a file of a kind that is not read; datasets are"),
+    ("model.channels=1000000000,1000000000", "the network would have more than 2,147,483,647 par"),
+    ("model.features=2147483647,9", "the network would have more than 2,147,483,647 parameters"),
+    ("data.image_size=2147483644", "the network would have more than 2,147,483,647 parameters"),
+    ("data.image_size=20000", "the network would have more than 2,147,483,647 parameters"),
+    (
+        "train.eval_batch_size=2147483647",
+        "the network, with batches of 2,147,483,647 images, needs",
+    ),
+    ("train.num_epochs=2147483647", "2,147,483,647 epochs are too many: with 860 steps in each"),
+    ("train.num_epochs=1" + 18 * "0", "must be an integer of at least 1 and below 2**31"),
+    ("train.batch_size=1" + 5000 * "0", "train.batch_size=1000"),
+    ("data.name=./" + 5000 * "x", "File name too long"),
     ("data.name=what is this?", "data.name: 'what is this?' is neither a folder nor the name of a"),
 ]
 SOURCE = """from lenet_jax.config import base
@@ -104,6 +116,7 @@ def get_config(arg=""):
     {}
     return config
 """
+PIPE = object()  # a file of this content is one
 CONFIGS = {
     "absent.py": (None, "no config file absent.py"),
     "fine.py:smok": (SOURCE.format(""), "unknown config argument 'smok'; the only one is smoke"),
@@ -117,6 +130,12 @@ CONFIGS = {
     "range.py": (SOURCE.format("config.seed = -1"), "seed=-1: must be an integer of at least 0"),
     "type.py": (SOURCE.format("config.seed = 'x'"), "type.py:4: TypeError: Could not override"),
     "missing.py": (SOURCE.format("del config.seed"), "missing keys: seed"),
+    "exit.py": ("exit()", "exit.py:1: SystemExit: None"),
+    "exit_0.py": ("import sys\nsys.exit(0)", "exit_0.py:2: SystemExit: 0"),
+    "interrupt.py": ("raise KeyboardInterrupt", "interrupt.py:1: KeyboardInterrupt: "),
+    "base.py": ("class Odd(BaseException): pass\nraise Odd('!')", "base.py:2: Odd: !"),
+    "in_circle.py": (SOURCE.format("config.seed = config"), "in_circle.py:4: "),
+    "pipe.py": (PIPE, "cannot read config file pipe.py: it is a pipe, not a file"),
     "several.py": (
         SOURCE.format("config.seed = -1; config.train.num_epochs = 0"),
         "seed=-1: must be an integer of at least 0 and below 2**31\ntrain.num_epochs=0: must be",
@@ -247,6 +266,24 @@ RUNS = {
 }
 
 
+# What is written over a file of a finished run, and what is said of it.
+DAMAGED = [
+    ("config.json", b"[" * 100_000, " is not JSON: maximum recursion depth"),
+    ("config.json", b'{"a":' * 900 + b"1" + b"}" * 900, ": expected `bool | int"),
+    ("config.json", "{'ä': 1}".encode("latin-1"), " is not JSON: 'utf-8' codec"),
+    ("config.json", b'{"seed": 1, "seed": 2}', " is not JSON: seed occurs twice"),
+    ("config.json", b'{"seed": ' + b"9" * 5000 + b"}", " is not JSON: Exceeds the limit"),
+    ("config.json", b'{"' + b"x" * 5000 + b'": 1}', ": unknown key xxx"),
+    ("config.json", b"", " is not JSON: Expecting value"),
+    ("config.json", b'{"train": [{}]}', ": expected `bool | int | float | str | null`"),
+    ("summary.json", b'{"epochs": "\\u001b[31m"}', ": expected `int`, got `str` - at `$.epochs`"),
+    ("run.json", b'{"status": "done", "data_fingerprint": 3}', ": expected `str`, got `int`"),
+    ("metrics.jsonl", b'{"epoch": 1}\n{"epoch": null}\n', ", line 2: expected `int | float`"),
+    ("metrics.jsonl", b'{"loss": NaN}\n', ", line 1: there is no epoch"),
+    ("metrics.jsonl", b"\xff\xfe\n", ", line 1 is not JSON"),
+]
+
+
 def with_header(text, numbers=b""):
     return struct.pack("<Q", len(text)) + text + numbers
 
@@ -314,6 +351,27 @@ TOOLS = [
 ]
 
 
+# What is not a file, wherever one is named: no command waits for it.
+PLACES = {
+    "pipe.py": "it is a pipe, not a file",
+    "/dev/zero": "it is a device, not a file",
+    "bars": "s a directory",
+    "name" + 5000 * "x": "ame too long",
+    "~no-such-user/x": "",
+}
+NAMING = {
+    "sweep": (sweep.main, [NOTES, "--workdir=new", "--sweep={}"]),
+    "config": (sweep.main, ["--config={}", "--workdir=new"]),
+    "weights": (torch_bridge.main, ["inspect", "{}"]),
+    "initial_weights": (main.main, [*NEW, "--config.train.initial_weights={}"]),
+    "image": (predict.main, ["{}", "--workdir=run"]),
+    "followed": (inspect.main, ["--workdir=run", "--image={}"]),
+    "network": (predict.main, ["digit.png", "--weights={}"]),
+    "out": (inspect.main, ["--workdir=run", "--out={}/x"]),
+    "export": (export.main, ["--workdir=run", "--format=safetensors", "--out={}/x.safetensors"]),
+}
+
+
 SWEEP = "from lenet_jax.sweeps.file import *\ndef get_sweep():\n    return {}\n"
 SWEEPS = {
     "none": (None, "missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py"),
@@ -342,7 +400,9 @@ def place(tmp_path_factory):
     path = tmp_path_factory.mktemp("place")
     tiny.write_idx_folder(path / "bars")
     for name, (text, _) in CONFIGS.items():
-        if text is not None:
+        if text is PIPE:
+            os.mkfifo(path / name)
+        elif text is not None:
             (path / name.partition(":")[0]).write_text(text)
     with mock.patch.dict(os.environ), contextlib.chdir(path):  # noqa: SIM117
         with contextlib.redirect_stdout(io.StringIO()):
@@ -377,7 +437,7 @@ def check(capsys, function, arguments, line):
     assert 1 <= len(error.splitlines()) <= 3
     assert "Traceback" not in error
     assert error.isprintable() or set(error) - {"\n"} <= {c for c in error if c.isprintable()}
-    assert max(map(len, error.splitlines())) < 400
+    assert max(map(len, error.splitlines())) <= 200
     assert out == ""
     assert contents(Path()) == before
 
@@ -460,6 +520,28 @@ def test_weights(capsys, name):
 @pytest.mark.parametrize(("function", "arguments", "line"), TOOLS)
 def test_tools(capsys, function, arguments, line):
     check(capsys, function, arguments, line)
+
+
+@pytest.mark.parametrize("command", NAMING)
+def test_what_is_no_file(capsys, command):
+    function, arguments = NAMING[command]
+    for place, line in PLACES.items():
+        check(capsys, function, [argument.format(place) for argument in arguments], line)
+
+
+@pytest.mark.parametrize(("file", "content", "line"), DAMAGED)
+def test_damaged_json(capsys, file, content, line):
+    """Of a finished run whose sums were deleted, as `DAMAGED` says."""
+    run = Path("run_damaged")
+    shutil.copytree("run", run)
+    (run / MANIFEST).unlink()
+    (run / file).write_bytes(content)
+    try:
+        check(capsys, inspect.main, [f"--workdir={run}"], f"{file}{line}")
+        if file == "config.json":
+            check(capsys, main.main, [f"--config={run}", "--workdir=new"], f"{file}{line}")
+    finally:
+        shutil.rmtree(run)
 
 
 @pytest.mark.parametrize("name", SWEEPS)

@@ -29,7 +29,7 @@ from lenet_jax.config.schema import (
     keys,
     suggestion,
 )
-from lenet_jax.errors import UserError, printable, show
+from lenet_jax.errors import Stopped, UserError, printable, show
 from lenet_jax.reading import read_bytes, read_json
 
 # Of a key in a `config.json`.
@@ -189,9 +189,9 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
         raise UserError(f"cannot read {kind} file {show(path)}: {error.strerror}") from error
     try:
         return _call_source(source, path, function, arg)
-    except UserError:
+    except (UserError, Stopped):
         raise
-    except Exception as error:
+    except BaseException as error:  # a file may call exit(), too
         message = f"{type(error).__name__}: {printable(error)}"
         if isinstance(error, NameError) and error.name in COMBINATORS:
             message += f"\nTo import it: from lenet_jax.sweeps.file import {error.name}"
@@ -274,7 +274,7 @@ def _similar_file(path: Path) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _line_in(path: Path, error: Exception) -> str:
+def _line_in(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{show(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)

@@ -6,6 +6,7 @@
 import ctypes
 import difflib
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -68,8 +69,34 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "checkpoint.keep": "[1, inf)",
 }
 
+MOST_PARAMS = 2**31 - 1  # which int32 counts
+
+
+def _num_params(
+    channels: Sequence[int],
+    features: Sequence[int],
+    image_size: int,
+    padding: int,
+    in_channels: int | None,
+    num_classes: int | None,
+) -> int:
+    """The parameters of a LeNet; of sizes that the data give, the least."""
+    side = (image_size + 2 * padding) // 4 - 3
+    widths = (side**2 * channels[1], *features, num_classes or 1)
+    convolutions = 25 * ((in_channels or 1) * channels[0] + channels[0] * channels[1])
+    return convolutions + sum(a * b for a, b in itertools.pairwise(widths))
+
+
 # Constraints between keys: their paths, a predicate on their values, and the error message.
 JOINT_RULES = (
+    (
+        (
+            *("model.channels", "model.features", "data.image_size", "model.padding"),
+            *("model.in_channels", "model.num_classes"),
+        ),
+        lambda *sizes: _num_params(*sizes) < MOST_PARAMS,
+        f"the network would have more than {MOST_PARAMS:,} parameters",
+    ),
     (
         ("data.image_size", "model.padding"),
         lambda size, padding: (size + 2 * padding) % 4 == 0,
@@ -210,7 +237,9 @@ def find_mistakes(values: Mapping[str, Any]) -> list[str]:
         if not set(paths).isdisjoint([*missing, *wrong]):
             continue
         if not is_fulfilled(holds, [values[path] for path in paths]):
-            given = ", ".join(f"{path}={show(values[path])}" for path in paths)
+            given = ", ".join(
+                f"{path}={show(values[path])}" for path in paths if values[path] is not None
+            )
             mistakes.append(f"{given}: {message}")
     return mistakes
 

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from lenet_jax import reading
 from lenet_jax.errors import UserError, show
+from lenet_jax.machine import free_memory
 
 DEPTH = 3  # folders below the one that is given
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+MOST_UNPACKED = 256_000_000  # bytes, whatever the file's size
+PACKED = 250  # times smaller, at most; drawings of few strokes pack to a fiftieth
 MAX_FOLDERS = 3000  # that are listed in a search
 
 
@@ -47,6 +50,29 @@ def open_file(path: Path) -> io.BufferedReader:
         return reading.open_file(path)
     except OSError as error:
         raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
+
+
+def check_size(claimed: int, packed: int, where: str) -> None:
+    """Checks, before memory is taken, what the header of a file says that it holds.
+
+    Args:
+      claimed: bytes of the array.
+      packed: bytes of the file, or of its entry in an archive.
+      where: the file, for messages.
+
+    Raises:
+      UserError: it is more than images unpack to, or than there is memory.
+    """
+    if claimed > max(MOST_UNPACKED, PACKED * packed):
+        raise UserError(
+            f"{where} claims to unpack from {packed / 1e6:,.1f} MB to {claimed / 1e6:,.0f} MB,"
+            " as no images do: it is damaged, or made to fill the memory"
+        )
+    if claimed > (free := free_memory()):
+        raise UserError(
+            f"{where} has {claimed / 1e9:,.1f} GB, which do not fit into memory:"
+            f" {free / 1e9:,.1f} GB are free"
+        )
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -7,7 +7,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from lenet_jax.errors import UserError
+from lenet_jax.machine import free_memory
 
+UNCHECKED = 1 << 28  # bytes that any machine has
 FITS = ("pad", "resize")
 
 Fit: TypeAlias = Callable[[UInt8[np.ndarray, "n h w c"]], UInt8[np.ndarray, "n size size c"]]
@@ -26,6 +28,12 @@ def fit_images(
     count, height, width, channels = images.shape
     if height == width == size:
         return images
+    need = count * size**2 * channels
+    if need > UNCHECKED and need > (free := free_memory()):
+        raise UserError(
+            f"data.image_size={size}: {count:,} images of this size need {need / 1e9:,.1f} GB of"
+            f" memory; {free / 1e9:,.1f} GB are free"
+        )
     fitted = np.zeros((count, size, size, channels), np.uint8)
     if fit == "pad":
         if max(height, width) > size:

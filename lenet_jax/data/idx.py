@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from lenet_jax.data import signatures
-from lenet_jax.data.files import open_file
+from lenet_jax.data.files import check_size, open_file
 from lenet_jax.errors import UserError
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -61,15 +61,17 @@ def read_idx_stream(file: io.BufferedIOBase, size: int, where: str) -> Shaped[np
     if reason := signatures.describe_download(head):
         raise UserError(f"{where} {reason}")
     if not is_gzip:
-        return _read_array(file, size, where)
+        return _read_array(file, size, size, where)
     try:
         with gzip.GzipFile(fileobj=file) as unzipped:
-            return _read_array(unzipped, size * MAX_DEFLATE_RATIO, where)
+            return _read_array(unzipped, size * MAX_DEFLATE_RATIO, size, where)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{where} is truncated or damaged: {error}") from error
 
 
-def _read_array(stream: io.BufferedIOBase, max_bytes: int, where: str) -> Shaped[np.ndarray, "..."]:
+def _read_array(
+    stream: io.BufferedIOBase, max_bytes: int, packed: int, where: str
+) -> Shaped[np.ndarray, "..."]:
     magic = stream.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         start = magic.hex(" ") or "nothing"
@@ -93,10 +95,8 @@ def _read_array(stream: io.BufferedIOBase, max_bytes: int, where: str) -> Shaped
         raise UserError(f"{where} is empty: {claim}")
     if count > max_bytes:
         raise UserError(f"{where} is truncated: {claim}, more than it can hold")
-    try:
-        values = np.empty(count, np.uint8)
-    except MemoryError as error:
-        raise UserError(f"{where} does not fit into memory: {claim}") from error
+    check_size(count, packed, where)
+    values = np.empty(count, np.uint8)
     filled = 0
     while filled < count:
         read = stream.readinto(values.data[filled : filled + CHUNK_BYTES])

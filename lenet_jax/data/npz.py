@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 
 from lenet_jax.data import signatures
 from lenet_jax.data.examples import Examples, Source, convert, pair
-from lenet_jax.data.files import open_file
+from lenet_jax.data.files import check_size, open_file
 from lenet_jax.errors import UserError, show
 
 SPLITS = {
@@ -133,7 +133,8 @@ def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
                 raise UserError(f"{show(path)} has {len(members)} arrays; expected is one")
             return _read_member(archive, members[0], show(path))
     with _errors(show(path)), open_file(path) as file:
-        return _read_array(file.read, os.fstat(file.fileno()).st_size, show(path))
+        size = os.fstat(file.fileno()).st_size
+        return _read_array(file.read, size, size, show(path))
 
 
 def part_of(name: str) -> Part | None:
@@ -177,10 +178,12 @@ def _read_member(
 ) -> Shaped[np.ndarray, "..."]:
     size = min(info.file_size, info.compress_size * DEFLATE_RATIO)
     with _errors(where), archive.open(info) as file:
-        return _read_array(file.read, size, where)
+        return _read_array(file.read, size, info.compress_size, where)
 
 
-def _read_array(read: Callable[[int], bytes], size: int, where: str) -> Shaped[np.ndarray, "..."]:
+def _read_array(
+    read: Callable[[int], bytes], size: int, packed: int, where: str
+) -> Shaped[np.ndarray, "..."]:
     """Reads an array of at most `size` bytes, header included, after checking its header."""
     start = read(npy.MAGIC_LEN + 4)
     version = npy.read_magic(io.BytesIO(start))
@@ -200,6 +203,7 @@ def _read_array(read: Callable[[int], bytes], size: int, where: str) -> Shaped[n
     if count * dtype.itemsize > size:
         claim = " × ".join(map(str, shape))
         raise UserError(f"{where} is truncated: its header claims {claim} values of {dtype}")
+    check_size(count * dtype.itemsize, packed, where)
     content = bytearray(rest)
     while chunk := read(1 << 20):
         content += chunk

@@ -31,6 +31,7 @@ from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
+from lenet_jax.training.spec import check_memory
 from lenet_jax.training.step import Metrics, no_metrics
 
 
@@ -76,6 +77,7 @@ def run(
     if extend:
         config = extended_config(expand(workdir, "--workdir="), config)
     trainer = Trainer(config, data.load(**config.data))
+    check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
     has_checkpoint = any(checkpoints.glob("[0-9]*"))

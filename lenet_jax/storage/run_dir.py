@@ -176,9 +176,9 @@ def read_rows(folder: Path) -> list[Metrics]:
         return []
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror}") from error
-    where = [f"{show(file)}, line {number}," for number in range(1, len(lines) + 1)]
+    where = [f"{show(file)}, line {number}" for number in range(1, len(lines) + 1)]
     rows = [decode(line, Metrics, place) for line, place in zip(lines, where, strict=True)]
     for row, place in zip(rows, where, strict=True):
         if "epoch" not in row:
-            raise UserError(f"{place} has no epoch")
+            raise UserError(f"{place}: there is no epoch")
     return rows

@@ -9,9 +9,7 @@ many interruptions its chunk is trained.
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +21,7 @@ from lenet_jax.config.file import Config
 from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
+from lenet_jax.machine import free_memory
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.members import Members
@@ -40,7 +39,6 @@ from lenet_jax.training.spec import (
 MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
 MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
 SHARE_OF_MEMORY = 0.8
-ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
 FLOAT = 4  # bytes
 
 
@@ -234,13 +232,7 @@ def available_memory(device: Any) -> int | None:
         stats = device.memory_stats() or {}
         limit = stats.get("bytes_limit")
         return limit - stats.get("bytes_in_use", 0) if limit else None
-    info = Path("/proc/meminfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    if not hasattr(os, "sysconf"):
-        return ASSUMED_MEMORY
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return free_memory()
 
 
 def _check_shared(members: Members) -> None:

@@ -16,7 +16,7 @@ from lenet_jax.data.form import measure_form
 from lenet_jax.errors import ExitCode, UserError, printable
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
-from lenet_jax.machine import environment, what_changed
+from lenet_jax.machine import ASSUMED_MEMORY, environment, what_changed
 from lenet_jax.nn import native, ops
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
@@ -164,7 +164,7 @@ def _plan_chunks(
     if memory is None and options.chunk_size is not None:
         return plan.make_chunks(groups, len(devices), [options.chunk_size] * len(groups))
     if memory is None:
-        memory = plan.ASSUMED_MEMORY
+        memory = ASSUMED_MEMORY
         warn(
             f"{devices[0].device_kind} does not say how much memory is free:"
             f" {memory / 1e9:.1f} GB are assumed; --chunk_size=N trains N members at once"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Array, Key
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
+from lenet_jax.machine import free_memory
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LayerSize, LeNet, layer_sizes
 
@@ -21,6 +23,9 @@ Hyperparameters = Mapping[str, Any]
 # Mean and standard deviation of a pixel per channel.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 SECTIONS = ("optimizer", "schedule", "augment")  # whose numbers are hyperparameters
+
+
+MOST_STEPS = 2**31  # which int32 counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +108,7 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         "precision": config.train.precision,
     }
     mean, std = statistics or pixel_statistics(dataset)
-    return Spec(
+    spec = Spec(
         model=tuple(model.items()),
         mean=mean,
         std=std,
@@ -117,6 +122,35 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
         augments=any(config.augment.values()),
     )
+    epochs = max(spec.num_epochs, spec.schedule_epochs)
+    if epochs * spec.steps_per_epoch >= MOST_STEPS:
+        raise UserError(
+            f"{epochs:,} epochs are too many: with {spec.steps_per_epoch:,} steps in each, a"
+            f" run has more than {MOST_STEPS - 1:,} steps"
+        )
+    return spec
+
+
+def check_memory(spec: Spec) -> None:
+    """Checks that a network and a batch can fit into memory, by what they need at least.
+
+    Raises:
+      UserError: they cannot.
+    """
+    layers = spec.layer_sizes.values()
+    model = dict(spec.model)
+    image = model["image_size"] ** 2 * model["in_channels"]
+    image += sum(math.prod(layer.shape) for layer in layers)
+    images = max(spec.micro_batch_size, spec.eval_batch_size)
+    # The weights, their gradient and the best so far.
+    need = 4 * (3 * sum(layer.num_params for layer in layers) + images * image)
+    if need > (free := free_memory()):
+        raise UserError(
+            f"the network, with batches of {images:,} images, needs {need / 1e9:,.1f} GB of memory"
+            f" at least; {free / 1e9:,.1f} GB are free\n"
+            "Use fewer channels or features, or smaller batches (train.eval_batch_size,"
+            " train.micro_batch_size)."
+        )
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:

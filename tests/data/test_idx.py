@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lenet_jax.data import files
 from lenet_jax.data.examples import pair
 from lenet_jax.data.idx import read_idx
 from lenet_jax.errors import UserError
@@ -119,12 +120,16 @@ def test_a_gzip_bomb_is_read_no_further_than_its_claim(monkeypatch):
 
 
 def test_a_claim_beyond_memory_is_refused(monkeypatch):
-    def fail(*_):
-        raise MemoryError
-
-    monkeypatch.setattr(np, "empty", fail)
-    with pytest.raises(UserError, match="does not fit into memory"):
+    monkeypatch.setattr(files, "free_memory", lambda: 1)
+    with pytest.raises(UserError, match="do not fit into memory"):
         read_bytes(VALID)
+
+
+def test_a_file_that_unpacks_to_far_more_than_images_do_is_refused(monkeypatch):
+    monkeypatch.setattr(files, "MOST_UNPACKED", 1000)
+    packed = gzip.compress(to_idx(np.zeros(50_000, np.uint8)))
+    with pytest.raises(UserError, match=r"claims to unpack from 0.0 MB to 0 MB, as no images do"):
+        read_bytes(packed)
 
 
 def test_a_missing_file_is_refused(tmp_path):
