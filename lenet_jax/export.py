@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lenet_jax import machine
-from lenet_jax.errors import ExitCode, UserError, print_error, run_command, writing
+from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, writing
 from lenet_jax.storage.files import (
     check_replaceable,
     name_draft,
@@ -86,7 +86,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     stem = path.stem if path.is_file() else "model"
     stem = stem if arguments.member is None else f"member_{arguments.member}"
     folder = path.parent if path.is_file() else path / "export"
-    out = Path(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
+    out = expand(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
     with writing(out):
         if arguments.out is None and path.is_dir():
             refuse_link(folder)

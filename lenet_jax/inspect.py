@@ -167,7 +167,7 @@ def _example(arguments: argparse.Namespace, network: "Network", dataset: "Datase
 
 def _make_folder(out: str | None, *default: Path) -> Path:
     """The folder to write to, created: `out`, or the last by default, of which none is a link."""
-    path = Path(out or default[-1])
+    path = expand(out or default[-1], "--out=")
     with writing(path):
         for folder in () if out else default:
             refuse_link(folder)

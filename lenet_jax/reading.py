@@ -35,6 +35,10 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
     except ValueError as error:
         reason = "its name has a null character"
         raise OSError(errno.EINVAL, reason, os.fspath(path)) from error
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.EINVAL, "it is a socket, not a file", os.fspath(path)) from error
     mode = os.fstat(file.fileno()).st_mode
     if not stat.S_ISREG(mode):
         file.close()

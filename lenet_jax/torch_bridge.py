@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lenet_jax import data
 from lenet_jax.device import require_device
-from lenet_jax.errors import ExitCode, UserError, print_error, printable, run_command
+from lenet_jax.errors import ExitCode, UserError, expand, print_error, printable, run_command
 from lenet_jax.storage.run_dir import CONFIG
 from lenet_jax.terminal.arguments import Parser, add_description, add_force, description
 
@@ -61,7 +61,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _convert(arguments: argparse.Namespace) -> None:
-    out = Path(arguments.out)
+    out = expand(arguments.out)
     if out.suffix != ".safetensors":
         raise UserError(
             f"{out}: the name must end in .safetensors\n"

@@ -109,7 +109,7 @@ def load_model(
     Raises:
       UserError: as for `load`.
     """
-    if member is not None or is_sweep(Path(path)):
+    if member is not None or is_sweep(expand(path)):
         network = load(path, member, given, say)
         return network.model, dict(network.metadata)
     state_dict, metadata = _read(_weights_file(path), given, say, str(path))
