@@ -223,8 +223,10 @@ def expand(path: str | os.PathLike[str], flag: str = "") -> Path:
       flag: how it was given, `--workdir=`, for the message.
 
     Raises:
-      UserError: there is no user of that name.
+      UserError: there is no user of that name, or none can have it.
     """
+    if "\0" in str(path):
+        raise UserError(f"{flag}{show(path)}: its name has a null character")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -252,8 +254,7 @@ def fit(message: object) -> str:
     lines = []
     for line in str(message).splitlines()[:LINES]:
         shown = line if line.isprintable() else repr(line)[1:-1]
-        half = (WIDTH - 3) // 2
-        lines.append(shown if len(shown) <= WIDTH else f"{shown[:half]} … {shown[-half:]}")
+        lines.append(shown if len(shown) <= WIDTH else f"{shown[: WIDTH - 43]} … {shown[-40:]}")
     return "\n".join(lines)
 
 

@@ -352,7 +352,7 @@ TOOLS = [
 
 
 # What is not a file, wherever one is named: no command waits for it.
-PLACES = ["pipe.py", "/dev/zero", "bars", "name" + 5000 * "x", "~no-such-user/x"]
+PLACES = ["pipe.py", "/dev/zero", "bars", "name" + 5000 * "x", "~no-such-user/x", "nu\0ll"]
 NAMING = {
     "sweep": (sweep.main, [NOTES, "--workdir=new", "--sweep={}"]),
     "config": (sweep.main, ["--config={}", "--workdir=new"]),

@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeAlias
 from lenet_jax.data import signatures
 from lenet_jax.data.decode import Stream, suffixes
 from lenet_jax.errors import UserError, expand, printable, show
+from lenet_jax.reading import open_file
 
 STDIN = "-"
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -178,7 +179,7 @@ def open_source(source: ImageSource) -> Iterator[Stream]:
             raise UserError(f"{name} is a folder: give one of its files")
         if not stat.S_ISREG(mode):
             raise UserError(f"{name} is not a regular file; to read standard input, give -")
-        stream = Path(source).open("rb")  # noqa: SIM115  closed below, where errors are the caller's
+        stream = open_file(source)  # closed below, where errors are the caller's
     except OSError as error:
         reason = printable(error.strerror or error)
         raise UserError(f"{name} cannot be read: {reason}{_similar(Path(source))}") from error
@@ -292,7 +293,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _is_archive(path: Path) -> bool:
-    with path.open("rb") if os.access(path, os.R_OK) else io.BytesIO() as stream:
+    with open_file(path) if os.access(path, os.R_OK) else io.BytesIO() as stream:
         return stream.read(4) in ARCHIVE
 
 

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 from safetensors.numpy import save as encode
 
-from lenet_jax.errors import UserError, printable
+from lenet_jax.errors import UserError, printable, show
 from lenet_jax.reading import decode, open_file, read_bytes
 from lenet_jax.storage.files import make_folder, publish, remove, remove_drafts, set_aside
 from lenet_jax.storage.sums import MANIFEST, find_damage, write_manifest
@@ -133,7 +133,7 @@ class Checkpoints:
             damaged.append(f"checkpoint {number} is damaged ({damage})")
         if damaged:
             raise UserError(
-                f"{self._directory} has no intact checkpoint: {_list(damaged)}\n"
+                f"{show(self._directory, 60)} has no intact checkpoint: {_list(damaged)}\n"
                 "Restore a backup, or choose another --workdir to start over."
             )
         return None

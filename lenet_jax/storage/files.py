@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 from lenet_jax.errors import UserError, show
+from lenet_jax.reading import open_file
 
 # Text, bytes, or a function that writes to a binary stream.
 Content: TypeAlias = str | bytes | Callable[[IO[bytes]], object]
@@ -74,7 +75,8 @@ def check_replaceable(path: Path, content: str | bytes, *, force: bool, mark: by
     """
     if force or not path.is_file():  # a folder cannot be replaced
         return
-    present = path.read_bytes()
+    with open_file(path) as file:
+        present = file.read()
     content = content.encode() if isinstance(content, str) else content
     if present != content and not (mark and mark in present):
         raise UserError(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lenet_jax.errors import UserError, printable
+from lenet_jax.reading import open_file
 
 # What torch's loader raises for corrupted files, besides `UnpicklingError`.
 TORCH_ERRORS = (
@@ -88,7 +89,7 @@ def read_torch(path: Path, say: Callable[[str], None]) -> dict[str, Any]:
         with (
             warnings.catch_warnings(action="ignore"),  # about files that are rejected below
             torch.serialization.safe_globals(_numpy_scalars()),
-            path.open("rb") as file,  # of a path, torch would look at the suffix
+            open_file(path) as file,  # of a path, torch would look at the suffix
         ):
             content = torch.load(file, map_location="cpu", weights_only=True)
         if isinstance(content, Mapping) and {"state", "param_groups"} <= set(content):
@@ -270,7 +271,7 @@ def _operations(path: Path) -> Iterator[tuple[str, Any]]:
             (name,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
             file = archive.open(name)
         else:
-            file = stack.enter_context(path.open("rb"))
+            file = stack.enter_context(open_file(path))
             for _ in range(3):  # magic number, version, system
                 for _ in pickletools.genops(file):
                     pass

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments import faults
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, show
 from lenet_jax.storage.checkpoint import ARRAYS, Checkpoints
 from lenet_jax.storage.sums import MANIFEST, find_damage, manifest
 from tests.support.checkpoints import assert_same, make_state, restore, zeroed
@@ -128,7 +128,8 @@ def test_where_no_checkpoint_is_sound_all_is_left_as_it_is(two_saves, state, tmp
     first, second = str(caught.value).splitlines()
     message = f"is damaged (notes.json differs from {MANIFEST})"
     assert first == (
-        f"{tmp_path} has no intact checkpoint: checkpoint 2 {message}, checkpoint 1 {message}"
+        f"{show(tmp_path, 60)} has no intact checkpoint:"
+        f" checkpoint 2 {message}, checkpoint 1 {message}"
     )
     assert second == "Restore a backup, or choose another --workdir to start over."
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
