@@ -293,6 +293,10 @@ WEIGHTS = {
     "empty": (lambda _: b"", "is not a valid safetensors file: "),
     "pickle": (lambda _: b"cbuiltins\nprint\n(S'run'\ntR.", "is not a valid safetensors file: "),
     "claims": (lambda _: struct.pack("<Q", 2**63) + b"{}", "is not a valid safetensors file: "),
+    "header": (
+        lambda _: with_header(b"{" + b" " * (1 << 24) + b"}"),
+        "its header claims 16,777,218",
+    ),
     "huge": (
         lambda _: with_header(
             b'{"conv1.bias":{"dtype":"F32","shape":[1000000000,1000000000],'

@@ -14,7 +14,7 @@ from lenet_jax.machine import free_memory
 DEPTH = 3  # folders below the one that is given
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 MOST_UNPACKED = 256_000_000  # bytes, whatever the file's size
-PACKED = 250  # times smaller, at most; drawings of few strokes pack to a fiftieth
+PACKED = 100  # times smaller, at most; drawings of few strokes pack to a fiftieth
 MAX_FOLDERS = 3000  # that are listed in a search
 
 

@@ -22,6 +22,7 @@ from lenet_jax.reading import decode, open_file
 from lenet_jax.storage.files import check_replaceable, write_atomically
 from lenet_jax.storage.torch_file import is_torch, not_weights, read_torch
 
+MOST_HEADER = 1 << 24  # bytes; a sweep's lists its members there
 SUM = "sha256"  # the key of the checksum among a file's metadata
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -100,6 +101,11 @@ def read(
     if is_torch(head):
         return read_torch(path, say), {}
     if suffix in SAFETENSORS or head[8:9] == b"{":
+        length = int.from_bytes(head[:8], "little")
+        if length > MOST_HEADER:
+            raise UserError(
+                f"{path} is not a valid safetensors file: its header claims {length:,} bytes"
+            )
         return _read_safetensors(path)
     if suffix in TORCH and not head:
         return read_torch(path, say), {}
