@@ -5,6 +5,7 @@ import enum
 import errno
 import io
 import os
+import re
 import signal
 import stat
 import sys
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 LINES, WIDTH = 3, 200  # of a message, at most
+PATH_END = 40  # characters that a path keeps in a line that is too long
 
 # What to do about writes that fail because of the disk, by error number.
 DISK_FAULTS = {
@@ -250,12 +252,21 @@ def printable(text: object, limit: int = 160) -> str:
 
 
 def fit(message: object) -> str:
-    """At most three lines of 200 characters, unprintable text escaped, longer ones cut within."""
+    """At most three lines of 200 characters, unprintable text escaped; paths are cut first."""
     lines = []
     for line in str(message).splitlines()[:LINES]:
-        shown = line if line.isprintable() else repr(line)[1:-1]
+        shown = _shorten_paths(line if line.isprintable() else repr(line)[1:-1])
         lines.append(shown if len(shown) <= WIDTH else f"{shown[: WIDTH - 43]} … {shown[-40:]}")
     return "\n".join(lines)
+
+
+def _shorten_paths(line: str) -> str:
+    """A line that is too long with the ends of its longest paths, until it fits."""
+    paths = {path for path in re.findall(r"[^\s'\"=]*/[^\s'\":;,]*", line) if len(path) > PATH_END}
+    for path in sorted(paths, key=len, reverse=True):
+        if len(line) > WIDTH:
+            line = line.replace(path, f"…{path[1 - PATH_END :]}")
+    return line
 
 
 def show(value: object, limit: int = 80) -> str:

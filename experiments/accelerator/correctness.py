@@ -180,8 +180,9 @@ def compute_network(
     backend: ops.Backend, precision: str, params: Any, images: jax.Array, labels: jax.Array
 ) -> dict[str, jax.Array]:
     """Logits, loss and gradients of the network, by the package's."""
-    rngs = nnx.Rngs(params=jax.random.key(0))
-    model = nnx.eval_shape(lambda: LeNet(backend=backend, precision=precision, rngs=rngs))
+    model = nnx.eval_shape(
+        lambda: LeNet(backend=backend, precision=precision, rngs=nnx.Rngs(params=0))
+    )
     graphdef, state = nnx.split(model, nnx.Param)
 
     def loss(params: Any) -> tuple[jax.Array, jax.Array]:

@@ -38,7 +38,7 @@ SHAPES: dict[str, tuple[int | str, ...]] = {
     "fc3.weight": ("num_classes", "f2"),
     "fc3.bias": ("num_classes",),
 }
-MAX_LISTED = 200  # entries in one message; a network has 10
+MAX_LISTED = 4  # entries of a kind in one message
 
 
 def to_state_dict(params: nnx.State) -> dict[str, Float[np.ndarray, "..."]]:
@@ -249,7 +249,7 @@ def _check(
     if not any(mistakes.values()):
         return
     lists = [f"{kind}: {_join(names)}" for kind, names in mistakes.items() if names]
-    message = f"{source} does not fit the network; {'; '.join(lists)}"
+    message = f"{source} does not fit the network:\n{'; '.join(lists)}"
     first = next(iter(shapes))
     prefix = next((name for name in actual if name.endswith(first)), "").removesuffix(first)
     if prefix and {name.removeprefix(prefix) for name in actual} == set(shapes):

@@ -284,7 +284,7 @@ def test_a_run_without_a_compiler_warns_that_it_is_slower(
     folder, tmp_path, monkeypatch, no_figures
 ):
     monkeypatch.setattr(native, "missing", lambda: "there is no C++ compiler here")
-    monkeypatch.setattr(ops, "choose_backend", lambda _: "plain")
+    monkeypatch.setattr(ops, "choose_backend", lambda *_: "plain")
     run = start(tmp_path, make_config(folder, model={"backend": "auto"}))
     warning = "training is slower than it could be: there is no C++ compiler here"
     assert warning in run.output.splitlines()

@@ -11,7 +11,7 @@ import pytest
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-from lenet_jax.errors import UserError, write_error
+from lenet_jax.errors import UserError, show, write_error
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.files import table
 from lenet_jax.storage.run_dir import RunDir
@@ -124,7 +124,7 @@ def test_a_broken_json_file_asks_for_another_directory(tmp_path):
     with RunDir(tmp_path) as directory, pytest.raises(UserError) as caught:
         directory.read_json("run.json", dict)
     first, second = str(caught.value).splitlines()
-    assert first == f"{tmp_path / 'run.json'}: expected `object`, got `array`"
+    assert first == f"{show(tmp_path / 'run.json')}: expected `object`, got `array`"
     assert second == "Choose another --workdir to start over."
 
 

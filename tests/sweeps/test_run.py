@@ -384,7 +384,7 @@ def test_the_chunks_of_another_sweep_are_refused(finished, config, tmp_path):
 
 
 def test_too_large_for_the_memory_even_one_at_a_time(config, tmp_path):
-    huge = [{"model.features": (300_000, 300_000)}]
+    huge = [{"model.features": (45_000, 45_000)}]
     with pytest.raises(UserError, match="member 0 is too large for the memory"):
         start(tmp_path / "sweep", config, huge)
     assert list(tmp_path.iterdir()) == []
