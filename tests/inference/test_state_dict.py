@@ -128,7 +128,7 @@ def test_one_error_lists_all_that_does_not_fit(state_dict):
     with pytest.raises(UserError) as caught:
         from_state_dict(state_dict, like)
     assert "; ".join(message) in str(caught.value)
-    assert str(caught.value).count("\n") == 1
+    assert str(caught.value).count("\n") == 2
     with pytest.raises(UserError) as caught:
         infer_sizes(state_dict)
     for part in (message[0], message[1], message[3], "fc2.bias (1, 4), not (4)"):
@@ -151,7 +151,7 @@ def test_one_error_lists_all_that_does_not_fit(state_dict):
 )
 def test_shapes_that_contradict_each_other(capsys, saved, name, shape, message):
     path = saved({name: np.zeros(shape, np.float32)})
-    assert f"{path} does not fit the network; misshapen: {message}\n" == refusal(
+    assert f"{path} does not fit the network:\nmisshapen: {message}\n" == refusal(
         capsys, "inspect", path
     )
 
@@ -169,7 +169,7 @@ def test_network_of_other_sizes_is_refused_by_name(saved):
     _, like = split(**SIZES | {"num_classes": 10})
     path = saved({})
     message = r"fc3.weight \(6, 4\), not \(10, 4\), fc3.bias \(6\), not \(10\)"
-    with pytest.raises(UserError, match=f"^{path} does not fit the network; misshapen: {message}$"):
+    with pytest.raises(UserError, match=f"^{path} does not fit the network:\nmisshapen: {message}$"):
         load_params(path, like)
 
 
