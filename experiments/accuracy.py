@@ -2,16 +2,15 @@
 
     python -m experiments.accuracy --config=configs/notes.py --seeds=100
 
-Runs `lenet_jax.main` once per seed, each in its own process, one after the other; further
+Trains the seeds as a sweep in `runs/accuracy_NAME`, which resumes if it is stopped; further
 arguments are passed on to it. Writes each seed's results, their mean, standard deviation and 95 %
 interval of the mean to `results/accuracy_NAME.json`, and a figure to `.png`.
 """
 
 import argparse
-import json
+import csv
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,38 +18,43 @@ from typing import Any
 import numpy as np
 
 from lenet_jax.machine import environment
-from lenet_jax.runs.record import PACKAGES
 from lenet_jax.statistics import Summary, summarise
 from lenet_jax.storage.files import write_json
+from lenet_jax.sweeps.run import PACKAGES
 
 QUESTION = "How accurate is a config over n seeds?"
-KEPT = ("test_accuracy", "test_loss", "best_epoch", "valid_accuracy")  # of each run's summary
 
 
 def main() -> None:
-    """Runs the seeds, prints one line per seed, and writes the results."""
+    """Trains the seeds, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--config", default="configs/notes.py", help="FILE.py[:ARG]")
     parser.add_argument("--seeds", type=int, default=20, help="number of seeds, starting at 0")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument("--workdir", type=Path, help="folder of the sweep; by default in runs/")
     arguments, overrides = parser.parse_known_args()
-
-    runs, histories = [], []
-    for seed in range(arguments.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [f"--config={arguments.config}", f"--config.seed={seed}", *overrides]
-            subprocess.run(
-                [sys.executable, "-m", "lenet_jax.main", *command, f"--workdir={folder}"],
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            summary = json.loads(Path(folder, "summary.json").read_text())
-            lines = Path(folder, "metrics.jsonl").read_text().splitlines()
-        runs.append({"seed": seed} | {key: summary[key] for key in KEPT})
-        histories.append([json.loads(line)["valid/accuracy"] for line in lines])
-        print(f"seed {seed}: test accuracy {100 * summary['test_accuracy']:.2f} %", flush=True)
-
     name = Path(arguments.config.removesuffix(".py").replace(".py:", "_")).name
+    workdir = arguments.workdir or Path("runs", f"accuracy_{name}")
+
+    command = [
+        *(sys.executable, "-m", "lenet_jax.sweep", f"--config={arguments.config}", "--save=none"),
+        *(f"--sweep=configs/sweeps/seeds.py:{arguments.seeds}", f"--workdir={workdir}"),
+    ]
+    subprocess.run([*command, *overrides], check=True)
+    with (workdir / "results.csv").open(newline="") as file:
+        runs = [
+            {
+                "seed": int(row["seed"]),
+                "test_accuracy": float(row["test_accuracy"]),
+                "test_loss": float(row["test_loss"]),
+                "valid_accuracy": float(row["valid_accuracy"]),
+                "best_epoch": int(row["best_epoch"]),
+            }
+            for row in csv.DictReader(file)
+        ]
+    with np.load(workdir / "history.npz", allow_pickle=False) as curves:
+        history = np.asarray(curves["valid_accuracy"], np.float64)
+
     test = summarise([run["test_accuracy"] for run in runs], upper=1.0)
     answer = {
         "question": QUESTION,
@@ -65,21 +69,21 @@ def main() -> None:
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / f"accuracy_{name}.json"
     write_json(file, answer)
-    draw(np.array(histories), runs, test, arguments.config, file.with_suffix(".png"))
+    draw(history, runs, test, arguments.config, file.with_suffix(".png"))
     spread = "" if test.sd is None else f" ± {100 * test.sd:.3f}"
     print(f"test accuracy {100 * (test.mean or 0):.3f}{spread} % (mean ± sd, {test.n} seeds)")
     print(f"written to {file}")
 
 
 def draw(
-    histories: np.ndarray, runs: Sequence[dict[str, Any]], test: Summary, config: str, path: Path
+    history: np.ndarray, runs: Sequence[dict[str, Any]], test: Summary, config: str, path: Path
 ) -> None:
     """Draws the seeds' validation error over the epochs, and their test errors beside it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     curves, dots = figure.subplots(1, 2, width_ratios=(3, 1), sharey=True)
-    epochs, errors = np.arange(1, histories.shape[1] + 1), 100 * (1 - histories)
+    epochs, errors = np.arange(1, history.shape[1] + 1), 100 * (1 - history)
     lower, median, upper = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
     curves.fill_between(epochs, errors.min(0), errors.max(0), color="#0072b2", alpha=0.15, lw=0)
     curves.fill_between(epochs, lower, upper, color="#0072b2", alpha=0.35, lw=0)

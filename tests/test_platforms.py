@@ -10,6 +10,8 @@ import pytest
 from tests.support.root import ROOT
 from tests.test_errors import draw_one
 
+pytestmark = pytest.mark.slow
+
 MISSING = ("fcntl", "resource", "array_record", "tensorflow_datasets", "termios", "pwd", "grp")
 
 # Starts a command like `python -m`, where modules cannot be imported and names are missing.

@@ -4,6 +4,8 @@ import pytest
 from experiments.correctness import document, images, statistics
 from experiments.correctness.comparison import Comparison
 
+pytestmark = pytest.mark.slow
+
 
 def compare(actual, expected, bound=0.1):
     comparison = Comparison("ours", "theirs", bound)

@@ -169,7 +169,9 @@ def test_network_of_other_sizes_is_refused_by_name(saved):
     _, like = split(**SIZES | {"num_classes": 10})
     path = saved({})
     message = r"fc3.weight \(6, 4\), not \(10, 4\), fc3.bias \(6\), not \(10\)"
-    with pytest.raises(UserError, match=f"^{path} does not fit the network:\nmisshapen: {message}$"):
+    with pytest.raises(
+        UserError, match=f"^{path} does not fit the network:\nmisshapen: {message}$"
+    ):
         load_params(path, like)
 
 

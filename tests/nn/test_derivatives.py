@@ -5,6 +5,8 @@ import pytest
 from experiments.correctness.derivatives import DERIVATIVES, compare_one
 from tests.support.backends import NATIVE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("backend", ["phase", NATIVE])
 @pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda derivative: derivative.__name__)

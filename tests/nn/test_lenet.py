@@ -8,6 +8,8 @@ from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn.lenet import LeNet, step_names
 from tests.support.backends import NATIVE
 
+pytestmark = pytest.mark.slow
+
 
 def num_params(model: nnx.Module) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))

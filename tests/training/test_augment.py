@@ -10,6 +10,8 @@ import pytest
 from lenet_jax.config.base import get_config
 from lenet_jax.training.augment import apply_affine, augment, draw_affine
 
+pytestmark = pytest.mark.slow
+
 NONE = {"shift": 0.0, "rotate": 0.0, "scale": 0.0, "shear": 0.0}
 SOME = {"shift": 2.0, "rotate": 15.0, "scale": 0.2, "shear": 10.0}
 QUARTER_TURN = np.array([[0, -1], [1, 0]], np.float32)

@@ -12,6 +12,8 @@ from lenet_jax.config.base import get_config
 from lenet_jax.training.optim import clip_grad_norm, make_optimizer, make_schedule
 from tests.golden import make_optim as golden
 
+pytestmark = pytest.mark.slow
+
 WITHOUT_TORCH = "torch is not installed: only the recorded values are compared"
 
 

@@ -12,6 +12,8 @@ from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 from lenet_jax.training.step import evaluate, init_state, no_metrics, train_epoch
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 CONFIG = tiny.config(train={"micro_batch_size": 4}, augment={"shift": 1.0})
 DATASET = tiny.dataset()
 
