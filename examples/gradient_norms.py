@@ -1,7 +1,7 @@
 """Per-example gradients: the norm of the loss's gradient for each of MNIST's training examples.
 
-    python -m lenet_jax.main --config=configs/notes.py --workdir=runs/first
-    python examples/gradient_norms.py runs/first
+    .venv/bin/python -m lenet_jax.main --config=configs/notes.py --workdir=runs/first
+    .venv/bin/python -m examples.gradient_norms runs/first
 
 These are the norms that differentially private training clips, for which Opacus extends PyTorch; in
 JAX they are `vmap` of `grad`. The 60,000 norms take about 10 s on one core. Expect half of them
@@ -9,6 +9,7 @@ below 0.01, and a few above 10, of the images that the network gets wrong.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -19,6 +20,7 @@ from jaxtyping import Array, Float
 
 import lenet_jax
 from lenet_jax.data import dataset
+from lenet_jax.errors import ExitCode, UserError, run_command
 from lenet_jax.inference.network import Network
 from lenet_jax.nn import ops
 
@@ -41,16 +43,19 @@ def gradient_norms(network: Network, split: dataset.Split) -> Float[Array, " n"]
     return norms(params, split.images, split.labels)
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Prints the quantiles of the norms, and the examples with the largest ones."""
-    network = lenet_jax.load(sys.argv[1])
+    if len(arguments) != 1:
+        raise UserError("usage: python -m examples.gradient_norms RUN")
+    network = lenet_jax.load(arguments[0])
     split = dataset.load("mnist", valid_examples=0).train
     norms = np.asarray(gradient_norms(network, split))
     for share in (10, 50, 90, 99, 100):
         print(f"{share} % of {len(norms):,} norms are at most {np.percentile(norms, share):.4f}")
     for index in np.argsort(-norms)[:5]:
         print(f"training example {index}, labelled {split.labels[index]}: {norms[index]:.2f}")
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, sys.argv[1:]))

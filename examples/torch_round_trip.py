@@ -1,7 +1,7 @@
 """Weights from PyTorch to JAX and back: the same weights give the same logits.
 
-    pip install -e . torch
-    python examples/torch_round_trip.py
+    .venv/bin/pip install torch
+    .venv/bin/python -m examples.torch_round_trip
 
 This script defines LeNet in PyTorch, loads its weights into JAX, compares the logits, changes the
 weights in JAX, and loads them back into PyTorch.

@@ -1,7 +1,7 @@
 """Classifies an image with an exported network; needs only jax, flatbuffers and Pillow.
 
-python -m lenet_jax.export --workdir=runs/first --format=stablehlo
-python examples/use_stablehlo.py runs/first/export/model.stablehlo digit.png
+.venv/bin/python -m lenet_jax.export --workdir=runs/first --format=stablehlo
+.venv/bin/python examples/use_stablehlo.py runs/first/export/model.stablehlo digit.png
 """
 
 import sys
@@ -11,6 +11,9 @@ import numpy as np
 from jax import export
 from PIL import Image
 
+if len(sys.argv) != 3:
+    print("usage: python use_stablehlo.py MODEL.stablehlo IMAGE", file=sys.stderr)
+    sys.exit(2)
 network = export.deserialize(bytearray(Path(sys.argv[1]).read_bytes()))
 size = network.in_avals[0].shape[1]  # (batch, height, width, channels), for any batch
 image = Image.open(sys.argv[2]).convert("L")  # light on dark, as in the training data

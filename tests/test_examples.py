@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import optax
+import pytest
 from flax import nnx
 
 import lenet_jax
@@ -17,15 +18,25 @@ from lenet_jax.nn import ops
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
+@pytest.mark.parametrize("name", ["gradient_norms", "use_stablehlo"])
+def test_an_example_without_arguments_prints_its_usage(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert capsys.readouterr().err.startswith("usage: ")
+
+
 def test_gradient_norms_are_those_of_single_gradients(notes_run, monkeypatch, capsys):
     split = dataset.load("mnist", valid_examples=0).train
     few = dataset.Split(split.images[:70], split.labels[:70])
     data = SimpleNamespace(train=few)
     monkeypatch.setattr(dataset, "load", lambda *args, **options: data)
     monkeypatch.setattr(sys, "argv", ["gradient_norms.py", str(notes_run)])
-    example = runpy.run_path(str(EXAMPLES / "gradient_norms.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(EXAMPLES / "gradient_norms.py"), run_name="__main__")
     assert "50 % of 70 norms are at most" in capsys.readouterr().out
     network = lenet_jax.load(notes_run)
+    example = runpy.run_path(str(EXAMPLES / "gradient_norms.py"))
     norms = np.asarray(example["gradient_norms"](network, few))
     graphdef, params = nnx.split(network.model, nnx.Param)
 
