@@ -30,21 +30,16 @@ def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
       OSError: it cannot be opened; or it is a folder, a pipe, a socket or a device, which might
         be read for ever.
     """
-    try:
-        file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
-    except ValueError as error:
-        reason = "its name has a null character"
-        raise OSError(errno.EINVAL, reason, os.fspath(path)) from error
-    except OSError as error:
-        if error.errno != errno.ENXIO:
-            raise
-        raise OSError(errno.EINVAL, "it is a socket, not a file", os.fspath(path)) from error
-    mode = os.fstat(file.fileno()).st_mode
-    if not stat.S_ISREG(mode):
-        file.close()
-        reason = f"it is a {'pipe' if stat.S_ISFIFO(mode) else 'device'}, not a file"
-        raise OSError(errno.EINVAL, reason, os.fspath(path))
-    return file
+    return io.BufferedReader(_open(path, "r"))
+
+
+def open_lock(path: str | os.PathLike[str]) -> io.FileIO:
+    """Opens a file that is locked, and creates it if there is none; follows no symbolic link.
+
+    Raises:
+      OSError: as `open_file`; or it is a symbolic link.
+    """
+    return _open(path, "a", getattr(os, "O_NOFOLLOW", 0))
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -107,8 +102,24 @@ def convert(value: Any, kind: type[Kind] | GenericAlias, where: str) -> Kind:
     return cast(Kind, value) if isinstance(converted, dict) else converted
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def _open(path: str | os.PathLike[str], mode: str, more_flags: int = 0) -> io.FileIO:
+    more_flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
+    try:
+        file = io.FileIO(path, mode, opener=lambda p, flags: os.open(p, flags | more_flags, 0o666))
+    except ValueError as error:
+        reason = "its name has a null character"
+        raise OSError(errno.EINVAL, reason, os.fspath(path)) from error
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        reason = "it is a pipe or a socket, not a file"
+        raise OSError(errno.EINVAL, reason, os.fspath(path)) from error
+    kind = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(kind):
+        file.close()
+        reason = f"it is a {'pipe' if stat.S_ISFIFO(kind) else 'device'}, not a file"
+        raise OSError(errno.EINVAL, reason, os.fspath(path))
+    return file
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

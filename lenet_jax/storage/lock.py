@@ -8,14 +8,14 @@ host takes it over, but one of another host must be deleted by hand.
 
 import contextlib
 import errno
+import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 import filelock
 
 from lenet_jax.errors import printable
-from lenet_jax.reading import read_bytes
+from lenet_jax.reading import open_lock, read_bytes
 from lenet_jax.storage.files import refuse_link
 
 # Error numbers of file systems, and of systems, that have no locks.
@@ -38,18 +38,18 @@ class Lock:
         self.note: str | None = None
         self._path = path
         self._marker = path.with_name(f"{path.name}.owner")
-        self._held: IO[bytes] | filelock.SoftFileLock | None = None
+        self._held: io.FileIO | filelock.SoftFileLock | None = None
 
     def acquire(self, *, wait: bool = False) -> bool:
         """Takes the lock, if need be after waiting for it; whether it is held.
 
         Raises:
-          OSError: the file cannot be written or locked, or is a symbolic link; the error's
-            `filename` is set.
+          OSError: the file cannot be written or locked, or is a symbolic link, a pipe, a socket or
+            a device; the error's `filename` is set.
         """
         refuse_link(self._path)
         with contextlib.ExitStack() as opened:
-            file = opened.enter_context(self._path.open("ab"))
+            file = opened.enter_context(open_lock(self._path))
             try:
                 if not filelock.lock_descriptor(file.fileno(), blocking=wait):
                     return False
@@ -87,7 +87,7 @@ class Lock:
 
     def _is_granted_again(self) -> bool:
         """Whether the file system grants the lock a second time, which is no lock."""
-        with self._path.open("ab") as file:
+        with open_lock(self._path) as file:
             return filelock.lock_descriptor(file.fileno(), blocking=False)
 
     def _create_marker(self, wait: bool) -> bool:

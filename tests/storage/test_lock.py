@@ -1,6 +1,9 @@
 """The system's lock, and the lock file that stands in where there is none."""
 
+import contextlib
 import errno
+import os
+import socket
 import subprocess
 import sys
 
@@ -111,6 +114,22 @@ def test_other_errors_name_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(filelock, "lock_descriptor", refuse(errno.EACCES))
     with pytest.raises(UserError, match=r"cannot be written: .*\(.*\.lock\)"):
         RunDir(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes")
+@pytest.mark.parametrize("kind", ["pipe", "pipe with a reader", "socket"])
+def test_what_is_no_file_is_refused_at_once(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's name is short
+    with contextlib.ExitStack() as opened:
+        if kind == "socket":
+            opened.enter_context(socket.socket(socket.AF_UNIX)).bind(".lock")
+        else:
+            os.mkfifo(".lock")
+            if kind == "pipe with a reader":
+                descriptor = os.open(".lock", os.O_RDONLY | os.O_NONBLOCK)
+                opened.callback(os.close, descriptor)
+        with pytest.raises(UserError, match=r"cannot be written: it is a .*, not a file \("):
+            RunDir(tmp_path)
 
 
 def test_two_workers_of_a_sweep_share_a_folder_without_locks(kind, tmp_path):

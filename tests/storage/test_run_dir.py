@@ -5,7 +5,6 @@ import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from tensorboardX.crc32c import crc32c
@@ -70,7 +69,7 @@ def test_a_folder_without_write_permission_is_reported(tmp_path, monkeypatch):
     def refuse(path, *_):  # root, who runs many a test, may write everywhere
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("lenet_jax.storage.lock.open_lock", refuse)
     with pytest.raises(UserError) as caught:
         RunDir(tmp_path)
     assert str(caught.value).splitlines()[0] == (
@@ -114,7 +113,7 @@ def test_a_full_disk_is_not_a_user_error(tmp_path, monkeypatch):
     def fail(path, *_):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(Path, "open", fail)
+    monkeypatch.setattr("lenet_jax.storage.lock.open_lock", fail)
     with pytest.raises(OSError, match="No space"):
         RunDir(tmp_path)
 
