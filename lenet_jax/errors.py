@@ -281,3 +281,8 @@ def show(value: object, limit: int = 80) -> str:
         return text
     is_path = isinstance(value, Path) or "/" in text
     return f"…{text[1 - limit :]}" if is_path else f"{text[: limit - 1]}…"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 filter`, `6 filters`, `1,024 filters`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

@@ -63,6 +63,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 def make_sweep_flags() -> flags.FlagValues:
     """Returns the flags of a run and those specific to sweeps."""
     values = make_flags()
+    values["workdir"].help = "folder of the sweep; an unfinished sweep in it is resumed"
     flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
     flags.DEFINE_bool("dry_run", False, "show the plan, without training or writing", values)
     flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n shares, 1 <= i <= n", values)
@@ -71,7 +72,7 @@ def make_sweep_flags() -> flags.FlagValues:
         "save",
         "best",
         ["best", "all", "none"],
-        "weights to save: the best member of each setting in each chunk, all members, or none",
+        "weights to save: best (the default), of the best member of each setting; all; or none",
         values,
     )
     flags.DEFINE_bool(

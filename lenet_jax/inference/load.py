@@ -12,7 +12,7 @@ from typing import Any
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax.errors import UserError, expand, show
+from lenet_jax.errors import UserError, counted, expand, show
 from lenet_jax.inference.description import (
     DEFAULTS,
     Description,
@@ -164,9 +164,11 @@ def _load_member(path: Path, member: int | None, given: Description, say: Say) -
     sweep = SweepDir(path)
     overrides = sweep.members()
     if member is None:
-        raise UserError(
-            f"{path} is a sweep of {len(overrides)} networks; choose one, for example --member=0"
-        )
+        saved = next(sweep.saved_members(), None)
+        choice = "none has its weights saved"
+        if saved is not None:
+            choice = f"choose one, for example --member={saved}"
+        raise UserError(f"{path} is a sweep of {counted(len(overrides), 'network')}; {choice}")
     if not 0 <= member < len(overrides):
         known = f"0 to {len(overrides) - 1}" if len(overrides) else "none"
         raise UserError(f"{path} has no member {member}; it has {known}")

@@ -231,14 +231,12 @@ class SweepDir:
           UserError: its weights were not saved, or its chunk is damaged.
         """
         stored = []
-        for file in sorted((self.path / CHUNKS).glob(f"[0-9]*/{WEIGHTS}")):
-            stacked, metadata = weights.read(file)
-            members = metadata.get("members", "").split()
+        for file, stacked, metadata, members in self._stored():
             stored += members
-            if str(member) not in members:
+            if member not in members:
                 continue
             self.check(int(file.parent.name))
-            index = members.index(str(member))
+            index = members.index(member)
             state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
             rows, curves = _read_chunk(file.parent)
             position = next((i for i, row in enumerate(rows) if row["member"] == member), None)
@@ -253,11 +251,26 @@ class SweepDir:
             ]
             return StoredMember(state_dict, metadata, rows[position], history)
         more = f" and {len(stored) - MAX_LISTED} more" if len(stored) > MAX_LISTED else ""
-        listed = ", ".join(stored[:MAX_LISTED]) + more
+        listed = ", ".join(map(str, stored[:MAX_LISTED])) + more
         raise UserError(
             f"{self.path} has no weights of member {member}\n"
-            f"It has those of members: {listed or 'none yet'}"
+            f"It has those of members: {listed or 'none'}\n"
+            "A sweep saves the best member of each setting, or every member with --save=all."
         )
+
+    def saved_members(self) -> Iterator[int]:
+        """The members whose weights are saved.
+
+        Raises:
+          UserError: weights are damaged.
+        """
+        return (member for *_, members in self._stored() for member in members)
+
+    def _stored(self) -> Iterator[tuple[Path, weights.StateDict, dict[str, str], list[int]]]:
+        """Each chunk's weights file, its stacked weights, its metadata, and its members."""
+        for file in sorted((self.path / CHUNKS).glob(f"[0-9]*/{WEIGHTS}")):
+            stacked, metadata = weights.read(file)
+            yield file, stacked, metadata, [int(m) for m in metadata.get("members", "").split()]
 
     def write_results(
         self, table: str, history: Curves, summary: Mapping[str, Any], winner: str | None
@@ -268,12 +281,14 @@ class SweepDir:
           table: the content of results.csv.
           history: curves of shape (members, epochs), and the member numbers.
           summary: the statistics.
-          winner: the content of the winner's config file; None if every member diverged.
+          winner: the content of the winner's config file; None if there is none, or not yet.
         """
         write_atomically(self.path / TABLE, table)
         _write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
-        if winner is not None:
+        if winner is None:
+            (self.path / WINNER).unlink(missing_ok=True)
+        else:
             write_atomically(self.path / WINNER, winner)
 
     def results(self) -> list[Path]:

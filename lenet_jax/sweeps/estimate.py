@@ -8,9 +8,9 @@ import jax
 
 from lenet_jax import machine
 from lenet_jax.data.dataset import Split
+from lenet_jax.errors import counted
 from lenet_jax.sweeps import plan as sweep_plan
 from lenet_jax.sweeps.plan import Chunk, Group
-from lenet_jax.terminal.console import counted
 from lenet_jax.terminal.progress import clock
 from lenet_jax.training.population import Population, Strategy, choose_strategy
 

@@ -12,7 +12,7 @@ from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.schema import keys
 from lenet_jax.plots import sweeps as plots
-from lenet_jax.statistics import is_stuck, p_value
+from lenet_jax.statistics import FEWEST, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
 from lenet_jax.storage import files
 from lenet_jax.storage.sweep_dir import Curves, Row
@@ -125,8 +125,9 @@ def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
     """How far a setting is ahead of the next best on validation; None if it is the only one.
 
     Returns:
-      `over`, the other's overrides; `valid_accuracy`, the difference of the means; and `p`, how
-      likely one at least as large is between settings that are equal, see `statistics.p_value`.
+      `over` and `name`, the other's overrides; `valid_accuracy`, the difference of the means; `p`,
+      how likely one at least as large is between settings that are equal, see `statistics.p_value`;
+      and `untested`, why there is no `p`, or None.
     """
     accuracies = [[row["valid_accuracy"] for row in setting.done] for setting in settings]
     others = [i for i, values in enumerate(accuracies) if values and i != index]
@@ -134,11 +135,19 @@ def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
         return None
     second = max(others, key=lambda i: statistics.fmean(accuracies[i]))
     ours, theirs = accuracies[index], accuracies[second]
+    p, untested = None, None
+    if min(len(ours), len(theirs)) < FEWEST:
+        untested = f"fewer than {FEWEST} members"
+    elif settings[index].stuck or settings[second].stuck:
+        untested = "members are stuck"
+    elif (p := p_value(ours, theirs)) is None:
+        untested = "the members of each setting are equal"
     return {
         "over": settings[second].overrides,
         "name": settings[second].name,
         "valid_accuracy": statistics.fmean(ours) - statistics.fmean(theirs),
-        "p": p_value(ours, theirs),
+        "p": p,
+        "untested": untested,
     }
 
 
@@ -208,14 +217,20 @@ def summary(
     }
 
 
-def winner_file(config: Config, row: Row) -> str:
-    """The content of a config file that returns the winner's config."""
+def winner_file(config: Config, row: Row, overrides: Overrides) -> str:
+    """The content of a config file that returns the winner's config.
+
+    Args:
+      config: the winner's.
+      row: its results.
+      overrides: its values of the swept keys, which are written even where they are the defaults.
+    """
     default: Config = base.get_config()
     different = {}
     for path in keys():
         section, _, name = path.rpartition(".")
         ours, theirs = (c[section][name] if section else c[name] for c in (config, default))
-        if ours != theirs:
+        if ours != theirs or path in overrides:
             different[path] = ours
     lines = "".join(f"            {path!r}: {value!r},\n" for path, value in different.items())
     return (

@@ -13,7 +13,7 @@ import numpy as np
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.data.form import measure_form
-from lenet_jax.errors import ExitCode, UserError, printable
+from lenet_jax.errors import ExitCode, UserError, counted, printable
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.machine import ASSUMED_MEMORY, environment, what_changed
@@ -55,7 +55,8 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
     """Plans, trains the missing chunks of this worker's share, and collects the finished ones.
 
     Returns:
-      The exit code: 0 if done, 129, 130, 141 or 143 if stopped, see `Interrupt`.
+      The exit code: 0 if done, 3 if every member diverged, 129, 130, 141 or 143 if stopped, see
+      `Interrupt`.
 
     Raises:
       UserError: the data, the available memory or the directory does not fit the sweep.
@@ -76,8 +77,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
         if store.plan() is None:
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
         with store.lock("collect"):
-            _collect(store, members, chunks, console)
-        return ExitCode.DONE
+            return _collect(store, members, chunks, console)
     for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
         console.note(remark)
     if store.lock_note:
@@ -100,8 +100,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
             console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
             return interrupt.exit_code
     with store.lock("collect"):
-        _collect(store, members, chunks, console)
-    return ExitCode.DONE
+        return _collect(store, members, chunks, console)
 
 
 def make_plan(
@@ -188,15 +187,19 @@ def _train(
     interrupt: Interrupt,
 ) -> bool:
     """Trains the chunks that no process has claimed; False if stopped by a signal."""
-    missing = _missing(store, chunks)
-    if len(missing) < len(chunks):
-        console.note(f"{len(chunks) - len(missing)} of {len(chunks)} chunks are already done")
+    missing, (worker, workers) = _missing(store, chunks), options.worker
+    if not chunks:
+        console.note(f"worker {worker} of {workers} has nothing to do: there are fewer chunks")
+    elif len(missing) < len(chunks):
+        rest = "" if missing else ": nothing to train"
+        console.note(f"{_share(len(chunks) - len(missing), len(chunks))} already done{rest}")
     trainer = Trainer(options)
     with console.member_epochs(sum(chunk.member_epochs for chunk in missing)) as progress:
         every = math.ceil(len(missing) / MOST_LINES)
         for place, chunk in enumerate(missing):
             with store.claim(chunk.number) as folder:
                 if folder is None:
+                    console.note(f"chunk {chunk.number}: left to another process")
                     progress.advance(chunk.member_epochs, 0)
                     continue
                 rows = trainer.train(chunk, folder, progress, interrupt)
@@ -307,7 +310,8 @@ def _rows(
 def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
     first, last = chunk.members.numbers[[0, -1]]
     done = [row for row in rows if row["status"] == "done"]
-    line = f"chunk {chunk.number}: members {first}–{last}"
+    members = f"member {first}" if first == last else f"members {first}–{last}"
+    line = f"chunk {chunk.number}: {members}"
     if done:
         best = max(done, key=results.rank)
         line += f", best valid acc {100 * best['valid_accuracy']:.2f} % (member {best['member']})"
@@ -316,8 +320,13 @@ def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
     return line
 
 
-def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console: Console) -> None:
-    """Writes the sweep's tables and figure from the finished chunks.
+def _share(part: int, whole: int) -> str:
+    """`1 of 5 chunks is`, `2 of 5 chunks are`, as the subject of a sentence."""
+    return f"{part:,} of {counted(whole, 'chunk')} {'is' if part == 1 else 'are'}"
+
+
+def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console: Console) -> int:
+    """Writes the sweep's tables and figure from the finished chunks; returns the exit code.
 
     The caller holds the lock `collect`: of workers that end together, the last writes all.
     """
@@ -330,13 +339,14 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
         for index, row in enumerate(chunk_rows):
             curves[row["member"]] = {name: array[index] for name, array in arrays.items()}
     rows.sort(key=lambda row: row["member"])
-    if len(done) < len(chunks):
+    complete = len(done) == len(chunks)
+    if not complete:
         console.warn(
-            f"{len(chunks) - len(done)} of {len(chunks)} chunks are missing;"
-            " run --collect when they are done"
+            f"{_share(len(chunks) - len(done), len(chunks))} missing;"
+            " run --collect when all are done"
         )
     if not rows:
-        return
+        return ExitCode.DONE
     overrides = {row["member"]: members.columns[row["member"]] for row in rows}
     chances = {}
     for group in {id(chunk.group): chunk.group for chunk in done}.values():
@@ -344,20 +354,33 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
         chances |= dict.fromkeys(group.members.numbers.tolist(), rate)
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
-    summary = results.summary(settings, winner, overrides, complete=len(done) == len(chunks))
+    summary = results.summary(settings, winner, overrides, complete=complete)
+    winner_file = None
+    if complete and winner:
+        member = winner[1]["member"]
+        winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
     store.write_results(
         results.table(rows, overrides),
         results.history([row["member"] for row in rows], curves),
         summary,
-        winner and results.winner_file(members[winner[1]["member"]].config, winner[1]),
+        winner_file,
     )
-    shown, title = results.for_plot(settings, curves), store.path.name
-    figure = draw(lambda: plot_sweep(shown, title=title), store.figure.name, console.warn)
-    if figure is not None:
-        write_atomically(store.figure, figure)
+    if winner:
+        shown, title = results.for_plot(settings, curves), store.path.name
+        title += "" if complete else ", so far"
+        figure = draw(lambda: plot_sweep(shown, title=title), store.figure.name, console.warn)
+        if figure is not None:
+            write_atomically(store.figure, figure)
     console.lines(_result_lines(settings, summary, rows))
     for file in store.results():
         console.note(f"  {file}")
+    if winner:
+        return ExitCode.DONE
+    console.warn(
+        f"every member{'' if complete else ' so far'} diverged: there is no winner and no figure;"
+        " use a lower optimizer.learning_rate"
+    )
+    return ExitCode.DIVERGED if complete else ExitCode.DONE
 
 
 def _result_lines(
@@ -371,29 +394,35 @@ def _result_lines(
         shown, best = range(SHOWN_FIRST), results.ranking(settings)[:SHOWN_BEST]
     name_of = {place: printable(settings[place].name, MOST_NAME) for place in [*shown, *best]}
     width = max(map(len, [*name_of.values(), "setting"]))
-    what = "median [25–75 %]" if robust else "mean [95 % interval]"
-    lines = ["", f"{'setting':<{width}}    n  diverged  stuck   test accuracy, %: {what}"]
+    what = "median" if robust else "mean"
+    if any(entry["n"] >= FEWEST for entry in entries):
+        what += " [25–75 %]" if robust else " [95 % interval]"
+    so_far = "" if summary["status"] == "done" else " so far"
+    heading = f"{'setting':<{width}}  {'finished':>9}  diverged  stuck    best"
+    lines = ["", f"{heading}   test accuracy{so_far}, %: {what}"]
 
     def line(place: int) -> str:
         entry = entries[place]
-        star = "  ★" if winner and winner["setting"] is entry else ""
-        counts = f"{entry['n']:>4}  {entry['diverged']:>8}  {entry['stuck']:>5}"
-        return f"{name_of[place]:<{width}} {counts}   {_accuracy(entry, robust)}{star}"
+        finished = f"{entry['n']} of {entry['n'] + entry['diverged']}"
+        best = entry["best"]["member"] if entry["best"] else "–"
+        star = "  ★" if winner and winner["setting"] is entry and len(entries) > 1 else ""
+        counts = f"{finished:>9}  {entry['diverged']:>8}  {entry['stuck']:>5}  {best:>6}"
+        return f"{name_of[place]:<{width}}  {counts}   {_accuracy(entry, robust)}{star}"
 
     lines += map(line, shown)
     if best:
         lines += [f"… of {len(entries):,} settings, all in summary.json; the best on validation:"]
         lines += map(line, best)
     if winner:
-        lead = winner["lead"]
-        lines.append("★ highest mean validation accuracy" + (_lead(lead) if lead else ""))
+        if len(entries) > 1:
+            lines.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")
         lines.append(
-            f"best member on validation: {winner['member']},"
+            f"best member on validation{so_far}: {winner['member']},"
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
+        lines.append("every accuracy is that of the member's best epoch on validation")
     seconds = sum(row["seconds"] for row in rows)
-    lines.append("every accuracy is that of the member's best epoch on validation")
-    lines.append(f"{len(rows):,} members, {clock(seconds)} of training")
+    lines.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
     return lines
 
 
@@ -410,8 +439,10 @@ def _accuracy(entry: dict[str, Any], robust: bool) -> str:
     return f"{text} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _lead(lead: dict[str, Any]) -> str:
+def _lead(lead: dict[str, Any] | None) -> str:
     """How far the winner is ahead, and how sure that is."""
+    if lead is None:
+        return ", of the only setting with finished members"
     points, p = 100 * lead["valid_accuracy"], lead["p"]
-    sure = " (too few members to test it)" if p is None else f" (Welch's t-test: p = {p:.2g})"
-    return f", {points:.2f} points above {printable(lead['name'], MOST_NAME)}{sure}"
+    sure = f"not tested: {lead['untested']}" if p is None else f"Welch's t-test: p = {p:.2g}"
+    return f", {points:.2f} points above {printable(lead['name'], MOST_NAME)} ({sure})"

@@ -126,6 +126,8 @@ class Console:
     def member_epochs(self, total: int) -> Iterator[MemberEpochs]:
         """Shows the progress of a sweep over `total` epochs of its members."""
         with progress_bar(self._rich, "member-epochs", total) as update:
+            if update is not None and total:
+                update(text=self._legible("compiling…"))  # until the first epoch is done
             yield MemberEpochs(self.note, total, update)
 
     def result(self, summary: Mapping[str, Any], files: Sequence[Path | str]) -> None:
@@ -211,8 +213,3 @@ class Console:
         if not self._rich.options.ascii_only:
             return text
         return text.translate(ASCII).encode("ascii", "backslashreplace").decode()
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 filter`, `6 filters`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")

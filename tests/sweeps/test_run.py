@@ -24,6 +24,7 @@ from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import chain, product, share_order, sweep
 from lenet_jax.sweeps.members import Members, Overrides
+from lenet_jax.sweeps.results import winner_file
 from lenet_jax.sweeps.run import Options, Trainer, run
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support import tiny
@@ -148,6 +149,9 @@ def test_the_winner_is_a_config_that_runs(finished, config):
     loaded = configs.load(str(path / "winner.py"))
     expected = configs.replace(config, SWEEP[winner["member"]])
     assert configs.differing_keys(loaded, expected) == []
+    swept = {"seed": configs.load("configs/notes.py").seed}  # as in the defaults
+    row = {"member": 0, "valid_accuracy": 0.5, "test_accuracy": 0.5}
+    assert f"'seed': {swept['seed']}" in winner_file(configs.load("configs/notes.py"), row, swept)
 
 
 def test_one_member_is_loaded_from_stacked_weights(finished):
@@ -236,6 +240,9 @@ def test_workers_share_a_sweep_and_collect_writes_its_results(finished, config, 
     shared = tmp_path / "shared"
     code, output = start(shared, config, worker=(2, 2))
     assert code == 0 and "3 of 5 chunks are missing" in output
+    assert "on validation so far" in output and not (shared / "winner.py").exists()
+    code, output = start(shared, config, worker=(9, 9))
+    assert code == 0 and "worker 9 of 9 has nothing to do" in output
     summary = json.loads((shared / "summary.json").read_text())
     assert (summary["status"], summary["members"]) == ("incomplete", 8)
     with SweepDir(shared).claim(2) as held:  # another process is at it
@@ -247,6 +254,17 @@ def test_workers_share_a_sweep_and_collect_writes_its_results(finished, config, 
     code, output = start(shared, config, collect=True)
     assert code == 0 and "missing" not in output
     assert without_seconds(shared) == without_seconds(path)
+
+
+def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):
+    code, output = start(tmp_path, config, SWEEP[MEMBERS:], chunk_size=1)
+    assert code == 3 and "0 of 1" in output and "★" not in output
+    assert "every member diverged: there is no winner and no figure; use a lower" in output
+    assert not (tmp_path / "winner.py").exists() and not (tmp_path / "sweep.png").exists()
+    code, output = start(tmp_path, config, SWEEP[MEMBERS:], chunk_size=1)
+    assert code == 3 and "1 of 1 chunk is already done: nothing to train" in output
+    with pytest.raises(UserError, match="a sweep of 1 network; choose one, for example --member=0"):
+        load(tmp_path)
 
 
 def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
@@ -456,6 +474,8 @@ def test_of_many_settings_the_first_and_the_best_are_printed():
     assert shown == [f"learning_rate={i}" for i in [0, 1, 2, *best]]
     assert sum("★" in line for line in many) == 2
     few = lines(rows[:24])
+    assert "interval" not in few[1] and "not tested: fewer than 3 members" in "\n".join(few)
+    assert not any("★" in line for line in lines(rows[:1]))
     assert [line.split()[0] for line in few if line.startswith("learn")] == [
         f"learning_rate={i}" for i in range(24)
     ]
