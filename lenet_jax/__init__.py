@@ -50,7 +50,7 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     from lenet_jax import config as configs
     from lenet_jax import machine
     from lenet_jax.device import require_device
-    from lenet_jax.errors import ExitCode, UserError
+    from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 
     machine.use_compilation_cache()
     machine.use_cores()
@@ -63,7 +63,9 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     repeats = configs.saved_config(config) if isinstance(config, str) else None
     code = run(checked, workdir, command, started, repeats=repeats)
     if code == ExitCode.DIVERGED:
-        raise UserError(f"the run in {workdir} diverged: its loss stopped being finite")
+        raise UserError(
+            f"the run in {workdir} diverged: its loss stopped being finite\n{IF_DIVERGED}"
+        )
     if code != ExitCode.DONE:
         raise KeyboardInterrupt
     return load(workdir)

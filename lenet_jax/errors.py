@@ -18,6 +18,8 @@ from typing import Any
 LINES, WIDTH = 3, 200  # of a message, at most
 PATH_END = 40  # characters that a path keeps in a line that is too long
 
+# What to do about a run that diverged, which the same command repeats.
+IF_DIVERGED = "lower optimizer.learning_rate or clip with train.max_grad_norm, in another workdir"
 # What to do about writes that fail because of the disk, by error number.
 DISK_FAULTS = {
     errno.ENOSPC: "free disk space",

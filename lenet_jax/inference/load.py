@@ -12,7 +12,7 @@ from typing import Any
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax.errors import UserError, counted, expand, show
+from lenet_jax.errors import IF_DIVERGED, UserError, counted, expand, show
 from lenet_jax.inference.description import (
     DEFAULTS,
     Description,
@@ -34,7 +34,7 @@ from lenet_jax.inference.torch_names import Say, rename
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
-from lenet_jax.storage.formats import Summary
+from lenet_jax.storage.formats import RunRecord, Summary
 from lenet_jax.storage.sums import MANIFEST, find_damaged
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
@@ -83,12 +83,7 @@ def load(
             f"Restore a backup; if you changed it yourself, delete {MANIFEST}."
         )
     config = configs.load_json(path / run_dir.CONFIG)
-    if not (path / run_dir.WEIGHTS).is_file():
-        raise UserError(
-            f"{path} has no trained network yet: {run_dir.WEIGHTS} is written when a run is done\n"
-            "Run its command again to resume it."
-        )
-    state_dict, metadata = _read(path / run_dir.WEIGHTS, given, say)
+    state_dict, metadata = _read(_weights_file(path), given, say)
     summary = read_json(path / run_dir.SUMMARY, Summary)
     rows = run_dir.read_rows(path)
     network = _make(state_dict, metadata, str(path), config, summary, rows)
@@ -156,8 +151,27 @@ def _say_unusual_size(model: LeNet, metadata: Mapping[str, str], source: str, sa
 
 
 def _weights_file(path: str | Path) -> Path:
+    """The file itself, or that of a run.
+
+    Raises:
+      UserError: the run has no trained network.
+    """
     path = expand(path)
-    return path / run_dir.WEIGHTS if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    file = path / run_dir.WEIGHTS
+    if (path / run_dir.CONFIG).is_file() and not file.is_file():
+        record = read_json(path / run_dir.RECORD, RunRecord)
+        if record is not None and record["status"] == "diverged":
+            raise UserError(
+                f"{path} has no trained network, since its run diverged:"
+                f" {record.get('exit_reason')}\nIts command would repeat that: {IF_DIVERGED}"
+            )
+        raise UserError(
+            f"{path} has no trained network yet: {run_dir.WEIGHTS} is written when a run is done\n"
+            "Run its command again to resume it."
+        )
+    return file
 
 
 def _load_member(path: Path, member: int | None, given: Description, say: Say) -> Network:

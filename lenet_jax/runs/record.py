@@ -85,16 +85,17 @@ class Record:
             self.values["has_checkpoint"] = True
             self._directory.write_json(RECORD, self.values)
 
-    def note_extension(self, epochs: int, spec: Spec) -> str:
+    def note_extension(self, epochs: int, spec: Spec, last_rate: float) -> str:
         """Records that a run of some epochs is extended; what that means for the learning rate.
 
         Args:
           epochs: those of the run so far.
           spec: of the longer run.
+          last_rate: the learning rate of the last step that the schedule spans.
         """
         last = spec.schedule_epochs < spec.num_epochs
         rate = (
-            f"the last learning rate of its {spec.schedule_epochs} epochs stays"
+            f"the last learning rate of its {spec.schedule_epochs} epochs, {last_rate:.3g}, stays"
             if last
             else "its schedule goes on"
         )

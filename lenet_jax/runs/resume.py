@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.errors import UserError
-from lenet_jax.reading import convert
+from lenet_jax.reading import convert, read_json
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.formats import Metrics as RowOfMetrics
 from lenet_jax.storage.formats import RunRecord, Summary
 from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.optim import depends_on_length
-from lenet_jax.training.step import Metrics, TrainState, no_metrics
+from lenet_jax.training.spec import Spec, hyperparameters, make_spec
+from lenet_jax.training.step import Metrics, TrainState, learning_rate, no_metrics
+
+LOW_RATE = 0.01  # of the peak; below, training hardly changes a network
 
 
 class RunState(NamedTuple):
@@ -99,7 +103,10 @@ def look_back(
         return None, None
     old = configs.load_json(file)
     different = configs.differing_keys(old, config)
+    finished = previous["status"] == "done"
     extended = [key for key in different if key.startswith("train.num_epochs:")]
+    if finished and different == extended and _was_extended(previous, config, "from_epochs"):
+        return None, directory.read_json(SUMMARY, Summary)
     longer = config.train.num_epochs >= old.train.num_epochs
     kept = [key for key in different if key.startswith("train.schedule_epochs:")]
     if not longer or different != extended + kept or (kept and not extended):
@@ -108,10 +115,12 @@ def look_back(
             "Use the same config to resume it, or choose another --workdir to start over."
         )
     if depends_on_length(config.schedule.name) and _span(config) != _span(old):
+        rate = last_rate(make_spec(old, dataset), old)
         raise UserError(
             f"{directory.path} trains {_span(old)} epochs on the schedule {config.schedule.name},"
             f" whose rates would differ if it spanned {_span(config)}\n"
-            "Add --extend=continue to keep its last learning rate for the additional epochs,"
+            f"Add --extend=continue to keep its last learning rate, {rate:.3g} (the peak is"
+            f" {old.optimizer.learning_rate:g}), for the additional epochs,"
             " or choose another --workdir to start over."
         )
     if previous["data_fingerprint"] != dataset.fingerprint:
@@ -121,7 +130,45 @@ def look_back(
         )
     if extended:
         return old.train.num_epochs, None
-    return None, directory.read_json(SUMMARY, Summary) if previous["status"] == "done" else None
+    return None, directory.read_json(SUMMARY, Summary) if finished else None
+
+
+def last_rate(spec: Spec, config: configs.Config) -> float:
+    """The learning rate of the last step that the schedule spans."""
+    step = jnp.int32(spec.schedule_epochs * spec.steps_per_epoch - 1)
+    return float(learning_rate(spec, hyperparameters(config), step))
+
+
+def low_rate(spec: Spec, config: configs.Config, folder: Path) -> str | None:
+    """What to do instead of extending a run, if the rate that stays is too low to change much."""
+    rate, peak = last_rate(spec, config), config.optimizer.learning_rate
+    if spec.schedule_epochs >= spec.num_epochs or rate >= LOW_RATE * peak:
+        return None
+    return (
+        f"a learning rate of {rate:.3g}, {100 * rate / peak:.2g} % of the peak, hardly changes the"
+        " network; to train further, choose another --workdir and start over with more epochs, or"
+        f" start from these weights: --config.train.initial_weights={folder}"
+    )
+
+
+def repeated_config(folder: Path, config: configs.Config) -> configs.Config:
+    """The config of an extended run in a folder, where `config` is its own but for the flag.
+
+    That is the config itself, or, if the run was extended from or to as many epochs with
+    `--extend=continue`, one with the epochs that its schedule spans.
+
+    Raises:
+      UserError: the run's record or config is damaged.
+    """
+    previous = read_json(folder / RECORD, RunRecord)
+    if previous is None or config.train.schedule_epochs is not None:
+        return config
+    if not any(_was_extended(previous, config, end) for end in ("from_epochs", "to_epochs")):
+        return config
+    old = configs.load_json(folder / CONFIG)
+    if old.train.num_epochs < config.train.num_epochs:
+        return config
+    return configs.replace(config, {"train.schedule_epochs": old.train.schedule_epochs})
 
 
 def extended_config(folder: Path, config: configs.Config) -> configs.Config:
@@ -174,6 +221,12 @@ def restore(
             "Choose another --workdir to start over."
         ) from error
     return run_state, progress.run, progress.rows
+
+
+def _was_extended(record: RunRecord, config: configs.Config, end: str) -> bool:
+    """Whether the run was extended from, or to, the epochs of a config."""
+    epochs = config.train.num_epochs
+    return any(extension.get(end) == epochs for extension in record.get("extensions", ()))
 
 
 def _span(config: configs.Config) -> int:

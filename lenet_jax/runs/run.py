@@ -15,14 +15,23 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import ExitCode, UserError, expand, writing
+from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, expand, writing
 from lenet_jax.inference.description import disagreements
 from lenet_jax.inference.load import load_model
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.nn import native
 from lenet_jax.runs import figures
 from lenet_jax.runs.record import Record
-from lenet_jax.runs.resume import Progress, RunState, extended_config, look_back, restore
+from lenet_jax.runs.resume import (
+    Progress,
+    RunState,
+    extended_config,
+    last_rate,
+    look_back,
+    low_rate,
+    repeated_config,
+    restore,
+)
 from lenet_jax.statistics import shortest
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.files import make_folder
@@ -74,8 +83,8 @@ def run(
     console = Console()
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
-    if extend:
-        config = extended_config(expand(workdir, "--workdir="), config)
+    change = extended_config if extend else repeated_config
+    config = change(expand(workdir, "--workdir="), config)
     trainer = Trainer(config, data.load(**config.data))
     check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
@@ -89,7 +98,10 @@ def run(
     ):
         extended_from, summary = look_back(directory, config, trainer.dataset)
         if summary is not None:
-            console.note("this run is already finished")
+            epochs = summary.get("epochs", 0)
+            longer = epochs > config.train.num_epochs
+            extended = f", and extended to {epochs} epochs" if longer else ""
+            console.note(f"this run is already finished{extended}")
             console.result(summary, directory.files())
             return ExitCode.DONE
         with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
@@ -108,7 +120,10 @@ def run(
                 console.warn(directory.lock_note)
             record.values["has_checkpoint"] = saved is not None
             if extended_from is not None:
-                console.note(record.note_extension(extended_from, trainer.spec))
+                rate = last_rate(trainer.spec, config)
+                console.note(record.note_extension(extended_from, trainer.spec, rate))
+                if remark := low_rate(trainer.spec, config, directory.path):
+                    console.warn(remark)
             interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)
             with record:  # first: an extended run is no longer done
                 directory.restart_rows(rows)
@@ -197,7 +212,7 @@ class _Job:
         reason = f"the loss or the weights stopped being finite at {at}"
         latest = self.checkpoints.latest()
         checkpoint = "none" if latest is None else f"that of step {latest}"
-        self.console.warn(f"{reason}; latest checkpoint: {checkpoint}")
+        self.console.warn(f"{reason}; latest checkpoint: {checkpoint}; {IF_DIVERGED}")
         return Outcome(ExitCode.DIVERGED, "diverged", reason)
 
     def _row(self, segment: Segment, valid: Metrics, progress: Progress) -> Row:

@@ -208,24 +208,30 @@ def test_an_extension_keeps_the_last_learning_rate_or_is_refused(
     assert not (tmp_path / "run").exists()
     short = start(tmp_path / "run", config(2))
     before = contents(short.path)
+    rate = short.rows()[-1]["learning_rate"]
     with pytest.raises(UserError) as caught:
         start(short.path, config(4))
     assert f"trains 2 epochs on the schedule {name}" in str(caught.value)
-    assert "Add --extend=continue" in str(caught.value)
+    assert f"Add --extend=continue to keep its last learning rate, {rate:.3g}" in str(caught.value)
     assert contents(short.path) == before
 
     first = [row["learning_rate"] for row in short.rows()]
     longer = start(short.path, config(4), extend=True)
     assert longer.code == 0
-    kept = "; the last learning rate of its 2 epochs stays"
+    kept = f"; the last learning rate of its 2 epochs, {first[1]:.3g}, stays"
     assert f"this run is extended: train.num_epochs: 2 → 4{kept}" in longer.output.splitlines()
+    assert ("hardly changes the network" in longer.output) == (first[1] < 0.01 * 0.05)
     rates = [row["learning_rate"] for row in longer.rows()]
     assert first == rates[:2]
     assert rates[1] == rates[2] == rates[3] > 0
-    again = start(short.path, config(4), extend=True)
-    assert "this run is already finished" in again.output.splitlines()
-    with pytest.raises(UserError, match=r"train\.schedule_epochs: 2 → None"):
-        start(short.path, config(4))
+    before = contents(longer.path)
+    for epochs, extend in ((4, True), (4, False), (2, True), (2, False)):
+        again = start(short.path, config(epochs), extend=extend)
+        extended = ", and extended to 4 epochs" if epochs == 2 else ""
+        assert f"this run is already finished{extended}" in again.output.splitlines()
+    assert contents(longer.path) == before
+    with pytest.raises(UserError, match=r"train\.num_epochs: 4 → 3"):
+        start(short.path, config(3))
 
 
 def test_a_missing_summary_is_written_again(finished, tmp_path, no_figures):

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 import lenet_jax
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import UserError, WriteError
+from lenet_jax.errors import IF_DIVERGED, UserError, WriteError
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn import native, ops
 from lenet_jax.runs import figures as report
@@ -225,7 +225,10 @@ def test_a_diverged_run_reports_it_and_saves_nothing(folder, tmp_path, sections)
     reason = f"the loss or the weights stopped being finite at step {step}, in epoch 1"
     record = run.read("run.json")
     assert (record["status"], record["exit_reason"]) == ("diverged", reason)
-    assert f"warning: {reason}; latest checkpoint: none" in run.output.splitlines()
+    warning = f"warning: {reason}; latest checkpoint: none; {IF_DIVERGED}"
+    assert warning in run.output.splitlines()
+    with pytest.raises(UserError, match=f"its run diverged: {reason}\nIts command would repeat"):
+        lenet_jax.load(tmp_path)
     assert run.rows() == []
     assert list((tmp_path / "checkpoints").iterdir()) == []
     assert not (tmp_path / "summary.json").exists()
