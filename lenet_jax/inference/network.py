@@ -19,7 +19,7 @@ from lenet_jax.data.decode import from_pil
 from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
 from lenet_jax.data.image_files import find_form, read_characters
 from lenet_jax.data.image_sources import Content, Entry
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, show
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.pixels import fit_array, fit_item, items_of
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
@@ -70,6 +70,24 @@ class Network:
     least_energy: float | None = None
     stated: Mapping[str, str] | None = None
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        """A few lines: the layers and their sizes, the data, and the test accuracy if known."""
+        names = "conv1", "conv2", "fc1", "fc2", "fc3"
+        layers = zip(names, self.model_sizes, strict=True)
+        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
+        size = self.image_size
+        known = [f"input {size}×{size}×{self.channels}", f"{len(self.class_names)} classes"]
+        if self.config is not None:
+            known.insert(0, f"data {show(self.config.data.name)}")
+        if (accuracy := self.summary.get("test_accuracy")) is not None:
+            known.append(f"test accuracy {100 * accuracy:.2f} %")
+        return (
+            f"Network of {self.source}: {count:,} parameters\n"
+            f"  {', '.join(f'{name} {units}' for name, units in layers)};"
+            f" {self.model.activation}, {self.model.pool} pooling\n"
+            f"  {', '.join(known)}"
+        )
 
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of each image, 0 to k - 1; `class_names` has its name."""

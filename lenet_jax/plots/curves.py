@@ -51,7 +51,7 @@ def plot_curves(history: History, *, title: str, seam: int | None = None) -> Fig
         panels["learning rate, end of epoch"] = [_column(history, "learning_rate")]
 
     title = f"Learning curves, {legible(title, 80)}"
-    figure = chart(WIDTH, 350, title, margins=(56, 16, 46, 0.24))
+    figure = chart(WIDTH, 350, title, margins=(74, 16, 46, 0.26))
     figure.text(16 / WIDTH, 1 - 42 / 350, "● train", color=TRAIN, va="center_baseline")
     all_axes = figure.subplots(1, len(panels))
     for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
@@ -72,6 +72,7 @@ def plot_curves(history: History, *, title: str, seam: int | None = None) -> Fig
                 textcoords="offset points",
                 va="top",
                 fontsize="small",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
             )
     if len(panels) == 3:
         all_axes[2].set_ylim(bottom=0)

@@ -212,10 +212,11 @@ def plot_calibration(
     sizes = 20 * np.log10(10 * counts[some])
     axes.scatter(100 * confidence[some], 100 * accuracy[some], sizes, color=BLUE, clip_on=False)
     axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="accuracy, %")
+    write(axes, 2, 96, "larger dot: more images", color=FAINT)
     middles = (np.arange(len(counts)) + 0.5) * 100 / len(counts)
     below.bar(middles, counts, 80 / len(counts), color=BLUE)
-    below.set(xlabel="confidence, %", ylabel="images (log)")
-    _count_axis(below)
+    below.set(xlabel="confidence, %", ylabel="images (log scale)")
+    _count_axis(below, int(counts.max(initial=0)))
     return figure
 
 
@@ -251,14 +252,21 @@ def plot_histograms(
         for axes in panels[len(layers) :]:
             axes.set_axis_off()
         for axes, (name, values) in zip(panels, layers.items(), strict=False):
-            axes.stairs(*np.histogram(values, 40), fill=True, color=BLUE)
+            counts, edges = np.histogram(values, 40)
+            axes.stairs(counts, edges, fill=True, color=BLUE, baseline=0.5)
             axes.set_title(f"{name}\n{below[name]}", size=8)
             axes.set_xlabel(name_of_x, size=8)
-            _count_axis(axes)
+            _count_axis(axes, int(counts.max()))
             axes.tick_params(labelsize=7)
     return figure
 
 
-def _count_axis(axes: Axes) -> None:
-    axes.set_yscale("symlog", linthresh=1)
+def _count_axis(axes: Axes, largest: int) -> None:
+    """A logarithmic axis on which a count of 1 is visible; one of 0 is an empty place."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log", nonpositive="clip")
+    axes.set_ylim(0.5, 2.0 * max(largest, 1))
+    axes.yaxis.set_major_locator(LogLocator(10, numticks=5))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:,.0f}")

@@ -131,6 +131,16 @@ def test_a_member_of_a_sweep_is_a_network_with_its_own_config(network, sweep, im
     assert np.abs(other.logits(images[:9]) - network.logits(images[:9])).max() > 1
 
 
+def test_a_network_is_shown_in_three_lines(notes_run):
+    network = lenet_jax.load(notes_run)
+    accuracy = 100 * network.summary["test_accuracy"]
+    assert repr(network).splitlines() == [
+        f"Network of {notes_run}: 49,102 parameters",
+        "  conv1 6, conv2 12, fc1 120, fc2 84, fc3 10; relu, max pooling",
+        f"  data mnist, input 32×32×1, 10 classes, test accuracy {accuracy:.2f} %",
+    ]
+
+
 def test_paths_without_a_trained_network_are_refused(notes_run, sweep, tmp_path):
     unfinished = tmp_path / "unfinished"
     unfinished.mkdir()

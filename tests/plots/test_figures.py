@@ -123,6 +123,24 @@ def test_a_page_may_hold_every_figure(figures):
     assert len(identifiers) == len(set(identifiers)) > 20
 
 
+def test_counts_have_no_place_for_zero_and_dots_are_explained(figures):
+    assert "larger dot: more images" in texts(figures["calibration"])
+    for name in ("calibration", "histograms"):
+        labels = texts(figures[name])
+        assert "1" in labels
+        counts = [axes for axes in figures[name].axes if axes.axison]
+        for axes in counts[1:]:  # above the counts of the calibration is its accuracy
+            assert axes.get_yscale() == "log" and axes.get_ylim()[0] == 0.5
+
+
+def test_small_losses_have_whole_labels():
+    figure = curves.plot_curves([row | {"train/loss": 1.2e-4} for row in HISTORY], title="a")
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_yticklabels()
+    assert "0.0001" in [label.get_text() for label in labels]
+    assert min(label.get_window_extent().x0 for label in labels) >= 0
+
+
 def test_neither_pyplot_nor_jax_is_needed():
     code = (
         "import sys; from lenet_jax.plots import filters; assert 'matplotlib' not in sys.modules;"
