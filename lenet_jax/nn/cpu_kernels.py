@@ -27,8 +27,13 @@ def conv_pool_relu(
     """`ops.conv_pool_relu` of float32 arrays that have the batch last.
 
     Raises:
+      ValueError: the shapes do not fit.
       UserError: the C++ cannot be compiled here, see `native.missing`.
     """
+    _, height, width, _ = x.shape
+    _check_shapes(x, kernel, bias, (SIZE, SIZE))
+    if min(height, width) < SIZE or (height - SIZE) % 2 == 0 or (width - SIZE) % 2 == 0:
+        raise ValueError(f"maps of {height}×{width} leave no even size to pool")
     native.load()
     return _conv_pool_relu.bind(x, kernel, bias)[0]
 
@@ -39,10 +44,20 @@ def linear(
     """`ops.linear` of float32 arrays that have the batch last.
 
     Raises:
+      ValueError: the shapes do not fit.
       UserError: the C++ cannot be compiled here, see `native.missing`.
     """
+    _check_shapes(x, kernel, bias, ())
     native.load()
     return _linear.apply(x, kernel, bias)
+
+
+def _check_shapes(x: Array, kernel: Array, bias: Array, window: tuple[int, ...]) -> None:
+    """Raises ValueError unless they fit, since the C++ trusts shapes."""
+    if kernel.shape != (*window, x.shape[0], *bias.shape) or bias.ndim != 1:
+        raise ValueError(
+            f"an input of {x.shape}, a kernel of {kernel.shape}, a bias of {bias.shape} do not fit"
+        )
 
 
 def _forward(

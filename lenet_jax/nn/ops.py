@@ -15,15 +15,16 @@ in float32 in any case.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import dtypes, lax
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Int, UInt8
+from jaxtyping import Array, ArrayLike, Float, Integer, UInt8
 
 from lenet_jax import machine
 from lenet_jax.errors import UserError
@@ -61,12 +62,13 @@ def conv_pool_relu(
       Feature maps of height (h - s + 1) / 2 and width (w - s + 1) / 2.
 
     Raises:
-      ValueError: s is even, or the convolved height or width is odd or not positive; kernel and
-        bias differ in dtype; or `native` is requested, and s is not 5 or an array is not float32.
+      ValueError: the arrays' shapes do not fit; kernel and bias differ in dtype; s is even, or the
+        convolved height or width is odd or not positive; or `native` is requested, and s is not 5
+        or the promoted dtype is not float32.
       UserError: `native` is requested, and not available.
     """
+    x, kernel, bias = _promote(x, kernel, bias, rank=4)
     _check_sizes(x, kernel)
-    _check_dtypes(kernel, bias)
     chosen = _choose(backend, x, kernel, kernel.shape[0] == cpu_kernels.SIZE)
     if chosen == "native":
         return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
@@ -103,11 +105,11 @@ def conv_activate_pool(
       precision: of the convolution.
 
     Raises:
-      ValueError: s is even, or the convolved height or width is odd or not positive; or kernel and
-        bias differ in dtype.
+      ValueError: the arrays' shapes do not fit; kernel and bias differ in dtype; s is even, or the
+        convolved height or width is odd or not positive.
     """
+    x, kernel, bias = _promote(x, kernel, bias, rank=4)
     _check_sizes(x, kernel)
-    _check_dtypes(kernel, bias)
     activate = ACTIVATIONS[activation]
     if backend == "plain" or 0 in x.shape:
         convolved = activate(_convolve(x, kernel, precision) + bias.reshape(1, 1, 1, -1))
@@ -137,11 +139,11 @@ def linear(
       precision: of the product.
 
     Raises:
-      ValueError: kernel and bias differ in dtype; or `native` is requested, and an array is not
-        float32.
+      ValueError: the arrays' shapes do not fit; kernel and bias differ in dtype; or `native` is
+        requested, and the promoted dtype is not float32.
       UserError: `native` is requested, and not available.
     """
-    _check_dtypes(kernel, bias)
+    x, kernel, bias = _promote(x, kernel, bias, rank=2)
     if _choose(backend, x, kernel) == "native":
         return batch_last(cpu_kernels.linear(batch_last(x), kernel, bias))
     return jnp.matmul(x, kernel, precision=precision) + bias.reshape(1, -1)
@@ -206,6 +208,25 @@ def compiler_options(platform: str | None = None) -> dict[str, Any]:
     return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
 
 
+def _promote(x: Array, kernel: Array, bias: Array, rank: int) -> tuple[Array, Array, Array]:
+    """The arrays in one dtype, by JAX's rules. Checks their shapes, which the C++ trusts."""
+    square = kernel.shape[:1] * (rank - 2)
+    ranks_fit = x.ndim == kernel.ndim == rank
+    if not (ranks_fit and kernel.shape == (*square, x.shape[-1], *bias.shape)):
+        layout = "(b, h, w, c), (s, s, c, k) and (k,)" if rank == 4 else "(b, n), (n, k) and (k,)"
+        raise ValueError(
+            f"the shapes of the input, {x.shape}, of the kernel, {kernel.shape}, and of the bias,"
+            f" {bias.shape}, do not fit: they must be {layout}"
+        )
+    of_kernel, of_bias = (dtypes.canonicalize_dtype(array.dtype) for array in (kernel, bias))
+    if of_kernel != of_bias:
+        raise ValueError(
+            f"the kernel is {of_kernel} and the bias {of_bias}; both must have one dtype"
+        )
+    dtype = jnp.result_type(x, kernel)
+    return x.astype(dtype), kernel.astype(dtype), bias.astype(dtype)
+
+
 def _check_sizes(x: Array, kernel: Array) -> None:
     _, height, width, _ = x.shape
     size = kernel.shape[0]
@@ -217,13 +238,6 @@ def _check_sizes(x: Array, kernel: Array) -> None:
                 f"a {name} of {extent} leaves {extent - size + 1} after a {size}×{size}"
                 " convolution; 2×2 pooling needs a positive even number"
             )
-
-
-def _check_dtypes(kernel: Array, bias: Array) -> None:
-    if kernel.dtype != bias.dtype:
-        raise ValueError(
-            f"the kernel is {kernel.dtype} and the bias {bias.dtype}; both must have one dtype"
-        )
 
 
 def batch_last(x: Float[Array, "first *middle last"]) -> Float[Array, "last *middle first"]:
@@ -261,7 +275,7 @@ def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
     its input rows in another order; `torch_bridge` permutes them.
     """
     # Written with the batch last, so that no copy comes between `phase` and the linear layers.
-    return x.transpose(1, 2, 3, 0).reshape(-1, x.shape[0]).T
+    return x.transpose(1, 2, 3, 0).reshape(math.prod(x.shape[1:]), len(x)).T
 
 
 def _convolve(
@@ -294,20 +308,24 @@ def normalise(
 
 
 def cross_entropy(
-    logits: Float[Array, "b k"], labels: Int[Array, " b"], *, label_smoothing: ArrayLike = 0.0
+    logits: Float[Array, "b k"], labels: Integer[Array, " b"], *, label_smoothing: ArrayLike = 0.0
 ) -> Float[Array, " b"]:
     """Cross-entropy of each example, in nats; PyTorch's with `reduction='none'`.
 
     Args:
       logits: unnormalised log-probabilities; −∞ for classes that are ruled out.
-      labels: classes, 0 to k - 1. The loss of any other label is NaN.
+      labels: classes, 0 to k - 1. The loss of any other label is NaN, and so is its
+        gradient.
       label_smoothing: the share of the target spread evenly over all classes, in [0, 1).
     """
+    labels = jnp.asarray(labels)
+    if labels.dtype.itemsize < 4:  # which may not hold k
+        labels = labels.astype(jnp.int32)
     log_probabilities = jax.nn.log_softmax(logits)
     target = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     smoothing = jnp.asarray(label_smoothing, logits.dtype)
     target = (1 - smoothing) * target + smoothing / logits.shape[-1]
-    # What the target rules out does not count, not even 0 times −∞.
-    losses = -jnp.sum(target * jnp.where(target > 0, log_probabilities, 0), axis=-1)
     is_class = (labels >= 0) & (labels < logits.shape[-1])
-    return jnp.where(is_class, losses, jnp.nan)
+    target = jnp.where(is_class[:, None], target, jnp.nan)
+    # What the target rules out does not count, not even 0 times −∞.
+    return -jnp.sum(target * jnp.where(target != 0, log_probabilities, 0), axis=-1)

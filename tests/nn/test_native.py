@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from inspect import unwrap
 from pathlib import Path
 
 import jax
@@ -364,3 +365,17 @@ def test_vmap_over_networks():
     for index in range(2):
         alone = gradient(x[index], kernels[index])
         jax.tree.map(lambda a, b, i=index: np.testing.assert_array_equal(a[i], b), together, alone)
+
+
+@pytest.mark.compiler
+def test_shapes_that_do_not_fit_are_refused_before_the_kernels():
+    with pytest.raises(ValueError, match=r"\(5, 3\).*\(5000, 4\).*\(4,\)"):
+        unwrap(cpu_kernels.linear)(jnp.ones((5, 3)), jnp.ones((5000, 4)), jnp.ones(4))
+    for x, kernel, bias in (
+        ((2, 8, 8, 16), (5, 5, 1, 4), (4,)),
+        ((1, 8, 8, 16), (5, 3, 1, 4), (4,)),
+        ((1, 8, 8, 16), (5, 5, 1, 4), (3,)),
+        ((1, 9, 8, 16), (5, 5, 1, 4), (4,)),
+    ):
+        with pytest.raises(ValueError, match=r"do not fit|no even size"):
+            unwrap(cpu_kernels.conv_pool_relu)(*map(jnp.ones, (x, kernel, bias)))

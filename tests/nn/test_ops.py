@@ -1,4 +1,5 @@
 from functools import partial
+from inspect import unwrap
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +219,10 @@ def test_cross_entropy_of_ruled_out_classes(jit):
 def test_cross_entropy_of_no_class_is_nan(label):
     losses = ops.cross_entropy(jnp.zeros((2, 3)), jnp.asarray([label, 1], jnp.int32))
     np.testing.assert_allclose(losses, [np.nan, np.log(3)], rtol=1e-6)
+    labels = jnp.asarray([label, 1], jnp.int32)
+    gradient = jax.grad(lambda x: ops.cross_entropy(x, labels).sum())(jnp.zeros((2, 3)))
+    np.testing.assert_array_equal(np.isnan(gradient).all(axis=1), [True, False])
+    assert np.isfinite(gradient[1]).all()
 
 
 @pytest.mark.torch
@@ -280,3 +285,54 @@ def test_no_images_have_no_gradient(backend):
     assert value.shape == (0, 2, 2, 2)
     for gradient, shape in zip(gradients, shapes, strict=True):
         np.testing.assert_array_equal(gradient, np.zeros(shape))
+
+
+@pytest.mark.parametrize("backend", ["plain", "phase", NATIVE])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((3, 5), (5000, 4), (4,)),
+        ((3, 5), (5, 4), (5,)),
+        ((3, 5), (5, 4), (1, 4)),
+        ((2, 3, 5), (5, 4), (4,)),
+        ((2, 8, 8, 2), (5, 5, 1, 4), (4,)),
+        ((2, 8, 8, 1), (5, 3, 1, 1), (1,)),
+        ((2, 8, 8, 1), (5, 5, 1, 4), (5,)),
+        ((2, 8, 8, 1), (5, 5, 1, 4), (1,)),
+        ((8, 8, 1), (5, 5, 1, 4), (4,)),
+        ((2, 8, 8, 5), (5, 4), (4,)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(shapes, backend):
+    x, kernel, bias = map(jnp.ones, shapes)
+    layers = [unwrap(ops.linear)]  # without the tests' own checks of annotations
+    if len(kernel.shape) == 4:
+        general = partial(unwrap(ops.conv_activate_pool), activation="tanh", pool="avg")
+        layers = [unwrap(ops.conv_pool_relu), general]
+    for layer in layers:
+        with pytest.raises(ValueError, match="do not fit") as error:
+            layer(x, kernel, bias, backend=backend)
+        assert all(str(shape) in str(error.value) for shape in shapes)
+
+
+@pytest.mark.parametrize("backend", ["auto", "plain", "phase", NATIVE])
+@pytest.mark.parametrize("dtype", ["float16", "int32"])
+def test_an_input_of_another_dtype_is_promoted(dtype, backend):
+    x, kernel, bias = jnp.ones((2, 6, 6, 1), dtype), jnp.ones((5, 5, 1, 3)), jnp.ones(3)
+    with jax.numpy_dtype_promotion("standard"):
+        maps = unwrap(ops.conv_pool_relu)(x, kernel, bias, backend=backend)
+        rows = unwrap(ops.linear)(x[0, 0, :, :1], kernel[0, 0], bias, backend=backend)
+    assert maps.dtype == rows.dtype == kernel.dtype
+    np.testing.assert_array_equal(maps, 26)
+    np.testing.assert_array_equal(rows, 2)
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("uint8", 256), ("uint8", 300), ("int8", 128)])
+def test_cross_entropy_of_labels_in_few_bits(dtype, k):
+    labels = jnp.asarray([0, 7, 127], dtype)
+    losses = ops.cross_entropy(jnp.zeros((3, k)), labels)
+    np.testing.assert_allclose(losses, np.full(3, np.log(k)), rtol=1e-6)
+
+
+def test_batches_of_no_images_through_a_flattened_map():
+    assert ops.flatten(jnp.zeros((0, 5, 4, 3))).shape == (0, 60)
