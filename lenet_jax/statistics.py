@@ -16,7 +16,7 @@ class Summary(NamedTuple):
 
     Attributes:
       n: how many there are.
-      mean: None if there are none; the others likewise.
+      mean: None if there are none, or one is not finite; the others likewise.
       sd: their standard deviation; None of fewer than two.
       ci95: the ends of the 95 % interval of the mean; None of fewer than three.
       median: the middle one.
@@ -47,10 +47,15 @@ def summarise(values: Sequence[float], upper: float = math.inf) -> Summary:
     Args:
       values: of each seed.
       upper: what none of them can exceed.
+
+    Raises:
+      ValueError: a finite value is not in [0, upper].
     """
     n = len(values)
-    if not n:
-        return Summary(0)
+    if not n or not _are_finite(values):
+        return Summary(n)
+    if min(values) < 0 or max(values) > upper:
+        raise ValueError(f"values from {min(values)} to {max(values)} are not in [0, {upper}]")
     mean = statistics.fmean(values)
     several = values if n > 1 else [*values, *values]
     # As NumPy's, in a tenth of its time for a few values.
@@ -65,20 +70,24 @@ def summarise(values: Sequence[float], upper: float = math.inf) -> Summary:
 def p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
     """How likely means at least as far apart are if both have the same expectation: Welch's test.
 
-    None of fewer than two values on either side, or where none of them differ.
+    None of fewer than two values on either side, or where one is not finite. If the values of
+    neither side differ, there is no doubt: 1 for equal means, 0 for others.
 
     Source: Welch, "The generalization of 'Student's' problem", 1947.
     """
-    if min(len(first), len(second)) < 2:
+    if min(len(first), len(second)) < 2 or not _are_finite([*first, *second]):
         return None
     from scipy.special import stdtr
 
-    shares = [statistics.variance(values) / len(values) for values in (first, second)]
-    if not sum(shares):
-        return None
-    t = abs(statistics.fmean(first) - statistics.fmean(second)) / math.sqrt(sum(shares))
-    squares = (s**2 / (len(v) - 1) for s, v in zip(shares, (first, second), strict=True))
-    return float(2 * stdtr(sum(shares) ** 2 / sum(squares), -t))
+    difference = abs(statistics.fmean(first) - statistics.fmean(second))
+    squares = [statistics.variance(values) / len(values) for values in (first, second)]
+    total = sum(squares)
+    if not total:
+        return float(not difference)
+    freedom = 1 / sum(
+        (s / total) ** 2 / (len(v) - 1) for s, v in zip(squares, (first, second), strict=True)
+    )
+    return float(2 * stdtr(freedom, -difference / math.sqrt(total)))
 
 
 def chance(labels: Sequence[int] | np.ndarray) -> float:
@@ -94,6 +103,11 @@ def is_stuck(accuracy: float, chance: float) -> bool:
 def shortest(value: SupportsFloat) -> float:
     """The shortest decimal number that rounds to a float32: 0.9924, not 0.9923999905586243."""
     return float(str(np.float32(float(value))))
+
+
+def _are_finite(values: Sequence[float]) -> bool:
+    """Whether the values, and with them their variance, are finite."""
+    return math.isfinite(sum(value * value for value in values))
 
 
 def _interval(mean: float, half: float, upper: float) -> tuple[float, float]:

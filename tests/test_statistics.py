@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lenet_jax.statistics import chance, is_stuck, p_value, shortest, summarise
+from lenet_jax.statistics import Summary, chance, is_stuck, p_value, shortest, summarise
 
 RATES = st.lists(st.floats(0, 1), min_size=3, max_size=40)
 
@@ -57,7 +57,23 @@ def test_welchs_test_is_scipys():
     expected = scipy.stats.ttest_ind(first, second, equal_var=False).pvalue  # pyright: ignore
     assert p_value(first.tolist(), second.tolist()) == pytest.approx(expected)
     assert p_value([1.0], [2.0, 3.0]) is None
-    assert p_value([1.0, 1.0], [1.0, 1.0]) is None
+    assert p_value([math.nan, 1.0], [2.0, 3.0]) is None
+    assert p_value([1.0, 1.0], [1.0, 1.0]) == 1
+    assert p_value([1.0, 1.0, 1.0], [2.0, 2.0, 2.0]) == 0
+    tiny = 1e-90  # whose variance has no square
+    assert p_value([0.0, tiny, 2 * tiny], [0.0, tiny, 2 * tiny]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308])
+def test_values_that_are_not_finite_or_overflow_have_no_mean(value):
+    assert summarise([0.5, value, 0.5, 1e308]) == Summary(4)
+    assert p_value([0.5, value], [0.5, 1e308]) is None
+
+
+def test_values_out_of_their_range_are_refused():
+    for values, upper in (([0.5, 1.5], 1.0), ([-0.5, 0.5], math.inf), ([50.0, 101.0], 100.0)):
+        with pytest.raises(ValueError, match="are not in"):
+            summarise(values, upper)
 
 
 def test_hardly_better_than_chance_is_stuck():

@@ -34,7 +34,8 @@ def measure(stage: Stage) -> None:
         started = time.perf_counter()
         accuracies.append(train(precision, stage))
         difference = accuracies[-1] - accuracies[0]
-        test, paired = summarise(accuracies[-1].tolist(), 1.0), summarise(difference.tolist())
+        test = summarise(accuracies[-1].tolist(), 1.0)
+        error = difference.std(ddof=1) / len(difference) ** 0.5
         rows.append(
             {
                 "precision": precision,
@@ -42,8 +43,8 @@ def measure(stage: Stage) -> None:
                 "seconds": time.perf_counter() - started,
                 "test_accuracy_mean": test.mean,
                 "test_accuracy_sd": test.sd,
-                "difference_from_highest_mean": paired.mean,
-                "difference_from_highest_standard_error": (paired.sd and paired.sd / paired.n**0.5),
+                "difference_from_highest_mean": float(difference.mean()),
+                "difference_from_highest_standard_error": float(error),
             }
         )
         stage.save(config=CONFIG, precisions=rows)

@@ -124,24 +124,25 @@ def ranking(settings: Sequence[Setting]) -> list[int]:
 def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
     """How far a setting is ahead of the next best on validation; None if it is the only one.
 
+    The next best is that of `ranking`: one with diverged members comes last, though its mean may be
+    higher, and the lead over it negative.
+
     Returns:
       `over` and `name`, the other's overrides; `valid_accuracy`, the difference of the means; `p`,
       how likely one at least as large is between settings that are equal, see `statistics.p_value`;
       and `untested`, why there is no `p`, or None.
     """
-    accuracies = [[row["valid_accuracy"] for row in setting.done] for setting in settings]
-    others = [i for i, values in enumerate(accuracies) if values and i != index]
-    if not others:
+    second = next((i for i in ranking(settings) if i != index), None)
+    if second is None:
         return None
-    second = max(others, key=lambda i: statistics.fmean(accuracies[i]))
-    ours, theirs = accuracies[index], accuracies[second]
+    ours, theirs = ([row["valid_accuracy"] for row in settings[i].done] for i in (index, second))
     p, untested = None, None
     if min(len(ours), len(theirs)) < FEWEST:
         untested = f"fewer than {FEWEST} members"
     elif settings[index].stuck or settings[second].stuck:
         untested = "members are stuck"
-    elif (p := p_value(ours, theirs)) is None:
-        untested = "the members of each setting are equal"
+    else:
+        p = p_value(ours, theirs)
     return {
         "over": settings[second].overrides,
         "name": settings[second].name,

@@ -416,7 +416,7 @@ def test_members_that_share_batches_must_agree_on_them(config, tmp_path):
 
 
 def test_the_winner_has_the_best_mean_and_no_diverged_member():
-    from lenet_jax.sweeps.results import by_setting, choose
+    from lenet_jax.sweeps.results import by_setting, choose, lead, summarise
 
     def row(member, accuracy):
         done = accuracy is not None
@@ -424,11 +424,18 @@ def test_the_winner_has_the_best_mean_and_no_diverged_member():
         return {"member": member, "status": status, "valid_accuracy": accuracy, "valid_loss": 1.0}
 
     accuracies = [0.95, 0.80, 0.90, 0.89, 0.99, None]
-    overrides = {i: {"optimizer.learning_rate": r, "seed": i} for i, r in enumerate("aabbcc")}
+    overrides = {i: {"optimizer.learning_rate": r, "seed": i} for i, r in enumerate("aabbccdd")}
     settings = by_setting([row(i, a) for i, a in enumerate(accuracies)], overrides)
     winner = choose(settings)
     assert winner is not None and (winner[0], winner[1]["member"]) == (1, 2)
     assert choose(by_setting([row(5, None)], overrides)) is None
+    diverged = [row(6, 0.97), row(7, None)]
+    settings = by_setting([row(2, 0.9), row(0, 0.8), *diverged], overrides)
+    second = lead(settings, 0)
+    assert second is not None and second["over"] == {"optimizer.learning_rate": "a"}
+    tested = row(0, 0.9) | {"test_accuracy": 0.9, "test_loss": float("inf")}
+    (entry,) = summarise(by_setting([tested], overrides))
+    assert entry["test_loss"]["mean"] is None and entry["test_accuracy"]["mean"] == 0.9
 
 
 def test_chunks_have_equal_sizes_where_possible(config):
