@@ -210,7 +210,8 @@ def _write_torch(
         import torch
     except ImportError as error:
         raise UserError(
-            "--format=torch verifies the file with PyTorch itself: pip install torch\n"
+            "--format=torch verifies the file with PyTorch itself: pip install torch"
+            " (a build for CPUs is enough), or pip install '.[torch]' in the repository\n"
             "Without it, --format=safetensors writes the same weights."
         ) from error
     from lenet_jax.inference.torch_source import source

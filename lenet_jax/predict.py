@@ -31,7 +31,7 @@ MANY = 50  # images: from there on, progress is shown
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
-    """Runs the command: the exit code, 2 if any image could not be read.
+    """Runs the command: the exit code, 2 if any image could not be read or has no character.
 
     Args:
       argv: its arguments.

@@ -41,11 +41,11 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training images
-    config.train.schedule_epochs = placeholder(int)  # then the last rate stays; None: num_epochs
+    config.train.schedule_epochs = placeholder(int)  # epochs the schedule spans; None: num_epochs
     config.train.batch_size = 64  # images per optimiser step
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
-    config.train.precision = "float32"  # of products; GPUs, TPUs: or `tensorfloat32`, `bfloat16`
+    config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: random
     config.train.max_grad_norm = placeholder(float)  # clips the gradient's global norm; None: off

@@ -184,7 +184,7 @@ def call_file(path_with_arg: str, function: str, kind: str) -> Any:
     try:
         source = read_bytes(path)
     except FileNotFoundError as error:
-        raise UserError(f"no {kind} file {show(path)}{_similar_file(path)}") from error
+        raise UserError(f"no {kind} file {show(path)}{_similar_file(path, kind)}") from error
     except OSError as error:
         raise UserError(f"cannot read {kind} file {show(path)}: {error.strerror}") from error
     try:
@@ -267,11 +267,19 @@ def _split(path_with_arg: str) -> tuple[str, str]:
     return drive + name, arg
 
 
-def _similar_file(path: Path) -> str:
+def _similar_file(path: Path, kind: str) -> str:
+    """The end of a message about a file that does not exist: what there is instead."""
     folders = dict.fromkeys((path.parent, Path("configs"), Path("configs/sweeps")))
     files = [str(file) for folder in folders for file in sorted(folder.glob("[!_]*.py"))]
     near = difflib.get_close_matches(str(path), files, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    if near:
+        return f"; did you mean {near[0]}?"
+    if Path("configs").is_dir() or kind != "config":
+        return ""
+    return (
+        "\nconfigs/ is in the repository: run the command there; or write a file of your own with"
+        "\nfrom lenet_jax.config.base import get_config"
+    )
 
 
 def _line_in(path: Path, error: BaseException) -> str:

@@ -138,8 +138,9 @@ def _stats(network: Network, findings: Findings) -> list[tuple[str, str, str]]:
         stats.append(("Dead ReLUs", f"{dead}", f"of {units} units, over all test images"))
     summary = network.summary
     if {"epochs", "train_seconds"} <= summary.keys():
-        seconds = f"{summary['train_seconds']:.0f} s of training"
-        stats.insert(1, ("Epochs", f"{summary['epochs']}", seconds))
+        seconds = summary["train_seconds"]
+        spent = f"{seconds:.{0 if seconds >= 10 else 1}f} s of training"
+        stats.insert(1, ("Epochs", f"{summary['epochs']}", spent))
     return stats
 
 

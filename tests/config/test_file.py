@@ -139,6 +139,14 @@ def test_a_bad_file_is_reported_in_one_line(
     assert max(map(len, str(caught.value).splitlines())) < 250
 
 
+def test_where_there_are_no_configs_the_message_says_how_to_write_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no config file configs/notes\.py\n") as caught:
+        config.load("configs/notes.py")
+    (tmp_path / "mine.py").write_text(str(caught.value).splitlines()[-1])
+    assert config.load("mine.py").seed == 0
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
