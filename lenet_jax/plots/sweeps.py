@@ -6,7 +6,8 @@ values are all combined: a heat map. Anything else: the settings ranked.
 
 Test errors are of each member's best epoch on validation. Three members or more have a mean and its
 95 % interval; fewer are drawn one by one. Where members are stuck near chance, one of them would
-lead a mean, so the figure has medians and the middle half instead.
+lead a mean, so the figure has medians and the middle half instead. A setting all of whose members
+diverged is a cross.
 """
 
 import math
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lenet_jax.errors import counted
 from lenet_jax.plots.style import (
     BLUE,
     FAINT,
@@ -27,7 +29,7 @@ from lenet_jax.plots.style import (
     legible,
     styled,
 )
-from lenet_jax.statistics import FEWEST, Summary
+from lenet_jax.statistics import FEWEST, Summary, summarise
 
 MOST_RANKED = 24
 MOST_CURVES = 12
@@ -70,11 +72,12 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     keys = find_axes(settings)
     diverged = sum(setting.diverged for setting in settings)
     members = diverged + sum(len(setting.test_errors) for setting in settings)
-    subtitle = f"{members:,} networks, {len(settings):,} setting{'' if len(settings) == 1 else 's'}"
+    subtitle = f"{counted(members, 'network')}, {counted(len(settings), 'setting')}"
     subtitle += f", {diverged} diverged" if diverged else ""
+    subtitle += " (× if all)" if any(not s.test_errors for s in settings) else ""
     stuck = sum(setting.stuck for setting in settings)
     subtitle += f", {stuck} stuck near chance" if stuck else ""
-    subtitle += "; test errors at each network's best epoch on validation"
+    subtitle += "; test errors at the best epoch on validation"
     subtitle += "; ★ best on validation" if len(settings) > 1 else ""
     ranked = not keys and len(settings) > 1
     height = 430
@@ -113,52 +116,57 @@ def find_axes(settings: Sequence[Setting]) -> list[str]:
 
 
 def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
-    """Median validation error of each setting over the epochs, with a band of the middle half.
-
-    Of settings with fewer than three members, the curve of each.
-    """
+    """The centre of each setting's validation errors and its range, over the epochs."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
-    few = all(len(setting.valid_errors) < FEWEST for setting in settings)
-    what = "each network" if few else "median, 25–75 %"
+    robust, what = _is_robust(settings), _named_centre(settings) or "each network"
     axes.set(title=f"validation error, %: {what}", xlabel="epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
     for setting, colour in zip(shown, colours, strict=True):
         errors = setting.valid_errors
+        name = legible(setting.name, 26)
         if not errors.size:
+            axes.plot([], [], "x", color=VERMILION, label=name)
             continue
         epochs = np.arange(1, errors.shape[1] + 1)
         look = {"color": colour, "marker": "o"}
-        name = legible(setting.name, 26)
         if len(errors) < FEWEST:
             axes.plot(epochs, errors.T, **look, label=[name, *["_"] * (len(errors) - 1)])
             continue
-        low, median, high = np.quantile(errors, (0.25, 0.5, 0.75), axis=0)
-        axes.plot(epochs, median, **look, label=name)
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
+        centres, bars = zip(
+            *(_centre(summarise(column, 100.0), robust) for column in errors.T.tolist()),
+            strict=True,
+        )
+        centre, (below, above) = np.array(centres), np.squeeze(bars, axis=2).T
+        axes.plot(epochs, centre, **look, label=name)
+        look = {"color": colour, "alpha": 0.2, "linewidth": 0}
+        axes.fill_between(epochs, centre - below, centre + above, **look)
     lowest = min((setting.valid_errors.min(initial=100) for setting in shown), default=0)
-    if lowest > 0:
-        axes.set_title(f"{axes.get_title('left')} (log scale)")
-        axes.set_yscale("log")
-        _plain_ticks(axes.yaxis)
+    highest = max((setting.valid_errors.max(initial=0) for setting in shown), default=0)
+    if highest > 1.5 * lowest > 0:
+        _log_scale(axes, "y")
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.05 * highest or None)
     if len(shown) > 1:
         axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
 
 
 def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
     """Test error of every member, and the centre and its range for each setting."""
-    axes.set(title=f"test error, %: each network{_named_centre(settings, ', ')}")
+    centre = _named_centre(settings)
+    axes.set(title=f"test error, %: {f'each, {centre}' if centre else 'each network'}")
     values = [_value(setting, keys[0]) if keys else "" for setting in settings]
     numeric = bool(keys) and all(
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
     places: list[Any] = list(values) if numeric else list(range(len(values)))
-    robust = _is_robust(settings)
+    label, robust = keys[0] if keys else "", _is_robust(settings)
+    diverged = [p for p, setting in zip(places, settings, strict=True) if not setting.test_errors]
+    look = {"color": VERMILION, "markersize": 6, "transform": axes.get_xaxis_transform()}
+    axes.plot(diverged, [0.96] * len(diverged), "x", **look)
     for place, setting in zip(places, settings, strict=True):
         errors = setting.test_errors
         centre, bar = _centre(setting.test, robust)
@@ -177,12 +185,13 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
         if min(places) > 0 and max(places) / min(places) >= 8:
             axes.set_xscale("log")
             axes.minorticks_off()
+            label += " (log scale)"
         if len(places) <= 10:
             axes.set_xticks(places, [f"{value:g}" for value in values])
     else:
         axes.set_xticks(places, [legible(_show(value), 14) for value in values])
         axes.margins(x=0.3 if len(places) < 4 else 0.1)
-    axes.set_xlabel(keys[0] if keys else "")
+    axes.set_xlabel(label)
     _scale(axes, "y", settings)
 
 
@@ -230,6 +239,8 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
         label, ticks = "test error, % (log scale)", np.geomspace(low, max(high, low * 1.01), 5)
         bar = figure.colorbar(colours, ax=axes, label=label, pad=0.01, ticks=ticks, format="%.3g")
         bar.minorticks_off()
+        diverged = [p for p, s in zip(places, settings, strict=True) if not s.test_errors]
+        axes.plot([c for _, c in diverged], [r for r, _ in diverged], "x", color=VERMILION)
     rows, columns = (range(0, len(v), math.ceil(len(v) / MOST_TICKS)) for v in values)
     axes.set_yticks(rows, [legible(_show(values[0][place]), 18) for place in rows])
     axes.set_xticks(columns, [legible(_show(values[1][place]), 12) for place in columns])
@@ -247,7 +258,7 @@ def _cell(setting: Setting, robust: bool) -> str:
     """What a heat map says of a setting."""
     summary = setting.test
     centre, _ = _centre(summary, robust)
-    text = "diverged" if centre is None else f"{centre:.2f}"
+    text = "× diverged" if centre is None else f"{centre:.2f}"
     if summary.n >= FEWEST and summary.quartiles is not None:
         low, high = summary.quartiles
         text += f" [{low:.2f}–{high:.2f}]" if robust else f" ± {summary.sd:.2f}"
@@ -258,8 +269,11 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
     """The best settings by the centre of their test errors, one below the other."""
     robust = _is_robust(settings)
     centres = [_centre(setting.test, robust)[0] for setting in settings]
-    ranked = sorted((c, index) for index, c in enumerate(centres) if c is not None)[:MOST_RANKED]
+    ranked = sorted((math.inf if c is None else c, i) for i, c in enumerate(centres))[:MOST_RANKED]
     for place, (centre, index) in enumerate(ranked):
+        if centre == math.inf:
+            axes.plot(0.01, place, "x", color=VERMILION, transform=axes.get_yaxis_transform())
+            continue
         best, errors = settings[index].best, settings[index].test_errors
         shape, colour = ("*", VERMILION) if best else ("o", BLUE)
         size = 9 if best else 4
@@ -268,10 +282,13 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
             continue
         bar = _centre(settings[index].test, robust)[1]
         axes.errorbar(centre, place, xerr=bar, fmt=shape, color=colour, markersize=size, capsize=3)
-    names = [legible(settings[index].name, 52) for *_, index in ranked]
+    names = [
+        legible(settings[index].name, 52) + (": diverged" if centre == math.inf else "")
+        for centre, index in ranked
+    ]
     axes.set_yticks(range(len(names)), names, size=8)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
-    axes.set_title(f"test error, %: {_named_centre(settings, '') or 'each network'}")
+    axes.set_title(f"test error, %: {_named_centre(settings) or 'each network'}")
     _scale(axes, "x", [settings[index] for *_, index in ranked])
 
 
@@ -280,11 +297,11 @@ def _is_robust(settings: Sequence[Setting]) -> bool:
     return any(setting.stuck for setting in settings)
 
 
-def _named_centre(settings: Sequence[Setting], before: str) -> str:
+def _named_centre(settings: Sequence[Setting]) -> str:
     """What `_centre` is, for a title; nothing if every setting has too few members."""
     if all(setting.test.n < FEWEST for setting in settings):
         return ""
-    return before + ("median, 25–75 %" if _is_robust(settings) else "mean, 95 % interval")
+    return "median, 25–75 %" if _is_robust(settings) else "mean, 95 % interval"
 
 
 def _centre(summary: Summary, robust: bool) -> tuple[float | None, list[list[float]] | None]:
@@ -303,16 +320,18 @@ def _scale(axes: Axes, name: str, settings: Sequence[Setting]) -> None:
     axis = axes.xaxis if name == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     if errors and max(errors) > 3 * min(errors) > 0:
-        axes.set(**{f"{name}scale": "log"})
-        _plain_ticks(axis)
+        _log_scale(axes, name)
     else:
         axes.set(**{f"{name}lim": (max(low, 0.0), high)})
 
 
-def _plain_ticks(axis: Any) -> None:
-    """Writes a logarithmic error axis in plain numbers."""
+def _log_scale(axes: Axes, name: str) -> None:
+    """Makes the axis `x` or `y` logarithmic, in plain numbers; the title says so."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    axes.set(**{f"{name}scale": "log"})
+    axes.set_title(f"{axes.get_title('left')} (log scale)")
+    axis = axes.xaxis if name == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
     steps = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)

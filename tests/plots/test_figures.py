@@ -379,15 +379,16 @@ class TestSweep:
         settings = self.settings(*({"lr": lr} for lr in (0.01, 0.1, 1.0)), diverged=[2])
         figure = plot_sweep(settings, title="$a$")
         written = texts(figure)
-        assert {"Sweep $a$", "lr=0.01", "lr", "1"} <= set(written)
+        assert {"Sweep $a$", "lr=0.01", "lr (log scale)", "1"} <= set(written)
         assert any(
-            text.startswith("6 networks, 3 settings, 2 diverged; test errors") for text in written
+            text.startswith("6 networks, 3 settings, 2 diverged (× if all); test errors")
+            for text in written
         )
 
     def test_two_keys_are_a_heat_map(self):
         pairs = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2) for m in (0.0, 0.9)]
         written = texts(plot_sweep(self.settings(*pairs, diverged=[3]), title="a"))
-        assert {"★ 1.10", "2.10", "diverged", "lr", "momentum"} <= set(written)  # n = 2: no sd
+        assert {"★ 1.10", "2.10", "× diverged", "lr", "momentum"} <= set(written)  # n = 2: no sd
         assert "test error, %: mean over seeds" in written
         errors = [1.0, 1.0, 4.0, 90.0]
         settings = self.settings(*pairs)
@@ -414,6 +415,23 @@ class TestSweep:
         written = texts(plot_sweep(self.settings({}), title="a"))
         assert any(text.startswith("2 networks, 1 setting;") for text in written)
         assert not any("★" in text for text in written)
+
+    def test_axes_are_named_alike_and_epochs_are_whole(self):
+        errors = np.array([[90.0, 9.0], [80.0, 8.0], [1.0, 2.0]])
+        changes = {"test_errors": errors[:, 1].tolist(), "valid_errors": errors}
+        changes["test"] = summarise(errors[:, 1].tolist(), 100.0)
+        swept = self.settings({"lr": 0.01}, {"lr": 0.1}, {"lr": 1.0}, diverged=[2])
+        settings = [*(s._replace(**changes) for s in swept[:2]), swept[2]]
+        left, right = plot_sweep(settings, title="a").axes
+        for axes in (left, right):
+            assert axes.get_title("left").endswith("mean, 95 % interval (log scale)")
+        assert right.get_xlabel() == "lr (log scale)"
+        np.testing.assert_allclose(np.asarray(left.lines[0].get_ydata()), errors.mean(axis=0))
+        (cross,) = (line for line in right.lines if line.get_marker() == "x")
+        np.testing.assert_array_equal(np.asarray(cross.get_xdata()), [1.0])
+        once = [s._replace(valid_errors=s.valid_errors[:, :1]) for s in self.settings({})]
+        left, _ = plot_sweep(once, title="a").axes
+        assert [tick for tick in left.get_xticks() if tick % 1] == []
 
     @pytest.mark.parametrize("n", [1, 2, 3])
     def test_fewer_than_three_members_are_points(self, n):
