@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -100,10 +101,14 @@ class Trilinear:
         if isinstance(cotangent, ad.Zero):
             operands = zip((x, kernel, bias), asked, strict=True)
             return [ad.Zero(operand.aval) if a else None for operand, a in operands] + none
+        of_x = None
         if asked[0]:
-            return [self.input_gradient(kernel, cotangent, *constants), None, None, *none]
+            of_x = self.input_gradient(kernel, cotangent, *constants)
+            if not asked[2]:
+                return [of_x, None, None, *none]
+            x = jnp.zeros_like(of_x)  # on which the bias's gradient does not depend
         gradients = self.kernel_gradient(x, cotangent, *constants)
-        return [None, *(g if a else None for g, a in zip(gradients, asked[1:], strict=True)), *none]
+        return [of_x, *(g if a else None for g, a in zip(gradients, asked[1:], strict=True)), *none]
 
     def _kernel_gradient_jvp(
         self, primals: Sequence[Array], tangents: Sequence[Any], *, groups: int
@@ -171,6 +176,8 @@ class Trilinear:
         self, args: Sequence[Array], axes: Sequence[int | None], *, groups: int
     ) -> Any:
         size = _mapped_size(args, axes)
+        if not size:
+            return _map_nothing(self._kernel_gradient, args, axes, groups=groups)
         merged = [_merge(arg, axis, size) for arg, axis in zip(args, axes, strict=True)]
         gradients = self._kernel_gradient.bind(*merged, groups=size * groups)
         split = [g.reshape(size, groups, *g.shape[1:]) for g in gradients]
@@ -229,6 +236,8 @@ def map_images(
       weights: the positions of the arguments that have no batch.
     """
     size = _mapped_size(args, axes)
+    if not size:
+        return _map_nothing(primitive, args, axes)
     if any(axes[index] is not None for index in weights):
         front = [
             arg if axis is None else jnp.moveaxis(arg, axis, 0)
@@ -256,6 +265,18 @@ def map_images(
 
 def _mapped_size(args: Sequence[Array], axes: Sequence[int | None]) -> int:
     return next(a.shape[axis] for a, axis in zip(args, axes, strict=True) if axis is not None)
+
+
+def _map_nothing(
+    primitive: Primitive, args: Sequence[Array], axes: Sequence[int | None], **params: Any
+) -> Any:
+    """The values over a mapped axis of size 0."""
+    shapes = [
+        jax.ShapeDtypeStruct(arg.shape if axis is None else np.delete(arg.shape, axis), arg.dtype)
+        for arg, axis in zip(args, axes, strict=True)
+    ]
+    outs = jax.eval_shape(partial(primitive.bind, **params), *shapes)
+    return [jnp.zeros((0, *out.shape), out.dtype) for out in outs], [0] * len(outs)
 
 
 def _merge(array: Array, axis: int | None, size: int) -> Array:

@@ -336,3 +336,35 @@ def test_cross_entropy_of_labels_in_few_bits(dtype, k):
 
 def test_batches_of_no_images_through_a_flattened_map():
     assert ops.flatten(jnp.zeros((0, 5, 4, 3))).shape == (0, 60)
+
+
+@pytest.mark.parametrize("backend", ["phase", NATIVE])
+def test_a_mapped_axis_without_examples(backend):
+    shapes = {"kernel": (5, 5, 1, 2), "bias": (2,), "weight": (8, 3), "shift": (3,)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+
+    def loss(params, image):
+        maps = ops.conv_pool_relu(image[None], params["kernel"], params["bias"], backend=backend)
+        rows = ops.flatten(maps)
+        return ops.linear(rows, params["weight"], params["shift"], backend=backend).sum()
+
+    of_each = jax.vmap(jax.grad(loss), (None, 0))
+    gradients = jax.eval_shape(of_each, params, jnp.ones((0, 8, 8, 1)))
+    assert {name: g.shape for name, g in gradients.items()} == {
+        name: (0, *shape) for name, shape in shapes.items()
+    }
+    networks = jax.tree.map(lambda p: jnp.ones((0, *p.shape)), params)
+    of_networks = jax.vmap(loss, (0, None))
+    assert jax.eval_shape(of_networks, networks, jnp.ones((8, 8, 1))).shape == (0,)
+
+
+@pytest.mark.parametrize("backend", ["plain", NATIVE])
+def test_input_and_bias_are_transposed_together(backend):
+    x, kernel, bias = jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones(4)
+
+    def function(x, bias):
+        return ops.linear(x, kernel, bias, backend=backend)
+
+    of_x, of_bias = jax.linear_transpose(function, x, bias)(jnp.ones((2, 4)))
+    np.testing.assert_array_equal(of_x, np.full((2, 3), 4))
+    np.testing.assert_array_equal(of_bias, np.full(4, 2))
