@@ -113,7 +113,8 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(notes_run / "config.json", folder)
     members = [{"member": m, "overrides": {"seed": m, "train.num_epochs": 3}} for m in range(9)]
-    plan = {"settings": {}, "data_fingerprints": [], "members": members, "chunks": []}
+    chunks = [{"members": [3, 7, 8], "size": 3}]
+    plan = {"settings": {}, "data_fingerprints": [], "members": members, "chunks": chunks}
     (folder / "sweep.json").write_text(json.dumps(plan))
     state_dict, metadata = weights.read(notes_run / "model.safetensors")
     stacked = {

@@ -18,16 +18,17 @@ import contextlib
 import functools
 import hashlib
 import json
-import zipfile
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lenet_jax.errors import DISK_FAULTS, UserError, expand, printable, show
-from lenet_jax.reading import decode, open_file, read_bytes, read_json
+from lenet_jax.errors import DISK_FAULTS, UserError, expand, show
+from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
+from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
     make_folder,
@@ -37,18 +38,17 @@ from lenet_jax.storage.files import (
     write_atomically,
     write_json,
 )
-from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan
+from lenet_jax.storage.formats import MemberResult, Place, Plan, PlannedChunk
 from lenet_jax.storage.lock import locked
 from lenet_jax.storage.sums import find_damage, write_manifest
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
-CHUNKS, ROWS, HISTORY, WEIGHTS = "chunks", "results.json", "history.npz", "weights.safetensors"
+CHUNKS, WEIGHTS = "chunks", "weights.safetensors"
 PLACE = "chunk.json"
 TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
 MAX_LISTED = 12  # members in one message
 
 Row = dict[str, Any]
-Curves = dict[str, np.ndarray]
 
 
 class StoredMember(NamedTuple):
@@ -57,7 +57,7 @@ class StoredMember(NamedTuple):
     Attributes:
       state_dict: its weights.
       metadata: of the weights file.
-      row: its results; empty if the chunk has no results for it.
+      row: its results.
       history: its metrics, one row per epoch, named as in a run's `metrics.jsonl`.
     """
 
@@ -172,10 +172,9 @@ class SweepDir:
 
     def done(self) -> set[int]:
         """The finished chunks."""
-        folders = (self.path / CHUNKS).glob("[0-9]*")
-        return {
-            int(folder.name) for folder in folders if folder.name.isdecimal() and folder.is_dir()
-        }
+        names = (path.name for path in (self.path / CHUNKS).glob("[0-9]*"))
+        numbers = {int(name) for name in names if re.fullmatch("[0-9]{4,}", name)}
+        return set(filter(self.is_done, numbers))
 
     def is_done(self, chunk: int) -> bool:
         """Whether a chunk is finished."""
@@ -211,9 +210,10 @@ class SweepDir:
         folder = self._folder(chunk)
         damage = find_damage(folder)
         if damage is not None:
-            raise _damaged(folder, damage)
-        if read_json(folder / PLACE, Place) != self._place(chunk):
-            raise _damaged(folder, f"it is not chunk {chunk} of the plan in {PLAN}")
+            raise damaged(folder, damage)
+        known = chunk < len(self._chunks)
+        if not known or read_json(folder / PLACE, Place) != self._place(chunk):
+            raise damaged(folder, f"it is not chunk {chunk} of the plan in {PLAN}")
 
     def read_chunk(self, chunk: int) -> tuple[list[MemberResult], Curves]:
         """The rows and curves of a finished chunk.
@@ -222,7 +222,12 @@ class SweepDir:
           UserError: the chunk is damaged, or belongs elsewhere.
         """
         self.check(chunk)
-        return _read_chunk(self._folder(chunk))
+        members = self._chunks[chunk]["members"]
+        if not 0 <= members[0] < len(self._members):
+            raise UserError(f"{self.path / PLAN} is damaged: it has no member {members[0]}")
+        overrides = self._members[members[0]]  # in the number of epochs they are alike
+        epochs = overrides.get("train.num_epochs", self.config()["train"]["num_epochs"])
+        return read_chunk(self._folder(chunk), members, epochs)
 
     def read_member(self, member: int) -> StoredMember:
         """The weights and results of a member.
@@ -231,17 +236,18 @@ class SweepDir:
           UserError: its weights were not saved, or its chunk is damaged.
         """
         stored = []
-        for file, stacked, metadata, members in self._stored():
+        for chunk, stacked, metadata, members in self._stored():
             stored += members
             if member not in members:
                 continue
-            self.check(int(file.parent.name))
+            rows, curves = self.read_chunk(chunk)
+            numbers = self._chunks[chunk]["members"]
+            stacks = {array.shape[:1] for array in stacked.values()}
+            if member not in numbers or stacks != {(len(members),)}:
+                raise damaged(self._folder(chunk), f"{WEIGHTS} is of other members")
             index = members.index(member)
             state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
-            rows, curves = _read_chunk(file.parent)
-            position = next((i for i, row in enumerate(rows) if row["member"] == member), None)
-            if position is None:
-                return StoredMember(state_dict, metadata, {}, [])
+            position = numbers.index(member)
             # `train_loss` is called `train/loss` in a run.
             names = [name.replace("_", "/", 1) for name in curves]
             epochs = zip(*(array[position].tolist() for array in curves.values()), strict=True)
@@ -266,11 +272,14 @@ class SweepDir:
         """
         return (member for *_, members in self._stored() for member in members)
 
-    def _stored(self) -> Iterator[tuple[Path, weights.StateDict, dict[str, str], list[int]]]:
-        """Each chunk's weights file, its stacked weights, its metadata, and its members."""
-        for file in sorted((self.path / CHUNKS).glob(f"[0-9]*/{WEIGHTS}")):
-            stacked, metadata = weights.read(file)
-            yield file, stacked, metadata, [int(m) for m in metadata.get("members", "").split()]
+    def _stored(self) -> Iterator[tuple[int, weights.StateDict, dict[str, str], list[int]]]:
+        """Each chunk that has weights: its number, them, stacked, their metadata and members."""
+        for chunk in sorted(self.done()):
+            file = self._folder(chunk) / WEIGHTS
+            if file.exists():
+                stacked, metadata = weights.read(file)
+                members = re.findall(r"\b[0-9]{1,9}\b", metadata.get("members", ""))
+                yield chunk, stacked, metadata, [int(m) for m in members]
 
     def write_results(
         self, table: str, history: Curves, summary: Mapping[str, Any], winner: str | None
@@ -310,6 +319,15 @@ class SweepDir:
         """What says that a folder is this chunk of this plan."""
         return {"chunk": chunk, "plan": self._plan_sum}
 
+    @property
+    def _chunks(self) -> list[PlannedChunk]:
+        plan = self.plan()
+        return plan["chunks"] if plan else []
+
+    @functools.cached_property
+    def _members(self) -> Columns:
+        return self.members()
+
     @functools.cached_property
     def _plan_sum(self) -> str:
         """The SHA-256 of the plan, in hex, however its JSON is laid out."""
@@ -341,21 +359,6 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
 def is_sweep(path: Path) -> bool:
     """Whether a folder holds a sweep."""
     return (path / PLAN).is_file()
-
-
-def _read_chunk(folder: Path) -> tuple[list[MemberResult], Curves]:
-    try:
-        results = decode(read_bytes(folder / ROWS), ChunkResults, ROWS)
-        with open_file(folder / HISTORY) as stream, np.load(stream, allow_pickle=False) as file:
-            return results["rows"], dict(file)
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile, UserError) as error:
-        raise _damaged(folder, printable(error)) from error
-
-
-def _damaged(folder: Path, reason: str) -> UserError:
-    return UserError(
-        f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."
-    )
 
 
 def _write_arrays(path: Path, arrays: Curves) -> None:

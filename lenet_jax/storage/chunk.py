@@ -1,0 +1,94 @@
+"""The results of a sweep's chunk, which are held to what its members can have."""
+
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lenet_jax.errors import UserError, printable, show
+from lenet_jax.reading import decode, open_file, read_bytes
+from lenet_jax.storage.formats import ChunkResults, MemberResult
+
+ROWS, HISTORY = "results.json", "history.npz"
+CURVES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+# What a file of arrays that is damaged, or none, raises.
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, EOFError, TypeError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+Curves = dict[str, np.ndarray]
+
+
+def read_chunk(
+    folder: Path, members: Sequence[int], epochs: int
+) -> tuple[list[MemberResult], Curves]:
+    """The rows and curves of a finished chunk.
+
+    Args:
+      folder: the chunk's.
+      members: their numbers, in the order of the plan.
+      epochs: how many each was trained for.
+
+    Raises:
+      UserError: they cannot be read, or are not results of these members.
+    """
+    try:
+        rows = decode(read_bytes(folder / ROWS), ChunkResults, ROWS)["rows"]
+        with open_file(folder / HISTORY) as stream, np.load(stream, allow_pickle=False) as file:
+            curves = dict(file)
+    except (*UNREADABLE, UserError) as error:
+        raise damaged(folder, printable(error)) from error
+    if [row["member"] for row in rows] != list(members):
+        raise damaged(folder, f"{ROWS} does not have each of its members once")
+    for row in rows:
+        if not _is_possible(row, epochs):
+            raise damaged(folder, f"{ROWS} has impossible results of member {row['member']}")
+    done = [row["status"] == "done" for row in rows]
+    for name, curve in curves.items():
+        if not _is_curve(curve, done, epochs, rate=name.endswith("accuracy")):
+            raise damaged(folder, f"{show(name)} in {HISTORY} is no curve of its members")
+    if not set(CURVES) <= set(curves):
+        raise damaged(folder, f"{HISTORY} lacks curves of its members")
+    return rows, curves
+
+
+def _is_possible(row: MemberResult, epochs: int) -> bool:
+    """Whether a member may have such results after so many epochs."""
+    results = [row["valid_loss"], row["valid_accuracy"], row["test_loss"], row["test_accuracy"]]
+    best, step = row["best_epoch"], row["diverged_step"]
+    if not 0 <= row["seconds"] < math.inf:
+        return False
+    if row["status"] == "diverged":
+        return results == [None] * 4 and best is None and step is not None and step >= 1
+    numbers = [value for value in results if value is not None]
+    if len(numbers) < len(results) or best is None or step is not None:
+        return False
+    valid_loss, valid_accuracy, test_loss, test_accuracy = numbers
+    return (
+        math.isfinite(valid_loss)
+        and not math.isnan(test_loss)  # which finite weights may have infinite
+        and 0 <= valid_accuracy <= 1
+        and 0 <= test_accuracy <= 1
+        and 1 <= best <= epochs
+    )
+
+
+def _is_curve(curve: Any, done: Sequence[bool], epochs: int, *, rate: bool) -> bool:
+    """Whether an array is a metric of each member and epoch; NaN once a member diverged."""
+    if not isinstance(curve, np.ndarray) or curve.dtype.kind != "f":
+        return False
+    if curve.shape != (len(done), epochs) or np.isnan(curve[np.array(done)]).any():
+        return False
+    return not rate or not np.any((curve < 0) | (curve > 1))
+
+
+def damaged(folder: Path, reason: str) -> UserError:
+    """What to say of a chunk that is not as it was written."""
+    return UserError(
+        f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."
+    )

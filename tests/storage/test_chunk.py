@@ -1,0 +1,101 @@
+"""What a finished chunk says is held to its plan, whatever its sums are."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lenet_jax.errors import UserError
+from lenet_jax.storage.sweep_dir import SweepDir, write_chunk
+
+NAMES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+DONE = {"status": "done", "best_epoch": 3, "diverged_step": None, "seconds": 1.0}
+DONE |= {"valid_loss": 0.5, "valid_accuracy": 0.5, "test_loss": 0.5, "test_accuracy": 1.0}
+DIVERGED = dict.fromkeys(DONE) | {"status": "diverged", "diverged_step": 4, "seconds": 1.0}
+ROWS = [{"member": 0, **DONE}, {"member": 1, **DIVERGED}]
+CURVES = dict.fromkeys(NAMES, np.array([[0.1, 0.2, 0.3], [0.1, np.nan, np.nan]], np.float32))
+VALID_LOSS = CURVES["valid_loss"]
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """A sweep of two members of three epochs, in one chunk that is not there yet."""
+    members = [{"member": member, "overrides": {"seed": member}} for member in range(2)]
+    plan = {"settings": {}, "data_fingerprints": [], "members": members}
+    sweep = SweepDir(tmp_path)
+    chunks = [{"members": [0, 1], "size": 2}]
+    sweep.open({**plan, "chunks": chunks}, {"train": {"num_epochs": 3}})
+    return sweep
+
+
+def write(sweep, rows=ROWS, curves=CURVES):
+    with sweep.claim(0) as folder:
+        write_chunk(folder, rows, curves)
+
+
+def test_what_a_sweep_writes_is_read(sweep):
+    write(sweep)
+    rows, curves = sweep.read_chunk(0)
+    assert rows == ROWS
+    np.testing.assert_array_equal(curves["valid_loss"], VALID_LOSS)
+    for name in ("0000.bak", "0001x", "1", "٠٠٠٠"):
+        (sweep.path / "chunks" / name).mkdir()
+        (sweep.path / "chunks" / name / "weights.safetensors").touch()
+    assert sweep.done() == {0}
+    with pytest.raises(UserError, match="has no weights of member 0"):
+        sweep.read_member(0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"test_accuracy": float("nan")},
+        {"valid_accuracy": 7.0},
+        {"test_accuracy": -0.1},
+        {"test_accuracy": None},
+        {"test_loss": float("nan")},
+        {"valid_loss": float("inf")},
+        {"best_epoch": 4},
+        {"best_epoch": None},
+        {"diverged_step": 1},
+        {"status": "diverged"},
+        {"seconds": float("inf")},
+        {"member": 1},
+        {"member": 99},
+        None,
+    ],
+)
+def test_impossible_results_are_refused(sweep, changes):
+    write(sweep, [] if changes is None else [ROWS[0] | changes, ROWS[1]])
+    with pytest.raises(UserError, match=r"0000 is damaged: results\.json ") as caught:
+        sweep.read_chunk(0)
+    assert "run the same command" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        VALID_LOSS[:1],
+        VALID_LOSS[:, :2],
+        np.float32(0.5),
+        VALID_LOSS.astype(str),
+        np.ones((2, 3), np.int32),
+        VALID_LOSS[::-1],
+        VALID_LOSS - 1,
+        None,
+    ],
+)
+def test_impossible_curves_are_refused(sweep, array):
+    others = {name: CURVES[name] for name in NAMES[:3]}
+    write(sweep, curves=others if array is None else others | {"valid_accuracy": array})
+    with pytest.raises(UserError, match=r"0000 is damaged: .*history.npz"):
+        sweep.read_chunk(0)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text"])
+def test_what_is_no_npz_is_refused(sweep, content):
+    with sweep.claim(0) as folder:
+        (folder / "results.json").write_text(json.dumps({"rows": ROWS}))
+        (folder / "history.npz").write_bytes(content)
+    with pytest.raises(UserError, match="0000 is damaged: "):
+        sweep.read_chunk(0)
