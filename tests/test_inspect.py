@@ -16,6 +16,7 @@ from tensorboardX.proto import event_pb2
 from lenet_jax import inspect
 from tests.support.photos import photo
 from tests.support.root import ROOT
+from tests.support.runs import renew_sums
 
 pytestmark = pytest.mark.slow
 
@@ -187,7 +188,7 @@ def test_untrusted_text_is_escaped(run, notes_run, tmp_path):
     metadata["classes"] = "\n".join(names)
     del metadata["sha256"]
     save_file(weights, folder / "model.safetensors", metadata)
-    (folder / "SHA256SUMS").unlink()
+    renew_sums(folder)
     image = tmp_path / "<u>six.png"
     Image.fromarray(photo(6)).save(image)
     code, _, _ = run(f"--workdir={folder}", f"--image={image}", f"--out={tmp_path / 'out'}")
@@ -214,7 +215,7 @@ class TestCompare:
         (folder / "config.json").write_text(json.dumps(config))
         summary = json.loads((folder / "summary.json").read_text()) | {"test_accuracy": 0.9}
         (folder / "summary.json").write_text(json.dumps(summary))
-        (folder / "SHA256SUMS").unlink()
+        renew_sums(folder)
         return folder
 
     def test_what_differs_comes_first(self, run, notes_run, other, tmp_path):

@@ -35,7 +35,6 @@ from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.sums import MANIFEST, find_damaged
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
 NOTHING = Description()
@@ -77,11 +76,8 @@ def load(
         return network
     if not (path / run_dir.CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
-    if damaged := find_damaged(path):
-        raise UserError(
-            f"{path} is damaged: {damaged} is not as its run wrote it, see {MANIFEST}\n"
-            f"Restore a backup; if you changed it yourself, delete {MANIFEST}."
-        )
+    if remark := run_dir.check(path):
+        say(remark)
     config = configs.load_json(path / run_dir.CONFIG)
     state_dict, metadata = _read(_weights_file(path), given, say)
     summary = read_json(path / run_dir.SUMMARY, Summary)

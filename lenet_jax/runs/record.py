@@ -54,6 +54,7 @@ class Record:
             "seed": trainer.config.seed,
             "data_fingerprint": trainer.dataset.fingerprint,
             "has_checkpoint": False,
+            "has_sums": False,
             "extensions": list(
                 (directory.read_json(RECORD, RunRecord) or {}).get("extensions", ())
             ),
@@ -105,7 +106,8 @@ class Record:
 
     def close(self, status: str, reason: str) -> None:
         """Writes how the run ended."""
-        self._directory.write_json(RECORD, self.values | {"status": status, "exit_reason": reason})
+        ended = {"status": status, "exit_reason": reason, "has_sums": status == "done"}
+        self._directory.write_json(RECORD, self.values | ended)
         if status == "interrupted":
             self._warn(f"{reason}; to resume: {self.values['command']}")
 

@@ -16,7 +16,7 @@ from lenet_jax.reading import convert, read_json
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.formats import Metrics as RowOfMetrics
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir
+from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir, check
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.optim import depends_on_length
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec
@@ -78,9 +78,12 @@ class Metadata:
 
 
 def look_back(
-    directory: RunDir, config: configs.Config, dataset: data.Dataset
+    directory: RunDir,
+    config: configs.Config,
+    dataset: data.Dataset,
+    warn: Callable[[str], None],
 ) -> tuple[int | None, Summary | None]:
-    """Checks that a run may resume what the directory holds.
+    """Checks that a run may resume what the directory holds; `warn` says what cannot be checked.
 
     Returns:
       The number of epochs from which the config extends the existing run, if it does; and the
@@ -102,8 +105,10 @@ def look_back(
             directory.refuse_others()
         return None, None
     old = configs.load_json(file)
+    finished = previous["status"] == "done" and (directory.path / SUMMARY).exists()
+    if finished and (remark := check(directory.path)):
+        warn(remark)
     different = configs.differing_keys(old, config)
-    finished = previous["status"] == "done"
     extended = [key for key in different if key.startswith("train.num_epochs:")]
     if finished and different == extended and _was_extended(previous, config, "from_epochs"):
         return None, directory.read_json(SUMMARY, Summary)
@@ -182,6 +187,7 @@ def extended_config(folder: Path, config: configs.Config) -> configs.Config:
             f"--extend=continue: there is no run in {folder} to extend\n"
             "Leave the flag out to start one."
         )
+    check(folder)
     old = configs.load_json(folder / CONFIG)
     longer = config.train.num_epochs > old.train.num_epochs
     if not (depends_on_length(config.schedule.name) and (longer or old.train.schedule_epochs)):

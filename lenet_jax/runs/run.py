@@ -35,7 +35,7 @@ from lenet_jax.runs.resume import (
 from lenet_jax.statistics import shortest
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.files import make_folder
-from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir
+from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir, check
 from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
@@ -83,6 +83,8 @@ def run(
     console = Console()
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
+    if repeats is not None:
+        check(repeats.parent)
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
     trainer = Trainer(config, data.load(**config.data))
@@ -96,7 +98,7 @@ def run(
         Interrupt(console.release, console.is_closed) as interrupt,
         RunDir(workdir) as directory,
     ):
-        extended_from, summary = look_back(directory, config, trainer.dataset)
+        extended_from, summary = look_back(directory, config, trainer.dataset, console.warn)
         if summary is not None:
             epochs = summary.get("epochs", 0)
             longer = epochs > config.train.num_epochs

@@ -24,6 +24,7 @@ class RunRecord(TypedDict):
     command: NotRequired[str]
     exit_reason: NotRequired[str | None]
     has_checkpoint: NotRequired[bool]
+    has_sums: NotRequired[bool]
     extensions: NotRequired[list[dict[str, Scalar]]]
     git_revision: NotRequired[str | None]
     processor: NotRequired[str]

@@ -10,14 +10,15 @@ from typing import Any
 from lenet_jax.errors import DISK_FAULTS, UserError, expand, show
 from lenet_jax.reading import Kind, decode, read_bytes, read_json
 from lenet_jax.storage.files import remove_drafts, table, write_atomically, write_json
-from lenet_jax.storage.formats import Metrics
+from lenet_jax.storage.formats import Metrics, RunRecord
 from lenet_jax.storage.lock import Lock
-from lenet_jax.storage.sums import MANIFEST, write_sums
+from lenet_jax.storage.sums import MANIFEST, find_damaged, write_sums
 from lenet_jax.storage.tensorboard import EventFile
 
 CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
 METRICS, TABLE, WEIGHTS = "metrics.jsonl", "metrics.csv", "model.safetensors"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+SUMMED = (CONFIG, METRICS, WEIGHTS, SUMMARY)  # what a finished run is read from
 FIGURES = ("curves.png", "confusion_matrix.png", "filters.png", "feature_maps.png", "mistakes.png")
 
 Row = Mapping[str, float | int]
@@ -104,7 +105,7 @@ class RunDir:
 
     def write_sums(self) -> None:
         """Writes the sums of what a finished run is read from."""
-        write_sums(self.path, (WEIGHTS, SUMMARY, METRICS))
+        write_sums(self.path, SUMMED)
 
     def refuse_others(self) -> None:
         """Checks that a new run replaces no file, in a folder that has no record of a run.
@@ -161,6 +162,34 @@ class RunDir:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         rows = [[row.get(name, "") for name in columns] for row in self.rows]
         write_atomically(self.path / TABLE, table([columns, *rows]))
+
+
+def check(folder: Path) -> str | None:
+    """Checks that the files of a run are as it wrote them, once it is finished.
+
+    Returns:
+      A remark if they have no sums to check, as an older version left them.
+
+    Raises:
+      UserError: a file differs, or the sums are missing.
+    """
+    record = read_json(folder / RECORD, RunRecord)
+    finished = record is not None and record["status"] == "done"
+    has_sums = record is not None and record.get("has_sums", False)
+    damaged = find_damaged(folder, SUMMED if has_sums else ())
+    if damaged is None and not (folder / MANIFEST).exists():
+        if not finished:
+            return None
+        if not has_sums:
+            return f"{show(folder)} has no {MANIFEST}: its files cannot be checked"
+        damaged = MANIFEST
+    if damaged is not None:
+        raise UserError(
+            f"{folder} is damaged: {damaged} is not as its run wrote it, see {MANIFEST}\n"
+            "Restore a backup; if you changed it yourself, write the sums anew in its folder:\n"
+            f"sha256sum {' '.join(SUMMED)} > {MANIFEST}"
+        )
+    return None
 
 
 def read_rows(folder: Path) -> list[Metrics]:

@@ -58,10 +58,12 @@ def write_sums(folder: Path, names: Sequence[str]) -> None:
     write_atomically(folder / MANIFEST, "".join(_line(folder / name, name) for name in names))
 
 
-def find_damaged(folder: Path) -> str | None:
-    """The first file of a folder's manifest that is not as it was; None if all are, or none is.
+def find_damaged(folder: Path, names: Sequence[str] = ()) -> str | None:
+    """The first file of a folder's manifest that is not as it was; None if all are.
 
-    Files that the manifest does not list do not count.
+    Args:
+      folder: the folder; without a manifest, none of its files is damaged.
+      names: files that the manifest must list; if it has others, they must be intact too.
 
     Raises:
       UserError: the manifest cannot be read.
@@ -72,6 +74,9 @@ def find_damaged(folder: Path) -> str | None:
         return None
     except OSError as error:
         raise UserError(f"{folder / MANIFEST} cannot be read: {error.strerror}") from error
+    listed = {line.partition("  ")[2] for line in lines}
+    if not (listed and listed.issuperset(names)):
+        return MANIFEST
     for line in lines:
         name = line.partition("  ")[2]
         try:

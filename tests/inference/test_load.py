@@ -17,6 +17,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.storage import weights
 from tests.support import tiny
+from tests.support.runs import renew_sums
 
 
 @pytest.fixture(scope="module")
@@ -239,14 +240,17 @@ def test_the_history_ends_at_an_incomplete_line(notes_run, tmp_path):
     shutil.copytree(notes_run, folder)
     rows = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([*rows[:2], rows[2][:20]]))
-    (folder / "SHA256SUMS").unlink()  # as while it runs
+    renew_sums(folder)
     assert len(lenet_jax.load(folder).history) == 2
     (folder / "summary.json").write_text(json.dumps([]))
+    renew_sums(folder)
     with pytest.raises(UserError, match=r"summary.json: expected `object`"):
         lenet_jax.load(folder)
 
 
-@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["summary.json", "metrics.jsonl", "model.safetensors", "config.json"]
+)
 def test_a_run_whose_files_changed_is_refused(notes_run, tmp_path, name):
     folder = tmp_path / "run"
     shutil.copytree(notes_run, folder)
@@ -256,7 +260,7 @@ def test_a_run_whose_files_changed_is_refused(notes_run, tmp_path, name):
     (folder / name).write_bytes(content[:at] + b"2" + content[at + 1 :])
     with pytest.raises(UserError, match=f"is damaged: {name} is not as its run wrote it"):
         lenet_jax.load(folder)
-    (folder / "SHA256SUMS").unlink()
+    renew_sums(folder)
     if name == "model.safetensors":
         with pytest.raises(UserError, match="it differs from its own SHA-256"):
             lenet_jax.load(folder)

@@ -8,6 +8,7 @@ import pytest
 import lenet_jax
 from lenet_jax import torch_bridge
 from lenet_jax.inference.run_data import load_data
+from tests.support.runs import renew_sums
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def run(finished, folder, tmp_path):
     ):
         values = json.loads((run / name).read_text()) | changes
         (run / name).write_text(json.dumps(values))
+    renew_sums(run)
     return run
 
 

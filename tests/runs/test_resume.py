@@ -10,7 +10,7 @@ from lenet_jax.machine import what_changed
 from lenet_jax.runs import figures as report
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import RunDir
-from lenet_jax.storage.sums import manifest
+from lenet_jax.storage.sums import MANIFEST, manifest
 from lenet_jax.terminal.progress import Epochs
 from lenet_jax.training import loop
 from tests.support.runs import (
@@ -242,6 +242,26 @@ def test_a_missing_summary_is_written_again(finished, tmp_path, no_figures):
     assert "this run is already finished" not in again.output
     timing = {"seconds_to_first_step": 0}
     assert again.read("summary.json") | timing == finished.read("summary.json") | timing
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "config.json", MANIFEST])
+def test_a_finished_run_is_checked_before_it_is_shown(finished, tmp_path, name):
+    shutil.copytree(finished.path, tmp_path / "run")
+    file = tmp_path / "run" / name
+    file.write_text("" if name == MANIFEST else file.read_text().replace("0.05", "0.0500"))
+    if name == "summary.json":
+        file.write_text(json.dumps(finished.read(name) | {"test_accuracy": 0.5}))
+    with pytest.raises(UserError, match=f"run is damaged: {name} is not as its run wrote it"):
+        start(tmp_path / "run", finished.config)
+    file.unlink()
+    if name == MANIFEST:
+        with pytest.raises(UserError, match=f"run is damaged: {name}"):
+            start(tmp_path / "run", finished.config)
+        record = finished.read("run.json") | {"has_sums": False}  # as an older version left it
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        output = start(tmp_path / "run", finished.config).output
+        assert "has no SHA256SUMS: its files cannot be checked" in output
+        assert "this run is already finished" in output
 
 
 def remove(path):

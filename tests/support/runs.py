@@ -19,7 +19,8 @@ from lenet_jax import data
 from lenet_jax.runs import run as runs
 from lenet_jax.runs.resume import RunState
 from lenet_jax.storage.checkpoint import Checkpoints
-from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.storage.run_dir import SUMMED, RunDir
+from lenet_jax.storage.sums import write_sums
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 from lenet_jax.training.step import init_state, no_metrics
 from tests.support import tiny
@@ -42,6 +43,11 @@ class Run(NamedTuple):
 
     def rows(self):
         return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def renew_sums(folder):
+    """Makes the sums of a finished run those of its files as they are."""
+    write_sums(folder, SUMMED)
 
 
 def make_config(folder, **sections):
