@@ -9,10 +9,14 @@ Importing the package costs nothing: JAX is imported with the first call.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
-if sys.argv[:1] == ["-m"]:  # `python -m lenet_jax.…` starts: quiet under Ctrl-C from here on
+# What starts `python -m lenet_jax.…` and the console script, which are quiet under Ctrl-C at once.
+COMMANDS = ("-m", "lenet-jax", "lenet-jax.exe", "lenet-jax-script.py")
+
+if sys.argv and os.path.basename(sys.argv[0]) in COMMANDS:  # noqa: PTH119
     from lenet_jax.errors import end_at_once_on_signals
 
     end_at_once_on_signals()
