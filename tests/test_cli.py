@@ -2,6 +2,7 @@ import re
 import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,22 @@ def test_a_user_s_mistake_in_a_command_is_its_exit_code(capsys):
 def test_the_help_does_not_wait_for_jax():
     program = "import sys; from lenet_jax import cli; cli.main([]); sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("program", "package"), [("-m", "experiments"), ("lenet-jax", "lenet_jax")]
+)
+def test_commands_are_quiet_under_signals_from_the_first_import_on(program, package):
+    code = (
+        f"import sys; sys.argv = [{program!r}]; import {package}, signal;"
+        " print(signal.getsignal(signal.SIGINT).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("_end_at_once\n", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_help_that_cannot_be_written_fails(monkeypatch, capfd):
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert cli.main(["predict", "--help"]) == 4

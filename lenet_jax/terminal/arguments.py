@@ -2,13 +2,24 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lenet_jax.errors import UserError, expand, printable
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 
 class Parser(argparse.ArgumentParser):
     """Reports errors as the rest of the package does."""
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """Prints the help; argparse would ignore that nobody can read it.
+
+        Raises:
+          OSError: the output is closed, or its disk is full.
+        """
+        print(self.format_help(), end="", file=file)
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print.
