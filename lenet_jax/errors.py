@@ -248,7 +248,7 @@ def printable(text: object, limit: int = 160) -> str:
     """Formats text, such as an exception's, in one line: unprintable text escaped, the end cut."""
     if isinstance(text, SyntaxError):
         text = text.msg  # without the file and the line
-    line = " ".join(str(text).split())
+    line = " ".join(_as_text(text).split())
     shown = line if line.isprintable() else repr(line)[1:-1]
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
 
@@ -276,7 +276,7 @@ def show(value: object, limit: int = 80) -> str:
 
     What is longer than `limit` keeps its beginning; a path, also as text, its end.
     """
-    text = str(value)
+    text = _as_text(value)
     if not text or not text.isprintable() or text != text.strip():
         text = repr(text)
     if len(text) <= limit:
@@ -288,3 +288,11 @@ def show(value: object, limit: int = 80) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 filter`, `6 filters`, `1,024 filters`."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _as_text(value: object) -> str:
+    """A value as text; of one that has none, such as a number of 5000 digits, its type."""
+    try:
+        return str(value)
+    except Exception:  # noqa: BLE001  # a `__str__` of a user's file may raise anything
+        return f"<{type(value).__name__} that cannot be shown>"

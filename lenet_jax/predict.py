@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import ExitCode, UserError, print_error, run_command, show
+from lenet_jax.errors import LINES, ExitCode, UserError, print_error, run_command, show
 from lenet_jax.terminal.arguments import description, make_parser, network_path
 
 if TYPE_CHECKING:
@@ -67,8 +67,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         print(to_json(rows, getattr(sys.stdout, "encoding", None) or "utf-8"))
     else:
         print_table(rows)
-    for error in errors:
-        print_error(error)
+    shown = errors if len(errors) <= LINES else errors[: LINES - 1]
+    for error in shown:
+        print_error(str(error).splitlines()[0])
+    if len(shown) < len(errors):
+        print_error(f"and {len(errors) - len(shown):,} more images could not be read")
     return ExitCode.USAGE if errors else ExitCode.DONE
 
 

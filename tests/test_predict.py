@@ -209,3 +209,14 @@ def test_help_and_mistakes_need_no_jax():
         "assert not {'jax', 'numpy', 'PIL'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_many_images_that_cannot_be_read_are_three_lines(run, notes_run, tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    code, _, error = run(f"--workdir={notes_run}", *sorted(tmp_path.iterdir()))
+    assert code == 2
+    assert [line.split()[0] for line in error.splitlines()[:2]] == [
+        str(tmp_path / f"{number}.png") for number in range(2)
+    ]
+    assert error.splitlines()[2:] == ["and 3 more images could not be read"]

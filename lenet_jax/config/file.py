@@ -146,7 +146,11 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
     if not isinstance(config, ConfigDict):
         path, kind = _split(path_with_arg)[0], type(config).__name__
         raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
-    return _flatten(config)
+    try:
+        return _flatten(config)
+    except (TypeError, RecursionError) as error:
+        reason = "its config contains itself, or a key that is no text"
+        raise UserError(f"{show(_split(path_with_arg)[0])}: {reason}") from error
 
 
 def saved_config(path: str) -> Path | None:
@@ -257,7 +261,11 @@ def _call_source(source: bytes, path: Path, name: str, arg: str) -> Any:
     except TypeError as error:
         needs = f"takes no argument, not {show(arg)}" if arg else "needs an argument: FILE.py:ARG"
         raise UserError(f"{show(path)}: its {name} {needs}") from error
-    return function(*arguments)
+    result = function(*arguments)
+    if inspect.iscoroutine(result):
+        result.close()  # which is never awaited
+        raise UserError(f"{show(path)}: its {name} is async; take `async` away")
+    return result
 
 
 def _split(path_with_arg: str) -> tuple[str, str]:

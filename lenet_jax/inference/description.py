@@ -14,6 +14,7 @@ from lenet_jax.nn import ops
 
 DEFAULTS: Mapping[str, Any] = {"activation": "relu", "pool": "max", "padding": 0}
 MAX_PADDING = 16
+TINY = np.finfo(np.float32).tiny
 NEAR = 0.01  # means and deviations, of pixels in 0..1, that are taken for equal
 EXAMPLES = {1: (0.1307, 0.3081)}  # mean and standard deviation that errors show, by channels
 
@@ -146,8 +147,10 @@ def pixel_statistics(
         mean, std = ([float(number) for number in metadata[key].split()] for key in ("mean", "std"))
     except ValueError as error:
         raise UserError(f"{source}: bad metadata: {printable(error)}") from error
-    finite = all(map(math.isfinite, mean + std))
-    if not finite or len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+    with np.errstate(over="ignore", under="ignore"):  # what is computed with
+        finite = all(map(math.isfinite, np.asarray(mean + std, np.float32)))
+        least = np.asarray(std, np.float32).min(initial=np.inf)
+    if not finite or len(mean) != in_channels or len(std) != in_channels or least < TINY:
         raise UserError(
             f"{source}: mean and std must have a finite number for each of {in_channels} input"
             f" channels, std above 0; not {as_flags(mean, std)}"
@@ -219,7 +222,9 @@ def _check(values: Mapping[str, str], front: str) -> None:
     for name, value in values.items():
         if name in choices and value not in choices[name]:
             allowed = f"one of {', '.join(choices[name])}"
-        elif name == "padding" and not (value.isdecimal() and int(value) <= MAX_PADDING):
+        elif name == "padding" and not (
+            value.isdecimal() and len(value) < 9 and int(value) <= MAX_PADDING
+        ):
             allowed = f"an integer in 0..{MAX_PADDING}"
         else:
             continue

@@ -19,7 +19,7 @@ import numpy as np
 
 from lenet_jax.config.file import Config, call_file, replace
 from lenet_jax.config.schema import RENAMED, current_names, keys, suggestion
-from lenet_jax.errors import UserError, show
+from lenet_jax.errors import UserError, printable, show
 from lenet_jax.storage.columns import Columns, plain
 from lenet_jax.sweeps.members import Members, Overrides
 
@@ -86,7 +86,10 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> Membe
         names = current_names(names)
     mistakes = _mistaken_keys(names, config, given)
     _refuse(path, mistakes, len(mistakes))
-    columns = Columns.of(changes)
+    try:
+        columns = Columns.of(changes)
+    except (ValueError, RecursionError) as error:  # a value cannot be shown
+        raise UserError(f"{path}: {printable(error)}") from error
     del changes  # of a million members, 200 MB
     members = Members(config, columns)
     wrong = members.find_wrong()
@@ -115,7 +118,7 @@ def _mistaken_keys(names: Iterable[str], config: Config, given: Sequence[str]) -
     mistakes = []
     for key in names:
         if key not in keys():
-            mistakes.append(f"unknown key {show(key)}; {suggestion(str(key), values)}")
+            mistakes.append(f"unknown key {show(key)}; {suggestion(show(key), values)}")
         elif key in FIXED:
             mistakes.append(f"{key} cannot vary in a sweep: {FIXED[key]}")
         elif key in given:

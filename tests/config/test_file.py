@@ -373,3 +373,29 @@ def test_nearest_keys(name: str, nearest: list[str]) -> None:
 
 def test_an_ambiguous_name_gives_every_key_it_may_be() -> None:
     assert set(nearest_keys("name")) == {"data.name", "optimizer.name", "schedule.name"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("c = base.get_config(); c.seed = 10**5000; return c", "seed=<int that cannot be shown>: "),
+        ("c = base.get_config(); c.unlock(); c.me = c; return c", "contains itself"),
+        ("return ConfigDict({1: 2, 'a': 3})", "a key that is no text"),
+        ("raise Silent", "Silent: <Silent that cannot be shown>"),
+    ],
+)
+def test_what_cannot_be_shown_is_a_short_error(tmp_path, body, message):
+    file = tmp_path / "odd.py"
+    lines = (
+        "from lenet_jax.config import base",
+        "from ml_collections import ConfigDict",
+        "class Silent(Exception):\n    def __str__(self): raise KeyError",
+        f"def get_config():\n    {body}",
+    )
+    file.write_text("\n".join(lines))
+    with pytest.raises(UserError) as caught:
+        config.load(str(file))
+    assert message in str(caught.value) and len(str(caught.value).splitlines()) <= 3
+    file.write_text("async def get_config(): pass")
+    with pytest.raises(UserError, match="its get_config is async"):
+        config.load(str(file))

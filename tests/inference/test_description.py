@@ -14,7 +14,7 @@ from lenet_jax import data, export, graph, predict, torch_bridge
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.errors import UserError
 from lenet_jax.inference import description, torch_source, trials
-from lenet_jax.inference.description import Description
+from lenet_jax.inference.description import Description, architecture, pixel_statistics
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage import weights
@@ -138,6 +138,14 @@ def test_predict_takes_the_flags_that_it_asks_for(run_command, path, pixels, tmp
 def test_values_that_cannot_be_are_refused(path, given, message):
     with pytest.raises(UserError, match=message):
         lenet_jax.load(path, **given)
+
+
+@pytest.mark.parametrize(("mean", "std"), [("1e39", "1"), ("1", "1e39"), ("1", "1e-46")])
+def test_statistics_that_are_none_in_float32_are_refused(mean, std):
+    with pytest.raises(UserError, match="must have a finite number"):
+        pixel_statistics({"mean": mean, "std": std}, 1, "a file")
+    with pytest.raises(UserError, match=r"padding=9999.*: must be an integer"):
+        architecture({"padding": "9" * 5000}, "a file")
 
 
 def test_every_export_is_of_the_given_network(run_command, path, tmp_path):
