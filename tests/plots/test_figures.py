@@ -367,9 +367,13 @@ class TestSweep:
                 overrides=changed,
                 diverged=2 if place in diverged else 0,
                 stuck=0,
-                valid_errors=np.zeros((0,)) if place in diverged else np.full((2, 3), place + 1.0),
-                test_errors=[] if place in diverged else [place + 1.0, place + 1.2],
-                test=summarise([] if place in diverged else [place + 1.0, place + 1.2], 100.0),
+                valid_errors=np.zeros((0,))
+                if place in diverged
+                else np.full((2, 3), place % 90 + 1.0),
+                test_errors=[] if place in diverged else [place % 90 + 1.0, place % 90 + 1.2],
+                test=summarise(
+                    [] if place in diverged else [place % 90 + 1.0, place % 90 + 1.2], 100.0
+                ),
                 best=place == 0,
             )
             for place, changed in enumerate(overrides)
