@@ -2,6 +2,7 @@
 
 import os
 import platform
+import stat
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import Any
 # Kernels with a fixed order of summation, chosen without timing them.
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
+POSIX = hasattr(os, "geteuid")  # Windows has no modes; a user's profile is private there
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH if POSIX else 0
 ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
 # Keys of a record that the bits of what is trained depend on, beside its config and data.
 ENVELOPE = (
@@ -94,9 +97,52 @@ def processor() -> str:
 
 
 def use_compilation_cache() -> None:
-    """Caches compiled functions in the user's cache folder, unless another one is configured."""
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
+    """Caches compiled functions in the user's cache folder, unless another one is configured.
+
+    What is cached runs as code: a folder that other users may change is not used, with a warning.
+    """
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    folder = cache_folder()
+    problem = make_private(folder)
+    if problem is None:
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    else:
+        text = f"warning: {folder} {problem}; what JAX compiles is not cached"
+        print(text, file=sys.stderr)
+
+
+def make_private(folder: Path) -> str | None:
+    """Makes a folder that only this user may write to.
+
+    Returns:
+      Why it is not usable as such; None if it is.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if _owner_problem(folder) is None and folder.stat().st_mode & OTHERS_WRITE:
+            folder.chmod(0o700)
+        return exposure(folder)
+    except OSError as error:
+        return f"cannot be used: {error.strerror}"
+
+
+def exposure(path: Path) -> str | None:
+    """Why other users may change a file or folder, or may have put it there; None if none may."""
+    problem = _owner_problem(path)
+    if problem is None and path.lstat().st_mode & OTHERS_WRITE:
+        return "can be written by other users"
+    return problem
+
+
+def _owner_problem(path: Path) -> str | None:
+    state = path.lstat()
+    if stat.S_ISLNK(state.st_mode):
+        return "is a symbolic link, which is not followed"
+    if POSIX and state.st_uid not in (os.geteuid(), 0):
+        return "belongs to another user"
+    return None
 
 
 def use_cores() -> None:

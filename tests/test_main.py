@@ -53,16 +53,27 @@ def test_ctrl_c_before_training_prints_no_traceback(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("environment", "cache"),
     [
-        ({"XDG_CACHE_HOME": "/cache"}, "/cache/lenet_jax"),
-        ({"XDG_CACHE_HOME": "", "HOME": "/home/me"}, "/home/me/.cache/lenet_jax"),
-        ({"JAX_COMPILATION_CACHE_DIR": "/mine", "XDG_CACHE_HOME": "/cache"}, "/mine"),
+        ({"XDG_CACHE_HOME": "{}/cache"}, "{}/cache/lenet_jax"),
+        ({"XDG_CACHE_HOME": "", "HOME": "{}/me"}, "{}/me/.cache/lenet_jax"),
+        ({"JAX_COMPILATION_CACHE_DIR": "/mine", "XDG_CACHE_HOME": "{}/cache"}, "/mine"),
     ],
 )
-def test_the_compilation_cache_is_configurable(environment, cache):
+def test_the_compilation_cache_is_configurable(tmp_path, environment, cache):
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-    os.environ.update(environment)
+    os.environ.update({key: value.format(tmp_path) for key, value in environment.items()})
     use_compilation_cache()
-    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == cache
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == cache.format(tmp_path)
+
+
+def test_a_compilation_cache_that_others_may_fill_is_not_used(tmp_path, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "lenet_jax").symlink_to("elsewhere")
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path)
+    use_compilation_cache()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path}/lenet_jax is a symbolic link")
 
 
 @pytest.mark.parametrize(

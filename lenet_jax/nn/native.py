@@ -15,7 +15,6 @@ import os
 import platform
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -31,8 +30,6 @@ FOLDER = Path(__file__).with_name("cpp")
 SOURCE = FOLDER / "native.cc"  # which includes the others
 COMPILERS = ("c++", "g++", "clang++")
 MSVC = ("cl", "clang-cl")  # and what takes its flags
-POSIX = hasattr(os, "geteuid")  # Windows has no modes; a user's profile is private there
-OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH if POSIX else 0
 CALLS = (
     *("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient"),
     *("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
@@ -104,39 +101,18 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
     Its own hash is part of its name, since loading a truncated library kills the process.
     """
     folder = machine.cache_folder()
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _owner_problem(folder) is None and folder.stat().st_mode & OTHERS_WRITE:
-            folder.chmod(0o700)
-        problem = _owner_problem(folder) or _mode_problem(folder)
-    except OSError as error:
-        problem = f"cannot be used: {error.strerror}"
+    problem = machine.make_private(folder)
     if problem:
         text = f"warning: {folder} {problem}; the C++ is compiled for this process alone"
         print(text, file=sys.stderr)
         return _build(build, None, key)
     for kept in folder.glob(f"native-{key}-*.so"):
         with contextlib.suppress(OSError):
-            problem = _owner_problem(kept) or _mode_problem(kept)
-            if problem is None and kept.stem.endswith(_hash(kept.read_bytes())):
+            ours = machine.exposure(kept) is None
+            if ours and kept.stem.endswith(_hash(kept.read_bytes())):
                 return ctypes.CDLL(str(kept))
             kept.unlink()
     return _build(build, folder, key)
-
-
-def _owner_problem(path: Path) -> str | None:
-    """Why another user may have put a file or folder there; None if only this user or root did."""
-    state = path.lstat()
-    if stat.S_ISLNK(state.st_mode):
-        return "is a symbolic link, which is not followed"
-    if POSIX and state.st_uid not in (os.geteuid(), 0):
-        return "belongs to another user"
-    return None
-
-
-def _mode_problem(path: Path) -> str | None:
-    """Why another user may change a file or folder; None if none may."""
-    return "can be written by other users" if path.lstat().st_mode & OTHERS_WRITE else None
 
 
 def _build(build: Sequence[str], folder: Path | None, key: str) -> ctypes.CDLL:

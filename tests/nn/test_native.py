@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lenet_jax import machine
 from lenet_jax.errors import UserError
 from lenet_jax.nn import cpu_kernels, native, ops
 from tests.support.backends import NATIVE
@@ -111,7 +112,7 @@ def test_a_library_of_this_user_alone_is_loaded(cached, taken):
     assert taken == [cached]
 
 
-@pytest.mark.skipif(not native.POSIX, reason="Windows has no modes")
+@pytest.mark.skipif(not machine.POSIX, reason="Windows has no modes")
 def test_a_folder_that_others_may_write_is_closed_to_them(cached, taken):
     cached.parent.chmod(0o777)
     native._load("k", [])
@@ -119,7 +120,7 @@ def test_a_folder_that_others_may_write_is_closed_to_them(cached, taken):
     assert cached.parent.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(not native.POSIX, reason="Windows has no owners")
+@pytest.mark.skipif(not machine.POSIX, reason="Windows has no owners")
 @pytest.mark.parametrize("kind", ["written by others", "a link", "of another user"])
 def test_a_library_that_others_may_have_put_there_is_built_again(cached, taken, monkeypatch, kind):
     if kind == "written by others":
@@ -134,7 +135,7 @@ def test_a_library_that_others_may_have_put_there_is_built_again(cached, taken, 
     assert not cached.is_symlink() and not cached.exists()
 
 
-@pytest.mark.skipif(not native.POSIX, reason="Windows has no owners")
+@pytest.mark.skipif(not machine.POSIX, reason="Windows has no owners")
 @pytest.mark.parametrize("kind", ["a link", "of another user"])
 def test_a_cache_folder_that_is_not_ours_is_not_used(cached, taken, monkeypatch, capsys, kind):
     folder = cached.parent
