@@ -13,15 +13,14 @@ float64, and repetition to the bit. Check your own machine or GPU with
 .venv/bin/python -m experiments.correctness
 ```
 
-which takes {seconds} s on {hardware}, and writes this page. An error is the largest
-difference in an array, divided by the largest number that is expected there; float32 has a
+which takes some minutes, and writes this page. An error is the largest difference in an array, divided by the largest number that is expected there; float32 has a
 precision of 6e-8. A case is one array or number. Layers are compared for {sizes}.
 With `pip install torch`, PyTorch is compared too.
 
 """
 AFTER = """
-Measured at revision {revision} with {versions}; the numbers are in
-[{name}]({path}).
+Measured on {hardware} at revision {revision}, with {versions}; the numbers
+are in [{name}]({path}).
 
 The test suite has more: PyTorch's recorded answers (`tests/test_torch_parity.py`,
 `tests/training/test_optim.py`) and 300 training steps beside PyTorch. `experiments.faults` kills
@@ -44,11 +43,10 @@ def write(record: Mapping[str, Any], name: str) -> str:
     hardware = f"{environment['cores']} cores of an {environment['processor']}"
     versions = ", ".join(f"{k} {v}" for k, v in environment["versions"].items())
     return (
-        INTRODUCTION.format(
-            seconds=f"{record['seconds']:.0f}", hardware=hardware, sizes=record["sizes"]
-        )
+        INTRODUCTION.format(sizes=record["sizes"])
         + table
         + AFTER.format(
+            hardware=hardware,
             revision=(environment["git_revision"] or "unknown")[:12],
             versions=versions,
             name=f"results/{name}",

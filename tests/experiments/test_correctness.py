@@ -69,4 +69,4 @@ def test_the_page_marks_what_is_out_of_bounds():
     page = document.write(record, "correctness_cpu.json")
     assert "| sums | NumPy | 1,200 | 0 | to the bit |" in page
     assert "| ties | NumPy | 7 | **1.2e+00** | 1e-05 |" in page
-    assert "takes 10 s on 2 cores of an Abacus" in page
+    assert "Measured on 2 cores of an Abacus at revision 0123456789ab" in page
