@@ -13,8 +13,9 @@ float64, and repetition to the bit. Check your own machine or GPU with
 .venv/bin/python -m experiments.correctness
 ```
 
-which takes some minutes, and writes this page. An error is the largest difference in an array, divided by the largest number that is expected there; float32 has a
-precision of 6e-8. A case is one array or number. Layers are compared for {sizes}.
+which takes some minutes, and writes this page. An error is the largest difference in an array,
+divided by the largest number that is expected there; float32 has a precision of 6e-8. A case is one
+array or number. Layers are compared for {sizes}.
 With `pip install torch`, PyTorch is compared too.
 
 """
