@@ -24,6 +24,7 @@ from lenet_jax.storage.checkpoint import ARRAYS
 from lenet_jax.storage.sums import MANIFEST, manifest
 from tests.support import tiny
 from tests.support.root import ROOT
+from tests.support.runs import renew_sums
 
 pytestmark = pytest.mark.slow
 
@@ -235,7 +236,10 @@ RUNS = {
         "is of another version of lenet-jax",
     ),
     "another_network": (
-        lambda run: rewrite(run / "config.json", lambda c: c["model"].update(channels=[2, 4])),
+        lambda run: (
+            rewrite(run / "config.json", lambda c: c["model"].update(channels=[2, 4])),
+            renew_sums(run),
+        ),
         "holds a run of another config: model.channels: (2, 4) → (2, 3)",
     ),
     "config_gone": (
@@ -532,11 +536,11 @@ def test_what_is_no_file(capsys, command):
 
 @pytest.mark.parametrize(("file", "content", "line"), DAMAGED)
 def test_damaged_json(capsys, file, content, line):
-    """Of a finished run whose sums were deleted, as `DAMAGED` says."""
+    """Of a finished run whose sums were made anew, as `DAMAGED` says."""
     run = Path("run_damaged")
     shutil.copytree("run", run)
-    (run / MANIFEST).unlink()
     (run / file).write_bytes(content)
+    renew_sums(run)
     try:
         check(capsys, inspect.main, [f"--workdir={run}"], f"{file}{line}")
         if file == "config.json":

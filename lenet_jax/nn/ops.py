@@ -275,7 +275,7 @@ def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b n"]:
     its input rows in another order; `torch_bridge` permutes them.
     """
     # Written with the batch last, so that no copy comes between `phase` and the linear layers.
-    return x.transpose(1, 2, 3, 0).reshape(math.prod(x.shape[1:]), len(x)).T
+    return x.transpose(1, 2, 3, 0).reshape(math.prod(x.shape[1:]), x.shape[0]).T
 
 
 def _convolve(

@@ -54,7 +54,7 @@ BAD_FILES = {
 def test_bad_file_is_refused_in_one_line(capsys, tmp_path, name):
     path = tmp_path / "network.safetensors"
     path.write_bytes(BAD_FILES[name])
-    assert refusal(capsys, "inspect", path).startswith(f"{path} ")
+    assert f"{path.name} " in refusal(capsys, "inspect", path)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
