@@ -264,10 +264,10 @@ def test_a_diverging_member_is_frozen_and_the_others_are_unaffected(strategy, di
 
 
 def test_a_member_that_diverges_late_keeps_its_best_parameters():
-    # The decay multiplies the weights by -5 a step, until their products overflow.
+    # The decay multiplies the weights by -4 a step, until their products overflow.
     config = tiny.config(
         schedule={"name": "constant"},
-        optimizer={"learning_rate": 0.05, "momentum": 0.0, "weight_decay": 120.0},
+        optimizer={"learning_rate": 0.05, "momentum": 0.0, "weight_decay": 100.0},
         model={"backend": "plain"},
     )
     trained = Trained([config, config])
