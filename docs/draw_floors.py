@@ -24,7 +24,10 @@ PACKAGE = "lenet_jax"
 ABOVE = ("configs", "experiments")
 
 # From the ground up.
-NAMES = ("ground", "one subject each", "train, and use", "whole runs", "commands", "start here")
+NAMES = (
+    *("ground", "reading files", "one subject each", "train, and use"),
+    *("whole runs", "commands", "start here"),
+)
 COLOURS = ("#6b7280", "#8c564b", "#0072b2", "#007d5a", "#a8690b", "#b6432a", "#6f4a9b")
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -86,7 +89,7 @@ def draw(house: House) -> bytes:
         note = f"{house.summary()}; the {ground} to the ground floor are counted, not drawn"
         axes.text(24, 50, note, size=11.5, color="#555555", va="center")
         boxes = _boxes(house)
-        for index, name in enumerate(NAMES):
+        for index, name in zip(range(len(house.floors)), NAMES, strict=True):
             _draw_floor(axes, height, index, name)
         for room, (x, y, width) in boxes.items():
             _draw_room(axes, house, room, x, y, width)

@@ -27,9 +27,9 @@ DISK_FAULTS = {
     errno.EFBIG: "raise the limit of a file's size (ulimit -f)",
     errno.EROFS: "make the file system writable",
     errno.EIO: "the disk may be failing: check it",
-    errno.ENODEV: "the disk is gone: bring it back",
-    errno.ENXIO: "the disk is gone: bring it back",
-    errno.ESTALE: "the network's disk is gone: bring it back",
+    errno.ENODEV: "the disk is gone: reconnect it",
+    errno.ENXIO: "the disk is gone: reconnect it",
+    errno.ESTALE: "the network file system is gone: mount it again",
 }
 # Likewise because of the path.
 WRONG_PATHS = {
@@ -83,7 +83,7 @@ class WriteError(UserError):
         """Describes `error` in one line, for `path` unless the error names a file itself."""
         super().__init__(
             f"{show(error.filename or path, 120)} cannot be written: {error.strerror or error};"
-            f" {DISK_FAULTS.get(error.errno or 0, 'see to the disk')},"
+            f" {DISK_FAULTS.get(error.errno or 0, 'check the disk')},"
             " then run the same command again"
         )
 

@@ -1,4 +1,4 @@
-"""Reads what is on disk: opens nothing but files, and decodes JSON by type.
+"""Reads what is on disk: opens regular files only, and decodes JSON by type.
 
 Whatever a run, a sweep or a user left in a file passes here before anything else sees it, so that
 wrong content is one error, which says what is wrong in which file and where in it.
@@ -24,7 +24,7 @@ LARGEST = 1 << 30  # bytes of JSON or Python; the plan of a sweep of a million m
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
-    """Opens a file for reading; what is none is refused rather than waited for.
+    """Opens a file for reading; anything else is refused rather than waited for.
 
     Raises:
       OSError: it cannot be opened; or it is a folder, a pipe, a socket or a device, which might

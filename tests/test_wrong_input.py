@@ -536,7 +536,7 @@ def test_what_is_no_file(capsys, command):
 
 @pytest.mark.parametrize(("file", "content", "line"), DAMAGED)
 def test_damaged_json(capsys, file, content, line):
-    """Of a finished run whose sums were made anew, as `DAMAGED` says."""
+    """A damaged file of a finished run, whose sums match it, is an error of one line."""
     run = Path("run_damaged")
     shutil.copytree("run", run)
     (run / file).write_bytes(content)

@@ -26,8 +26,14 @@ class Comparison:
     cases: int = 0
     error: float = 0.0
 
-    def add(self, actual: Any, expected: Any) -> None:
-        """Compares two arrays; other shapes, or a NaN on one side only, are infinitely apart."""
+    def add(self, actual: Any, expected: Any, least: float = 0.0) -> None:
+        """Compares two arrays; other shapes, or a NaN on one side only, are infinitely apart.
+
+        Args:
+          actual: what the package computed.
+          expected: what the oracle did.
+          least: the smallest number that a difference is divided by.
+        """
         actual, expected = (np.asarray(array, np.float64) for array in (actual, expected))
         self.cases += 1
         if actual.shape != expected.shape or not np.array_equal(
@@ -37,7 +43,7 @@ class Comparison:
             return
         finite = np.isfinite(expected)
         difference = np.abs(actual[finite] - expected[finite]).max(initial=0)
-        scale = np.abs(expected[finite]).max(initial=0) or 1.0
+        scale = np.abs(expected[finite]).max(initial=least) or 1.0
         self.error = max(self.error, float(difference / scale))
 
     def add_each(self, actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -156,31 +156,41 @@ DERIVATIVES = (
 
 
 def compare_one(
-    derivative: Callable[[Loss, Point], Tree], backends: Sequence[ops.Backend], seeds: int = SEEDS
+    derivative: Callable[[Loss, Point], Tree],
+    backends: Sequence[ops.Backend],
+    compiled: bool,
+    seeds: int = SEEDS,
 ) -> Comparison:
-    """Compares a derivative at random points; an error is relative to its largest number."""
+    """Compares a derivative at random points, of functions that are compiled, or not.
+
+    An error is relative to the largest number of an array, or to 1 where all are smaller.
+    """
     kind = (derivative.__doc__ or "").rstrip(".")
     subject = f"derivatives: {kind[0].lower()}{kind[1:]}"
     comparison = Comparison(subject, "`plain`, float64", 1e-5)
-    functions = {
-        backend: jax.jit(partial(derivative, partial(loss, backend=backend)))
-        for backend in (*backends, "plain")
-    }
+
+    def function(backend: ops.Backend) -> Callable[[Point], Tree]:
+        function = partial(derivative, partial(loss, backend=backend))
+        return jax.jit(function) if compiled else function
+
+    functions = {backend: function(backend) for backend in (*backends, "plain")}
     for point in map(draw, range(seeds)):
         with jax.enable_x64(True):
-            expected = _vector(functions["plain"](point))
-        assert expected.dtype == np.float64
-        narrow = jax.tree.map(np.float32, point)._replace(labels=point.labels)
+            wide = jax.tree.map(jnp.asarray, point)
+            expected = jax.tree.map(np.asarray, functions["plain"](wide))
+        narrow = jax.tree.map(lambda x: jnp.asarray(np.float32(x)), point)
+        narrow = narrow._replace(labels=jnp.asarray(point.labels))
         for backend in backends:
-            comparison.add(_vector(functions[backend](narrow)), expected)
+            actual = functions[backend](narrow)
+            if jax.tree.structure(actual) != jax.tree.structure(expected):
+                raise ValueError(f"{subject} of `{backend}` has another structure")
+            for one, other in zip(*map(jax.tree.leaves, (actual, expected)), strict=True):
+                assert other.dtype == np.float64
+                comparison.add(one, other, least=1.0)
     return comparison
 
 
 def compare(backends: Sequence[ops.Backend]) -> Iterator[Comparison]:
     """Yields a comparison for each derivative, over all backends."""
     for derivative in DERIVATIVES:
-        yield compare_one(derivative, backends)
-
-
-def _vector(tree: Tree) -> np.ndarray:
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        yield compare_one(derivative, backends, compiled=True)

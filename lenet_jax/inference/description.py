@@ -165,7 +165,7 @@ def unusual_size(image_size: int, padding: int, metadata: Mapping[str, str]) -> 
         return None
     return (
         f"is read as for images of {image_size}×{image_size}; if yours are {native}×{native}, both"
-        " its convolutions have padding=2, which a LeNet here has not: predictions will be wrong"
+        " its convolutions have padding=2, which is not supported: predictions will be wrong"
     )
 
 

@@ -47,11 +47,11 @@ def read_chunk(
         raise damaged(folder, f"{ROWS} does not have each of its members once")
     for row in rows:
         if not _is_possible(row, epochs):
-            raise damaged(folder, f"{ROWS} has impossible results of member {row['member']}")
+            raise damaged(folder, f"{ROWS} has impossible results for member {row['member']}")
     done = [row["status"] == "done" for row in rows]
     for name, curve in curves.items():
         if not _is_curve(curve, done, epochs, rate=name.endswith("accuracy")):
-            raise damaged(folder, f"{show(name)} in {HISTORY} is no curve of its members")
+            raise damaged(folder, f"{show(name)} in {HISTORY} is not a curve of its members")
     if not set(CURVES) <= set(curves):
         raise damaged(folder, f"{HISTORY} lacks curves of its members")
     return rows, curves

@@ -186,7 +186,7 @@ def check(folder: Path) -> str | None:
     if damaged is not None:
         raise UserError(
             f"{folder} is damaged: {damaged} is not as its run wrote it, see {MANIFEST}\n"
-            "Restore a backup; if you changed it yourself, write the sums anew in its folder:\n"
+            "Restore a backup; if the change is yours, update the sums in that folder:\n"
             f"sha256sum {' '.join(SUMMED)} > {MANIFEST}"
         )
     return None

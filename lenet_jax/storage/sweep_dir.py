@@ -273,7 +273,7 @@ class SweepDir:
         return (member for *_, members in self._stored() for member in members)
 
     def _stored(self) -> Iterator[tuple[int, weights.StateDict, dict[str, str], list[int]]]:
-        """Each chunk that has weights: its number, them, stacked, their metadata and members."""
+        """Each chunk with weights: its number, the stacked weights, their metadata and members."""
         for chunk in sorted(self.done()):
             file = self._folder(chunk) / WEIGHTS
             if file.exists():

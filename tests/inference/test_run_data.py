@@ -1,4 +1,4 @@
-"""The data of a run are found from any folder; whoever uses them is told if they changed."""
+"""A run's data are located from any folder, and a warning says if they changed."""
 
 import json
 import shutil

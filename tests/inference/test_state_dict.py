@@ -175,7 +175,7 @@ def test_network_of_other_sizes_is_refused_by_name(saved):
         load_params(path, like)
 
 
-def test_another_architecture_is_named_in_one_line(capsys, tmp_path):
+def test_another_architecture_is_named_by_its_first_entries(capsys, tmp_path):
     names = [f"features.{i}.{kind}" for i in range(16) for kind in ("weight", "bias")]
     path = tmp_path / "vgg.safetensors"
     weights.write(path, dict.fromkeys(names, np.zeros(2, np.float32)), {})
@@ -183,7 +183,8 @@ def test_another_architecture_is_named_in_one_line(capsys, tmp_path):
     _, lists = said.splitlines()
     missing, unexpected = lists.split("; ")
     assert missing == "missing: conv1.weight, conv1.bias, conv2.weight, conv2.bias and 6 more"
-    assert unexpected.startswith("unexpected: features.0.") and unexpected.endswith(" and 28 more")
+    first = ", ".join(sorted(names)[:4])
+    assert unexpected == f"unexpected: {first} and 28 more"
 
 
 def test_prefix_of_all_names_is_recognised(state_dict):

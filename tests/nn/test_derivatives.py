@@ -11,5 +11,5 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("backend", ["phase", NATIVE])
 @pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda derivative: derivative.__name__)
 def test_derivatives_equal_those_of_the_plain_layers_in_float64(derivative, backend):
-    comparison = compare_one(derivative, [backend], seeds=1)
+    comparison = compare_one(derivative, [backend], compiled=False, seeds=1)
     assert comparison.holds, comparison

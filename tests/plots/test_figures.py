@@ -101,6 +101,7 @@ def test_a_figure_is_the_same_bytes_twice_and_carries_no_dates(figures):
         assert content == png(figure), name
         with Image.open(io.BytesIO(content)) as image:
             assert set(image.info) == {"dpi", "Software"}, name
+            assert image.info["Software"] == "lenet_jax", name
         assert count(pixels(figure), (255, 255, 255)) > 1000, name
 
 

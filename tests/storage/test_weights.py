@@ -54,7 +54,8 @@ BAD_FILES = {
 def test_bad_file_is_refused_in_one_line(capsys, tmp_path, name):
     path = tmp_path / "network.safetensors"
     path.write_bytes(BAD_FILES[name])
-    assert f"{path.name} " in refusal(capsys, "inspect", path)
+    named, _ = refusal(capsys, "inspect", path).split(" ", 1)
+    assert str(path).endswith(named.removeprefix("…"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
