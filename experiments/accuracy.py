@@ -39,16 +39,18 @@ def main() -> None:
     ]
     subprocess.run([*command, *overrides], check=True)
     with (workdir / "results.csv").open(newline="") as file:
-        runs = [
-            {
-                "seed": int(row["seed"]),
-                "test_accuracy": float(row["test_accuracy"]),
-                "test_loss": float(row["test_loss"]),
-                "valid_accuracy": float(row["valid_accuracy"]),
-                "best_epoch": int(row["best_epoch"]),
-            }
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    runs = [
+        {
+            "seed": int(row["seed"]),
+            "test_accuracy": float(row["test_accuracy"]),
+            "test_loss": float(row["test_loss"]),
+            "valid_accuracy": float(row["valid_accuracy"]),
+            "best_epoch": int(row["best_epoch"]),
+        }
+        for row in rows
+        if row["status"] == "done"
+    ]
 
     test = summarise([run["test_accuracy"] for run in runs], upper=1.0)
     answer = {
@@ -57,6 +59,7 @@ def main() -> None:
         "overrides": overrides,
         "epoch": "of each seed, the one with the best validation accuracy",
         "seeds": test.n,
+        "diverged": len(rows) - test.n,
         "test_accuracy": test.to_json(),
         "runs": runs,
         "environment": environment(PACKAGES),

@@ -4,13 +4,14 @@ import contextlib
 import enum
 import errno
 import io
+import itertools
 import os
 import re
 import signal
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -204,6 +205,12 @@ def print_error(message: object) -> None:
             print(fit(message), file=sys.stderr, flush=True)
         except OSError:
             discard(sys.stderr)
+
+
+def print_remarks(remarks: Iterable[str]) -> None:
+    """Prints remarks, some of which are tables, to standard error."""
+    for line in itertools.chain.from_iterable(remark.splitlines() for remark in remarks):
+        print_error(line)
 
 
 def is_gone(stream: Any, error: OSError) -> bool:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lenet_jax import machine
-from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, writing
+from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_command, writing
 from lenet_jax.storage.files import (
     check_replaceable,
     name_draft,
@@ -93,8 +93,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         lines = export(network, arguments.format, out, force=arguments.force)
     for line in lines:
         print(line)
-    for remark in remarks:
-        print_error(remark)
+    print_remarks(remarks)
     return ExitCode.DONE
 
 

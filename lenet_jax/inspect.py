@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import ExitCode, UserError, expand, print_error, run_command, writing
+from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_command, writing
 from lenet_jax.reading import read_json
 from lenet_jax.storage.files import check_replaceable, refuse_link, write_atomically
 from lenet_jax.storage.formats import RunRecord
@@ -107,8 +107,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     _print_summary(network, findings)
     for file in (*sorted(images), "report.html"):
         print(f"  {out / file}")
-    for remark in remarks:
-        print_error(remark)
+    print_remarks(remarks)
     return ExitCode.DONE
 
 

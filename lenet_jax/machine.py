@@ -88,6 +88,18 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def available_memory(device: Any) -> int | None:
+    """Free memory in bytes: the device's own on an accelerator, the machine's on a CPU.
+
+    None if the device's allocator does not say.
+    """
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return limit - stats.get("bytes_in_use", 0) if limit else None
+    return free_memory()
+
+
 def processor() -> str:
     """The name of the CPU."""
     info = Path("/proc/cpuinfo")

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import LINES, ExitCode, UserError, print_error, run_command, show
+from lenet_jax.errors import (
+    LINES,
+    ExitCode,
+    UserError,
+    print_error,
+    print_remarks,
+    run_command,
+    show,
+)
 from lenet_jax.terminal.arguments import description, make_parser, network_path
 
 if TYPE_CHECKING:
@@ -60,8 +68,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     remarks: list[str] = []
     given = Description(**description(arguments))
     network = load(path, arguments.member, given, remarks.append)
-    for remark in remarks:
-        print_error(remark)
+    print_remarks(remarks)
     rows, errors = classify(network, found.images, one=arguments.one)
     if arguments.json:
         print(to_json(rows, getattr(sys.stdout, "encoding", None) or "utf-8"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lenet_jax import data
 from lenet_jax.device import require_device
-from lenet_jax.errors import ExitCode, UserError, expand, print_error, printable, run_command
+from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, printable, run_command
 from lenet_jax.storage.run_dir import CONFIG
 from lenet_jax.terminal.arguments import Parser, add_description, add_force, description
 
@@ -57,7 +57,7 @@ def _inspect(arguments: argparse.Namespace) -> None:
     if {"mean", "std"} <= set(metadata):
         mean, std = pixel_statistics(metadata, channels, arguments.file)
         print(f"  as flags, of pixels in 0..1: {as_flags(mean, std)}")
-    _print(remarks)
+    print_remarks(remarks)
 
 
 def _convert(arguments: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def _convert(arguments: argparse.Namespace) -> None:
         pixel_statistics(metadata, model.conv1.in_features, arguments.file)
     save_params(out, nnx.state(model, nnx.Param), metadata, force=arguments.force)
     print(out)
-    _print(remarks)
+    print_remarks(remarks)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -112,7 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         f"{arguments.file} on {dataset.name}: test accuracy {correct / len(labels):.2%},"
         f" {len(labels) - correct:,} of {len(labels):,} images wrong"
     )
-    _print(remarks)
+    print_remarks(remarks)
 
 
 def _try_all(arguments: argparse.Namespace) -> None:
@@ -143,7 +143,7 @@ def _try_all(arguments: argparse.Namespace) -> None:
     for trial in best:
         mark = "≈" if trial.tied and tied > 1 else " "
         print(f"{mark} {trial.accuracy:7.2%}  {trial.loss:7.4f}  {trial.flags()}")
-    _print(remarks)
+    print_remarks(remarks)
 
 
 def _check_data(
@@ -179,11 +179,6 @@ def _load(
         remark = descriptions.unsaid(metadata, arguments.file)
         remarks += [remark] if remark else []
     return model, metadata, remarks
-
-
-def _print(remarks: Sequence[str]) -> None:
-    for remark in remarks:
-        print_error(remark)
 
 
 def _parser(program: str) -> argparse.ArgumentParser:

@@ -152,7 +152,7 @@ def a_gpu(stats):
     ],
 )
 def test_the_memory_of_an_accelerator_is_never_taken_for_the_hosts(stats, free):
-    assert plan.available_memory(a_gpu(stats)) == free
+    assert machine.available_memory(a_gpu(stats)) == free
 
 
 def test_unknown_memory_is_assumed_to_be_little_unless_the_chunks_are_chosen(monkeypatch):

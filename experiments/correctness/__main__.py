@@ -3,33 +3,35 @@
     python -m experiments.correctness
 
 Prints one line per comparison, and writes `results/correctness_DEVICE.json` and, on a CPU,
-`docs/correctness.md`. Exits with 1 if anything is out of bounds.
+`docs/correctness.md`; with `--results`, only the former. Exits with 1 if anything is out of bounds.
 """
 
 import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiments.correctness import document
 from experiments.correctness.comparison import Comparison
 from lenet_jax import machine
+from lenet_jax.errors import run_command
 from lenet_jax.storage.files import write_atomically, write_json
 
+QUESTION = "Is what the package computes right, and how far?"
+RESULTS, PAGE = Path("results"), Path("docs", "correctness.md")
 
-def main() -> int:
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs every comparison; the exit code says whether all hold."""
-    parser = argparse.ArgumentParser(description="Is what the package computes right, and how far?")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
-    arguments = parser.parse_args()
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
+    arguments = parser.parse_args(argv)
     machine.use_compilation_cache()
     machine.use_cores()
 
-    import jax  # only now: it reads the environment
-
-    from experiments.correctness import layers
+    from experiments.correctness import layers, pytorch
     from lenet_jax.runs.record import PACKAGES
 
     start, comparisons = time.perf_counter(), []
@@ -41,24 +43,24 @@ def main() -> int:
             f" {comparison.oracle}",
             flush=True,
         )
-    device = jax.devices()[0]
+    device = machine.devices()[0]
+    peers = ["torch"] if pytorch.is_installed() else []
     kind = "cpu" if device.platform == "cpu" else device.device_kind.lower().replace(" ", "_")
     record = {
-        "question": "Is what the package computes right, and how far?",
+        "question": QUESTION,
         "seconds": time.perf_counter() - start,
         "device": kind,
         "sizes": layers.describe_sizes(),
         "comparisons": comparisons,
-        "environment": machine.environment(PACKAGES),
+        "environment": machine.environment([*PACKAGES, "scipy", *peers]),
     }
     arguments.results.mkdir(parents=True, exist_ok=True)
     name = f"correctness_{kind}.json"
     write_json(arguments.results / name, record)
-    if kind == "cpu":
-        page = arguments.results.parent / "docs" / "correctness.md"
-        page.parent.mkdir(exist_ok=True)
-        write_atomically(page, document.write(record, name))
-        print(f"written to {arguments.results / name} and {page}")
+    print(f"written to {arguments.results / name}")
+    if kind == "cpu" and arguments.results == RESULTS:
+        write_atomically(PAGE, document.write(record, name))
+        print(f"written to {PAGE}")
     failed = [row for row in comparisons if not row["holds"]]
     print(f"{len(comparisons)} comparisons, {len(failed)} out of bounds")
     return 1 if failed else 0
@@ -81,4 +83,4 @@ def compare() -> Iterator[Comparison]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -27,7 +27,7 @@ class Comparison:
     error: float = 0.0
 
     def add(self, actual: Any, expected: Any, least: float = 0.0) -> None:
-        """Compares two arrays; other shapes, or a NaN on one side only, are infinitely apart.
+        """Compares two arrays; other shapes, infinities or NaNs are infinitely far apart.
 
         Args:
           actual: what the package computed.
@@ -36,23 +36,20 @@ class Comparison:
         """
         actual, expected = (np.asarray(array, np.float64) for array in (actual, expected))
         self.cases += 1
+        finite = np.isfinite(expected)
         if actual.shape != expected.shape or not np.array_equal(
-            np.isfinite(actual), np.isfinite(expected)
+            np.where(np.isfinite(actual), 0, actual), np.where(finite, 0, expected), equal_nan=True
         ):
             self.error = np.inf
             return
-        finite = np.isfinite(expected)
         difference = np.abs(actual[finite] - expected[finite]).max(initial=0)
         scale = np.abs(expected[finite]).max(initial=least) or 1.0
         self.error = max(self.error, float(difference / scale))
 
     def add_each(self, actual: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-        """Compares the arrays that both mappings have, which must be some."""
-        shared = actual.keys() & expected.keys()
-        if not shared:
-            raise ValueError(f"nothing to compare: {list(actual)} and {list(expected)}")
-        for name in shared:
-            self.add(actual[name], expected[name])
+        """Compares every array of `actual`, each of which `expected` has."""
+        for name, array in actual.items():
+            self.add(array, expected[name])
 
     @property
     def holds(self) -> bool:

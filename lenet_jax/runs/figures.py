@@ -67,22 +67,24 @@ def draw_figures(
             image, kernel, maps, title=title, captions=captions, activation=name
         )
 
-    plots: list[Callable[[], Figure]] = [
-        lambda: curves.plot_curves(
+    plots: dict[str, Callable[[], Figure]] = {
+        "curves.png": lambda: curves.plot_curves(
             rows,
             title=f"{title}, {spec.num_examples:,} training images",
             seam=spec.schedule_epochs,
         ),
-        lambda: results.plot_confusion_matrix(confusion, names, title=title),
-        lambda: filters.plot_filters(kernel, title=title),
-        plot_feature_maps,
-        lambda: results.plot_mistakes(
+        "confusion_matrix.png": lambda: results.plot_confusion_matrix(
+            confusion, names, title=title
+        ),
+        "filters.png": lambda: filters.plot_filters(kernel, title=title),
+        "feature_maps.png": plot_feature_maps,
+        "mistakes.png": lambda: results.plot_mistakes(
             dataset.test.images, labels, predictions, probabilities, names, title=title
         ),
-    ]
+    }
     drawn = []
-    for name, plot in zip(FIGURES, plots, strict=True):
-        content = draw(plot, name, warn)
+    for name in FIGURES:
+        content = draw(plots[name], name, warn)
         if content is not None:
             write_atomically(folder / name, content)
             drawn.append(folder / name)

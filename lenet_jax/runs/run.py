@@ -83,8 +83,8 @@ def run(
     console = Console()
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
-    if repeats is not None:
-        check(repeats.parent)
+    if repeats is not None and (remark := check(repeats.parent)):
+        console.warn(remark)
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
     trainer = Trainer(config, data.load(**config.data))

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import GenericAlias, TracebackType
 from typing import Any
 
-from lenet_jax.errors import DISK_FAULTS, UserError, expand, show
+from lenet_jax.errors import UserError, expand, show, writing
 from lenet_jax.reading import Kind, decode, read_bytes, read_json
 from lenet_jax.storage.files import remove_drafts, table, write_atomically, write_json
 from lenet_jax.storage.formats import Metrics, RunRecord
@@ -40,18 +40,11 @@ class RunDir:
           UserError: the directory cannot be written, or another process has locked it.
           OSError: the disk is full or has failed.
         """
-        try:
-            self.path = expand(path, "--workdir=").absolute()
+        self.path = expand(path, "--workdir=").absolute()
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path / ".lock")
             held = self._lock.acquire()
-        except OSError as error:
-            if error.errno in DISK_FAULTS:
-                raise
-            raise UserError(
-                f"--workdir={path} cannot be written: {error.strerror} ({error.filename})\n"
-                "Choose a folder that you may write to."
-            ) from error
         if not held:
             lines = f"another process is running in {self.path}; wait, or choose another --workdir"
             raise UserError("\n".join(filter(None, (lines, self._lock.holder()))))

@@ -36,7 +36,7 @@ def describe(
     """
     devices = machine.devices()
     strategy = choose_strategy(strategy, devices[0])
-    memory = sweep_plan.available_memory(devices[0])
+    memory = machine.available_memory(devices[0])
     free = "not known" if memory is None else f"{memory / 1e9:.1f} GB"
     lines = [
         f"{counted(sum(len(g.members) for g in groups), 'member')} in"

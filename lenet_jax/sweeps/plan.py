@@ -21,7 +21,6 @@ from lenet_jax.config.file import Config
 from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
-from lenet_jax.machine import free_memory
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.members import Members
@@ -221,18 +220,6 @@ def num_params(group: Group) -> int:
 def work_per_image(spec: Spec) -> int:
     """Multiplications of a training step per image: three times those of the forward pass."""
     return 3 * sum(size.multiplications for size in spec.layer_sizes.values())
-
-
-def available_memory(device: Any) -> int | None:
-    """Free memory in bytes: the device's own on an accelerator, the machine's on a CPU.
-
-    None if the device's allocator does not say.
-    """
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        limit = stats.get("bytes_limit")
-        return limit - stats.get("bytes_in_use", 0) if limit else None
-    return free_memory()
 
 
 def _check_shared(members: Members) -> None:

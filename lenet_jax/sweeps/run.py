@@ -159,7 +159,7 @@ def _plan_chunks(
 ) -> list[Chunk]:
     devices = machine.devices()
     strategy = choose_strategy(options.strategy, devices[0])
-    memory = plan.available_memory(devices[0])
+    memory = machine.available_memory(devices[0])
     if memory is None and options.chunk_size is not None:
         return plan.make_chunks(groups, len(devices), [options.chunk_size] * len(groups))
     if memory is None:

@@ -11,10 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
+from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
-from lenet_jax.machine import free_memory
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LayerSize, LeNet, layer_sizes
 
@@ -144,7 +144,8 @@ def check_memory(spec: Spec) -> None:
     images = max(spec.micro_batch_size, spec.eval_batch_size)
     # The weights, their gradient and the best so far.
     need = 4 * (3 * sum(layer.num_params for layer in layers) + images * image)
-    if need > (free := free_memory()):
+    free = machine.available_memory(machine.devices()[0])
+    if free is not None and need > free:
         raise UserError(
             f"the network, with batches of {images:,} images, needs {need / 1e9:,.1f} GB of memory"
             f" at least; {free / 1e9:,.1f} GB are free\n"

@@ -224,6 +224,7 @@ def test_a_trained_tanh_network_of_torch_is_found_by_trying(
     code, said, error = run_command(torch_bridge.main, "evaluate", path, "--try", "--padding=0")
     assert code == 0
     assert "its entry 'state_dict'" in error and "conv1.weight <- 0.weight (2, 1, 5, 5)" in error
+    assert "fc3.weight <- " in error
     lines = said.splitlines()[1:]
     rows = [line.strip("≈ ").split() for line in lines]
     others = [row for line, row in zip(lines, rows, strict=True) if line[0] != "≈"]
