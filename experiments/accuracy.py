@@ -17,7 +17,6 @@ from pathlib import Path
 from lenet_jax.machine import environment
 from lenet_jax.statistics import summarise
 from lenet_jax.storage.files import write_json
-from lenet_jax.sweeps.run import PACKAGES
 
 QUESTION = "How accurate is a config over n seeds?"
 
@@ -62,7 +61,7 @@ def main() -> None:
         "diverged": len(rows) - test.n,
         "test_accuracy": test.to_json(),
         "runs": runs,
-        "environment": environment(PACKAGES),
+        "environment": environment(),
     }
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / f"accuracy_{name}.json"

@@ -265,8 +265,7 @@ def main() -> None:
 
     import jax
 
-    from lenet_jax.machine import environment
-    from lenet_jax.runs.record import PACKAGES
+    from lenet_jax.machine import PACKAGES, environment
 
     versions = (*PACKAGES, "torch") if "torch" in peers else PACKAGES
     answer = {

@@ -80,9 +80,8 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     answer = {"question": QUESTION, **measure(arguments.turns)}
-    from lenet_jax.runs.record import PACKAGES  # late, as above
 
-    answer["environment"] = environment(PACKAGES)
+    answer["environment"] = environment()
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "checkpoint_cost.json"
     write_json(file, answer)

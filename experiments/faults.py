@@ -26,7 +26,6 @@ from typing import Any
 
 from experiments import failing
 from lenet_jax.machine import environment
-from lenet_jax.runs.record import PACKAGES
 from lenet_jax.storage.checkpoint import ARRAYS, find_damage
 from lenet_jax.storage.files import write_json
 
@@ -140,7 +139,7 @@ def main() -> None:
         answer["failing_disk"] = {
             "every": options.operations,
             **failing.try_all(options.operations),
-            "environment": environment(PACKAGES),
+            "environment": environment(),
         }
         write_json(file, answer)
         return
@@ -179,7 +178,7 @@ def main() -> None:
         "different_from_the_undisturbed_run": different,
         "damages": len(detected),
         "damages_not_found": detected.count(None),
-        "environment": environment(PACKAGES),
+        "environment": environment(),
     }
     write_json(file, answer)
     print(f"{answer['kills']} kills, {len(detected)} damages; written to {file}")

@@ -35,7 +35,6 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
 from lenet_jax.machine import cores, environment
-from lenet_jax.runs.record import PACKAGES
 
 QUESTION = "How well are digits read off photographs, scans and drawings, a kind at a time?"
 GROUPS = {
@@ -89,7 +88,7 @@ def main() -> None:
         "speed": measure(arguments.workdir, arguments.speed)
         if arguments.speed
         else kept.get("speed"),
-        "environment": environment(PACKAGES),
+        "environment": environment(),
     }
     arguments.results.mkdir(exist_ok=True)
     file.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")

@@ -83,7 +83,8 @@ def plan(file: str, folder: str) -> None:
     assert len(members) == MEMBERS
     machine.use_cores()
     from lenet_jax.storage.sweep_dir import SweepDir
-    from lenet_jax.sweeps.run import Options, make_plan
+    from lenet_jax.sweeps.options import Options
+    from lenet_jax.sweeps.run import make_plan
 
     options = Options(str(Path(folder) / "plan"))
     for _ in range(2):

@@ -37,7 +37,6 @@ def measure() -> dict[str, Any]:
     from experiments.worker import matmul_peak
     from lenet_jax import config as configs
     from lenet_jax import data
-    from lenet_jax.runs.record import PACKAGES
     from lenet_jax.training import parallel
     from lenet_jax.training.batches import DeviceSplit
     from lenet_jax.training.spec import hyperparameters, make_spec, seeds
@@ -90,7 +89,7 @@ def measure() -> dict[str, Any]:
             ),
             key=lambda operation: -operation["microseconds_per_image"],
         ),
-        "environment": environment(PACKAGES),
+        "environment": environment(),
     }
 
 

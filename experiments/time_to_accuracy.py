@@ -26,7 +26,6 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     machine.use_cores()
     from lenet_jax import config as configs  # imported here: JAX reads the environment
     from lenet_jax import data
-    from lenet_jax.runs.record import PACKAGES
     from lenet_jax.training.loop import Trainer, train_in_segments
     from lenet_jax.training.step import no_metrics
 
@@ -65,7 +64,7 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
         "seconds": summarise(reached).to_json() if len(reached) == len(runs) else None,
         "last_test_accuracy": summarise(last, upper=1.0).to_json(),
         "runs": runs,
-        "environment": environment(PACKAGES),
+        "environment": environment(),
     }
 
 

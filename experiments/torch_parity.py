@@ -269,7 +269,7 @@ def main() -> None:
         "seed": arguments.seed,
         **comparison,
         "devices": [device.device_kind for device in jax.devices()],
-        **environment(PACKAGES),
+        **environment(),
     }
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_json(arguments.output / "torch_parity.json", record)

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# What arrays are computed with.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 # Kernels with a fixed order of summation, chosen without timing them.
 DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
 
@@ -23,7 +25,7 @@ ENVELOPE = (
 )
 
 
-def environment(packages: Sequence[str]) -> dict[str, Any]:
+def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """What a result may depend on: revision, versions, processor, XLA's flags.
 
     `git_dirty` is true if anything outside `results` differs from the revision; both are None

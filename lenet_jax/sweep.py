@@ -44,7 +44,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     machine.use_compilation_cache()
     machine.use_cores()
     require_device()
-    from lenet_jax.sweeps.run import Options, run  # late: JAX counts its devices on import
+    from lenet_jax.sweeps.options import Options
+    from lenet_jax.sweeps.run import run  # late: JAX counts its devices on import
 
     options = Options(
         workdir=flag_values.workdir,

@@ -9,7 +9,6 @@ python -m lenet_jax.torch_bridge evaluate network.pt --try
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lenet_jax import data
@@ -94,18 +93,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     mean, std = pixel_statistics(metadata, model.conv1.in_features, arguments.file)
     network = Network(model, tuple(mean), tuple(std), (), arguments.file)
     form, _ = read_form(metadata, network.channels, network.image_size, arguments.file)
-    dataset = data.load(
-        arguments.data,
-        data_dir=arguments.data_dir,
-        image_size=network.image_size,
-        fit=arguments.fit or form.fit,
-        valid_examples=0,
-    )
+    path, trained = expand(arguments.file), None
+    if (path / CONFIG).is_file() and not (arguments.fit or arguments.data_dir):
+        trained = load(path, arguments.member, say=lambda _: None)
+    if trained and trained.config is not None and trained.config.data.name == arguments.data:
+        dataset = load_data(trained, remarks.append)
+    else:
+        dataset = data.load(
+            arguments.data,
+            data_dir=arguments.data_dir,
+            image_size=network.image_size,
+            fit=arguments.fit or form.fit,
+            valid_examples=0,
+        )
     _check_data(arguments.file, model, metadata, dataset)
-    if (Path(arguments.file) / CONFIG).is_file():
-        trained = load(arguments.file, arguments.member, say=lambda _: None)
-        if trained.config is not None and trained.config.data.name == arguments.data:
-            load_data(trained, remarks.append)
     labels = dataset.test.labels
     correct = int((network.predict(dataset.test.images) == labels).sum())
     print(
@@ -175,7 +176,7 @@ def _load(
     remarks: list[str] = []
     given = descriptions.Description(**description(arguments))
     model, metadata = load_model(arguments.file, arguments.member, given, remarks.append)
-    if unsaid and not Path(arguments.file).is_dir():
+    if unsaid and not expand(arguments.file).is_dir():
         remark = descriptions.unsaid(metadata, arguments.file)
         remarks += [remark] if remark else []
     return model, metadata, remarks

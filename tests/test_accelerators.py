@@ -20,6 +20,7 @@ from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps import run as sweeps
 from lenet_jax.sweeps.members import Members
+from lenet_jax.sweeps.options import Options
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.loop import Trainer
@@ -161,13 +162,13 @@ def test_unknown_memory_is_assumed_to_be_little_unless_the_chunks_are_chosen(mon
     members = Members(config, Columns.of([{"seed": seed} for seed in range(4000)]))
     group = plan.Group(make_spec(config, DATASET), DATASET, members)
     warnings = []
-    chunks = sweeps._plan_chunks([group], sweeps.Options("x"), warnings.append)
+    chunks = sweeps._plan_chunks([group], Options("x"), warnings.append)
     need = plan.memory_needed(group, [a_gpu(None)], chunks[0].size, "vmap")
     assert need < machine.ASSUMED_MEMORY
     assert warnings == [
         "GPU X does not say how much memory is free: 4.0 GB are assumed;"
         " --chunk_size=N trains N members at once"
     ]
-    chosen = sweeps.Options("x", chunk_size=2000)
+    chosen = Options("x", chunk_size=2000)
     chunks = sweeps._plan_chunks([group], chosen, warnings.append)
     assert [chunk.size for chunk in chunks] == [2000, 2000] and len(warnings) == 1

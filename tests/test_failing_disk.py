@@ -12,7 +12,7 @@ from lenet_jax.plots import output
 from lenet_jax.report import figures, page
 from lenet_jax.runs import figures as run_figures
 from lenet_jax.runs import run as runs
-from lenet_jax.sweeps import plan
+from lenet_jax.sweeps import plan, train
 from lenet_jax.sweeps import run as sweeps
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.population import Population
@@ -48,7 +48,7 @@ def cheap():
         patch.setattr(page, "report", lambda *_: "<html></html>")
         patch.setattr(runs, "Trainer", once(Trainer))
         patch.setattr(Trainer, "compile", once(Trainer.compile))
-        patch.setattr(sweeps, "Population", once(Population))
+        patch.setattr(train, "Population", once(Population))
         patch.setattr(plan, "chunk_size", lambda *_: 2)
         yield
 

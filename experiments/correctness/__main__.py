@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine.use_cores()
 
     from experiments.correctness import layers, pytorch
-    from lenet_jax.runs.record import PACKAGES
+    from lenet_jax.machine import PACKAGES
 
     start, comparisons = time.perf_counter(), []
     for comparison in compare():

@@ -1,22 +1,18 @@
 """`run.json`: what runs, where, and how it ended."""
 
 import contextlib
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from lenet_jax import machine
 from lenet_jax.errors import UserError, printable
-from lenet_jax.machine import environment, what_changed
-from lenet_jax.nn import native, ops
+from lenet_jax.machine import what_changed
 from lenet_jax.reading import read_json
 from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD, RunDir
+from lenet_jax.training.environment import training_environment
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import Spec
-
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "safetensors", "numpy")
 
 
 class Record:
@@ -41,16 +37,9 @@ class Record:
           command: resumes this run.
           warn: is called with how to resume if the run is interrupted.
         """
-        backend, devices = ops.choose_backend(trainer.config.model.backend), machine.devices()
-        self.values = environment(PACKAGES) | {
-            "command": shlex.join(command),
-            "working_directory": str(Path.cwd()),
-            "jax_backend": devices[0].platform,
-            "devices": [device.device_kind for device in devices],
+        self.values = training_environment(trainer.config.model.backend, command) | {
             "devices_sharing_a_batch": trainer.spec.num_devices,
-            "backend": backend,
             "precision": trainer.config.train.precision,
-            "native_code": native.key() if backend == "native" else None,
             "seed": trainer.config.seed,
             "data_fingerprint": trainer.dataset.fingerprint,
             "has_checkpoint": False,

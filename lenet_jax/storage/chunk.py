@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lenet_jax.errors import UserError, printable, show
+from lenet_jax.errors import UserError, printable
 from lenet_jax.reading import decode, open_file, read_bytes
 from lenet_jax.storage.formats import ChunkResults, MemberResult
 
@@ -48,12 +48,12 @@ def read_chunk(
     for row in rows:
         if not _is_possible(row, epochs):
             raise damaged(folder, f"{ROWS} has impossible results for member {row['member']}")
+    if curves.keys() != set(CURVES):
+        raise damaged(folder, f"{HISTORY} does not have the curves of its members")
     done = [row["status"] == "done" for row in rows]
     for name, curve in curves.items():
         if not _is_curve(curve, done, epochs, rate=name.endswith("accuracy")):
-            raise damaged(folder, f"{show(name)} in {HISTORY} is not a curve of its members")
-    if not set(CURVES) <= set(curves):
-        raise damaged(folder, f"{HISTORY} lacks curves of its members")
+            raise damaged(folder, f"{name} in {HISTORY} is not a curve of its members")
     return rows, curves
 
 
@@ -70,8 +70,8 @@ def _is_possible(row: MemberResult, epochs: int) -> bool:
         return False
     valid_loss, valid_accuracy, test_loss, test_accuracy = numbers
     return (
-        math.isfinite(valid_loss)
-        and not math.isnan(test_loss)  # which finite weights may have infinite
+        0 <= valid_loss < math.inf
+        and test_loss >= 0  # which finite weights may have infinite
         and 0 <= valid_accuracy <= 1
         and 0 <= test_accuracy <= 1
         and 1 <= best <= epochs

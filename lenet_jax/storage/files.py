@@ -9,11 +9,11 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
-from lenet_jax.errors import UserError, show
+from lenet_jax.errors import DISK_FAULTS, UserError, show
 from lenet_jax.reading import open_file
 
 # Text, bytes, or a function that writes to a binary stream.
@@ -94,6 +94,40 @@ def make_folder(path: Path) -> Path:
     refuse_link(path)
     path.mkdir(exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def preparing(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what fails in preparing a --workdir into an error for the user.
+
+    Raises:
+      UserError: the folder cannot be written.
+      OSError: the disk is full or has failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FAULTS:
+            raise
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {error.strerror} ({error.filename})\n"
+            "Choose a folder that you may write to."
+        ) from error
+
+
+def refuse_others(folder: Path, names: Iterable[str], record: str, kind: str) -> None:
+    """Checks that a new run or sweep replaces no file, in a folder without a record of one.
+
+    Raises:
+      UserError: it would.
+    """
+    present = [name for name in names if (folder / name).exists()]
+    if present:
+        raise UserError(
+            f"{show(folder, 120)} holds {', '.join(present[:3])}, but no {record}:"
+            f" a {kind} would replace what it did not write\n"
+            "Choose another --workdir."
+        )
 
 
 def refuse_link(path: Path) -> None:

@@ -7,9 +7,16 @@ from pathlib import Path
 from types import GenericAlias, TracebackType
 from typing import Any
 
-from lenet_jax.errors import UserError, expand, show, writing
+from lenet_jax.errors import UserError, expand, show
 from lenet_jax.reading import Kind, decode, read_bytes, read_json
-from lenet_jax.storage.files import remove_drafts, table, write_atomically, write_json
+from lenet_jax.storage.files import (
+    preparing,
+    refuse_others,
+    remove_drafts,
+    table,
+    write_atomically,
+    write_json,
+)
 from lenet_jax.storage.formats import Metrics, RunRecord
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.sums import MANIFEST, find_damaged, write_sums
@@ -41,7 +48,7 @@ class RunDir:
           OSError: the disk is full or has failed.
         """
         self.path = expand(path, "--workdir=").absolute()
-        with writing(self.path):
+        with preparing(path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = Lock(self.path / ".lock")
             held = self._lock.acquire()
@@ -101,19 +108,9 @@ class RunDir:
         write_sums(self.path, SUMMED)
 
     def refuse_others(self) -> None:
-        """Checks that a new run replaces no file, in a folder that has no record of a run.
-
-        Raises:
-          UserError: it would.
-        """
+        """As `files.refuse_others`, for what a run writes."""
         names = (CONFIG, SUMMARY, METRICS, TABLE, WEIGHTS, MANIFEST, *FIGURES)
-        present = [name for name in names if (self.path / name).exists()]
-        if present:
-            raise UserError(
-                f"{show(self.path, 120)} holds {', '.join(present[:3])}, but no {RECORD}:"
-                " a run would replace what it did not write\n"
-                "Choose another --workdir."
-            )
+        refuse_others(self.path, names, RECORD, "run")
 
     def has_checkpoints(self) -> bool:
         """Whether there are checkpoints, intact or not."""

@@ -25,14 +25,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lenet_jax.errors import DISK_FAULTS, UserError, expand, show
+from lenet_jax.errors import UserError, expand
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
     make_folder,
+    preparing,
     publish,
+    refuse_others,
     remove,
     remove_drafts,
     write_atomically,
@@ -46,6 +48,8 @@ PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS, WEIGHTS = "chunks", "weights.safetensors"
 PLACE = "chunk.json"
 TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
+RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, WINNER
+NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members in one message
 
 Row = dict[str, Any]
@@ -96,11 +100,6 @@ class SweepDir:
             raise UserError(f"{self.path} has no {CONFIG} that says what its members override")
         return stored
 
-    @property
-    def figure(self) -> Path:
-        """The path of the sweep's figure."""
-        return self.path / FIGURE
-
     def plan(self) -> Plan | None:
         """The plan in the directory, or None if it holds no sweep yet.
 
@@ -122,40 +121,30 @@ class SweepDir:
         plan = self.plan()
         return Columns.from_json(plan["members"] if plan else [], str(self.path / PLAN))
 
-    def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-        """Writes the plan unless there is one already.
+    def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> Plan:
+        """Prepares the directory, and writes the plan unless there is one already.
+
+        Returns:
+          The plan in the directory.
 
         Raises:
           UserError: the directory cannot be written, or holds another sweep or other files.
-          OSError: the disk is full, or has failed.
+          OSError: the disk is full or has failed.
         """
-        try:
+        with preparing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             make_folder(self.path / CHUNKS)
             with self.lock("sweep"), self.lock("collect"):  # nobody writes here now
                 remove_drafts(self.path)
                 if self.plan() is None:
-                    self._refuse_others()
+                    if not any((self.path / CHUNKS).glob("[0-9]*")):
+                        refuse_others(self.path, NAMES, PLAN, "sweep")
                     write_atomically(self.path / PLAN, _plan_text({**plan, "config": config}))
                 if not (self.path / CONFIG).exists():
                     write_json(self.path / CONFIG, config)
-        except OSError as error:
-            if error.errno in DISK_FAULTS:
-                raise
-            raise UserError(
-                f"--workdir={self.path} cannot be written: {error.strerror} ({error.filename})\n"
-                "Choose a folder that you may write to."
-            ) from error
-
-    def _refuse_others(self) -> None:
-        """Raises UserError if a new sweep would replace files that no sweep wrote."""
-        names = (CONFIG, ENVIRONMENT, TABLE, HISTORY, SUMMARY, FIGURE, WINNER)
-        present = [name for name in names if (self.path / name).exists()]
-        if present and not any((self.path / CHUNKS).glob("[0-9]*")):
-            raise UserError(
-                f"{show(self.path, 120)} holds {', '.join(present[:3])}, but no {PLAN}:"
-                " a sweep would replace what it did not write\nChoose another --workdir."
-            )
+        written = self.plan()
+        assert written is not None
+        return written
 
     def environment(self) -> dict[str, Any]:
         """What `write_environment` wrote last; empty before.
@@ -235,30 +224,35 @@ class SweepDir:
         Raises:
           UserError: its weights were not saved, or its chunk is damaged.
         """
-        stored = []
-        for chunk, stacked, metadata, members in self._stored():
-            stored += members
-            if member not in members:
-                continue
-            rows, curves = self.read_chunk(chunk)
-            numbers = self._chunks[chunk]["members"]
-            stacks = {array.shape[:1] for array in stacked.values()}
-            if member not in numbers or stacks != {(len(members),)}:
-                raise damaged(self._folder(chunk), f"{WEIGHTS} is of other members")
-            index = members.index(member)
-            state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
-            position = numbers.index(member)
-            # `train_loss` is called `train/loss` in a run.
-            names = [name.replace("_", "/", 1) for name in curves]
-            epochs = zip(*(array[position].tolist() for array in curves.values()), strict=True)
-            history = [
-                {"epoch": epoch} | dict(zip(names, values, strict=True))
-                for epoch, values in enumerate(epochs, 1)
-            ]
-            return StoredMember(state_dict, metadata, rows[position], history)
+        planned = (n for n, entry in enumerate(self._chunks) if member in entry["members"])
+        chunk = next(planned, None)
+        file = None if chunk is None else self._folder(chunk) / WEIGHTS
+        if chunk is None or file is None or not file.exists():
+            raise self._without_weights(member)
+        rows, curves = self.read_chunk(chunk)
+        stacked, metadata = weights.read(file)
+        members, numbers = _members(metadata), self._chunks[chunk]["members"]
+        stacks = {array.shape[:1] for array in stacked.values()}
+        if not set(members) <= set(numbers) or stacks != {(len(members),)}:
+            raise damaged(self._folder(chunk), f"{WEIGHTS} is of other members")
+        if member not in members:
+            raise self._without_weights(member)
+        index, position = members.index(member), numbers.index(member)
+        state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
+        # `train_loss` is called `train/loss` in a run.
+        names = [name.replace("_", "/", 1) for name in curves]
+        epochs = zip(*(array[position].tolist() for array in curves.values()), strict=True)
+        history = [
+            {"epoch": epoch} | dict(zip(names, values, strict=True))
+            for epoch, values in enumerate(epochs, 1)
+        ]
+        return StoredMember(state_dict, metadata, rows[position], history)
+
+    def _without_weights(self, member: int) -> UserError:
+        stored = list(self.saved_members())
         more = f" and {len(stored) - MAX_LISTED} more" if len(stored) > MAX_LISTED else ""
         listed = ", ".join(map(str, stored[:MAX_LISTED])) + more
-        raise UserError(
+        return UserError(
             f"{self.path} has no weights of member {member}\n"
             f"It has those of members: {listed or 'none'}\n"
             "A sweep saves the best member of each setting, or every member with --save=all."
@@ -270,40 +264,41 @@ class SweepDir:
         Raises:
           UserError: weights are damaged.
         """
-        return (member for *_, members in self._stored() for member in members)
-
-    def _stored(self) -> Iterator[tuple[int, weights.StateDict, dict[str, str], list[int]]]:
-        """Each chunk with weights: its number, the stacked weights, their metadata and members."""
         for chunk in sorted(self.done()):
             file = self._folder(chunk) / WEIGHTS
             if file.exists():
-                stacked, metadata = weights.read(file)
-                members = re.findall(r"\b[0-9]{1,9}\b", metadata.get("members", ""))
-                yield chunk, stacked, metadata, [int(m) for m in members]
+                yield from _members(weights.read(file)[1])
 
     def write_results(
-        self, table: str, history: Curves, summary: Mapping[str, Any], winner: str | None
+        self,
+        table: str,
+        history: Curves,
+        summary: Mapping[str, Any],
+        *,
+        winner: str | None,
+        figure: bytes | None,
     ) -> None:
-        """Writes the results of the finished chunks.
+        """Writes the results of the finished chunks, in place of earlier ones.
 
         Args:
           table: the content of results.csv.
           history: curves of shape (members, epochs), and the member numbers.
           summary: the statistics.
           winner: the content of the winner's config file; None if there is none, or not yet.
+          figure: the content of sweep.png; None if it was not drawn.
         """
         write_atomically(self.path / TABLE, table)
         _write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
-        if winner is None:
-            (self.path / WINNER).unlink(missing_ok=True)
-        else:
-            write_atomically(self.path / WINNER, winner)
+        for name, content in ((FIGURE, figure), (WINNER, winner)):
+            if content is None:
+                (self.path / name).unlink(missing_ok=True)
+            else:
+                write_atomically(self.path / name, content)
 
     def results(self) -> list[Path]:
         """The result files that exist."""
-        files = [self.path / name for name in (TABLE, HISTORY, SUMMARY, FIGURE, WINNER)]
-        return [file for file in files if file.exists()]
+        return [file for name in RESULTS if (file := self.path / name).exists()]
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -348,6 +343,11 @@ def write_weights(
     stacked = {name: np.stack([arrays[name] for arrays in members.values()]) for name in first}
     member_numbers = " ".join(map(str, members))
     weights.write(folder / WEIGHTS, stacked, {**metadata, "members": member_numbers})
+
+
+def _members(metadata: Mapping[str, str]) -> list[int]:
+    """The numbers of the members whose weights a file has."""
+    return [int(m) for m in re.findall(r"\b[0-9]{1,9}\b", metadata.get("members", ""))]
 
 
 def _plan_text(plan: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ def describe(
     for number, group in enumerate(groups[:SHOWN_GROUPS]):
         of_group = own[id(group)]
         size = of_group[0].size
-        need = sweep_plan.memory_needed(group, devices, size // len(devices), strategy)
+        need = sweep_plan.memory_needed(group, devices, -(-size // len(devices)), strategy)
         lines.append(
             f"{number:>5}  {len(group.members):>7}  {len(of_group):>6}  {size:>7}"
             f"  {group.spec.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"

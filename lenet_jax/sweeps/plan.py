@@ -157,7 +157,14 @@ def from_json(
         place[group.members.numbers] = np.arange(len(group.members))
     chunks = []
     for number, entry in enumerate(written["chunks"]):
-        group = groups[int(group_of[entry["members"][0]])]
+        own = group_of[entry["members"]]
+        if (own != own[0]).any() or entry["size"] < len(own):
+            raise UserError(
+                f"the plan of {where} is damaged: chunk {number} is of several groups,"
+                " or too small for its members\n"
+                "Restore a backup, or choose another --workdir to start over."
+            )
+        group = groups[int(own[0])]
         members = group.members.part(place[entry["members"]])
         chunks.append(Chunk(number, group, members, entry["size"]))
     return chunks

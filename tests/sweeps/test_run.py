@@ -24,8 +24,10 @@ from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import chain, product, share_order, sweep
 from lenet_jax.sweeps.members import Members, Overrides
+from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.results import winner_file
-from lenet_jax.sweeps.run import Options, Trainer, run
+from lenet_jax.sweeps.run import run
+from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
 from tests.support import tiny
 
@@ -259,7 +261,7 @@ def test_workers_share_a_sweep_and_collect_writes_its_results(finished, config, 
 def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):
     code, output = start(tmp_path, config, SWEEP[MEMBERS:], chunk_size=1)
     assert code == 3 and "0 of 1" in output and "★" not in output
-    assert "every member diverged: there is no winner and no figure; use a lower" in output
+    assert "every member diverged: there is no winner and no figure; lower optimizer" in output
     assert not (tmp_path / "winner.py").exists() and not (tmp_path / "sweep.png").exists()
     code, output = start(tmp_path, config, SWEEP[MEMBERS:], chunk_size=1)
     assert code == 3 and "1 of 1 chunk is already done: nothing to train" in output
@@ -460,7 +462,7 @@ def test_memory_is_estimated_within_reason(config):
 
 def test_of_many_settings_the_first_and_the_best_are_printed():
     from lenet_jax.sweeps.results import by_setting, choose, summary
-    from lenet_jax.sweeps.run import _result_lines
+    from lenet_jax.sweeps.table import result_lines
 
     same = {"status": "done", "valid_loss": 1.0, "test_loss": 1.0, "seconds": 1.0}
     rates = [0.5 + (7 * member % 100) / 1000 for member in range(100)]
@@ -472,7 +474,7 @@ def test_of_many_settings_the_first_and_the_best_are_printed():
     def lines(rows):
         settings = by_setting(rows, overrides, dict.fromkeys(overrides, 0.1))
         winner = choose(settings)
-        return _result_lines(settings, summary(settings, winner, overrides, complete=True), rows)
+        return result_lines(settings, summary(settings, winner, overrides, complete=True), rows)
 
     many = lines(rows)
     assert len(many) < 24 and "… of 100 settings, all in summary.json" in "\n".join(many)

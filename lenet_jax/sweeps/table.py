@@ -1,0 +1,83 @@
+"""What a sweep prints of its results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lenet_jax.errors import counted, printable
+from lenet_jax.statistics import FEWEST
+from lenet_jax.storage.sweep_dir import Row
+from lenet_jax.sweeps import results
+from lenet_jax.terminal.progress import clock
+
+MOST_NAME = 60  # letters of a setting
+MOST_SETTINGS, SHOWN_FIRST, SHOWN_BEST = 24, 3, 10  # of settings
+
+
+def share(part: int, whole: int) -> str:
+    """`1 of 5 chunks is`, `2 of 5 chunks are`, as the subject of a sentence."""
+    return f"{part:,} of {counted(whole, 'chunk')} {'is' if part == 1 else 'are'}"
+
+
+def result_lines(
+    settings: Sequence[results.Setting], summary: dict[str, Any], rows: Sequence[Row]
+) -> list[str]:
+    """The printed table: a line per setting, the winner marked; of many the first and the best."""
+    entries, winner = summary["settings"], summary["winner"]
+    robust = any(entry["stuck"] for entry in entries)
+    shown, best = range(len(entries)), []
+    if len(entries) > MOST_SETTINGS:
+        shown, best = range(SHOWN_FIRST), results.ranking(settings)[:SHOWN_BEST]
+    name_of = {place: printable(settings[place].name, MOST_NAME) for place in [*shown, *best]}
+    width = max(map(len, [*name_of.values(), "setting"]))
+    what = "median" if robust else "mean"
+    if any(entry["n"] >= FEWEST for entry in entries):
+        what += " [25–75 %]" if robust else " [95 % interval]"
+    so_far = "" if summary["status"] == "done" else " so far"
+    heading = f"{'setting':<{width}}  {'finished':>9}  diverged  stuck    best"
+    lines = ["", f"{heading}   test accuracy{so_far}, %: {what}"]
+
+    def line(place: int) -> str:
+        entry = entries[place]
+        finished = f"{entry['n']} of {entry['n'] + entry['diverged']}"
+        best = entry["best"]["member"] if entry["best"] else "–"
+        star = "  ★" if winner and winner["setting"] is entry and len(entries) > 1 else ""
+        counts = f"{finished:>9}  {entry['diverged']:>8}  {entry['stuck']:>5}  {best:>6}"
+        return f"{name_of[place]:<{width}}  {counts}   {_accuracy(entry, robust)}{star}"
+
+    lines += map(line, shown)
+    if best:
+        lines += [f"… of {len(entries):,} settings, all in summary.json; the best on validation:"]
+        lines += map(line, best)
+    if winner:
+        if len(entries) > 1:
+            lines.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")
+        lines.append(
+            f"best member on validation{so_far}: {winner['member']},"
+            f" test {100 * winner['test_accuracy']:.2f} %"
+        )
+        lines.append("every accuracy is that of the member's best epoch on validation")
+    seconds = sum(row["seconds"] for row in rows)
+    lines.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
+    return lines
+
+
+def _accuracy(entry: dict[str, Any], robust: bool) -> str:
+    """The test accuracy of a setting's members, in percent."""
+    statistics = entry["test_accuracy"]
+    centre, ends = ("median", "quartiles") if robust else ("mean", "ci95")
+    if statistics[centre] is None:
+        return f"{'–':>6}"
+    text = f"{100 * statistics[centre]:6.2f}"
+    if entry["n"] < FEWEST:
+        return text
+    low, high = statistics[ends]
+    return f"{text} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _lead(lead: dict[str, Any] | None) -> str:
+    """How far the winner is ahead, and how sure that is."""
+    if lead is None:
+        return ", of the only setting with finished members"
+    points, p = 100 * lead["valid_accuracy"], lead["p"]
+    sure = f"not tested: {lead['untested']}" if p is None else f"Welch's t-test: p = {p:.2g}"
+    return f", {points:.2f} points above {printable(lead['name'], MOST_NAME)} ({sure})"

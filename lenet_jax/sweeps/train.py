@@ -1,0 +1,178 @@
+"""Trains the chunks of a sweep that no process has claimed."""
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lenet_jax.data.form import measure_form
+from lenet_jax.inference.description import architecture_metadata
+from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
+from lenet_jax.statistics import shortest
+from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
+from lenet_jax.sweeps import results
+from lenet_jax.sweeps.options import Options
+from lenet_jax.sweeps.plan import Chunk, Group
+from lenet_jax.sweeps.table import share
+from lenet_jax.terminal.console import Console
+from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.terminal.progress import MemberEpochs
+from lenet_jax.training import population as populations
+from lenet_jax.training.population import Population
+
+MOST_LINES = 50  # of chunks
+
+
+def missing_chunks(store: SweepDir, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """The chunks that are not finished."""
+    done = store.done()
+    return [chunk for chunk in chunks if chunk.number not in done]
+
+
+def train(
+    store: SweepDir,
+    chunks: Sequence[Chunk],
+    options: Options,
+    console: Console,
+    interrupt: Interrupt,
+) -> bool:
+    """Trains the chunks that no process has claimed; False if stopped by a signal."""
+    missing, (worker, workers) = missing_chunks(store, chunks), options.worker
+    if not chunks:
+        console.note(f"worker {worker} of {workers} has nothing to do: there are fewer chunks")
+    elif len(missing) < len(chunks):
+        rest = "" if missing else ": nothing to train"
+        console.note(f"{share(len(chunks) - len(missing), len(chunks))} already done{rest}")
+    trainer = Trainer(options)
+    with console.member_epochs(sum(chunk.member_epochs for chunk in missing)) as progress:
+        every = math.ceil(len(missing) / MOST_LINES)
+        for place, chunk in enumerate(missing):
+            with store.claim(chunk.number) as folder:
+                if folder is None:
+                    console.note(f"chunk {chunk.number}: left to another process")
+                    progress.advance(chunk.member_epochs, 0)
+                    continue
+                rows = trainer.train(chunk, folder, progress, interrupt)
+                if rows is None:
+                    return False
+            if place % every == 0 or chunk is missing[-1]:
+                progress.finish(_line(chunk, rows))
+    return True
+
+
+class Trainer:
+    """Trains chunks; those of one group share the compiled functions and the data."""
+
+    def __init__(self, options: Options):
+        self._options = options
+        self._group: Group | None = None
+
+    def train(
+        self, chunk: Chunk, folder: Path, progress: MemberEpochs, interrupt: Interrupt
+    ) -> list[Row] | None:
+        """Trains a chunk and writes it to `folder`; None if stopped by a signal."""
+        if self._group is not chunk.group:
+            self._prepare(chunk)
+        population, count, spec = self._population, len(chunk.members), chunk.group.spec
+        started = time.perf_counter()
+        members, settings = population.start([member.config for member in chunk.members])
+        epochs = []
+        for epoch in range(spec.num_epochs):
+            members, metrics = population.train_epoch(
+                members, settings, self._train_split, self._valid_split, epoch
+            )
+            epochs.append(population.pick(metrics, count))
+            if interrupt.notice():
+                return None
+            progress.advance(count, count * spec.num_examples)
+        test = population.test(members, self._test_split)
+        outcome = members.state.step, members.best_epoch, members.best_valid, test
+        outcome = population.pick(outcome, count)
+        rows = _rows(chunk, *outcome, seconds=time.perf_counter() - started)
+        curves = {
+            name: np.stack(values, axis=1)
+            for name, values in zip(epochs[0]._fields, zip(*epochs, strict=True), strict=True)
+        }
+        write_chunk(folder, rows, curves)
+        self._save_weights(chunk, folder, members, rows)
+        return rows
+
+    def _prepare(self, chunk: Chunk) -> None:
+        """Compiles for the chunk's group; groups of one dataset share its copies on the devices."""
+        former, self._group = self._group, chunk.group
+        self._population = Population(
+            chunk.group.spec,
+            chunk.size,
+            strategy=self._options.strategy,
+            shared_data_order=self._options.shared_data_order,
+        )
+        dataset = chunk.group.dataset
+        if former is not None and former.dataset is dataset:
+            return
+        self._train_split, self._valid_split, self._test_split = map(
+            self._population.put, (dataset.train, dataset.valid, dataset.test)
+        )
+        fit = chunk.members[0].config.data.fit
+        form = measure_form(dataset.train.images, fit, dataset.native_size)
+        self._form = form_metadata(form, None)
+
+    def _save_weights(
+        self, chunk: Chunk, folder: Path, members: populations.Members, rows: Sequence[Row]
+    ) -> None:
+        """Writes the best parameters of all members, or of the best member of each setting."""
+        kept = range(len(rows))
+        if self._options.save == "best":
+            settings = results.by_setting(rows, chunk.members.overrides())
+            best = [max(s.done, key=results.rank)["member"] for s in settings if s.done]
+            kept = [index for index in kept if rows[index]["member"] in best]
+        if self._options.save == "none" or not kept:
+            return
+        params = self._population.pick(members.best_params, len(rows))
+        saved = {
+            rows[index]["member"]: to_state_dict(
+                jax.tree.map(lambda leaf, i=index: leaf[i], params)
+            )
+            for index in kept
+        }
+        spec, dataset = chunk.group.spec, chunk.group.dataset
+        metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
+        metadata |= architecture_metadata(dict(spec.model)) | self._form
+        write_weights(folder, saved, metadata)
+
+
+def _rows(
+    chunk: Chunk, steps: Any, best_epochs: Any, valid: Any, test: Any, *, seconds: float
+) -> list[Row]:
+    """One row per member; results of a diverged member are None."""
+    rows = []
+    for index, member in enumerate(chunk.members.numbers.tolist()):
+        step = int(steps[index])
+        row: Row = {"member": member, "status": "diverged" if step < 0 else "done"}
+        for name, sums in (("valid", valid), ("test", test)):
+            loss, correct, count = (
+                float(getattr(sums, field)[index]) for field in ("loss", "correct", "count")
+            )
+            row[f"{name}_loss"] = shortest(loss / count) if step >= 0 else None
+            row[f"{name}_accuracy"] = correct / count if step >= 0 else None
+        row["best_epoch"] = int(best_epochs[index]) if step >= 0 else None
+        row["diverged_step"] = -step if step < 0 else None
+        row["seconds"] = round(seconds / len(chunk.members), 3)
+        rows.append(row)
+    return rows
+
+
+def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
+    first, last = chunk.members.numbers[[0, -1]]
+    done = [row for row in rows if row["status"] == "done"]
+    members = f"member {first}" if first == last else f"members {first}–{last}"
+    line = f"chunk {chunk.number}: {members}"
+    if done:
+        best = max(done, key=results.rank)
+        line += f", best valid acc {100 * best['valid_accuracy']:.2f} % (member {best['member']})"
+    if len(done) < len(rows):
+        line += f", {len(rows) - len(done)} diverged"
+    return line
