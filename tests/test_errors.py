@@ -163,7 +163,7 @@ def test_a_full_disk_is_4(name, finished, folder, tmp_path):
     assert process.returncode == 4
     line = error.splitlines()[-1]
     file, _, advice = line.partition(" cannot be written: ")
-    assert f"{tmp_path.name}/out" in file
+    assert "/out" in file
     assert advice == (
         "File too large; raise the limit of a file's size (ulimit -f),"
         " then run the same command again"

@@ -75,7 +75,7 @@ def describe_download(head: bytes) -> str | None:
     if head.startswith(LFS_POINTER):
         return "is a Git LFS pointer, not the file: run git lfs pull"
     if _is_web_page(_text(head)):
-        return "is a web page, not the file: check the URL and download it again"
+        return "is a web page, not the file: download it again, and look at its start"
     return None
 
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import zlib
 from collections.abc import Callable
 from xml.etree import ElementTree
 
@@ -65,7 +66,7 @@ def svg(figure: Figure, label: str) -> str:
             identifiers inside follow from it.
     """
     stream = io.StringIO()
-    with house_style(**{"svg.hashsalt": label}):
+    with house_style():
         _arrange(figure)
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(stream, format="svg", facecolor="none", metadata=nothing)
@@ -88,7 +89,20 @@ def svg(figure: Figure, label: str) -> str:
         element.attrib = {name: _for_page(value) for name, value in attributes.items()}
         if element.get("transform", "").startswith("rotate(-0 "):
             del element.attrib["transform"]
-    return ElementTree.tostring(root, encoding="unicode")
+    return _number_ids(ElementTree.tostring(root, encoding="unicode"), label)
+
+
+def _number_ids(svg: str, label: str) -> str:
+    """Names what is referred to by its place in the figure.
+
+    Matplotlib's own names are hashes, among others of coordinates, whose last bits the layout
+    leaves open.
+    """
+    prefix = f"f{zlib.crc32(label.encode()):08x}"
+    numbers = {name: f"{prefix}_{n}" for n, name in enumerate(re.findall(r' id="(.*?)"', svg))}
+    return re.sub(
+        r'( id="|"#|url\(#)([^")]*)', lambda hit: hit[1] + numbers.get(hit[2], hit[2]), svg
+    )
 
 
 def _arrange(figure: Figure) -> None:
