@@ -16,7 +16,6 @@ from typing import Any
 
 from lenet_jax import machine
 from lenet_jax.machine import environment
-from lenet_jax.statistics import summarise
 from lenet_jax.storage.files import write_json
 
 QUESTION = "How much does writing a checkpoint slow down an epoch?"
@@ -62,13 +61,14 @@ def measure(turns: int) -> dict[str, Any]:
 
     without, beside = (seconds[saves][1:] for saves in (False, True))  # the first of each warms up
     longer = [b - a for a, b in zip(without, beside, strict=True)]
+    low, middle, high = statistics.quantiles(longer, n=4, method="inclusive")
     epoch = SEGMENTS * statistics.median(without)
     return {
         "epoch_seconds": epoch,
-        "checkpoint_seconds_beside_training": statistics.median(longer),
-        "checkpoint_seconds_quartiles": summarise(longer).quartiles,
+        "checkpoint_seconds_beside_training": middle,
+        "checkpoint_seconds_quartiles": (low, high),
         "checkpoint_seconds_alone": statistics.median(alone[1:]),
-        "cost": statistics.median(longer) / epoch,
+        "cost": middle / epoch,
         "turns": turns,
     }
 
