@@ -83,7 +83,8 @@ def load(path: str | Path, member: int | None = None, **description: Any) -> Net
         sweep directory.
       member: the number of a sweep's member.
       **description: what a file of weights does not say: `activation`, `pool`, `padding`, `mean`,
-        `std`, `fit`, `layers` (or `map`); see `lenet_jax.inference.description.Description`.
+        `std`, `fit`, `layers` (or `map`), or `model`, the class of a network of one's own; see
+        `lenet_jax.inference.description.Description`.
 
     Raises:
       TypeError: a keyword is none of these.

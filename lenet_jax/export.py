@@ -128,7 +128,7 @@ def export(network: "Network", kind: str, out: Path, *, force: bool = False) -> 
         logits = network.logits(images)
         difference = float(np.abs(reloaded - logits).max())
         largest = float(np.abs(logits).max())
-        allowed = tolerance(network.model.precision, machine.devices()[0].platform)
+        allowed = tolerance(network.precision, machine.devices()[0].platform)
         if not difference <= allowed * max(1.0, largest):
             raise UserError(
                 f"{out} was not written: after reloading it, the logits differ by"
@@ -205,6 +205,7 @@ def _write_safetensors(
 def _write_torch(
     network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
+    network.require_lenet("--format=torch")
     try:
         import torch
     except ImportError as error:
@@ -264,6 +265,8 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
 
 def _logits_of(network: "Network") -> Callable:
     """The network as a function of pixels."""
+    if not network.is_lenet:
+        return lambda pixels: network.model(network.normalise(pixels))
     return lambda pixels: network.model.activations(network.normalise(pixels))["fc3"]
 
 

@@ -79,6 +79,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     remarks: list[str] = []
     given = Description(**description(arguments))
     network = load(path, arguments.member, given, remarks.append)
+    network.require_lenet("inspect")
     if network.config is None and arguments.weights is None:
         raise UserError(
             f"{path} is a file, see --weights; --workdir must be a run, which has a config"

@@ -29,6 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.train_examples = placeholder(int)  # images to train on after the split; None: all
 
     config.model = ConfigDict()
+    config.model.name = "lenet"  # or `mlp`, `flax_mnist`, FILE.py:Class, package.module:Class
     config.model.channels = (6, 12)  # feature maps of the two convolutions
     config.model.features = (120, 84)  # units of the two hidden linear layers
     config.model.num_classes = placeholder(int)  # number of logits; None: classes of the data

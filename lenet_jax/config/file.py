@@ -6,38 +6,36 @@ The `config.json` of a run is data: it is read, never run, wherever a config fil
 Invalid input raises `errors.UserError`, which reports all mistakes of a config together.
 """
 
-import difflib
-import inspect
-import os
-import traceback
+import ast
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeAlias
 
 from absl import flags
 from ml_collections import ConfigDict
 
 from lenet_jax.config import base
+from lenet_jax.config.key import Key
+from lenet_jax.config.networks import LENET
 from lenet_jax.config.schema import (
     ADDED,
     RENAMED,
-    Key,
     current_names,
     find_mistakes,
     is_valid,
     keys,
+    keys_of,
     suggestion,
 )
-from lenet_jax.errors import Stopped, UserError, printable, show
-from lenet_jax.reading import read_bytes, read_json
+from lenet_jax.config.source import call_file, split
+from lenet_jax.errors import UserError, show
+from lenet_jax.reading import read_json
 
 # Of a key in a `config.json`.
-Value: TypeAlias = bool | int | float | str | list[int] | None
+Value: TypeAlias = bool | int | float | str | list[bool | int | float | str] | None
 # A ConfigDict, whose attributes are unknown to a type checker.
 Config: TypeAlias = Any
 
-COMBINATORS = ("sweep", "product", "zipit", "chain")  # of `sweeps.file`
 # What a run writes beside its `config.json`, see `storage.run_dir`.
 RESULTS = ("model.safetensors", "summary.json", "run.json", "metrics.csv", "metrics.jsonl")
 
@@ -56,21 +54,20 @@ def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Co
     return build(run_file(path_with_arg), overrides)
 
 
-def replace(config: Config, overrides: Mapping[str, object]) -> Config:
+def replace(config: Config, overrides: Mapping[str, object], *, run_code: bool = True) -> Config:
     """Returns a copy with overrides, as for `build`; raises UserError likewise."""
-    return build(_flatten(config), overrides.items())
+    return build(_flatten(config), overrides.items(), run_code=run_code)
 
 
-def stored_value(path: str, value: Any) -> Any:
+def stored_value(path: str, value: Any, key: Key) -> Any:
     """The value that a config has if a key is overridden with `value`, see `build`.
 
     Raises:
       ValueError: the key cannot have it.
     """
-    key = keys()[path]
     if isinstance(value, str):
         value = _parse(value, key)
-    if not is_valid(path, value):
+    if not is_valid(path, value, key):
         raise ValueError(f"{path} cannot be {show(value)}")
     if value is None:
         return None
@@ -98,12 +95,16 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Inverts `to_dict`, also that of an older version.
+    """Inverts `to_dict`, also that of an older version; runs no code.
 
     Raises:
       UserError: the values are not a valid config.
     """
-    return build({path: keys()[path].default for path in ADDED} | _flatten(values))
+    flat = _flatten(values)
+    added = {path: keys()[path].default for path in ADDED}
+    if flat.get("model.name", LENET) != LENET:
+        added = {path: value for path, value in added.items() if not path.startswith("model.")}
+    return build(added | flat, run_code=False)
 
 
 def load_json(path: Path) -> Config:
@@ -144,13 +145,13 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
         return _flatten(load_json(saved))
     config = call_file(path_with_arg, "get_config", "config")
     if not isinstance(config, ConfigDict):
-        path, kind = _split(path_with_arg)[0], type(config).__name__
+        path, kind = split(path_with_arg)[0], type(config).__name__
         raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
     try:
         return _flatten(config)
     except (TypeError, RecursionError) as error:
         reason = "its config contains itself, or a key that is no text"
-        raise UserError(f"{show(_split(path_with_arg)[0])}: {reason}") from error
+        raise UserError(f"{show(split(path_with_arg)[0])}: {reason}") from error
 
 
 def saved_config(path: str) -> Path | None:
@@ -159,7 +160,7 @@ def saved_config(path: str) -> Path | None:
     Raises:
       UserError: it is given an argument, or is another file of a run.
     """
-    name, arg = _split(path)
+    name, arg = split(path)
     if (Path(name) / "config.json").is_file():
         name = str(Path(name) / "config.json")
     file = Path(name)
@@ -172,130 +173,93 @@ def saved_config(path: str) -> Path | None:
     return Path(name)
 
 
-def call_file(path_with_arg: str, function: str, kind: str) -> Any:
-    """Runs `FILE.py[:ARG]` and calls one of its functions, with the argument if given.
-
-    Args:
-      path_with_arg: the file and the argument.
-      function: the function's name.
-      kind: `config` or `sweep`, for error messages.
-
-    Raises:
-      UserError: the file is missing, fails (with the line), or has no such function.
-    """
-    name, arg = _split(path_with_arg)
-    path = Path(name)
-    try:
-        source = read_bytes(path)
-    except FileNotFoundError as error:
-        raise UserError(f"no {kind} file {show(path)}{_similar_file(path, kind)}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {kind} file {show(path)}: {error.strerror}") from error
-    try:
-        return _call_source(source, path, function, arg)
-    except (UserError, Stopped):
-        raise
-    except BaseException as error:  # a file may call exit(), too
-        message = f"{type(error).__name__}: {printable(error)}"
-        if isinstance(error, NameError) and error.name in COMBINATORS:
-            message += f"\nTo import it: from lenet_jax.sweeps.file import {error.name}"
-        raise UserError(f"{_line_in(path, error)}: {message}") from error
-
-
 def build(
     values: Mapping[str, Any],
     overrides: Iterable[tuple[str, object]] = (),
     mistakes: Iterable[str] = (),
+    *,
+    run_code: bool = True,
 ) -> Config:
     """Applies overrides, validates everything, and builds the config.
 
-    Former names of keys (`schema.RENAMED`) are accepted in values and overrides.
+    Former names of keys (`schema.RENAMED`) are accepted in values and overrides. Of a network other
+    than LeNet, arguments that are not given have their defaults.
 
     Args:
       values: values by dotted path.
       overrides: dotted paths and their new values, each path once. Strings are parsed by the key's
         type: `1e3` is an integer, `6,16` and `(6, 16)` are tuples, `None` clears a placeholder.
       mistakes: found by the caller, and reported with the others.
+      run_code: whether the file of a network of the user's own may run, which knows its keys; else
+        they are those of `values`.
 
     Returns:
-      The config, locked, with exactly the keys of `lenet_jax/config/base.py` and their types.
+      The config, locked, with exactly the keys of `schema.keys`, and their types.
 
     Raises:
       UserError: lists all mistakes at once, on at most three lines.
     """
     values, mistakes, overridden = current_names(values), list(mistakes), set()
-    for name, value in overrides:
-        path = RENAMED.get(name, name)
+    overrides = [(RENAMED.get(name, name), value) for name, value in overrides]
+    values, known = _for_network(values, dict(overrides).get("model.name"), run_code)
+    for path, value in overrides:
         if path in overridden:
             mistakes.append(f"--config.{show(path)} is given more than once")
-        elif path not in keys():
+        elif path not in known:
             mistakes.append(
-                f"unknown key --config.{show(path)}; {suggestion(path, values, '--config.')}"
+                f"unknown key --config.{show(path)}; {suggestion(path, values, known, '--config.')}"
             )
         else:
             try:
-                values[path] = _parse(value, keys()[path]) if isinstance(value, str) else value
+                values[path] = _parse(value, known[path]) if isinstance(value, str) else value
             except ValueError:
                 values[path] = value
         overridden.add(path)
-    mistakes += find_mistakes(values)
+    mistakes += find_mistakes(values, known)
     if mistakes:
         lines = [*mistakes[:2], "; ".join(mistakes[2:])]
         raise UserError("\n".join(line for line in lines if line))
     config = base.get_config()
+    if values["model.name"] != LENET:
+        config.model = ConfigDict({"name": LENET})
+        for path, key in known.items():
+            section, _, name = path.partition(".")
+            if section == "model" and name != "name":
+                config.model[name] = _as_kind(values.pop(path), key.kind)
     config.update_from_flattened_dict(values)  # converts integers to floats, lists to tuples
     return config.lock()
 
 
-def _call_source(source: bytes, path: Path, name: str, arg: str) -> Any:
-    module = ModuleType(path.stem)
-    module.__file__ = str(path)
-    # Not imported: an import would write bytecode beside the file.
-    exec(compile(source, str(path), "exec"), module.__dict__)
-    function = module.__dict__.get(name)
-    if not callable(function):
-        raise UserError(f"{show(path)} has no function {name}")
-    arguments = [arg] if arg else []
-    try:
-        inspect.signature(function).bind(*arguments)
-    except TypeError as error:
-        needs = f"takes no argument, not {show(arg)}" if arg else "needs an argument: FILE.py:ARG"
-        raise UserError(f"{show(path)}: its {name} {needs}") from error
-    result = function(*arguments)
-    if inspect.iscoroutine(result):
-        result.close()  # which is never awaited
-        raise UserError(f"{show(path)}: its {name} is async; take `async` away")
-    return result
+def _for_network(
+    values: dict[str, Any], network: object, run_code: bool
+) -> tuple[dict[str, Any], Mapping[str, Key]]:
+    """The values of a config for its network, and the keys that it may have.
+
+    What a config file leaves at the defaults of another network is dropped.
+
+    Args:
+      values: by dotted path.
+      network: the name of the class that replaces the config's; None: none does.
+      run_code: see `build`.
+    """
+    chosen = values | ({} if network is None else {"model.name": network})
+    known = keys_of(chosen, run_code=run_code)
+    if known is keys() and network is None:  # a config of LeNet says all
+        return values, known
+    former = keys() | (keys_of(values, run_code=run_code) if network is not None else {})
+    kept = {
+        path: value
+        for path, value in values.items()
+        if path in known or path not in former or value != former[path].default
+    }
+    model = {path: key for path, key in known.items() if path.startswith("model.")}
+    return {path: key.default for path, key in model.items() if not key.required} | kept, known
 
 
-def _split(path_with_arg: str) -> tuple[str, str]:
-    """The path and the argument; the colon after a drive of Windows belongs to the path."""
-    drive, rest = os.path.splitdrive(path_with_arg)
-    name, _, arg = rest.partition(":")
-    return drive + name, arg
-
-
-def _similar_file(path: Path, kind: str) -> str:
-    """The end of a message about a file that does not exist: what there is instead."""
-    folders = dict.fromkeys((path.parent, Path("configs"), Path("configs/sweeps")))
-    files = [str(file) for folder in folders for file in sorted(folder.glob("[!_]*.py"))]
-    near = difflib.get_close_matches(str(path), files, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    if Path("configs").is_dir() or kind != "config":
-        return ""
-    return (
-        "\nconfigs/ is in the repository: run the command there; or write a file of your own with"
-        "\nfrom lenet_jax.config.base import get_config"
-    )
-
-
-def _line_in(path: Path, error: BaseException) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{show(error.filename)}:{error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-    return f"{show(path)}:{lines[-1]}" if lines else show(path)
+def _as_kind(value: Any, kind: type) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if kind is float and value is not None else value
 
 
 def _flatten(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -316,12 +280,28 @@ def _parse(text: str, key: Key) -> object:
         return flags.BooleanParser().parse(text)
     if key.kind is int:
         return _parse_integer(text)
+    if key.kind is object:
+        return _parse_unknown(text)
     if key.kind is tuple:
         items = text.strip()
         if items[:1] + items[-1:] in ("()", "[]"):
             items = items[1:-1].strip()
-        return tuple(_parse_integer(item) for item in items.removesuffix(",").split(","))
+        parse = _parse_integer if _holds_integers(key.default) else _parse_unknown
+        return tuple(parse(item.strip()) for item in items.removesuffix(",").split(","))
     return key.kind(text)
+
+
+def _holds_integers(default: object) -> bool:
+    return isinstance(default, tuple) and all(type(item) is int for item in default)
+
+
+def _parse_unknown(text: str) -> object:
+    """A number, a boolean or a tuple as Python writes them; else the text."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, bool | int | float | str | tuple) else text
 
 
 def _parse_integer(text: str) -> int:

@@ -13,7 +13,9 @@ from absl import flags
 
 from lenet_jax.config import base
 from lenet_jax.config.file import Config, build, run_file
-from lenet_jax.config.schema import RENAMED, keys, suggestion
+from lenet_jax.config.key import Key
+from lenet_jax.config.networks import LENET
+from lenet_jax.config.schema import RENAMED, keys, keys_of, suggestion
 from lenet_jax.errors import UserError, printable, show
 
 PROGRAM = "python -m lenet_jax.main"
@@ -74,19 +76,21 @@ def parse(argv: Sequence[str], flag_values: flags.FlagValues, program: str = PRO
         _, *rest = flag_values([program, *argv], known_only=True)
     except (flags.Error, ValueError) as error:
         raise UserError(printable(error)) from error
-    if flag_values["help"].value:
-        print(help_text(flag_values, program))
-        raise SystemExit(0)
-
     file, workdir = flag_values["config"].value, flag_values["workdir"].value
+    given = dict(overrides(flag_values)).get("model.name")
+    if flag_values["help"].value:
+        print(help_text(flag_values, program, given or _named_in(file)))
+        raise SystemExit(0)
     values = run_file(file) if file else {path: key.default for path, key in keys().items()}
+    known = keys_of(values if given is None else values | {"model.name": given})
+    own, rest = _own_keys(rest, known)
     mistakes = []
     if not file:
         mistakes.append("missing --config=FILE.py, for example --config=configs/notes.py")
     if not workdir:
         mistakes.append("missing --workdir=DIR, for example --workdir=runs/first")
-    mistakes += _unknown_arguments(rest, values, flag_values)
-    return build(values, overrides(flag_values), mistakes)
+    mistakes += _unknown_arguments(rest, values, known, flag_values)
+    return build(values, [*overrides(flag_values), *own], mistakes)
 
 
 def overrides(flag_values: flags.FlagValues) -> list[tuple[str, str]]:
@@ -98,13 +102,24 @@ def overrides(flag_values: flags.FlagValues) -> list[tuple[str, str]]:
     ]
 
 
-def help_text(flag_values: flags.FlagValues, program: str = PROGRAM) -> str:
-    """Returns the usage, the command's flags, and every config key; at most 80 columns wide."""
+def help_text(flag_values: flags.FlagValues, program: str = PROGRAM, network: str = LENET) -> str:
+    """Returns the usage, the command's flags, and every config key; at most 80 columns wide.
+
+    Args:
+      flag_values: the command's.
+      program: its name.
+      network: whose keys are listed under `model`.
+    """
     comments = _key_comments(Path(base.__file__).read_text(encoding="utf-8"))
     flag_rows = [(f"--{name}", flag_values[name].help) for name in _own_flags(flag_values)]
     key_rows = [
-        (path, keys()[path].kind.__name__, show(keys()[path].default), comment)
-        for path, comment in comments.items()
+        (
+            path,
+            "any" if key.kind is object else key.kind.__name__,
+            "required" if key.required else show(key.default),
+            comments.get(path, f"an argument of {show(network)}"),
+        )
+        for path, key in sorted(keys(network).items(), key=lambda item: _place(item[0], comments))
     ]
     return "\n".join(
         [
@@ -120,13 +135,53 @@ def help_text(flag_values: flags.FlagValues, program: str = PROGRAM) -> str:
     )
 
 
+def _place(path: str, comments: Mapping[str, str]) -> tuple[int, bool]:
+    """Where the help lists a key: as `base.py` does, a network's own after `model.name`."""
+    order = list(comments)
+    return (order.index(path), False) if path in comments else (order.index("model.name"), True)
+
+
 def _own_flags(flag_values: flags.FlagValues) -> list[str]:
     """Returns the names of the flags that are not config keys, without short names."""
     return [name for name in flag_values if not name.startswith("config.") and len(name) > 1]
 
 
+def _named_in(file: str | None) -> str:
+    """The network of a config file; LeNet if there is no such file, for the help."""
+    try:
+        return str(run_file(file).get("model.name", LENET)) if file else LENET
+    except UserError:
+        return LENET
+
+
+def _own_keys(
+    rest: Sequence[str], known: Mapping[str, Key]
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """The overrides of a network's own keys among unknown arguments, and the others.
+
+    Flags are defined for the keys of LeNet, before the config says which network it has.
+    """
+    own, others, flag = [], [], None
+    for argument in rest:
+        name, equals, value = argument.lstrip("-").partition("=")
+        path = name.removeprefix("config.")
+        if flag is not None and not argument.startswith("--"):
+            own.append((flag, argument))
+            flag = None
+        elif argument.startswith("-") and name != path and path in known:
+            is_switch = not equals and known[path].kind is bool
+            flag = None if equals or is_switch else path
+            own += [(path, "true" if is_switch else value)] if flag is None else []
+        else:
+            others.append(argument)
+    return own, others
+
+
 def _unknown_arguments(
-    rest: Sequence[str], values: Mapping[str, Any], flag_values: flags.FlagValues
+    rest: Sequence[str],
+    values: Mapping[str, Any],
+    known: Mapping[str, Key],
+    flag_values: flags.FlagValues,
 ) -> list[str]:
     mistakes = []
     is_value = False  # whether the next argument is an unknown flag's value
@@ -137,7 +192,7 @@ def _unknown_arguments(
             if own and not name.startswith("config."):
                 hint = f"did you mean --{own[0]}?"
             else:
-                hint = suggestion(name.removeprefix("config."), values, "--config.")
+                hint = suggestion(name.removeprefix("config."), values, known, "--config.")
             mistakes.append(f"unknown flag --{show(name)}; {hint}")
             is_value = not equals
         else:

@@ -9,11 +9,13 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from lenet_jax.config import base
+from lenet_jax.config.key import Key
+from lenet_jax.config.networks import LENET, constructor_keys, is_code
 from lenet_jax.errors import show
 
 # Allowed values: an interval for a number or each item of a tuple, the choices for a string.
@@ -135,12 +137,22 @@ JOINT_RULES = (
     ),
 )
 
+# What the arguments of a network's constructor may be, by their type.
+OWN_KINDS = {
+    bool: "true or false",
+    int: "an integer between -2**31 and 2**31",
+    float: "a finite number",
+    str: "a text",
+    tuple: "a tuple of numbers, texts or booleans",
+    object: "a number, a text, true or false, or a tuple of them",
+}
+
 # Former names of keys, still accepted in files and on command lines.
 RENAMED = {"model.lowering": "model.backend"}
 
 # Keys that the config.json of an older version lacks; their defaults are what it did.
 ADDED = (
-    *("train.schedule_epochs", "train.precision"),
+    *("model.name", "train.schedule_epochs", "train.precision"),
     *("model.activation", "model.pool", "model.padding"),
 )
 
@@ -179,22 +191,55 @@ ALIASES = {
 }
 
 
-class Key(NamedTuple):
-    """A key of `base.py`: the type of its values, and its default."""
+def keys(network: str = LENET) -> dict[str, Key]:
+    """Returns every key by its dotted path: those of `base.py`, and of `model` a class's own.
 
-    kind: type
-    default: Any
+    Args:
+      network: the class, as `model.name` names it; a file of the user's own runs.
 
-    @property
-    def optional(self) -> bool:
-        """Whether the key may be None, as a placeholder may."""
-        return self.default is None
+    Raises:
+      UserError: there is no such class.
+    """
+    if network == LENET:
+        return _base_keys()
+    return _with_model(constructor_keys(network))
+
+
+def keys_of(values: Mapping[str, Any], *, run_code: bool = True) -> dict[str, Key]:
+    """Returns the keys of a config by its values, some of which may be missing.
+
+    Args:
+      values: by dotted path.
+      run_code: whether the file of a class of the user's own may run; else the keys of `model` are
+        those that have values.
+    """
+    network = values.get("model.name", LENET)
+    if not isinstance(network, str):
+        return keys()
+    if run_code or not is_code(network):
+        return keys(network)
+    own = {}
+    for path, value in values.items():
+        section, _, name = path.partition(".")
+        if section == "model" and name != "name":
+            kind = {list: tuple, type(None): object}.get(type(value), type(value))
+            own[name] = Key(kind, value)
+    return _with_model(own)
+
+
+def _with_model(model: Mapping[str, Key]) -> dict[str, Key]:
+    """The keys of `base.py` with those of another network in place of LeNet's."""
+    others: dict[str, Key] = {}
+    for path, key in _base_keys().items():
+        if path == "model.name":
+            others |= {path: key} | {f"model.{name}": own for name, own in model.items()}
+        elif not path.startswith("model."):
+            others[path] = key
+    return others
 
 
 @functools.cache
-def keys() -> dict[str, Key]:
-    """Returns every key of `base.py` by its dotted path."""
-
+def _base_keys() -> dict[str, Key]:
     def walk(section: ConfigDict, prefix: str) -> Iterator[tuple[str, Key]]:
         for name, value in section.items():
             if isinstance(value, ConfigDict):
@@ -214,27 +259,33 @@ def current_names(values: Mapping[str, Any]) -> dict[str, Any]:
     return current | {RENAMED[path]: values[path] for path in RENAMED if path in values}
 
 
-def find_mistakes(values: Mapping[str, Any]) -> list[str]:
+def find_mistakes(values: Mapping[str, Any], known: Mapping[str, Key]) -> list[str]:
     """Returns the errors in keys, values and their combinations, one line each.
 
     Args:
       values: a config's values by dotted path.
+      known: the keys that it may have.
     """
     mistakes = [
-        f"unknown key {show(path)}; {suggestion(path, values)}"
+        f"unknown key {show(path)}; {suggestion(path, values, known)}"
         for path in values
-        if path not in keys()
+        if path not in known
     ]
-    missing = [path for path in keys() if path not in values]
+    missing = [path for path in known if path not in values]
     if missing:
         mistakes.append(f"missing keys: {show(', '.join(missing))}")
-    wrong = [path for path in keys() if path in values and not is_valid(path, values[path])]
+    wrong = [
+        path
+        for path, key in known.items()
+        if path in values and not is_valid(path, values[path], key)
+    ]
     mistakes += [
-        f"{path}={show(values[path])}{_rounding(path, values[path])}: must be {_expected(path)}"
+        f"{path}={show(values[path])}{_rounding(path, values[path], known[path])}: must be"
+        f" {_expected(path, known[path])}"
         for path in wrong
     ]
     for paths, holds, message in JOINT_RULES:
-        if not set(paths).isdisjoint([*missing, *wrong]):
+        if not known.keys() >= set(paths) or not set(paths).isdisjoint([*missing, *wrong]):
             continue
         if not is_fulfilled(holds, [values[path] for path in paths]):
             given = ", ".join(
@@ -249,57 +300,83 @@ def is_fulfilled(holds: Callable[..., bool], values: Sequence[Any]) -> bool:
     return holds(*values) and holds(*map(_in_float32, values))
 
 
-def nearest_keys(name: str) -> list[str]:
-    """Returns at most three keys that a wrong or incomplete name may stand for."""
+def nearest_keys(name: str, known: Mapping[str, Key]) -> list[str]:
+    """Returns at most four of the known keys that a wrong or incomplete name may stand for."""
     name = name.lower().replace("-", "_")
     leaf = name.rpartition(".")[2]
-    if leaf in ALIASES:
+    if ALIASES.get(leaf) in known:
         return [ALIASES[leaf]]
-    section = [path for path in keys() if path.startswith(f"{name}.")]
+    section = [path for path in known if path.startswith(f"{name}.")]
     if section:
         return section[:3]
     by_leaf: dict[str, list[str]] = {}
-    for path in keys():
+    for path in known:
         by_leaf.setdefault(path.rpartition(".")[2], []).append(path)
     near = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.7)
     if not near:
-        return difflib.get_close_matches(name, keys(), n=1)
-    count = 1 if "." in name else 3
+        return difflib.get_close_matches(name, known, n=1)
+    count = 1 if "." in name else 4
     return difflib.get_close_matches(name, by_leaf[near[0]], n=count, cutoff=0.0)
 
 
-def suggestion(name: str, values: Mapping[str, Any], prefix: str = "") -> str:
+def suggestion(
+    name: str, values: Mapping[str, Any], known: Mapping[str, Key], prefix: str = ""
+) -> str:
     """Returns the end of a message about a key that does not exist.
 
     Args:
       name: the key as it was given.
       values: current values by dotted path, shown with the suggested keys.
+      known: the keys that there are.
       prefix: put before each suggestion, such as `--config.`.
     """
     near = " or ".join(
-        f"{prefix}{path} (now {show(values.get(path, keys()[path].default))})"
-        for path in nearest_keys(name)
+        f"{prefix}{path} (now {show(values.get(path, known[path].default))})"
+        for path in nearest_keys(name, known)
     )
     return f"did you mean {near}?" if near else "--help lists all keys"
 
 
-def is_valid(path: str, value: object) -> bool:
+def is_valid(path: str, value: object, key: Key) -> bool:
     """Whether a key may have a value, whatever the other keys' are."""
-    key, rule = keys()[path], RULES.get(path)
     if value is None:
         return key.optional
+    if _is_own(path):
+        return _is_of_kind(key.kind, value)
+    rule = RULES.get(path)
     if key.kind is bool:
         return isinstance(value, bool)
     if key.kind is str:
         return isinstance(value, str) and (value in rule if rule else bool(value.strip()))
     assert isinstance(rule, str), f"{path} needs an interval in RULES"
     if key.kind is tuple:
+        default: Any = key.default
         return (
             isinstance(value, tuple | list)
-            and len(value) == len(key.default)
+            and len(value) == len(default)
             and all(_is_number_in(rule, item, int) for item in value)
         )
     return _is_number_in(rule, value, key.kind)
+
+
+def _is_own(path: str) -> bool:
+    """Whether a key is an argument of another network than LeNet: any value of its type will do."""
+    return path.startswith("model.") and path not in _base_keys()
+
+
+def _is_of_kind(kind: type, value: object) -> bool:
+    if kind in (int, float):
+        return _is_number_in("[-inf, inf]", value, kind)
+    if kind is tuple:
+        return isinstance(value, tuple | list) and all(_is_of_kind(object, x) for x in value)
+    if kind is object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return (
+            _is_number_in("[-inf, inf]", value, type(value))
+            if number
+            else isinstance(value, bool | str | tuple | list)
+        )
+    return isinstance(value, kind)
 
 
 def _is_number_in(interval: str, value: object, kind: type) -> bool:
@@ -332,25 +409,28 @@ def _in_float32(value: Any) -> Any:
     return number if abs(number) >= 2.0**-126 else 0.0
 
 
-def _rounding(path: str, value: Any) -> str:
+def _rounding(path: str, value: Any, key: Key) -> str:
     """What float32 makes of a number that would be valid otherwise, for messages."""
     rule = RULES.get(path)
-    if not (isinstance(rule, str) and keys()[path].kind is float and isinstance(value, float)):
+    if not (isinstance(rule, str) and key.kind is float and isinstance(value, float)):
         return ""
     return f", which is {_in_float32(value):g} in float32" if _is_in(rule, value) else ""
 
 
-def _expected(path: str) -> str:
+def _expected(path: str, key: Key) -> str:
     """Returns a description of the allowed values, to follow `must be`."""
-    key, rule = keys()[path], RULES.get(path)
-    if isinstance(rule, tuple):
+    rule = RULES.get(path)
+    if _is_own(path):
+        text = OWN_KINDS[key.kind]
+    elif isinstance(rule, tuple):
         text = f"one of {', '.join(rule)}"
     elif rule is None:
         text = "true or false" if key.kind is bool else "a non-empty string"
     else:
         low, high = rule[1:-1].split(", ")
         text = {int: "an integer", float: "a number"}.get(key.kind)
-        text = text or f"a tuple of {len(key.default)} integers"
+        default: Any = key.default
+        text = text or f"a tuple of {len(default)} integers"
         if high == "inf":
             text += f" above {low}" if rule[0] == "(" else f" of at least {low}"
             text += " and finite" if key.kind is float else " and below 2**31"

@@ -30,6 +30,7 @@ class Description:
       mean, std: of a pixel per channel, as in `transforms.Normalize`: pixels are in 0..1.
       fit: how images are brought to the network's size, `pad` or `resize`.
       layers: names of layers in the file by LeNet's, `{"conv1": "features.0"}`; others are found.
+      model: the class of a network of the user's own, `FILE.py:Class`; the file runs as code.
     """
 
     activation: str | None = None
@@ -39,6 +40,7 @@ class Description:
     std: Sequence[float | int] | float | int | None = None
     fit: str | None = None
     layers: Mapping[str, str] | None = None
+    model: str | None = None
 
     def metadata(self) -> dict[str, str]:
         """It as entries of a file's metadata.

@@ -24,6 +24,7 @@ from lenet_jax.inference.description import (
     unusual_size,
 )
 from lenet_jax.inference.network import Network
+from lenet_jax.inference.others import NETWORK, build_other
 from lenet_jax.inference.state_dict import (
     from_state_dict,
     make_model,
@@ -69,10 +70,11 @@ def load(
         raise UserError(f"{path} is not a sweep, so it has no member {member}")
     if not path.is_dir():
         state_dict, metadata = _read(path, given, say)
-        if remark := unsaid(metadata, str(path)):
+        if NETWORK not in metadata and (remark := unsaid(metadata, str(path))):
             say(remark)
-        network = _make(state_dict, metadata, str(path))
-        _say_unusual_size(network.model, metadata, str(path), say)
+        network = _make(state_dict, metadata, str(path), given=given, say=say)
+        if network.is_lenet:
+            _say_unusual_size(network.model, metadata, str(path), say)
         return network
     if not (path / run_dir.CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
@@ -82,7 +84,7 @@ def load(
     state_dict, metadata = _read(_weights_file(path), given, say)
     summary = read_json(path / run_dir.SUMMARY, Summary)
     rows = run_dir.read_rows(path)
-    network = _make(state_dict, metadata, str(path), config, summary, rows)
+    network = _make(state_dict, metadata, str(path), config, summary, rows, given, say)
     return dataclasses.replace(network, folder=path)
 
 
@@ -102,8 +104,11 @@ def load_model(
     """
     if member is not None or is_sweep(expand(path)):
         network = load(path, member, given, say)
+        network.require_lenet("this")
         return network.model, dict(network.metadata)
     state_dict, metadata = _read(_weights_file(path), given, say, str(path))
+    if NETWORK in metadata:
+        raise UserError(f"{path} is of the class {show(metadata[NETWORK])}, not a LeNet")
     model = make_model(state_dict, str(path), **architecture(metadata, str(path)))
     if not expand(path).is_dir():
         _say_unusual_size(model, metadata, str(path), say)
@@ -138,6 +143,8 @@ def _read(
     source = source or str(path)
     state_dict, metadata = weights.read(path, say)
     metadata = describe(metadata, given, source, say)
+    if NETWORK in metadata:  # not a LeNet's
+        return state_dict, metadata
     return rename(state_dict, source, given.layers or {}, say), metadata
 
 
@@ -182,11 +189,14 @@ def _load_member(path: Path, member: int | None, given: Description, say: Say) -
     if not 0 <= member < len(overrides):
         known = f"0 to {len(overrides) - 1}" if len(overrides) else "none"
         raise UserError(f"{path} has no member {member}; it has {known}")
-    config = configs.replace(configs.from_dict(sweep.config()), overrides[member])
+    config = configs.from_dict(sweep.config())
+    config = configs.replace(config, overrides[member], run_code=False)
     stored = sweep.read_member(member)
     source = f"{path}, member {member}"
     metadata = describe(stored.metadata, given, source, say)
-    network = _make(stored.state_dict, metadata, source, config, stored.row, stored.history)
+    network = _make(
+        stored.state_dict, metadata, source, config, stored.row, stored.history, given, say
+    )
     return dataclasses.replace(network, folder=path)
 
 
@@ -197,7 +207,12 @@ def _make(
     config: configs.Config | None = None,
     summary: Mapping[str, Any] | None = None,
     history: Sequence[Mapping[str, float | int]] = (),
+    given: Description = NOTHING,
+    say: Say = as_warning,
 ) -> Network:
+    if NETWORK in metadata:
+        network = build_other(state_dict, metadata, source, given, say)
+        return dataclasses.replace(network, config=config, summary=summary or {}, history=history)
     if config is not None:  # it says what is not given
         metadata = {name: str(config.model[name]) for name in DEFAULTS} | dict(metadata)
     precision = "float32" if config is None else config.train.precision

@@ -23,6 +23,7 @@ from lenet_jax.errors import UserError, show
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.pixels import fit_array, fit_item, items_of
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
+from lenet_jax.inference.variables import to_arrays
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, step_names
 
@@ -44,7 +45,7 @@ class Network:
     pages the first.
 
     Attributes:
-      model: the network, for normalised images.
+      model: the network, for normalised images: an `nnx.Module`, by default a `LeNet`.
       mean, std: of a pixel per channel, in 0..255.
       class_names: what the logits stand for.
       source: where it was read, for people.
@@ -56,9 +57,10 @@ class Network:
       stated: the metadata of a file of weights and what was given with it; None of a run, which
         knows all.
       folder: of the run or the sweep; None where only weights are known.
+      image_shape: height, width and channels of an image; None of a `LeNet`, which says it.
     """
 
-    model: LeNet
+    model: Any
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
@@ -70,11 +72,10 @@ class Network:
     least_energy: float | None = None
     stated: Mapping[str, str] | None = None
     folder: Path | None = None
+    image_shape: tuple[int, int, int] | None = None
 
     def __repr__(self) -> str:
         """A few lines: the layers and their sizes, the data, and the test accuracy if known."""
-        names = "conv1", "conv2", "fc1", "fc2", "fc3"
-        layers = zip(names, self.model_sizes, strict=True)
         count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
         size = self.image_size
         known = [f"input {size}×{size}×{self.channels}", f"{len(self.class_names)} classes"]
@@ -84,10 +85,25 @@ class Network:
             known.append(f"test accuracy {100 * accuracy:.2f} %")
         return (
             f"Network of {self.source}: {count:,} parameters\n"
-            f"  {', '.join(f'{name} {units}' for name, units in layers)};"
-            f" {self.model.activation}, {self.model.pool} pooling\n"
+            f"  {self._description()}\n"
             f"  {', '.join(known)}"
         )
+
+    def _description(self) -> str:
+        """The layers and their sizes, of a `LeNet`; of others the class and its arguments."""
+        if self.is_lenet:
+            names = "conv1", "conv2", "fc1", "fc2", "fc3"
+            layers = zip(names, self.model_sizes, strict=True)
+            sizes = ", ".join(f"{name} {units}" for name, units in layers)
+            return f"{sizes}; {self.model.activation}, {self.model.pool} pooling"
+        values = {} if self.config is None else self.config.model.to_dict()
+        own = ", ".join(f"{name} {show(value)}" for name, value in values.items() if name != "name")
+        return f"{type(self.model).__name__}{f': {own}' if own else ''}"
+
+    @property
+    def is_lenet(self) -> bool:
+        """Whether the network is a `LeNet`, whose layers have names."""
+        return isinstance(self.model, LeNet)
 
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of each image, 0 to k - 1; `class_names` has its name."""
@@ -110,14 +126,27 @@ class Network:
             `fc1`, `fc1.relu`, …, `fc3`; of a network with tanh `conv1.tanh`, ….
 
         Raises:
-          UserError: there is no such layer.
+          UserError: there is no such layer, or the network is no `LeNet`.
         """
+        self.require_lenet("features")
         names = step_names(self.model.activation)
         if layer is None:
             layer = names[-2]
         if layer not in names:
             raise UserError(f"there is no layer {layer!r}; there are {', '.join(names)}")
         return self.run(functools.partial(_activation, layer), self.prepare(images))
+
+    def require_lenet(self, what: str) -> None:
+        """Checks that the layers have names.
+
+        Raises:
+          UserError: the network is no `LeNet`; `what` needs one.
+        """
+        if not self.is_lenet:
+            raise UserError(
+                f"{what} needs a LeNet, whose layers it knows by name; {self.source} is a"
+                f" {type(self.model).__name__}"
+            )
 
     @functools.cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -172,7 +201,12 @@ class Network:
     @property
     def image_size(self) -> int:
         """Height and width that the network takes, in pixels."""
-        return self.model.image_size
+        return self.model.image_size if self.image_shape is None else self.image_shape[0]
+
+    @property
+    def precision(self) -> str:
+        """That of products, see `ops`."""
+        return "float32" if self.config is None else self.config.train.precision
 
     @property
     def model_sizes(self) -> tuple[int, ...]:
@@ -184,11 +218,13 @@ class Network:
     @property
     def channels(self) -> int:
         """Channels of an image."""
-        return self.model.conv1.in_features
+        return self.model.conv1.in_features if self.image_shape is None else self.image_shape[2]
 
     @functools.cached_property
     def state_dict(self) -> dict[str, Float[np.ndarray, "..."]]:
-        """The weights under PyTorch's names and in its layouts."""
+        """The weights under PyTorch's names and in its layouts; of others than LeNet, by path."""
+        if not self.is_lenet:
+            return to_arrays(nnx.state(self.model))
         return to_state_dict(nnx.state(self.model, nnx.Param))
 
     @functools.cached_property
@@ -197,7 +233,8 @@ class Network:
         if self.stated is not None:
             return dict(self.stated)
         metadata = make_metadata(self.mean, self.std, self.class_names)
-        metadata |= architecture_metadata(vars(self.model))
+        if self.is_lenet:
+            metadata |= architecture_metadata(vars(self.model))
         return metadata | form_metadata(self.form, self.least_energy)
 
     def run(self, program: Callable[..., PyTree], images: UInt8[np.ndarray, "n h w c"]) -> PyTree:
@@ -219,7 +256,8 @@ class Network:
             if len(batch) < size:
                 batch = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
             # Not waited for: the next batch is on its way meanwhile.
-            outputs.append(program(graphdef, self.mean, self.std, params, batch))
+            with jax.default_matmul_precision(self.precision):
+                outputs.append(program(graphdef, self.mean, self.std, params, batch))
         # What pads the last batch is cut off.
         return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
 

@@ -82,7 +82,7 @@ def from_state_dict(
         *window, n, k = layer["kernel"].shape
         shapes |= {f"{name}.weight": (k, n, *window), f"{name}.bias": (k,)}
         dtypes |= {f"{name}.weight": layer["kernel"].dtype, f"{name}.bias": layer["bias"].dtype}
-    _check(state_dict, shapes, dtypes, source)
+    check_entries(state_dict, shapes, dtypes, source)
     arrays = {name: np.asarray(state_dict[name]) for name in shapes}
     broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
     if broken:
@@ -131,7 +131,7 @@ def infer_sizes(
     side = math.isqrt(flat // c2) if c2 else 0
     if c2 and (side == 0 or flat != c2 * side**2):
         shapes["fc1.weight"] = (shapes["fc1.weight"][0], f"{c2}·side²")
-    _check(state_dict, shapes, dict.fromkeys(SHAPES, "float32"), source)
+    check_entries(state_dict, shapes, dict.fromkeys(SHAPES, "float32"), source)
     if image_size_of(side, padding) < 1:
         raise UserError(f"{source}: a padding of {padding} leaves no image")
     return {
@@ -224,13 +224,17 @@ def read_form(
         raise UserError(f"{source}: bad metadata: {printable(error)}") from error
 
 
-def _check(
+def check_entries(
     state_dict: StateDict,
     shapes: Mapping[str, Sequence[int | str]],
     dtypes: Mapping[str, Any],
     source: str,
 ) -> None:
-    """Raises UserError unless the entries are exactly these; letters stand for unknown sizes."""
+    """Checks that the entries are exactly these; letters stand for unknown sizes.
+
+    Raises:
+      UserError: they are not.
+    """
     actual = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
     mistakes = {
         "missing": [name for name in shapes if name not in actual],

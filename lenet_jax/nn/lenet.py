@@ -1,8 +1,7 @@
 """LeNet: two convolutions with pooling, three linear layers."""
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lenet_jax.nn import ops
-
-Init = Literal["torch", "flax"]
+from lenet_jax.nn.initializers import Init, initializers
 
 
 def step_names(activation: ops.Activation = "relu") -> tuple[str, ...]:
@@ -147,11 +145,11 @@ class LeNet(nnx.Module):
                 padding="VALID",
                 precision=precision,
                 rngs=rngs,
-                **_initializers(init, 25 * c),
+                **initializers(init, 25 * c),
             )
 
         def linear(n: int, k: int) -> nnx.Linear:
-            return nnx.Linear(n, k, precision=precision, rngs=rngs, **_initializers(init, n))
+            return nnx.Linear(n, k, precision=precision, rngs=rngs, **initializers(init, n))
 
         self.conv1, self.conv2 = conv(in_channels, c1), conv(c1, c2)
         self.fc1, self.fc2, self.fc3 = linear(flat, f1), linear(f1, f2), linear(f2, num_classes)
@@ -233,14 +231,3 @@ class LeNet(nnx.Module):
             backend=self.backend,
             precision=self.precision,
         )
-
-
-def _initializers(init: Init, fan_in: int) -> dict[str, Any]:
-    if init == "flax":
-        return {}
-    bound = 1 / math.sqrt(fan_in)
-
-    def uniform(key: Array, shape: Sequence[int], dtype: jax.typing.DTypeLike) -> Array:
-        return jax.random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
-
-    return {"kernel_init": uniform, "bias_init": uniform}

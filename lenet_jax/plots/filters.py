@@ -47,12 +47,15 @@ def activation_colours(values: Float[np.ndarray, "..."]) -> ScalarMappable:
 
 
 @styled
-def plot_filters(kernel: Float[np.ndarray, "kh kw c o"], *, title: str) -> Figure:
+def plot_filters(
+    kernel: Float[np.ndarray, "kh kw c o"], *, title: str, layer: str = "conv1"
+) -> Figure:
     """Plots every filter of the first convolution on one scale, symmetric around 0.
 
     Args:
         kernel: weights; with more than one input channel a filter is a row of c tiles.
         title: the network and its data.
+        layer: the convolution's name.
     """
     height, width, c, o = kernel.shape
     rows, columns = grid(o, 8)
@@ -65,7 +68,7 @@ def plot_filters(kernel: Float[np.ndarray, "kh kw c o"], *, title: str) -> Figur
     figure, axes = canvas(
         max(bar_left + 84, 560),
         below,
-        f"Weights of conv1, {legible(title, 60)}",
+        f"Weights of {legible(layer, 30)}, {legible(title, 60)}",
         f"{_filters(o)} of {height}×{width}×{c}"
         + order.get(c, f"; each from left to right: input channels 0 to {c - 1}"),
     )
@@ -87,6 +90,7 @@ def plot_feature_maps(
     title: str,
     captions: Sequence[str],
     activation: str = "ReLU",
+    layer: str = "conv1",
 ) -> Figure:
     """Plots one image, the filters of the first convolution, and the feature map of each.
 
@@ -97,6 +101,7 @@ def plot_feature_maps(
         title: the network and its data.
         captions: lines below the image.
         activation: its name.
+        layer: the convolution's name.
     """
     height, width, c, o = kernel.shape
     rows, columns = grid(o, 4 if o <= 8 else 8 if o <= 32 else 11)
@@ -110,7 +115,7 @@ def plot_feature_maps(
     figure, axes = canvas(
         bar_left + 84,
         max(TOP + rows * cell_height, 370),
-        f"Feature maps of conv1, {legible(title, 60)}",
+        f"Feature maps of {legible(layer, 30)}, {legible(title, 60)}",
         f"above: each of the {_filters(o)}; below: its feature map, {size}, after {activation}",
     )
     image_height = picture(axes, 16, TOP, as_rgb(image), fit(max(image.shape[:2]), 204))

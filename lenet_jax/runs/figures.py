@@ -11,14 +11,15 @@ from jaxtyping import Float
 
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.form import measure_form
-from lenet_jax.inference.description import architecture_metadata
-from lenet_jax.inference.load import save_params
 from lenet_jax.inference.network import energy
+from lenet_jax.inference.others import describe_network, export_weights
 from lenet_jax.inference.state_dict import form_metadata, make_metadata
 from lenet_jax.nn import ops
+from lenet_jax.nn.lenet import LeNet
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.style import Figure, network_title
+from lenet_jax.storage import weights
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.run_dir import FIGURES
 from lenet_jax.training.spec import Spec
@@ -46,25 +47,37 @@ def draw_figures(
     predictions, labels, names = logits.argmax(axis=-1), dataset.test.labels, dataset.class_names
     probabilities = np.asarray(jax.nn.softmax(logits))
     confusion = results.confusion_matrix(labels, predictions, dataset.num_classes)
-    kernel = np.asarray(params["conv1"]["kernel"][...])
     example = results.example_index(labels, predictions, probabilities)
     image = dataset.test.images[example]
-    model = dict(spec.model)
-    sizes = *model["channels"], *model["features"], model["num_classes"]
-    title = network_title(sizes, dataset.name)
+    title = _title(spec, dataset.name)
+    model = nnx.merge(spec.graphdef, params)
+    first = _first_convolution(model, spec)
+
+    def plot_filters() -> Figure:
+        assert first is not None
+        return filters.plot_filters(np.asarray(first[1].kernel[...]), title=title, layer=first[0])
 
     def plot_feature_maps() -> Figure:
-        model = nnx.merge(spec.graphdef, params)
+        assert first is not None
+        layer, convolution = first
         pixels = ops.normalise(jnp.asarray(image[None]), spec.mean, spec.std)
-        maps = np.asarray(model.feature_maps(pixels)[0])
+        if spec.network is LeNet:
+            maps, after = model.feature_maps(pixels)[0], model.activation
+        else:
+            maps, after = convolution(pixels)[0], "convolution"
         captions = [
             f"test image {example}",
             f"true class: {names[labels[example]]}",
             f"predicted: {names[predictions[example]]}",
         ]
-        name = "ReLU" if model.activation == "relu" else model.activation
         return filters.plot_feature_maps(
-            image, kernel, maps, title=title, captions=captions, activation=name
+            image,
+            np.asarray(convolution.kernel[...]),
+            np.asarray(maps),
+            title=title,
+            captions=captions,
+            activation="ReLU" if after == "relu" else after,
+            layer=layer,
         )
 
     plots: dict[str, Callable[[], Figure]] = {
@@ -76,14 +89,17 @@ def draw_figures(
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(
             confusion, names, title=title
         ),
-        "filters.png": lambda: filters.plot_filters(kernel, title=title),
+        "filters.png": plot_filters,
         "feature_maps.png": plot_feature_maps,
         "mistakes.png": lambda: results.plot_mistakes(
             dataset.test.images, labels, predictions, probabilities, names, title=title
         ),
     }
+    if first is None:
+        missing = [plots.pop(name) and name for name in ("filters.png", "feature_maps.png")]
+        warn(f"no convolution takes the images: {' and '.join(missing)} are left out")
     drawn = []
-    for name in FIGURES:
+    for name in (name for name in FIGURES if name in plots):
         content = draw(plots[name], name, warn)
         if content is not None:
             write_atomically(folder / name, content)
@@ -94,10 +110,33 @@ def draw_figures(
 def save_weights(
     path: Path, spec: Spec, params: nnx.State, dataset: Dataset, form: Mapping[str, str]
 ) -> None:
-    """Writes the weights in PyTorch's layout, with what is needed to feed the network."""
-    metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
-    metadata |= architecture_metadata(dict(spec.model))
-    save_params(path, params, metadata | dict(form))
+    """Writes the weights, with what is needed to build and feed the network.
+
+    Those of a LeNet are in PyTorch's layout, others under Flax's paths.
+    """
+    metadata = make_metadata(spec.mean, spec.std, dataset.class_names) | dict(form)
+    metadata |= describe_network(spec.network, spec.network_name, spec.model, spec.image_shape)
+    weights.write(path, export_weights(spec.network, params), metadata)
+
+
+def _title(spec: Spec, data: str) -> str:
+    if spec.network is not LeNet:
+        return f"{spec.network.__name__} on {data}"
+    model = dict(spec.model)
+    sizes = *model["channels"], *model["features"], model["num_classes"]
+    return network_title(sizes, data)
+
+
+def _first_convolution(model: nnx.Module, spec: Spec) -> tuple[str, nnx.Conv] | None:
+    """The first convolution that can take the images, and its path."""
+    for path, module in nnx.iter_modules(model):
+        if (
+            isinstance(module, nnx.Conv)
+            and len(module.kernel[...].shape) == 4
+            and module.in_features == spec.image_shape[2]
+        ):
+            return ".".join(map(str, path)), module
+    return None
 
 
 def measure_images(
@@ -112,9 +151,3 @@ def measure_images(
     """
     least = float(np.quantile(energy(valid_logits), UNLIKE)) if len(valid_logits) else None
     return form_metadata(measure_form(dataset.train.images, fit, dataset.native_size), least)
-
-
-def layers(spec: Spec) -> list[tuple[str, tuple[int, ...], int]]:
-    """Each layer's name, output shape for one image, and number of parameters."""
-    sizes = spec.abstract_model.layer_sizes()
-    return [(name, size.shape, size.num_params) for name, size in sizes.items()]

@@ -37,7 +37,7 @@ class Record:
           command: resumes this run.
           warn: is called with how to resume if the run is interrupted.
         """
-        self.values = training_environment(trainer.config.model.backend, command) | {
+        self.values = training_environment(trainer.config, command) | {
             "devices_sharing_a_batch": trainer.spec.num_devices,
             "precision": trainer.config.train.precision,
             "seed": trainer.config.seed,

@@ -15,11 +15,14 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
+from lenet_jax.config.networks import is_code, source_of
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, expand, writing
-from lenet_jax.inference.description import disagreements
-from lenet_jax.inference.load import load_model
+from lenet_jax.inference.description import Description, disagreements
+from lenet_jax.inference.load import load, load_model
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
+from lenet_jax.inference.variables import from_arrays
 from lenet_jax.nn import native
+from lenet_jax.nn.lenet import LeNet
 from lenet_jax.runs import figures
 from lenet_jax.runs.record import Record
 from lenet_jax.runs.resume import (
@@ -34,13 +37,22 @@ from lenet_jax.runs.resume import (
 )
 from lenet_jax.statistics import shortest
 from lenet_jax.storage.checkpoint import Checkpoints
-from lenet_jax.storage.files import make_folder
-from lenet_jax.storage.run_dir import CHECKPOINTS, CONFIG, SUMMARY, WEIGHTS, Row, RunDir, check
+from lenet_jax.storage.files import make_folder, write_atomically
+from lenet_jax.storage.run_dir import (
+    CHECKPOINTS,
+    CONFIG,
+    NETWORK,
+    SUMMARY,
+    WEIGHTS,
+    Row,
+    RunDir,
+    check,
+)
 from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.training import sizes
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
-from lenet_jax.training.spec import check_memory
 from lenet_jax.training.step import Metrics, no_metrics
 
 
@@ -88,7 +100,7 @@ def run(
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
     trainer = Trainer(config, data.load(**config.data))
-    check_memory(trainer.spec)
+    sizes.check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
     has_checkpoint = any(checkpoints.glob("[0-9]*"))
@@ -130,6 +142,8 @@ def run(
             with record:  # first: an extended run is no longer done
                 directory.restart_rows(rows)
                 directory.write_json(CONFIG, configs.to_dict(config))
+                if source := source_of(config.model.name):
+                    write_atomically(directory.path / NETWORK, source)
                 _print_header(console, trainer, record, directory.path)
                 with console.compiling():
                     trainer.compile()
@@ -245,7 +259,7 @@ class _Job:
             "test_mistakes": int(test.count - test.correct),
             "best_epoch": progress.best_epoch,
             "valid_accuracy": progress.best_accuracy,
-            "num_params": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "num_params": sizes.num_params(spec),
             "epochs": progress.epoch,
             "steps": progress.epoch * spec.steps_per_epoch,
             "train_seconds": progress.train_seconds,
@@ -277,9 +291,13 @@ def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State 
         return None
     path, _, number = name.rpartition(":")
     member = int(number) if path and re.fullmatch(r"\d{1,9}", number) else None
-    model, metadata = load_model(name if member is None else path, member, say=warn)
-    like = nnx.state(trainer.spec.abstract_model, nnx.Param)
-    spec = trainer.spec
+    spec, start = trainer.spec, name if member is None else path
+    if spec.network is not LeNet:
+        given = Description(model=spec.network_name if is_code(spec.network_name) else None)
+        arrays = load(start, member, given, warn).state_dict
+        return from_arrays(arrays, spec.variables, name)
+    model, metadata = load_model(start, member, say=warn)
+    like = nnx.state(spec.abstract_model, nnx.Param)
     for remark in disagreements(metadata, dict(trainer.config.model), (spec.mean, spec.std)):
         warn(f"{name} {remark}")
     return from_state_dict(to_state_dict(nnx.state(model, nnx.Param)), like, name)
@@ -291,7 +309,8 @@ def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) 
         return trainer.place(saved)
     state = trainer.init()
     if initial is not None:
-        state = dataclasses.replace(state, params=trainer.place(initial))
+        params = nnx.merge_state(state.params, trainer.place(initial))
+        state = dataclasses.replace(state, params=params)
     return RunState(state, trainer.place(no_metrics()), state.params)
 
 
@@ -308,20 +327,20 @@ def _failed_step(segment: Segment) -> int | None:
 
 def _print_header(console: Console, trainer: Trainer, record: Record, workdir: Path) -> None:
     values, dataset = record.values, trainer.dataset
-    layers = figures.layers(trainer.spec)
     height, width, channels = dataset.image_shape
-    sizes = f"{len(dataset.train):,} train, {len(dataset.valid):,} validation"
+    counts = f"{len(dataset.train):,} train, {len(dataset.valid):,} validation"
     console.header(
         device=f"{values['devices'][0]}: {values['processor']}, {values['cores']} cores;"
         f" backend {values['backend']}",
-        dataset=f"{dataset.name}: {sizes}, {len(dataset.test):,} test images of"
+        dataset=f"{dataset.name}: {counts}, {len(dataset.test):,} test images of"
         f" {height}×{width}×{channels}, {dataset.num_classes} classes",
         workdir=workdir,
-        layers=layers,
-        num_params=sum(size for *_, size in layers),
+        layers=sizes.layers(trainer.spec),
+        num_params=sizes.num_params(trainer.spec),
     )
     for remark in dataset.remarks:
         console.note(remark)
     on_cpu = values["jax_backend"] == "cpu"
-    if trainer.config.model.backend == "auto" and on_cpu and native.missing():
+    auto = trainer.config.model.get("backend") == "auto" and trainer.spec.network is LeNet
+    if auto and on_cpu and native.missing():
         console.note(f"training is slower than it could be: {native.missing()}")

@@ -12,6 +12,7 @@ from lenet_jax.errors import counted
 from lenet_jax.sweeps import plan as sweep_plan
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.terminal.progress import clock
+from lenet_jax.training import sizes
 from lenet_jax.training.population import Population, Strategy, choose_strategy
 
 TRIAL_STEPS = 20  # steps of a chunk, to estimate the time
@@ -54,7 +55,7 @@ def describe(
         need = sweep_plan.memory_needed(group, devices, -(-size // len(devices)), strategy)
         lines.append(
             f"{number:>5}  {len(group.members):>7}  {len(of_group):>6}  {size:>7}"
-            f"  {group.spec.num_epochs:>6}  {sweep_plan.num_params(group):>10,}"
+            f"  {group.spec.num_epochs:>6}  {sizes.num_params(group.spec):>10,}"
             f"  {need / 1e9:>4.1f} GB"
         )
     if len(groups) > SHOWN_GROUPS:
@@ -65,10 +66,10 @@ def describe(
             len(c.members)
             / len(c.group.members)
             * c.group.images
-            * sweep_plan.work_per_image(c.group.spec)
+            * sizes.multiplications(c.group.spec)
             for c in missing
         )
-        unit = sweep_plan.work_per_image(missing[0].group.spec)
+        unit = sizes.multiplications(missing[0].group.spec)
         lines += [
             "",
             f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')}"

@@ -17,8 +17,9 @@ from operator import attrgetter
 
 import numpy as np
 
-from lenet_jax.config.file import Config, call_file, replace
+from lenet_jax.config.file import Config, replace
 from lenet_jax.config.schema import RENAMED, current_names, keys, suggestion
+from lenet_jax.config.source import call_file
 from lenet_jax.errors import UserError, printable, show
 from lenet_jax.storage.columns import Columns, plain
 from lenet_jax.sweeps.members import Members, Overrides
@@ -114,11 +115,12 @@ def share_order(config: Config) -> Config:
 
 
 def _mistaken_keys(names: Iterable[str], config: Config, given: Sequence[str]) -> list[str]:
-    values = {path: attrgetter(path)(config) for path in keys()}
+    known = keys(config.model.name)
+    values = {path: attrgetter(path)(config) for path in known}
     mistakes = []
     for key in names:
-        if key not in keys():
-            mistakes.append(f"unknown key {show(key)}; {suggestion(show(key), values)}")
+        if key not in known:
+            mistakes.append(f"unknown key {show(key)}; {suggestion(show(key), values, known)}")
         elif key in FIXED:
             mistakes.append(f"{key} cannot vary in a sweep: {FIXED[key]}")
         elif key in given:

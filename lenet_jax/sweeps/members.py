@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 
 from lenet_jax.config.file import Config, replace, stored_value
-from lenet_jax.config.schema import JOINT_RULES, is_fulfilled
+from lenet_jax.config.key import Key
+from lenet_jax.config.schema import JOINT_RULES, is_fulfilled, keys
 from lenet_jax.storage.columns import Column, Columns
 
 Overrides = dict[str, object]
@@ -40,8 +41,10 @@ class Members:
         """All members of a sweep; the columns may have mistakes, see `find_wrong`."""
         self.config, self.columns = config, columns
         self.numbers = np.arange(len(columns), dtype=np.int32)
+        known = keys(config.model.name)
         self._stored = {
-            path: _stored(config, path, column) for path, column in columns.by_key.items()
+            path: _stored(config, path, column, known[path])
+            for path, column in columns.by_key.items()
         }
 
     def __len__(self) -> int:
@@ -99,11 +102,11 @@ class Members:
     def find_wrong(self) -> Bool[np.ndarray, " n"]:
         """Marks the members whose config has mistakes, so that `replace` would refuse it."""
         stored = {path: column.members[self.numbers] for path, column in self._stored.items()}
-        wrong = np.zeros(len(self), bool)
+        wrong, known = np.zeros(len(self), bool), keys(self.config.model.name)
         for codes in stored.values():
             wrong |= codes == INVALID
         for paths, holds, _ in JOINT_RULES:
-            if not stored.keys() & paths:
+            if not stored.keys() & paths or not known.keys() >= set(paths):
                 continue
             right = np.flatnonzero(~wrong)
             swept = [path for path in paths if path in stored]
@@ -126,14 +129,14 @@ class Members:
         return first[kind]
 
 
-def _stored(config: Config, path: str, column: Column) -> Column:
+def _stored(config: Config, path: str, column: Column, key: Key) -> Column:
     """A column as the configs have it: with the config's own value where it is not overridden."""
     values = [attrgetter(path)(config)]
     codes = {values[0]: 0}
     code_of = np.zeros(len(column.values) + 1, np.int32)  # the last is that of `UNSET`
     for index, value in enumerate(column.values):
         try:
-            stored = stored_value(path, value)
+            stored = stored_value(path, value, key)
         except ValueError:
             code_of[index] = INVALID
             continue

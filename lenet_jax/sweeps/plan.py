@@ -25,6 +25,7 @@ from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.members import Members
 from lenet_jax.training.optim import make_optimizer
+from lenet_jax.training.sizes import floats_per_image, num_params
 from lenet_jax.training.spec import (
     Spec,
     Statistics,
@@ -198,7 +199,7 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
     """
     spec = group.spec
     # Inputs, outputs, and a copy of them inside the loop; the best parameters besides the last.
-    member = 3 * FLOAT * num_params(group) * (2 + _optimizer_copies(spec.optimizer))
+    member = 3 * FLOAT * num_params(spec) * (2 + _optimizer_copies(spec.optimizer))
     concurrent = per_device if strategy == "vmap" else 1
     images = max(spec.micro_batch_size, spec.eval_batch_size)
     work = concurrent * images * FLOAT * floats_per_image(spec)
@@ -206,27 +207,6 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
     device = data + per_device * member + work
     return device * len(devices) + data if devices[0].platform == "cpu" else device
-
-
-def floats_per_image(spec: Spec) -> int:
-    """Floats held at once for one image: ten times its windows and phases."""
-    channels, total = dict(spec.model)["in_channels"], sum(dict(spec.model)["features"])
-    for layer in spec.layer_sizes.values():
-        *positions, features = layer.shape
-        if positions:  # a convolution
-            total += (36 * channels + 2 * 4 * features) * math.prod(positions)
-        channels = features
-    return 10 * total
-
-
-def num_params(group: Group) -> int:
-    """Parameters of one member."""
-    return sum(size.num_params for size in group.spec.layer_sizes.values())
-
-
-def work_per_image(spec: Spec) -> int:
-    """Multiplications of a training step per image: three times those of the forward pass."""
-    return 3 * sum(size.multiplications for size in spec.layer_sizes.values())
 
 
 def _check_shared(members: Members) -> None:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lenet_jax.config import base
-from lenet_jax.config.file import Config
+from lenet_jax.config.file import Config, replace
+from lenet_jax.config.networks import LENET
 from lenet_jax.config.schema import keys
 from lenet_jax.plots import sweeps as plots
 from lenet_jax.statistics import FEWEST, is_stuck, p_value
@@ -226,12 +227,13 @@ def winner_file(config: Config, row: Row, overrides: Overrides) -> str:
       row: its results.
       overrides: its values of the swept keys, which are written even where they are the defaults.
     """
-    default: Config = base.get_config()
+    network = config.model.name
+    default: Config = replace(base.get_config(), {"model.name": network})
     different = {}
-    for path in keys():
+    for path in keys(network):
         section, _, name = path.rpartition(".")
         ours, theirs = (c[section][name] if section else c[name] for c in (config, default))
-        if ours != theirs or path in overrides:
+        if ours != theirs or path in overrides or (path == "model.name" and network != LENET):
             different[path] = ours
     lines = "".join(f"            {path!r}: {value!r},\n" for path, value in different.items())
     return (

@@ -54,7 +54,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
         console.note(remark)
     if store.lock_note:
         console.warn(store.lock_note)
-    record = training_environment(config.model.backend, command)
+    record = training_environment(config, command)
     if changed := what_changed(store.environment(), record):
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
     store.write_environment(record)

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from lenet_jax.data.form import measure_form
-from lenet_jax.inference.description import architecture_metadata
-from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
+from lenet_jax.inference.others import describe_network, export_weights
+from lenet_jax.inference.state_dict import form_metadata, make_metadata
+from lenet_jax.nn.variables import weights_of
 from lenet_jax.statistics import shortest
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
 from lenet_jax.sweeps import results
@@ -131,16 +132,17 @@ class Trainer:
             kept = [index for index in kept if rows[index]["member"] in best]
         if self._options.save == "none" or not kept:
             return
-        params = self._population.pick(members.best_params, len(rows))
+        spec, dataset = chunk.group.spec, chunk.group.dataset
+        params = self._population.pick(weights_of(members.best_params), len(rows))
         saved = {
-            rows[index]["member"]: to_state_dict(
-                jax.tree.map(lambda leaf, i=index: leaf[i], params)
+            rows[index]["member"]: export_weights(
+                spec.network, jax.tree.map(lambda leaf, i=index: leaf[i], params)
             )
             for index in kept
         }
-        spec, dataset = chunk.group.spec, chunk.group.dataset
         metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
-        metadata |= architecture_metadata(dict(spec.model)) | self._form
+        metadata |= describe_network(spec.network, spec.network_name, spec.model, spec.image_shape)
+        metadata |= self._form
         write_weights(folder, saved, metadata)
 
 

@@ -75,6 +75,11 @@ def add_description(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER=NAME,…",
         help="what layers are called in the file: conv1=features.0,fc1=classifier.1",
     )
+    group.add_argument(
+        "--model",
+        metavar="FILE.py:Class",
+        help="the class of a network of your own; the file runs as code",
+    )
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +89,7 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 def description(arguments: argparse.Namespace) -> dict[str, Any]:
     """The values of `add_description`'s flags, as `inference.description.Description` has them."""
-    names = "activation", "pool", "padding", "mean", "std", "fit"
+    names = "activation", "pool", "padding", "mean", "std", "fit", "model"
     return {name: getattr(arguments, name) for name in names} | {"layers": arguments.map}
 
 

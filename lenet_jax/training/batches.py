@@ -85,7 +85,7 @@ def make_batch(
         maps = augment.draw_affine(key, len(indices), **hyperparameters["augment"])
         own_maps = (parallel.own_share(x, spec.num_devices) for x in maps)
         images = augment.apply_affine(images.astype(jnp.float32), *own_maps)
-    micro_batches = (-1, spec.micro_batch_size)
+    micro_batches = (-1, min(spec.micro_batch_size, len(own)))
     return Batch(
         images=images.reshape(*micro_batches, *images.shape[1:]),
         labels=split.labels[chosen].reshape(micro_batches),

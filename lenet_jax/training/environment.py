@@ -1,22 +1,27 @@
 """What the bits of training may depend on, beside its config and data."""
 
+import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lenet_jax import machine
+from lenet_jax.config.file import Config
+from lenet_jax.config.networks import LENET, source_of
 from lenet_jax.nn import native, ops
 
 
-def training_environment(backend: ops.Backend, command: Sequence[str]) -> dict[str, Any]:
-    """The machine, its devices, the backend that is chosen there, and the command."""
-    backend, devices = ops.choose_backend(backend), machine.devices()
+def training_environment(config: Config, command: Sequence[str]) -> dict[str, Any]:
+    """The machine, its devices, the backend that is chosen there, the network, and the command."""
+    devices, source = machine.devices(), source_of(config.model.name)
+    backend = ops.choose_backend(config.model.backend if config.model.name == LENET else "plain")
     return machine.environment() | {
         "command": shlex.join(command),
         "working_directory": str(Path.cwd()),
         "jax_backend": devices[0].platform,
         "devices": [device.device_kind for device in devices],
         "backend": backend,
+        "network_sha256": None if source is None else hashlib.sha256(source).hexdigest(),
         "native_code": native.key() if backend == "native" else None,
     }

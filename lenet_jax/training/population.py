@@ -36,6 +36,7 @@ from lenet_jax.training.step import (
     evaluate,
     guarded_step,
     init_state,
+    loop,
     no_metrics,
     train_epoch,
 )
@@ -239,19 +240,17 @@ class Population:
     ) -> tuple[Members, EpochMetrics]:
         """Trains all members on one batch, and then on the next."""
 
-        def body(
-            step: Int32[Array, ""], carry: tuple[TrainState, Metrics, Batch]
-        ) -> tuple[TrainState, Metrics, Batch]:
-            states, sums, batch = carry
+        def take(carry: tuple[TrainState, Metrics], batch: Batch) -> tuple[TrainState, Metrics]:
+            states, sums = carry
 
-            def take(args: tuple[TrainState, Hyperparameters]) -> Any:
+            def take_one(args: tuple[TrainState, Hyperparameters]) -> Any:
                 state, hyper = args
                 return self._unless_frozen(
                     lambda state: guarded_step(self.spec, state, batch, hyper), state
                 )
 
-            states, new = self._over(take)((states, settings.hyperparameters))
-            return states, jax.tree.map(jnp.add, sums, new), fetch(step + 1)  # as in `train_steps`
+            states, new = self._over(take_one)((states, settings.hyperparameters))
+            return states, jax.tree.map(jnp.add, sums, new)
 
         def validate(args: tuple[Members, TrainState, Metrics]) -> Any:
             return self._validate(*args, valid, epoch)
@@ -260,13 +259,13 @@ class Population:
         first, hyper = jax.tree.map(lambda x: x[0], (members.state, settings.hyperparameters))
         order = epoch_order(self.spec, first.order_key, epoch)
 
-        def fetch(step: Int32[Array, ""]) -> Batch:
+        def fetch(step: Int32[Array, ""], size: int) -> Batch:
             key = jax.random.fold_in(first.augment_key, epoch * steps + step)
-            return make_batch(self.spec, train_split, order[step], key, hyper)
+            return make_batch(self.spec, train_split, order[step][:size], key, hyper)
 
         sums = jax.tree.map(lambda zero: jnp.full(len(members.best_epoch), zero), no_metrics())
-        carry = members.state, sums, fetch(jnp.int32(0))
-        states, metrics, _ = lax.fori_loop(jnp.int32(0), jnp.int32(steps), body, carry)
+        carry = members.state, sums
+        states, metrics = loop(self.spec, take, fetch, 0, steps, carry)
         return self._over(validate)((members, states, metrics))
 
     def _validate(

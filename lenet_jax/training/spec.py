@@ -2,21 +2,25 @@
 
 import dataclasses
 import functools
-import math
+import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
-from lenet_jax import machine
 from lenet_jax.config.file import Config
+from lenet_jax.config.networks import arguments, find_class
+from lenet_jax.config.source import guarded
 from lenet_jax.data.dataset import Dataset
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
-from lenet_jax.nn.lenet import LayerSize, LeNet, layer_sizes
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn.variables import split_variables
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
@@ -33,7 +37,12 @@ class Spec:
     """The static specification: what is fixed when training is compiled.
 
     Attributes:
-      model: the arguments of `LeNet`.
+      network: the class, an `nnx.Module` that maps normalised images to logits.
+      network_name: as `config.model.name` names it.
+      model: the arguments of its constructor, but for `rngs`.
+      image_shape: height, width and channels of an image.
+      num_classes: of the data.
+      precision: of products; `LeNet` has it as an argument too.
       mean, std: of a pixel per channel, in 0..255; images are normalised with them.
       num_examples: training images, all of which every epoch uses.
       num_epochs: epochs of training.
@@ -46,7 +55,12 @@ class Spec:
       num_devices: how many share each batch, see `parallel`.
     """
 
+    network: Any
+    network_name: str
     model: tuple[tuple[str, Any], ...]
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    precision: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
     num_examples: int
@@ -65,26 +79,48 @@ class Spec:
         """Optimiser steps per epoch; the last one may see a smaller batch."""
         return -(-self.num_examples // self.batch_size)
 
+    @property
+    def padded_steps(self) -> int:
+        """Those of `steps_per_epoch` that take a batch of `batch_size`, padded if need be.
+
+        All, unless padding would change a network's variables: then the last batch is smaller.
+        """
+        whole, rest = divmod(self.num_examples, self.batch_size)
+        return whole if rest and self.is_stateful else self.steps_per_epoch
+
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
-        """The network without its parameters."""
+        """The network without its variables, as it is evaluated."""
         return nnx.graphdef(self.abstract_model)
 
     @functools.cached_property
-    def abstract_model(self) -> LeNet:
-        """The network, with shapes and dtypes in place of its parameters."""
-        return nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
+    def train_graphdef(self) -> nnx.GraphDef:
+        """The network without its variables, as it is trained: with dropout, say."""
+        model = nnx.merge(*nnx.split(self.abstract_model))
+        model.train()
+        return nnx.graphdef(model)
 
     @functools.cached_property
-    def layer_sizes(self) -> dict[str, LayerSize]:
-        """The sizes of each layer, from `conv1` to `fc3`."""
-        model = dict(self.model)
-        names = ("channels", "features", "num_classes", "in_channels", "image_size", "padding")
-        return layer_sizes(*(model[name] for name in names))
+    def abstract_model(self) -> Any:
+        """The network in its mode of evaluation, with shapes and dtypes in place of variables."""
+        model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
+        model.eval()
+        return model
 
-    def make_model(self, key: Key[Array, ""]) -> LeNet:
+    @functools.cached_property
+    def variables(self) -> nnx.State:
+        """The network's variables, as shapes and dtypes."""
+        return nnx.state(self.abstract_model)
+
+    @functools.cached_property
+    def is_stateful(self) -> bool:
+        """Whether a forward pass in training changes variables, or draws from them."""
+        return bool(jax.tree.leaves(split_variables(self.variables)[1]))
+
+    def make_model(self, key: Key[Array, ""]) -> Any:
         """The network with initial parameters drawn from `key`."""
-        return LeNet(**dict(self.model), rngs=nnx.Rngs(params=key))
+        rngs = nnx.Rngs(params=key) if self.network is LeNet else nnx.Rngs(key)
+        return self.network(**dict(self.model), rngs=rngs)
 
 
 def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = None) -> Spec:
@@ -98,18 +134,16 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
     Raises:
       UserError: the model's sizes do not match the data, or its backend is not available.
     """
-    ops.choose_backend(config.model.backend)  # may raise
-    _, _, channels = dataset.image_shape
-    model = {
-        **config.model,
-        "image_size": config.data.image_size,
-        "num_classes": _agree(config.model, "num_classes", dataset.num_classes, dataset.name),
-        "in_channels": _agree(config.model, "in_channels", channels, dataset.name),
-        "precision": config.train.precision,
-    }
+    network = find_class(config.model.name)
+    model = _lenet(config, dataset) if network is LeNet else _other(network, config, dataset)
     mean, std = statistics or pixel_statistics(dataset)
     spec = Spec(
+        network=network,
+        network_name=config.model.name,
         model=tuple(model.items()),
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+        precision=config.train.precision,
         mean=mean,
         std=std,
         num_examples=len(dataset.train),
@@ -122,6 +156,10 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
         augments=any(config.augment.values()),
     )
+    if network is not LeNet:
+        _check_network(spec, config.model.name)
+    if spec.is_stateful:  # which gradients of a batch in parts would change
+        spec = dataclasses.replace(spec, micro_batch_size=spec.batch_size)
     epochs = max(spec.num_epochs, spec.schedule_epochs)
     if epochs * spec.steps_per_epoch >= MOST_STEPS:
         raise UserError(
@@ -131,27 +169,48 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
     return spec
 
 
-def check_memory(spec: Spec) -> None:
-    """Checks that a network and a batch can fit into memory, by what they need at least.
+def _lenet(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The arguments of `LeNet`."""
+    ops.choose_backend(config.model.backend)  # may raise
+    own = {name: value for name, value in config.model.items() if name != "name"}
+    return {
+        **own,
+        "image_size": config.data.image_size,
+        "num_classes": _agree(config.model, "num_classes", dataset.num_classes, dataset.name),
+        "in_channels": _agree(config.model, "in_channels", dataset.image_shape[2], dataset.name),
+        "precision": config.train.precision,
+    }
+
+
+def _other(network: type, config: Config, dataset: Dataset) -> dict[str, Any]:
+    """The arguments of another network's constructor."""
+    given = {"image_shape": dataset.image_shape, "num_classes": dataset.num_classes}
+    own = {name: value for name, value in config.model.items() if name != "name"}
+    return arguments(network, given) | own
+
+
+def _check_network(spec: Spec, name: str) -> None:
+    """Checks that a network can be built, and maps images to logits.
 
     Raises:
-      UserError: they cannot.
+      UserError: it does not; where its code fails, with the line.
     """
-    layers = spec.layer_sizes.values()
-    model = dict(spec.model)
-    image = model["image_size"] ** 2 * model["in_channels"]
-    image += sum(math.prod(layer.shape) for layer in layers)
-    images = max(spec.micro_batch_size, spec.eval_batch_size)
-    # The weights, their gradient and the best so far.
-    need = 4 * (3 * sum(layer.num_params for layer in layers) + images * image)
-    free = machine.available_memory(machine.devices()[0])
-    if free is not None and need > free:
+    path = Path(inspect.getsourcefile(spec.network) or name)
+    images = jax.ShapeDtypeStruct((2, *spec.image_shape), jnp.float32)
+
+    def forward(variables: nnx.State, images: Array) -> Array:
+        return nnx.merge(spec.train_graphdef, variables, copy=True)(images)
+
+    logits = guarded(path, lambda: jax.eval_shape(forward, spec.variables, images))
+    expected = (2, spec.num_classes)
+    if getattr(logits, "shape", None) != expected:
+        given = getattr(logits, "shape", type(logits).__name__)
         raise UserError(
-            f"the network, with batches of {images:,} images, needs {need / 1e9:,.1f} GB of memory"
-            f" at least; {free / 1e9:,.1f} GB are free\n"
-            "Use fewer channels or features, or smaller batches (train.eval_batch_size,"
-            " train.micro_batch_size)."
+            f"model.name={show(name)} maps images of shape {images.shape} to {given}, not to logits"
+            f" of shape {expected}\nIts last layer must have num_classes units."
         )
+    if not jax.tree.leaves(split_variables(spec.variables)[0]):
+        raise UserError(f"model.name={show(name)} has no parameters (nnx.Param) to train")
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:

@@ -5,7 +5,8 @@ members of a population, and sharded. `train_steps` takes a slice of an epoch.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
 
 from lenet_jax.nn import autograd, ops
+from lenet_jax.nn.variables import join_variables, split_variables
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
 from lenet_jax.training.spec import Hyperparameters, Spec
@@ -29,7 +31,8 @@ class TrainState:
     Members of a population are stacked along a leading axis of every array.
 
     Attributes:
-      params: the network's parameters.
+      params: the network's variables: its parameters and, of a module that has them, what else a
+        forward pass changes, such as statistics of batches and counts of random draws.
       opt_state: the optimiser's buffers.
       step: optimiser steps taken; negative in a state that is frozen, see `guarded_step`.
       order_key: determines, with the epoch, the order of the examples.
@@ -71,6 +74,10 @@ class Metrics:
         return self.correct / self.count
 
 
+Carry = TypeVar("Carry")
+MicroBatch: TypeAlias = tuple[Array, Array, Array]  # images, labels, weights
+
+
 def no_metrics() -> Metrics:
     """The sums over no examples."""
     return Metrics(*(jnp.zeros(()) for _ in range(4)))
@@ -81,9 +88,10 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; `seeds` has `init`, `order` and `augment`."""
     init, order, augment = (stream(seeds[name], name) for name in STREAMS)
-    params = nnx.state(spec.make_model(init), nnx.Param)
+    variables = nnx.state(spec.make_model(init))
+    params, _ = split_variables(variables)
     return TrainState(
-        params=params,
+        params=variables,
         opt_state=_optimizer(spec, hyperparameters).init(params),
         step=jnp.zeros((), jnp.int32),
         order_key=order,
@@ -134,22 +142,53 @@ def train_steps(
     steps_before = state.step - steps.first
     augment_key = state.augment_key
 
-    def fetch(step: Int32[Array, ""]) -> Batch:
+    def fetch(step: Int32[Array, ""], size: int) -> Batch:
         key = jax.random.fold_in(augment_key, steps_before + step)
-        return batches.make_batch(spec, split, steps.order[step], key, hyperparameters)
+        return batches.make_batch(spec, split, steps.order[step][:size], key, hyperparameters)
 
-    def body(
-        step: Int32[Array, ""], carry: tuple[TrainState, Metrics, Batch]
-    ) -> tuple[TrainState, Metrics, Batch]:
-        state, metrics, batch = carry
+    def take(carry: tuple[TrainState, Metrics], batch: Batch) -> tuple[TrainState, Metrics]:
+        state, metrics = carry
         state, new = guarded_step(spec, state, batch, hyperparameters)
+        return state, jax.tree.map(jnp.add, metrics, new)
+
+    return loop(spec, take, fetch, steps.first, steps.last, (state, metrics))
+
+
+def loop(
+    spec: Spec,
+    take: Callable[[Carry, Batch], Carry],
+    fetch: Callable[[Int32[Array, ""], int], Batch],
+    first: ScalarLike,
+    last: ScalarLike,
+    carry: Carry,
+) -> Carry:
+    """Takes the steps `first` to `last` - 1 of an epoch.
+
+    Args:
+      spec: the static specification.
+      take: one step.
+      fetch: the batch of a step, with that many images.
+      first: may be traced.
+      last: likewise.
+      carry: what the steps change.
+    """
+
+    def body(step: Int32[Array, ""], carried: tuple[Carry, Batch]) -> tuple[Carry, Batch]:
+        carry, batch = carried
         # The batch of the next step: what a loop carries is a real array. Gathered in the step that
         # uses it, it would be fused into each slice that the first convolution takes of it.
-        return state, jax.tree.map(jnp.add, metrics, new), fetch(step + 1)
+        return take(carry, batch), fetch(step + 1, spec.batch_size)
 
-    first, last = (jnp.asarray(bound, jnp.int32) for bound in (steps.first, steps.last))
-    state, metrics, _ = lax.fori_loop(first, last, body, (state, metrics, fetch(first)))
-    return state, metrics
+    first, last = (jnp.asarray(bound, jnp.int32) for bound in (first, last))
+    padded = spec.padded_steps
+    if padded == spec.steps_per_epoch:
+        return lax.fori_loop(first, last, body, (carry, fetch(first, spec.batch_size)))[0]
+    rest = spec.num_examples - padded * spec.batch_size
+    end, last_batch = jnp.minimum(last, padded), fetch(jnp.int32(padded), rest)
+    if padded:
+        start = carry, fetch(first, spec.batch_size)
+        carry, _ = lax.fori_loop(first, end, body, start)
+    return lax.cond(last > padded, lambda c: take(c, last_batch), lambda c: c, carry)
 
 
 def guarded_step(
@@ -170,7 +209,7 @@ def guarded_step(
 def _are_finite(params: nnx.State) -> Bool[Array, ""]:
     # A product with a small factor, which no sum of finite values overflows: unlike a test of each
     # value, it runs at memory speed.
-    leaves = jax.tree.leaves(params)
+    leaves = [jnp.atleast_1d(leaf) for leaf in jax.tree.leaves(split_variables(params)[0])]
     factors = [jnp.full(leaf.shape[-1], 2.0**-30, leaf.dtype) for leaf in leaves]
     sums = [jnp.matmul(*pair, precision="float32") for pair in zip(leaves, factors, strict=True)]
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(s)) for s in sums]))
@@ -185,10 +224,11 @@ def train_step(
     micro-batches, which fit the cache better than the whole, and summed over the devices that share
     the batch.
     """
+    params, others = split_variables(state.params)
 
-    def mean_loss(params: nnx.State, micro_batch: tuple[Array, ...]) -> tuple[Array, Metrics]:
-        images, labels, weights = micro_batch
-        logits = apply(spec, params, images)
+    def mean_loss(params: nnx.State, inputs: tuple[nnx.State, MicroBatch]) -> tuple[Array, Any]:
+        others, (images, labels, weights) = inputs
+        logits, others = apply_in_training(spec, params, others, images)
         smoothing = hyperparameters["label_smoothing"]
         objectives = ops.cross_entropy(logits, labels, label_smoothing=smoothing)
         losses = lax.stop_gradient(ops.cross_entropy(logits, labels))
@@ -199,22 +239,26 @@ def train_step(
             correct=jnp.sum(jnp.where(hits, weights, 0)),
             count=jnp.sum(weights),
         )
-        return metrics.objective / batch.total, metrics
+        return metrics.objective / batch.total, (metrics, others)
 
-    def accumulate(grads: nnx.State, micro_batch: tuple[Array, ...]) -> tuple[nnx.State, Metrics]:
-        _, new, metrics = autograd.backward(mean_loss, state.params, micro_batch, has_aux=True)
-        return autograd.accumulate(grads, new), metrics
+    def accumulate(
+        carry: tuple[nnx.State, nnx.State], micro_batch: MicroBatch
+    ) -> tuple[tuple[nnx.State, nnx.State], Metrics]:
+        grads, others = carry
+        inputs = others, micro_batch
+        _, new, (metrics, others) = autograd.backward(mean_loss, params, inputs, has_aux=True)
+        return (autograd.accumulate(grads, new), others), metrics
 
     micro_batches = batch.images, batch.labels, batch.weights
-    grads, metrics = lax.scan(accumulate, autograd.zero_grad(state.params), micro_batches)
+    start = autograd.zero_grad(params), others
+    (grads, others), metrics = lax.scan(accumulate, start, micro_batches)
     metrics = jax.tree.map(jnp.sum, metrics)
     grads, metrics = parallel.sum_over_devices((grads, metrics), spec.num_devices)
-    updates, opt_state = _optimizer(spec, hyperparameters).update(
-        grads, state.opt_state, state.params
-    )
+    updates, opt_state = _optimizer(spec, hyperparameters).update(grads, state.opt_state, params)
+    new: Any = optax.apply_updates(params, updates)
     state = dataclasses.replace(
         state,
-        params=optax.apply_updates(state.params, updates),
+        params=join_variables(new, others),
         opt_state=opt_state,
         step=state.step + 1,
     )
@@ -241,10 +285,12 @@ def evaluate(
 
     def body(round_: Int32[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
         logits, images = carry
-        return logits.at[round_].set(apply(spec, params, images)), fetch(round_ + 1)
+        new = apply(spec, params, images).astype(dtype)
+        return logits.at[round_].set(new), fetch(round_ + 1)
 
-    num_classes = dict(spec.model)["num_classes"]
-    dtype = jax.tree.leaves(params)[0].dtype
+    num_classes = spec.num_classes
+    own = (leaf.dtype for leaf in jax.tree.leaves(split_variables(params)[0]))
+    dtype = jnp.result_type(jnp.float32, *own)
     logits = jnp.zeros((num_rounds, batch_size, num_classes), dtype)
     first, last = jnp.int32(0), (count + round_size - 1) // round_size
     logits, _ = lax.fori_loop(first, last, body, (logits, fetch(first)))
@@ -262,7 +308,21 @@ def apply(
     spec: Spec, params: nnx.State, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 ) -> Float[Array, "b k"]:
     """Logits of images, whose pixels are in 0..255."""
-    return nnx.merge(spec.graphdef, params)(ops.normalise(images, spec.mean, spec.std))
+    with jax.default_matmul_precision(spec.precision):
+        return nnx.merge(spec.graphdef, params)(ops.normalise(images, spec.mean, spec.std))
+
+
+def apply_in_training(
+    spec: Spec,
+    params: nnx.State,
+    others: nnx.State,
+    images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"],
+) -> tuple[Float[Array, "b k"], nnx.State]:
+    """Logits of images, as for `apply`, and the other variables that the forward pass leaves."""
+    model = nnx.merge(spec.train_graphdef, join_variables(params, others), copy=True)
+    with jax.default_matmul_precision(spec.precision):
+        logits = model(ops.normalise(images, spec.mean, spec.std))
+    return logits, split_variables(nnx.state(model))[1]
 
 
 def learning_rate(

@@ -335,7 +335,9 @@ def test_a_number_that_is_accepted_is_in_its_range_in_float32(
     number = number if abs(number) >= np.finfo(np.float32).tiny else 0.0
     inside = low <= number < high or (number == high and interval[-1] == "]")
     inside &= number > low or interval[0] == "["
-    mistakes = find_mistakes({path: key.default for path, key in keys().items()} | {path: value})
+    mistakes = find_mistakes(
+        {path: key.default for path, key in keys().items()} | {path: value}, keys()
+    )
     own = [
         mistake for mistake in mistakes if mistake.startswith(f"{path}=") and "must be" in mistake
     ]
@@ -368,11 +370,12 @@ def test_aliases_name_keys_and_hide_none() -> None:
     ],
 )
 def test_nearest_keys(name: str, nearest: list[str]) -> None:
-    assert nearest_keys(name) == nearest
+    assert nearest_keys(name, keys()) == nearest
 
 
 def test_an_ambiguous_name_gives_every_key_it_may_be() -> None:
-    assert set(nearest_keys("name")) == {"data.name", "optimizer.name", "schedule.name"}
+    names = {"data.name", "model.name", "optimizer.name", "schedule.name"}
+    assert set(nearest_keys("name", keys())) == names
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.plots import curves, filters, output, results
 from lenet_jax.runs import figures as report
+from lenet_jax.training.sizes import layers
 from lenet_jax.training.spec import make_spec
 from tests.support import tiny
 
@@ -166,7 +167,7 @@ def test_the_table_of_layers_matches_the_network(image_size):
     config = tiny.config(data={"image_size": image_size})
     spec = make_spec(config, DATASET)
     model = nnx.eval_shape(lambda: spec.make_model(jax.random.key(0)))
-    table = {name: (shape, count) for name, shape, count in report.layers(spec)}
+    table = {name: (shape, count) for name, shape, count in layers(spec)}
     assert list(table) == ["conv1", "conv2", "fc1", "fc2", "fc3"]
     side = (image_size // 2 - 2) // 2 - 2
     assert table["conv1"] == ((image_size // 2 - 2,) * 2 + (2,), 5 * 5 * 2 + 2)

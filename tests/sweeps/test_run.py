@@ -29,6 +29,7 @@ from lenet_jax.sweeps.results import winner_file
 from lenet_jax.sweeps.run import run
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.training.sizes import num_params
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow
@@ -452,7 +453,7 @@ def test_memory_is_estimated_within_reason(config):
     group = plan.make_groups(make_members(config, SWEEP[:2]), lambda _: tiny.dataset(), False)[0]
     small = plan.memory_needed(group, jax.devices(), 1, "map")
     many = plan.memory_needed(group, jax.devices(), 1001, "map")
-    params = plan.num_params(group)
+    params = num_params(group.spec)
     assert (many - small) / 1000 == pytest.approx(2 * 4 * 3 * 3 * params, rel=0.1)
     side_by_side, in_turn = (
         plan.memory_needed(group, jax.devices(), 100, strategy) for strategy in ("vmap", "map")

@@ -1,0 +1,180 @@
+"""The class that `model.name` names, and the config keys that its constructor takes.
+
+A class is `lenet`, another of `BUILT_IN`, or `FILE.py:Class` or `package.module:Class`, which runs
+as code.
+"""
+
+import functools
+import hashlib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lenet_jax.config.key import Key
+from lenet_jax.config.source import guarded, read_source, run_source, split
+from lenet_jax.errors import UserError, show
+
+LENET = "lenet"
+BUILT_IN = {
+    LENET: "lenet_jax.nn.lenet:LeNet",
+    "mlp": "lenet_jax.nn.mlp:MLP",
+    "flax_mnist": "lenet_jax.nn.flax_mnist:FlaxMNIST",
+}
+GIVEN = ("image_shape", "num_classes", "rngs")  # what a constructor is given, if it takes it
+KINDS = (bool, int, float, str, tuple)  # of values that a config can hold
+
+
+def is_code(name: str) -> bool:
+    """Whether a class is the user's own, which runs as code."""
+    return name not in BUILT_IN
+
+
+def find_class(name: str) -> type:
+    """The class that a name stands for, an `nnx.Module`.
+
+    Raises:
+      UserError: there is none.
+    """
+    where, class_name = split(BUILT_IN.get(name, name))
+    if not class_name:
+        near = f"one of {', '.join(BUILT_IN)}, FILE.py:Class or package.module:Class"
+        raise UserError(f"model.name={show(name)}: must be {near}")
+    if where.endswith(".py"):
+        path = Path(where)
+        module = _run(path, read_source(path, "network"))
+    else:
+        module = _import(where)
+    found = getattr(module, class_name, None)
+    from flax import nnx  # late: a config of LeNet needs no JAX
+
+    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
+        what = "has no class" if found is None else "has no nnx.Module"
+        raise UserError(f"model.name={show(name)}: {show(where)} {what} {show(class_name)}")
+    return found
+
+
+def source_of(name: str) -> bytes | None:
+    """The text of the file that has a class of the user's own; None of others.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    where, _ = split(name)
+    if not is_code(name) or not where.endswith(".py"):
+        return None
+    return read_source(Path(where), "network")
+
+
+def constructor_keys(name: str) -> dict[str, Key]:
+    """The config keys of a class: the arguments that its constructor takes, by their names.
+
+    Those whose default a config cannot hold are left out, and keep it.
+
+    Raises:
+      UserError: there is no such class; or its constructor takes no `rngs`, or an argument without
+        a default that a config cannot give.
+    """
+    found = find_class(name)
+    parameters = _parameters(found)
+    if "rngs" not in parameters and not _takes_any(parameters):
+        raise UserError(
+            f"model.name={show(name)}: its constructor takes no rngs\n"
+            "Write def __init__(self, *, rngs: nnx.Rngs, …) and pass rngs on to the layers."
+        )
+    keys = {}
+    for parameter in parameters.values():
+        if parameter.name in GIVEN or parameter.kind in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
+            continue
+        key = _key(parameter, _hints(found))
+        if key is not None:
+            keys[parameter.name] = key
+        elif parameter.default is parameter.empty:
+            raise UserError(
+                f"model.name={show(name)}: its argument {parameter.name} has no default, and is no"
+                " number, text, tuple or boolean\nGive it a default."
+            )
+    return keys
+
+
+def arguments(found: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a constructor takes of `GIVEN`."""
+    parameters = _parameters(found)
+    every = _takes_any(parameters)
+    return {name: value for name, value in given.items() if every or name in parameters}
+
+
+def _parameters(found: type) -> dict[str, inspect.Parameter]:
+    own = list(inspect.signature(found.__init__).parameters.items())[1:]  # without self
+    return dict(own)
+
+
+def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _hints(found: type) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(found.__init__)
+    except (NameError, TypeError):  # of names that only a type checker sees
+        return {}
+
+
+def _key(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Key | None:
+    """The key of an argument; None if a config cannot hold its value."""
+    hint = hints.get(parameter.name)
+    hinted = _kind_of(hint)
+    if parameter.default is parameter.empty:
+        return Key(hinted or object, required=True) if hinted or hint is None else None
+    if parameter.default is None:
+        return Key(hinted or object, None) if hinted or hint is None else None
+    kind = type(parameter.default)
+    if kind is list:
+        return Key(tuple, tuple(parameter.default))
+    if kind not in KINDS:
+        return None
+    if kind is int and hinted is float:  # `rate: float = 0`
+        return Key(float, float(parameter.default))
+    return Key(kind, parameter.default)
+
+
+def _kind_of(hint: Any) -> type | None:
+    """The type of a config's values that an annotation allows; None if there is none."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        kinds = {type(value) for value in typing.get_args(hint)}
+        return kinds.pop() if len(kinds) == 1 else None
+    if origin in (typing.Union, types.UnionType):
+        kinds = {_kind_of(part) for part in typing.get_args(hint) if part is not type(None)}
+        kinds = {float} if kinds == {int, float} else kinds
+        return kinds.pop() if len(kinds) == 1 else None
+    base = origin or hint
+    if base in KINDS:
+        return base
+    is_sequence = isinstance(base, type) and issubclass(tuple, base) and base is not object
+    return tuple if is_sequence else None
+
+
+@functools.lru_cache(maxsize=16)
+def _run(path: Path, source: bytes) -> types.ModuleType:
+    """Runs a file once for each of its contents, so that a class of it stays the same."""
+    name = f"network_{path.stem}_{hashlib.sha256(source).hexdigest()[:8]}"
+    return guarded(path, lambda: run_source(source, path, name))
+
+
+def _import(name: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name or name
+        raise UserError(
+            f"model.name: no module {show(missing)}"
+            f"{'' if missing == name else f', which {show(name)} needs'}\n"
+            "Install it, or name a file: FILE.py:Class."
+        ) from error

@@ -1,0 +1,127 @@
+"""Python files that users name: a config, a sweep, a network. They run as code."""
+
+import difflib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lenet_jax.errors import Stopped, UserError, printable, show
+from lenet_jax.reading import read_bytes
+
+COMBINATORS = ("sweep", "product", "zipit", "chain")  # of `sweeps.file`
+
+
+def call_file(path_with_arg: str, function: str, kind: str) -> Any:
+    """Runs `FILE.py[:ARG]` and calls one of its functions, with the argument if given.
+
+    Args:
+      path_with_arg: the file and the argument.
+      function: the function's name.
+      kind: `config` or `sweep`, for error messages.
+
+    Raises:
+      UserError: the file is missing, fails (with the line), or has no such function.
+    """
+    name, arg = split(path_with_arg)
+    path = Path(name)
+    source = read_source(path, kind)
+    return guarded(path, lambda: _call(run_source(source, path), path, function, arg))
+
+
+def read_source(path: Path, kind: str) -> bytes:
+    """The text of a file; for `kind` see `call_file`.
+
+    Raises:
+      UserError: it is missing, or cannot be read.
+    """
+    try:
+        return read_bytes(path)
+    except FileNotFoundError as error:
+        raise UserError(f"no {kind} file {show(path)}{_similar_file(path, kind)}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {kind} file {show(path)}: {error.strerror}") from error
+
+
+def run_source(source: bytes, path: Path, name: str | None = None) -> ModuleType:
+    """Runs a file's text as a module, which is not imported: that would write bytecode beside it.
+
+    Args:
+      source: the text.
+      path: of the file, for error messages.
+      name: under which classes of the file find their module again; None: it has none.
+    """
+    module = ModuleType(name or path.stem)
+    module.__file__ = str(path)
+    if name is not None:
+        sys.modules[name] = module
+    exec(compile(source, str(path), "exec"), module.__dict__)
+    return module
+
+
+def guarded(path: Path, call: Callable[[], Any]) -> Any:
+    """What `call` returns, which runs code of a file.
+
+    Raises:
+      UserError: it fails; the message has the line.
+    """
+    try:
+        return call()
+    except (UserError, Stopped):
+        raise
+    except BaseException as error:  # a file may call exit(), too
+        message = f"{type(error).__name__}: {printable(error)}"
+        if isinstance(error, NameError) and error.name in COMBINATORS:
+            message += f"\nTo import it: from lenet_jax.sweeps.file import {error.name}"
+        raise UserError(f"{_line_in(path, error)}: {message}") from error
+
+
+def split(path_with_arg: str) -> tuple[str, str]:
+    """The path and the argument; the colon after a drive of Windows belongs to the path."""
+    drive, rest = os.path.splitdrive(path_with_arg)
+    name, _, arg = rest.partition(":")
+    return drive + name, arg
+
+
+def _call(module: ModuleType, path: Path, name: str, arg: str) -> Any:
+    function = module.__dict__.get(name)
+    if not callable(function):
+        raise UserError(f"{show(path)} has no function {name}")
+    arguments = [arg] if arg else []
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        needs = f"takes no argument, not {show(arg)}" if arg else "needs an argument: FILE.py:ARG"
+        raise UserError(f"{show(path)}: its {name} {needs}") from error
+    result = function(*arguments)
+    if inspect.iscoroutine(result):
+        result.close()  # which is never awaited
+        raise UserError(f"{show(path)}: its {name} is async; take `async` away")
+    return result
+
+
+def _similar_file(path: Path, kind: str) -> str:
+    """The end of a message about a file that does not exist: what there is instead."""
+    folders = dict.fromkeys((path.parent, Path("configs"), Path("configs/sweeps")))
+    files = [str(file) for folder in folders for file in sorted(folder.glob("[!_]*.py"))]
+    near = difflib.get_close_matches(str(path), files, n=1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    if Path("configs").is_dir() or kind != "config":
+        return ""
+    return (
+        "\nconfigs/ is in the repository: run the command there; or write a file of your own with"
+        "\nfrom lenet_jax.config.base import get_config"
+    )
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{show(error.filename)}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f"{show(path)}:{lines[-1]}" if lines else show(path)

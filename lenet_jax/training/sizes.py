@@ -1,0 +1,123 @@
+"""How large a network is, and how much work: parameters, multiplications, memory."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from lenet_jax import machine
+from lenet_jax.errors import UserError
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn.variables import split_variables
+from lenet_jax.training.spec import Spec
+
+Layer = tuple[str, tuple[int, ...], int]
+
+
+def num_params(spec: Spec) -> int:
+    """The parameters of a network."""
+    params, _ = split_variables(spec.variables)
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def layers(spec: Spec) -> list[Layer]:
+    """Each layer's name, output shape for one image if it is known, and number of parameters."""
+    if spec.network is LeNet:
+        sizes = spec.abstract_model.layer_sizes()
+        return [(name, size.shape, size.num_params) for name, size in sizes.items()]
+    params, _ = split_variables(spec.variables)
+    counts: dict[str, int] = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        layer = name.rpartition(".")[0] or name
+        counts[layer] = counts.get(layer, 0) + leaf.size
+    return [(name, (), count) for name, count in counts.items()]
+
+
+def multiplications(spec: Spec) -> int:
+    """Those of one image's forward pass, all counted as dense."""
+    if spec.network is LeNet:
+        return sum(size.multiplications for size in spec.abstract_model.layer_sizes().values())
+    return sum(map(_multiplications, _equations(_forward(spec).jaxpr)))
+
+
+def floats_per_image(spec: Spec) -> int:
+    """Floats held at once for one image in training, estimated.
+
+    Of LeNet ten times its windows and phases; of others twice what all operations give.
+    """
+    if spec.network is LeNet:
+        channels, total = dict(spec.model)["in_channels"], sum(dict(spec.model)["features"])
+        for layer in spec.abstract_model.layer_sizes().values():
+            *positions, features = layer.shape
+            if positions:  # a convolution
+                total += (36 * channels + 2 * 4 * features) * math.prod(positions)
+            channels = features
+        return 10 * total
+    outputs = (out for equation in _equations(_forward(spec).jaxpr) for out in equation.outvars)
+    return 2 * sum(math.prod(out.aval.shape) for out in outputs)
+
+
+def check_memory(spec: Spec) -> None:
+    """Checks that a network and a batch can fit into memory, by what they need at least.
+
+    Raises:
+      UserError: they cannot.
+    """
+    images = max(spec.micro_batch_size, spec.eval_batch_size)
+    image = math.prod(spec.image_shape) + sum(math.prod(shape) for _, shape, _ in layers(spec))
+    # The weights, their gradient and the best so far.
+    need = 4 * (3 * num_params(spec) + images * image)
+    free = machine.available_memory(machine.devices()[0])
+    if free is not None and need > free:
+        raise UserError(
+            f"the network, with batches of {images:,} images, needs {need / 1e9:,.1f} GB of memory"
+            f" at least; {free / 1e9:,.1f} GB are free\n"
+            "Use fewer channels or features, or smaller batches (train.eval_batch_size,"
+            " train.micro_batch_size)."
+        )
+
+
+def _forward(spec: Spec) -> ClosedJaxpr:
+    """The program of one image's forward pass in training."""
+
+    def forward(variables: nnx.State, images: jax.Array) -> jax.Array:
+        return nnx.merge(spec.train_graphdef, variables, copy=True)(images)
+
+    image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
+    return jax.make_jaxpr(forward)(spec.variables, image)
+
+
+def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
+    """The operations of a program, those of the programs that it calls in their places."""
+    for equation in jaxpr.eqns:
+        inner = [
+            item.jaxpr if isinstance(item, ClosedJaxpr) else item
+            for value in equation.params.values()
+            for item in (value if isinstance(value, tuple) else (value,))
+            if isinstance(item, ClosedJaxpr | Jaxpr)
+        ]
+        if inner:
+            for program in inner:
+                yield from _equations(program)
+        else:
+            yield equation
+
+
+def _multiplications(equation: Any) -> int:
+    kind = equation.primitive.name
+    if kind not in ("dot_general", "conv_general_dilated"):
+        return 0
+    inputs, weights = (variable.aval.shape for variable in equation.invars)
+    (out,) = equation.outvars
+    if kind == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return math.prod(out.aval.shape) * int(np.prod([inputs[axis] for axis in contracted]))
+    numbers = equation.params["dimension_numbers"]
+    features = weights[numbers.rhs_spec[0]]
+    return math.prod(out.aval.shape) * math.prod(weights) // features

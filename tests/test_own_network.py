@@ -1,0 +1,179 @@
+"""A network of one's own, from its file to a run that is resumed, loaded and swept."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+import lenet_jax
+from lenet_jax import config as configs
+from lenet_jax.config.flags import help_text, make_flags, parse
+from lenet_jax.errors import UserError
+from lenet_jax.training.population import Population
+from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.step import init_state, train_epoch
+from tests.support import tiny
+from tests.support.runs import send_in_epoch, start
+
+EXAMPLE = "examples/own_network.py:Net"
+SOURCE = Path("examples/own_network.py")
+TINY = tiny.CONFIG | {"train.micro_batch_size": 8, "data.image_size": 16}
+LENET = ("model.channels", "model.features")
+
+
+def config(**changes):
+    """The tiny config for the network of the example, or another one."""
+    own = {path: value for path, value in TINY.items() if path not in LENET}
+    changes = {path.replace("__", "."): value for path, value in changes.items()}
+    return configs.load(
+        "configs/notes.py", (own | {"model.name": EXAMPLE, "model.width": 4} | changes).items()
+    )
+
+
+def without_speed(file):
+    """The content of a file, without the column of images per second, the last."""
+    if file.suffix != ".csv":
+        return file.read_bytes()
+    return [line.rpartition(",")[0] for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    data = tiny.write_idx_folder(folder / "bars")
+    return start(folder / "run", config(data__name=str(data)))
+
+
+def test_its_arguments_are_config_keys():
+    text = help_text(make_flags(), network=EXAMPLE)
+    assert "model.width" in text and "model.dropout" in text and "model.channels" not in text
+    own = config(model__dropout=0)
+    assert own.model.to_dict() == {"name": EXAMPLE, "width": 4, "dropout": 0.0}
+    assert isinstance(own.model.dropout, float)
+    flags = ["--config=configs/notes.py", "--workdir=x", f"--config.model.name={EXAMPLE}"]
+    parsed = parse(
+        [*flags, "--config.model.width=7", "--config.model.dropout", "0.5"], make_flags()
+    )
+    assert (parsed.model.width, parsed.model.dropout) == (7, 0.5)
+    assert configs.from_dict(configs.to_dict(parsed)).to_dict() == parsed.to_dict()
+
+
+def test_a_run_writes_its_weights_statistics_and_source(finished):
+    assert finished.code == 0
+    weights = load_file(finished.path / "model.safetensors")
+    assert set(weights) == {
+        *("conv.kernel", "conv.bias", "linear.kernel", "linear.bias"),
+        *("norm.scale", "norm.bias", "norm.mean", "norm.var"),
+    }
+    assert np.any(weights["norm.mean"] != 0)
+    assert (finished.path / "network.py").read_bytes() == SOURCE.read_bytes()
+    assert finished.read("summary.json")["num_params"] == sum(
+        array.size for name, array in weights.items() if name not in ("norm.mean", "norm.var")
+    )
+    assert (finished.path / "filters.png").exists()
+
+
+def test_a_finished_run_is_read_only_with_its_class(finished, monkeypatch):
+    with pytest.raises(UserError, match=r"whose file runs as code\nIf you trust it, name it"):
+        lenet_jax.load(finished.path)
+    network = lenet_jax.load(finished.path, model=EXAMPLE)
+    images = tiny.dataset().test.images
+    accuracy = np.mean(network.predict(images) == tiny.dataset().test.labels)
+    assert accuracy == pytest.approx(finished.read("summary.json")["test_accuracy"], abs=1e-6)
+    assert "Net: dropout 0.2, width 4" in repr(network)
+    with pytest.raises(UserError, match="features needs a LeNet"):
+        network.features(images)
+
+
+def test_a_changed_file_is_said(finished, tmp_path):
+    (tmp_path / "own.py").write_text(SOURCE.read_text() + "\n# changed\n")
+    with pytest.warns(UserWarning, match="own.py changed since"):
+        lenet_jax.load(finished.path, model=f"{tmp_path / 'own.py'}:Net")
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(finished, tmp_path, monkeypatch):
+    for epoch, number, code in ((1, signal.SIGTERM, 143), (2, signal.SIGINT, 130)):
+        with monkeypatch.context() as patch:
+            send_in_epoch(patch, epoch, number)
+            assert start(tmp_path / "run", finished.config).code == code
+    assert start(tmp_path / "run", finished.config).code == 0
+    for name in ("model.safetensors", "metrics.csv"):
+        ours, theirs = (path / name for path in (tmp_path / "run", finished.path))
+        assert without_speed(ours) == without_speed(theirs)
+
+
+def test_members_of_a_population_are_single_runs():
+    rates = np.linspace(0.01, 0.1, 8).tolist()
+    members = [config(seed=seed, optimizer__learning_rate=rate) for seed, rate in enumerate(rates)]
+    dataset = tiny.dataset()
+    spec = make_spec(members[0], dataset)
+    population = Population(spec, 8, devices=jax.devices()[:1])
+    splits: Any = [population.put(split) for split in (dataset.train, dataset.valid)]
+    train_split, valid_split = splits
+    state, settings = population.start(members)
+    for epoch in range(2):
+        state, _ = population.train_epoch(state, settings, train_split, valid_split, epoch)
+    picked = population.pick(nnx.filter_state(state.state.params, nnx.Not(nnx.RngState)), 8)
+    train = jax.jit(train_epoch, static_argnums=0)
+    for index, member in enumerate(members):
+        settings = hyperparameters(member)
+        alone = init_state(spec, seeds(member), settings)
+        for epoch in range(2):
+            alone, _ = train(spec, alone, train_split, np.int32(epoch), settings)
+        expected = nnx.filter_state(alone.params, nnx.Not(nnx.RngState))
+        jax.tree.map(
+            lambda a, b, i=index: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6),
+            picked,
+            expected,
+        )
+
+
+NETWORK = """
+from flax import nnx
+class Net(nnx.Module):
+    def __init__(self, *, image_shape, num_classes, rngs{arguments}):
+        self.linear = nnx.Linear(256, {units}, rngs=rngs)
+    def __call__(self, x):
+        return self.linear(x.reshape(len(x), {inputs}))
+class Other:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "changes", "message"),
+    [
+        ("mlpp", "", {}, "model.name=mlpp: must be one of lenet, mlp, flax_mnist, FILE.py:Class"),
+        ("no.py:Net", None, {}, "no network file no.py"),
+        ("{file}:Nett", {}, {}, "has no class Nett"),
+        ("{file}:Other", {}, {}, "has no nnx.Module Other"),
+        ("no_such_package:Net", None, {}, "no module no_such_package"),
+        ("{file}:Net", {}, {"model.width": 3}, "unknown key --config.model.width"),
+        ("{file}:Net", {"arguments": ", width"}, {}, "missing keys: model.width"),
+        (
+            "{file}:Net",
+            {"arguments": ", w: int = 2"},
+            {"model.w": "x"},
+            "model.w=x: must be an int",
+        ),
+        ("{file}:Net", {"arguments": ", w: dict"}, {}, "argument w has no default"),
+        ("{file}:Net", {"units": 5}, {}, r"to \(2, 5\), not to logits of shape \(2, 6\)"),
+        ("{file}:Net", {"inputs": 99}, {}, r"own.py:7: TypeError"),
+        ("{file}:Net", {"units": "1 / 0"}, {}, r"own.py:5: ZeroDivisionError"),
+    ],
+)
+def test_mistakes_are_short(tmp_path, name, text, changes, message):
+    file = tmp_path / "own.py"
+    if text is not None:
+        defaults = {"arguments": "", "units": "num_classes", "inputs": -1}
+        file.write_text(NETWORK.format(**defaults | (text or {})))
+    with pytest.raises(UserError, match=message) as caught:
+        own = {path: value for path, value in TINY.items() if path not in LENET}
+        overrides = own | {"model.name": name.format(file=file)} | changes
+        make_spec(configs.load("configs/notes.py", overrides.items()), tiny.dataset())
+    assert len(str(caught.value).splitlines()) <= 3
