@@ -279,7 +279,7 @@ DAMAGED = [
     ("config.json", b'{"seed": ' + b"9" * 5000 + b"}", " is not JSON: Exceeds the limit"),
     ("config.json", b'{"' + b"x" * 5000 + b'": 1}', ": unknown key xxx"),
     ("config.json", b"", " is not JSON: Expecting value"),
-    ("config.json", b'{"train": [{}]}', ": expected `int`, got `object`"),
+    ("config.json", b'{"train": [{}]}', ": expected `bool | int | float | str`, got `object`"),
     ("summary.json", b'{"epochs": "\\u001b[31m"}', ": expected `int`, got `str` - at `$.epochs`"),
     ("run.json", b'{"status": "done", "data_fingerprint": 3}', ": expected `str`, got `int`"),
     ("metrics.jsonl", b'{"epoch": 1}\n{"epoch": null}\n', ", line 2: expected `int | float`"),

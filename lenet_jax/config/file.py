@@ -235,7 +235,8 @@ def _for_network(
 ) -> tuple[dict[str, Any], Mapping[str, Key]]:
     """The values of a config for its network, and the keys that it may have.
 
-    What a config file leaves at the defaults of another network is dropped.
+    A config file that only changes `model.name` leaves the other keys of `model` as they were for
+    the former network: those at that one's defaults are dropped.
 
     Args:
       values: by dotted path.
@@ -246,14 +247,24 @@ def _for_network(
     known = keys_of(chosen, run_code=run_code)
     if known is keys() and network is None:  # a config of LeNet says all
         return values, known
-    former = keys() | (keys_of(values, run_code=run_code) if network is not None else {})
+    former = _model(keys() if network is None else keys_of(values, run_code=run_code))
+    is_whole = former.keys() <= values.keys()  # else the section was written for this network
     kept = {
         path: value
         for path, value in values.items()
-        if path in known or path not in former or value != former[path].default
+        if not (is_whole and path in former and value == former[path].default)
     }
-    model = {path: key for path, key in known.items() if path.startswith("model.")}
-    return {path: key.default for path, key in model.items() if not key.required} | kept, known
+    defaults = {path: key.default for path, key in _model(known).items() if not key.required}
+    return defaults | {"model.name": chosen["model.name"]} | kept, known
+
+
+def _model(known: Mapping[str, Key]) -> dict[str, Key]:
+    """The arguments of a network among the keys."""
+    return {
+        path: key
+        for path, key in known.items()
+        if path.startswith("model.") and path != "model.name"
+    }
 
 
 def _as_kind(value: Any, kind: type) -> Any:

@@ -39,8 +39,8 @@ class Description:
     mean: Sequence[float | int] | float | int | None = None
     std: Sequence[float | int] | float | int | None = None
     fit: str | None = None
-    layers: Mapping[str, str] | None = None
     model: str | None = None
+    layers: Mapping[str, str] | None = None
 
     def metadata(self) -> dict[str, str]:
         """It as entries of a file's metadata.

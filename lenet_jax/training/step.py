@@ -15,7 +15,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
 
+from lenet_jax import machine
 from lenet_jax.nn import autograd, ops
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.nn.variables import join_variables, split_variables
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
@@ -308,8 +311,11 @@ def apply(
     spec: Spec, params: nnx.State, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
 ) -> Float[Array, "b k"]:
     """Logits of images, whose pixels are in 0..255."""
-    with jax.default_matmul_precision(spec.precision):
-        return nnx.merge(spec.graphdef, params)(ops.normalise(images, spec.mean, spec.std))
+
+    def forward(variables: nnx.State, images: Array) -> Array:
+        return nnx.merge(spec.graphdef, variables)(ops.normalise(images, spec.mean, spec.std))
+
+    return _fast(spec, forward)(params, images)
 
 
 def apply_in_training(
@@ -319,10 +325,26 @@ def apply_in_training(
     images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"],
 ) -> tuple[Float[Array, "b k"], nnx.State]:
     """Logits of images, as for `apply`, and the other variables that the forward pass leaves."""
-    model = nnx.merge(spec.train_graphdef, join_variables(params, others), copy=True)
-    with jax.default_matmul_precision(spec.precision):
+
+    def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
+        model = nnx.merge(spec.train_graphdef, variables, copy=True)
         logits = model(ops.normalise(images, spec.mean, spec.std))
-    return logits, split_variables(nnx.state(model))[1]
+        return logits, split_variables(nnx.state(model))[1]
+
+    return _fast(spec, forward)(join_variables(params, others), images)
+
+
+def _fast(spec: Spec, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward pass in the run's precision; on a CPU in fast forms, which LeNet has itself."""
+    if spec.network is LeNet:
+        return forward
+    on_cpu = machine.devices()[0].platform == "cpu"
+
+    def run(*args: Any) -> Any:
+        with jax.default_matmul_precision(spec.precision):
+            return (fast_forms(forward) if on_cpu else forward)(*args)
+
+    return run
 
 
 def learning_rate(
