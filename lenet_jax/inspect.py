@@ -93,15 +93,15 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     ):
         raise UserError(f"{path} is for other data than {dataset.name!r}: see --data")
     example = _example(arguments, network, dataset)
-    findings = find(network, dataset.test, example)
-    figures = draw_figures(network, dataset, findings)
     folders = [path / "inspect" if path.is_dir() else path.with_name(f"inspect_{path.stem}")]
     if arguments.member is not None:
         folders.append(folders[0] / f"member_{arguments.member}")
+    out = _make_folder(arguments.out, *folders)  # before what takes seconds
+    findings = find(network, dataset.test, example)
+    figures = draw_figures(network, dataset, findings)
     record = read_json(path / RECORD, RunRecord) or {}
     images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
     report = page.report(network, dataset, findings, figures, record, changed)
-    out = _make_folder(arguments.out, *folders)
     with writing(out):
         _write(out, {**images, "report.html": report}, force=arguments.force)
         _write_events(out / TENSORBOARD, figures, images)

@@ -46,8 +46,8 @@ def finish(process):
     return process.returncode, out, error
 
 
-@pytest.mark.parametrize("names", [(), ("SIGPIPE", "SIGHUP", "sched_getaffinity")])
-def test_mnist_trains_and_is_read_without_what_windows_lacks(names, tmp_path):
+def test_mnist_trains_and_is_read_without_what_windows_lacks(tmp_path):
+    names = ("SIGPIPE", "SIGHUP", "sched_getaffinity")
     workdir = f"--workdir={tmp_path / 'run'}"
     arguments = ["--config=configs/notes.py:smoke", workdir, "--config.model.backend=plain"]
     code, out, error = finish(start("main", *arguments, names=names, stdout=subprocess.PIPE))

@@ -2,14 +2,18 @@
 
 import pytest
 
-from experiments.correctness.derivatives import DERIVATIVES, compare_one
+from experiments.correctness.derivatives import DERIVATIVES, compare_one, gradient, jvp
 from tests.support.backends import NATIVE
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("backend", ["phase", NATIVE])
-@pytest.mark.parametrize("derivative", DERIVATIVES, ids=lambda derivative: derivative.__name__)
-def test_derivatives_equal_those_of_the_plain_layers_in_float64(derivative, backend):
-    comparison = compare_one(derivative, [backend], compiled=False, seeds=1)
+@pytest.mark.parametrize(
+    ("derivative", "compiled"),
+    [*((derivative, True) for derivative in DERIVATIVES), (jvp, False), (gradient, False)],
+    ids=lambda value: value if isinstance(value, bool) else value.__name__,
+)
+def test_derivatives_equal_those_of_the_plain_layers_in_float64(derivative, compiled, backend):
+    comparison = compare_one(derivative, [backend], compiled=compiled, seeds=1)
     assert comparison.holds, comparison
