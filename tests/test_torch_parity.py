@@ -255,11 +255,11 @@ def test_initial_parameters_have_the_distribution_of_live_pytorch():
 
 @pytest.mark.torch
 def test_training_follows_live_pytorch(tmp_path):
-    """300 steps of LeNet on MNIST, in float64: in float32, rounding makes any two runs diverge."""
+    """200 steps of LeNet on MNIST, in float64: in float32, rounding makes any two runs diverge."""
     pytest.importorskip("torch", reason=WITHOUT_TORCH)
     from experiments import torch_parity
 
-    setup = torch_parity.prepare(num_steps=300)
+    setup = torch_parity.prepare(num_steps=200)
     ours = torch_parity.train_here(setup, "float64")
     theirs = torch_parity.train_in_torch(setup, "float64", setup.weights())
     summary = torch_parity.summarise(ours, theirs)
