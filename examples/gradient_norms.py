@@ -4,8 +4,8 @@
     .venv/bin/python -m examples.gradient_norms runs/first
 
 These are the norms that differentially private training clips, for which Opacus extends PyTorch; in
-JAX they are `vmap` of `grad`. The 60,000 norms take about 10 s on one core. Expect half of them
-below 0.01, and a few above 10, of the images that the network gets wrong.
+JAX they are `vmap` of `grad`. Expect half of the 60,000 norms below 0.01, and a few above 10, of
+the images that the network gets wrong.
 """
 
 import sys

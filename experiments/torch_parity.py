@@ -12,8 +12,8 @@ of two almost equal pixels a max-pool sends its gradient to, or on which side of
 lies; whether that happens within 300 steps depends on the seed. From there they diverge, as two
 PyTorch runs do whose initial weights differ by one unit in the last place, which is measured too.
 
-Needs torch; takes one to three minutes on two cores. Writes results/torch_parity.json and .png: the
-difference of the losses, and on how many of the 10,000 test images the networks agree.
+Needs torch; takes some minutes. Writes results/torch_parity.json and .png: the difference of the
+losses, and on how many of the 10,000 test images the networks agree.
 """
 
 import argparse

@@ -4,8 +4,7 @@ r"""Which learning rate is best, and how certain is that? 8 learning rates, 16 s
         --sweep=configs/sweeps/learning_rate.py --config.train.num_epochs=5
 
 The argument is the number of seeds. All 128 members form one group, which is compiled once.
-Training took 6:13 minutes on two cores, see results/learning_rate/; `--dry_run` prints the expected
-time on your machine.
+The results are in results/learning_rate/; `--dry_run` prints the expected time on your machine.
 """
 
 from lenet_jax.sweeps.file import Sweep, product, sweep

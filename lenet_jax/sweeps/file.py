@@ -91,7 +91,7 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> Membe
         columns = Columns.of(changes)
     except (ValueError, RecursionError) as error:  # a value cannot be shown
         raise UserError(f"{path}: {printable(error)}") from error
-    del changes  # of a million members, 200 MB
+    del changes  # which take more memory than the columns
     members = Members(config, columns)
     wrong = members.find_wrong()
     right = np.flatnonzero(~wrong)
