@@ -20,7 +20,7 @@ from lenet_jax.errors import UserError, printable, show
 
 Kind = TypeVar("Kind")
 
-LARGEST = 1 << 30  # bytes of JSON or Python; the plan of a sweep of a million members has some 30 MB
+LARGEST = 1 << 30  # bytes of JSON or Python; the plan of a million members has some 30 MB
 
 
 def open_file(path: str | os.PathLike[str]) -> io.BufferedReader:
