@@ -24,7 +24,7 @@ Measured on {hardware} at revision {revision}, with {versions}; the numbers
 are in [{name}]({path}).
 
 The test suite has more: PyTorch's recorded answers (`tests/test_torch_parity.py`,
-`tests/training/test_optim.py`) and 300 training steps beside PyTorch. `experiments.faults` kills
+`tests/training/test_optim.py`) and 200 training steps beside PyTorch. `experiments.faults` kills
 runs, and `experiments.accelerator` compares the layers on an accelerator, in every precision
 ([results](../results/accelerator_nvidia_h200.json) of an earlier version).
 """
