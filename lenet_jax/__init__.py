@@ -22,6 +22,7 @@ if sys.argv and os.path.basename(sys.argv[0]) in COMMANDS:  # noqa: PTH119
     end_at_once_on_signals()
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
     from typing import Any
 
@@ -33,7 +34,9 @@ __all__ = ["__version__", "load", "train"]
 __version__ = "0.1.0"
 
 
-def train(config: Config | str, workdir: str | Path | None = None) -> Network:
+def train(
+    config: Config | str, workdir: str | Path | None = None, *, hooks: Sequence[Any] = ()
+) -> Network:
     """Trains a run, as the command does, and returns its network; a finished run is only loaded.
 
     In a script, Ctrl-C and SIGTERM save a checkpoint first. In a thread, a notebook or an event
@@ -43,9 +46,20 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
       config: from `lenet_jax.config`, or the name of a config file, `FILE.py[:ARG]`, which runs as
         code; or a run directory, to repeat it.
       workdir: the run directory; None: a new one in `runs`, named after the time.
+      hooks: objects that the run calls, and whose answers it ignores. Each has one or more of
+        `on_start(workdir, config, epoch)`: before training, with the folder, the config as nested
+          dicts, and the complete epochs, 0 of a new run;
+        `on_epoch(row, network)`: after each epoch, with its metrics as in `metrics.jsonl`, and a
+          function that returns the network as it is then;
+        `on_end(status, summary)`: at the end, with `done`, `interrupted` or `diverged`, and the
+          content of `summary.json`, empty unless the run is done.
+        They change no bit of the run; they are called while the next epoch trains, and count as
+        training if they take longer. A hook that fails ends the run after a checkpoint is saved,
+        and `on_end` is not called; nor is any hook of a run that was finished before.
 
     Raises:
-      UserError: the config, the data or the directory is not valid, or the run diverged.
+      UserError: the config, the data or the directory is not valid, the run diverged, or a hook
+        failed; the same call resumes the run then.
       KeyboardInterrupt: the run was stopped; the same call resumes it.
     """
     import time
@@ -65,7 +79,7 @@ def train(config: Config | str, workdir: str | Path | None = None) -> Network:
     checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
     command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r})"]
     repeats = configs.saved_config(config) if isinstance(config, str) else None
-    code = run(checked, workdir, command, started, repeats=repeats)
+    code = run(checked, workdir, command, started, repeats=repeats, hooks=hooks)
     if code == ExitCode.DIVERGED:
         raise UserError(
             f"the run in {workdir} diverged: its loss stopped being finite\n{IF_DIVERGED}"

@@ -2,12 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from lenet_jax.inference.variables import from_arrays
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.runs import figures
+from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.record import Record
 from lenet_jax.runs.resume import (
     Progress,
@@ -73,6 +75,7 @@ def run(
     profile: bool = False,
     extend: bool = False,
     repeats: Path | None = None,
+    hooks: Any = (),
 ) -> int:
     """Trains, evaluates and writes the run directory; resumes what it already holds.
 
@@ -84,15 +87,16 @@ def run(
       profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
       repeats: the `config.json` of the run to repeat; what may make a difference is reported.
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
+      hooks: see `lenet_jax.train`.
 
     Returns:
       The exit code: 0 done, 3 diverged, 129, 130, 141 or 143 stopped, see `Interrupt`.
 
     Raises:
-      UserError: the data or the directory is not as required.
+      UserError: the data or the directory is not as required, or a hook failed.
       WriteError: the disk is full, or has failed; earlier checkpoints stay intact.
     """
-    console = Console()
+    console, called = Console(), Hooks(hooks)
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
     if repeats is not None and (remark := check(repeats.parent)):
@@ -148,12 +152,14 @@ def run(
                 with console.compiling():
                     trainer.compile()
                     state = _place(trainer, saved, initial)
-                job = _Job(trainer, directory, checkpoints, record, console, interrupt)
+                job = _Job(trainer, directory, checkpoints, record, console, interrupt, called)
                 trace = make_folder(directory.path / "profile") if profile else None
                 outcome = job.train(state, progress, started, trace)
                 checkpoints.close()
                 record.values["has_checkpoint"] |= checkpoints.saved is not None
                 record.close(outcome.status, outcome.reason)
+            done = outcome.code == ExitCode.DONE
+            called.end(outcome.status, directory.read_json(SUMMARY, dict) or {} if done else {})
             return outcome.code
 
 
@@ -167,6 +173,7 @@ class _Job:
     record: Record
     console: Console
     interrupt: Interrupt
+    hooks: Hooks
 
     def train(
         self, run_state: RunState, progress: Progress, started: float, trace: Path | None
@@ -178,6 +185,7 @@ class _Job:
         seconds_to_first_step = time.perf_counter() - started
         if self.interrupt.notice():
             return self._interrupted()
+        self.hooks.start(self.trainer, self.directory.path, progress.epoch)
         segments = train_in_segments(self.trainer, run_state.state, run_state.sums, trace=trace)
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1)
         with display as epochs, contextlib.closing(segments):
@@ -201,18 +209,39 @@ class _Job:
                 ends = segment.valid is not None
                 last = progress.epoch == spec.num_epochs
                 stop = not last and self.interrupt.notice()
-                if stop or last or (ends and progress.epoch % config.checkpoint.every_epochs == 0):
-                    metadata = {
-                        "run": dataclasses.asdict(progress),
-                        "rows": list(self.directory.rows),
-                    }
-                    self.checkpoints.save(segment.step, run_state, metadata)
-                    if self.checkpoints.saved is not None:
-                        self.record.note_checkpoint()
+                due = ends and progress.epoch % config.checkpoint.every_epochs == 0
+                save = functools.partial(self._save, segment.step, run_state, progress)
+                if stop or last or due:
+                    save()
+                if ends:
+                    self._call_hooks(segment.state.params, None if stop or last or due else save)
                 if stop:
                     return self._interrupted()
         self._finish(run_state.best_params, progress, seconds_to_first_step)
         return Outcome(ExitCode.DONE, "done", "all epochs are trained")
+
+    def _save(self, step: int, run_state: RunState, progress: Progress) -> None:
+        """Starts saving a checkpoint, whose predecessor is on the disk then."""
+        metadata = {"run": dataclasses.asdict(progress), "rows": list(self.directory.rows)}
+        self.checkpoints.save(step, run_state, metadata)
+        if self.checkpoints.saved is not None:
+            self.record.note_checkpoint()
+
+    def _call_hooks(self, variables: nnx.State, save: Callable[[], None] | None) -> None:
+        """Calls the hooks after an epoch; if one fails, a checkpoint is on the disk first.
+
+        Args:
+          variables: of the network.
+          save: saves the checkpoint of this epoch; None: it is saved.
+        """
+        try:
+            self.hooks.epoch(self.trainer, self.directory.rows[-1], variables)
+        except UserError:
+            if save is not None:
+                save()
+            self.checkpoints.close()
+            self.record.note_checkpoint()
+            raise
 
     def _note_resumption(self, step: int, progress: Progress) -> None:
         if step % self.trainer.spec.steps_per_epoch:
