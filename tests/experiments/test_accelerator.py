@@ -17,11 +17,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, pytestconfig):
-    """The results file of two stages, or with --long of all."""
+    """The results file of one stage, or with --long of all."""
     folder = tmp_path_factory.mktemp("results")
     arguments = ["--short", "--minutes=20", f"--results={folder}"]
     if not pytestconfig.getoption("long"):
-        arguments.append("--stages=correctness,thousand")
+        arguments.append("--stages=thousand")
     assert command.main(arguments) == 0
     return folder / "accelerator_cpu_short.json"
 
@@ -32,13 +32,13 @@ def test_every_stage_writes_its_results(results, pytestconfig):
     assert {stage["status"] for stage in content["stages"].values()} == {"done"}
     assert content["environment"]["devices"][0] == "cpu"
     assert content["environment"]["versions"]["jax"] == jax.__version__
-    assert (stages["correctness"]["violations"], stages["correctness"]["refused"]) == ([], {})
-    constant = stages["correctness"]["checks"]["phase, highest"]["conv1: constant"]
-    assert constant["ties"] == constant["pools"] > 0
     thousand = stages["thousand"]["own_orders"]
     assert (thousand["networks"], thousand["epochs"]) == (4, 10)
     assert thousand["test_accuracy_mean"] > 0.3
     if pytestconfig.getoption("long"):
+        assert (stages["correctness"]["violations"], stages["correctness"]["refused"]) == ([], {})
+        constant = stages["correctness"]["checks"]["phase, highest"]["conv1: constant"]
+        assert constant["ties"] == constant["pools"] > 0
         (run,) = stages["single"]["runs"]
         assert (run["epochs"], len(run["per_epoch"])) == (2, 2)
         assert [row["form"] for row in stages["populations"]["variants"]] == ["phase", "im2col"]
