@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lenet_jax.config import Config
+    from lenet_jax.data import Dataset
     from lenet_jax.inference.network import Network
 
 __all__ = ["__version__", "load", "train"]
@@ -35,7 +36,11 @@ __version__ = "0.1.0"
 
 
 def train(
-    config: Config | str, workdir: str | Path | None = None, *, hooks: Sequence[Any] = ()
+    config: Config | str,
+    workdir: str | Path | None = None,
+    *,
+    data: Dataset | Sequence[Any] | None = None,
+    hooks: Sequence[Any] = (),
 ) -> Network:
     """Trains a run, as the command does, and returns its network; a finished run is only loaded.
 
@@ -46,6 +51,9 @@ def train(
       config: from `lenet_jax.config`, or the name of a config file, `FILE.py[:ARG]`, which runs as
         code; or a run directory, to repeat it.
       workdir: the run directory; None: a new one in `runs`, named after the time.
+      data: instead of what `config.data.name` names: (x, y) or (x, y, x_test, y_test), see
+        `lenet_jax.data.from_arrays`, which the other keys of `config.data` fit and split; or a
+        `lenet_jax.data.Dataset`. The run does not store them: a resume needs the same again.
       hooks: objects that the run calls, and whose answers it ignores. Each has one or more of
         `on_start(workdir, config, epoch)`: before training, with the folder, the config as nested
           dicts, and the complete epochs, 0 of a new run;
@@ -77,9 +85,15 @@ def train(
 
     workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
     checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
-    command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r})"]
+    dataset, more = None, ""
+    if data is not None:
+        from lenet_jax.data.arrays import GIVEN, given
+
+        checked = configs.replace(checked, {"data.name": GIVEN})
+        dataset, more = given(data, **checked.data), ", data=…"
+    command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r}{more})"]
     repeats = configs.saved_config(config) if isinstance(config, str) else None
-    code = run(checked, workdir, command, started, repeats=repeats, hooks=hooks)
+    code = run(checked, workdir, command, started, repeats=repeats, dataset=dataset, hooks=hooks)
     if code == ExitCode.DIVERGED:
         raise UserError(
             f"the run in {workdir} diverged: its loss stopped being finite\n{IF_DIVERGED}"

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import lenet_jax
-from lenet_jax import machine
+from lenet_jax import inspect, machine
+from lenet_jax.data.idx import read_idx
 from lenet_jax.errors import UserError
 from lenet_jax.storage.run_dir import RunDir
 from tests.support.runs import Run, assert_same_end, make_config
@@ -69,3 +71,23 @@ def test_a_user_error_is_short_in_a_notebook(tmp_path):
     with pytest.raises(UserError) as caught:
         lenet_jax.load(tmp_path / "nothing")
     assert caught.value._render_traceback_() == [str(caught.value)]
+
+
+def test_arrays_train_as_their_files_do_and_the_run_says_that_they_are_not_stored(
+    folder, finished, tmp_path, run_command
+):
+    names = (f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images", "labels"))
+    arrays = [read_idx(next(folder.glob(f"{name}*"))) for name in names]
+    config, path = make_config(folder), tmp_path / "run"
+    network = lenet_jax.train(config, path, data=(arrays[0] / 255, *arrays[1:]))
+    weights, expected = (load_file(run / "model.safetensors") for run in (path, finished.path))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(weights[name], values)
+    assert "data given in Python" in repr(network)
+    lenet_jax.train(config, path, data=arrays)  # which is finished
+    with pytest.raises(UserError, match="the data 'given in Python' changed since"):
+        lenet_jax.train(config, path, data=arrays[:2])
+    with pytest.raises(UserError, match="in Python, and are not stored"):
+        lenet_jax.train(str(path), tmp_path / "other")
+    code, _, error = run_command(inspect.main, f"--workdir={path}")
+    assert code == 2 and "were given in Python, and are not stored" in error

@@ -4,18 +4,18 @@ TFDS and Pillow are imported only when a dataset needs them; TensorFlow never is
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
 from lenet_jax.data import emnist, file_set
 from lenet_jax.data.examples import UNKNOWN_SIZE, Source, spread_bits
-from lenet_jax.data.fit import FITS, Fit, fit_images
+from lenet_jax.data.fit import FITS, fit_images
 from lenet_jax.data.paths import is_path, load_path
 from lenet_jax.data.tfds import ARRAYS, digest, load_tfds_arrays
 from lenet_jax.errors import UserError, expand, show
@@ -26,6 +26,7 @@ EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
 VALID_EXAMPLES = 5000
 SMOKE_VALID_EXAMPLES, SMOKE_TRAIN_EXAMPLES = 500, 3000
 RULES_VERSION = 1  # of the fit and split rules below; part of every fingerprint
+GIVEN = "given in Python"  # the name of data that `lenet_jax.train` was given as arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,27 @@ class Dataset:
         return height, width, channels
 
 
+class Rules(NamedTuple):
+    """How a dataset's images are fitted and split; the arguments of `load` of these names."""
+
+    image_size: int = 32
+    fit: str = "pad"
+    valid_examples: int = VALID_EXAMPLES
+    split_seed: int = 0
+    train_examples: int | None = None
+
+    def fit_all(self, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n size size c"]:
+        """Fits images to the size of the network's input."""
+        return fit_images(images, self.image_size, self.fit)
+
+    def check(self) -> None:
+        """Raises `UserError` if images cannot be fitted so, whatever they are."""
+        if self.fit not in FITS:
+            raise UserError(f"data.fit is {self.fit!r}; it must be one of {', '.join(FITS)}")
+        if self.image_size < 1:
+            raise UserError(f"data.image_size is {self.image_size}; it must be at least 1")
+
+
 def load(
     name: str,
     *,
@@ -118,25 +140,43 @@ def load(
       UserError: the data do not exist, are damaged, are not image classification, or cannot be
         fitted or split as requested.
     """
-    if fit not in FITS:
-        raise UserError(f"data.fit is {fit!r}; it must be one of {', '.join(FITS)}")
-    if image_size < 1:
-        raise UserError(f"data.image_size is {image_size}; it must be at least 1")
-    fit_all = functools.partial(fit_images, size=image_size, fit=fit)
+    rules = Rules(image_size, fit, valid_examples, split_seed, train_examples)
+    rules.check()
+    if name == GIVEN:
+        raise UserError(
+            "these data were given to lenet_jax.train in Python, and are not stored\n"
+            "Pass them again: lenet_jax.train(config, workdir, data=(x, y))."
+        )
     if name == "mnist":
         _verify_embedded_mnist()
         source = file_set.load(EMBEDDED_MNIST)
-        digests = _digests(source)
+        digests = digests_of(source)
     elif is_path(name):
-        source = spread_bits(load_path(expand(name), fit_all, resizes=fit == "resize"))
-        digests = _digests(source)
+        source = spread_bits(load_path(expand(name), rules.fit_all, resizes=fit == "resize"))
+        digests = digests_of(source)
     else:
-        source, digests = _load_tfds(name.removeprefix("tfds:"), data_dir, fit_all, fit, image_size)
+        source, digests = _load_tfds(name.removeprefix("tfds:"), data_dir, rules)
     if not len(source.test_labels):
         raise UserError(f"data.name={show(name)} has no test images")
+    return split(name, source, digests, rules)
+
+
+def split(name: str, source: Source, digests: tuple[str, ...], rules: Rules) -> Dataset:
+    """Splits a source's training images into train and validation, and fits all images.
+
+    Args:
+      name: of the dataset.
+      source: with test images.
+      digests: of the source's arrays, for the fingerprint.
+      rules: how to fit and split.
+
+    Raises:
+      UserError: the images cannot be fitted or split as requested.
+    """
     train = Split(source.train_images, source.train_labels)
     test = Split(source.test_images, source.test_labels)
     class_names, remarks = source.class_names, source.remarks
+    image_size, fit, valid_examples, split_seed, train_examples = rules
     if valid_examples in (VALID_EXAMPLES, SMOKE_VALID_EXAMPLES) and len(train) < 2 * valid_examples:
         valid_examples = max(1, len(train) // 10)
         held_out = f"{valid_examples:,} of the {len(train):,} training images, a tenth,"
@@ -146,13 +186,13 @@ def load(
 
     native_size = source.native_size or train.images.shape[1:3]
     train_index, valid_index = split_indices(len(train), valid_examples, split_seed, train_examples)
-    rules = (RULES_VERSION, image_size, fit, len(valid_index), split_seed, len(train_index))
-    fingerprint = hashlib.sha256(json.dumps([digests, class_names, rules]).encode()).hexdigest()
+    applied = (RULES_VERSION, image_size, fit, len(valid_index), split_seed, len(train_index))
+    fingerprint = hashlib.sha256(json.dumps([digests, class_names, applied]).encode()).hexdigest()
     return Dataset(
         name=name,
-        train=Split(fit_all(train.images[train_index]), train.labels[train_index]),
-        valid=Split(fit_all(train.images[valid_index]), train.labels[valid_index]),
-        test=Split(fit_all(test.images), test.labels),
+        train=Split(rules.fit_all(train.images[train_index]), train.labels[train_index]),
+        valid=Split(rules.fit_all(train.images[valid_index]), train.labels[valid_index]),
+        test=Split(rules.fit_all(test.images), test.labels),
         class_names=class_names,
         fingerprint=fingerprint,
         remarks=remarks,
@@ -190,6 +230,11 @@ def split_indices(
     return np.sort(train), np.sort(valid)
 
 
+def digests_of(source: Source) -> tuple[str, ...]:
+    """The digests of a source's arrays."""
+    return tuple(map(digest, source[:4]))
+
+
 def _verify_embedded_mnist() -> None:
     for line in (EMBEDDED_MNIST / "SHA256SUMS").read_text().splitlines():
         expected, file_name = line.split()
@@ -201,14 +246,14 @@ def _verify_embedded_mnist() -> None:
 
 
 def _load_tfds(
-    name: str, data_dir: str | os.PathLike[str] | None, fit_all: Fit, fit: str, image_size: int
+    name: str, data_dir: str | os.PathLike[str] | None, rules: Rules
 ) -> tuple[Source, tuple[str, ...]]:
     """A TFDS dataset, and the digests of its arrays."""
     loaded = load_tfds_arrays(
         name,
         expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"),
-        fit_all,
-        f"{fit}-{image_size}-v{RULES_VERSION}",
+        rules.fit_all,
+        f"{rules.fit}-{rules.image_size}-v{RULES_VERSION}",
     )
     arrays = (loaded.arrays[key] for key in ARRAYS)
     stored = Source(*arrays, class_names=loaded.class_names, native_size=UNKNOWN_SIZE)
@@ -219,7 +264,3 @@ def _load_tfds(
     if variant is None:
         return source, digests
     return emnist.upright(emnist.rename(source, variant)), (*digests, "upright")
-
-
-def _digests(source: Source) -> tuple[str, ...]:
-    return tuple(map(digest, source[:4]))

@@ -15,7 +15,7 @@ import struct
 import zlib
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Int32, Shaped, UInt8
 
 from lenet_jax.data import signatures
 from lenet_jax.data.files import check_size, open_file
@@ -107,3 +107,10 @@ def _read_array(
         raise UserError(f"{where} is longer than its header says: {claim}")
     values = values.view(dtype).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=False)
+
+
+def encode_idx(values: UInt8[np.ndarray, "..."] | Int32[np.ndarray, "..."]) -> bytes:
+    """The content of an idx file."""
+    code = 0x08 if values.dtype == np.uint8 else 0x0C
+    header = struct.pack(f">2xBB{values.ndim}I", code, values.ndim, *values.shape)
+    return header + values.astype(TYPES[code]).tobytes()

@@ -1,18 +1,17 @@
 """Pixels as people have them in Python: arrays and tensors of any layout and dtype."""
 
 import re
-import sys
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.core
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from lenet_jax.data.arrays import to_numpy
 from lenet_jax.data.decode import to_pixels
 from lenet_jax.data.fit import fit_images
 from lenet_jax.data.form import ImageForm, has_other_ground
@@ -116,16 +115,10 @@ def _to_numpy(images: Any) -> AnyArray:
             "images must be concrete, not traced by jax.jit or jax.grad\n"
             "Inside them, call network.model(network.normalise(images))."
         )
-    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
-    if torch is not None and isinstance(images, torch.Tensor):
-        images = images.detach().cpu()
-        images = (images.float() if images.is_floating_point() else images).numpy()
     try:
-        array = np.asarray(images)
+        array = to_numpy(images)
     except (ValueError, TypeError, RuntimeError) as error:  # lists of unequal lengths
         raise _other(images) from error
-    if jnp.issubdtype(array.dtype, jnp.floating) and array.dtype.itemsize < 4:
-        return array.astype(np.float32)
     if array.dtype.kind not in "buif":
         raise _other(images)
     return array

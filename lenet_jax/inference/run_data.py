@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from lenet_jax import data
+from lenet_jax.data.dataset import GIVEN
 from lenet_jax.data.paths import resolve
 from lenet_jax.errors import UserError, show
 from lenet_jax.inference.network import Network
@@ -25,6 +26,11 @@ def load_data(network: Network, say: Say) -> data.Dataset:
     """
     if network.config is None or network.folder is None:
         raise UserError(f"{network.source} does not say what data it was trained on")
+    if network.config.data.name == GIVEN:
+        raise UserError(
+            f"the data of {show(network.source)} were {GIVEN}, and are not stored\n"
+            "Write them with lenet_jax.data.write_idx(FOLDER, …), and train with data.name=FOLDER."
+        )
     working_directory, fingerprints = _recorded(network.folder)
     values = dict(network.config.data)
     if working_directory is not None:

@@ -75,6 +75,7 @@ def run(
     profile: bool = False,
     extend: bool = False,
     repeats: Path | None = None,
+    dataset: data.Dataset | None = None,
     hooks: Any = (),
 ) -> int:
     """Trains, evaluates and writes the run directory; resumes what it already holds.
@@ -86,6 +87,7 @@ def run(
       started: when the process began, on `time.perf_counter`'s clock.
       profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
       repeats: the `config.json` of the run to repeat; what may make a difference is reported.
+      dataset: the data; None: those that the config names.
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
       hooks: see `lenet_jax.train`.
 
@@ -103,7 +105,7 @@ def run(
         console.warn(remark)
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
-    trainer = Trainer(config, data.load(**config.data))
+    trainer = Trainer(config, dataset or data.load(**config.data))
     sizes.check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
