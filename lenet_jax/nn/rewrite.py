@@ -3,11 +3,13 @@
 XLA's own convolution is several times slower inside a loop than outside it there, and so is the
 gradient of its pools. `fast_forms` traces a function, whatever library it is written with, and runs
 its program with these operations in other forms: a convolution is a matrix product of windows, with
-the batch last; a pool selects from shifted copies. Both have derivatives of every order. What has
-no such form (dilated or grouped convolutions, operations inside `scan`, `cond` or `custom_vjp`)
-stays as it is.
+the batch last; a pool selects from shifted copies. Both have derivatives of every order. Between
+them images stay with the batch last (`_Turned`), as far as operations go that allow it: a
+transposition would take longer than the convolution. What has no such form (dilated or grouped
+convolutions, operations inside `scan`, `cond` or `custom_vjp`) stays as it is.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -16,13 +18,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Jaxpr, Literal, Var
+from jax.extend.random import threefry2x32_p
 from jaxtyping import Array, Float
 
 from lenet_jax.nn.primitives import Trilinear
 
 MOST_TAPS = 49  # of a window: 7×7
+TURN, BACK = (3, 1, 2, 0), (3, 1, 2, 0)  # (b, h, w, c) → (c, h, w, b), and its inverse
+# Operations that treat all elements alike, and can be bound to arrays of any shape.
+ELEMENTWISE = frozenset(
+    (
+        *("abs", "add", "and", "bitcast_convert_type", "ceil", "clamp", "convert_element_type"),
+        *("copy", "copy_p", "cos", "div", "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt"),
+        *("integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul"),
+        *("ne", "neg", "not", "or", "pow", "real", "rem", "round", "rsqrt", "select_n"),
+        *("shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sqrt"),
+        *("square", "stop_gradient", "sub", "tan", "tanh", "xor"),
+    )
+)
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
@@ -36,13 +52,27 @@ def fast_forms(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
         outs = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args))
-        return jax.tree.unflatten(jax.tree.structure(shapes), outs)
+        return jax.tree.unflatten(jax.tree.structure(shapes), map(_plain, outs))
 
     return run
 
 
+@dataclasses.dataclass(frozen=True)
+class _Turned:
+    """Images (b, h, w, c) that are held as an array (c, h, w, b), between two fast forms."""
+
+    array: Array
+
+    @classmethod
+    def of(cls, x: Array) -> "_Turned":
+        return cls(x.transpose(TURN))
+
+    def plain(self) -> Array:
+        return self.array.transpose(BACK)
+
+
 def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """Runs a program, inlining the functions that are only compiled apart."""
+    """Runs a program; `args` and what it gives may be `_Turned`."""
     values: dict[Var, Any] = dict(
         zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True)
     )
@@ -51,51 +81,94 @@ def _evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in jaxpr.eqns:
-        inputs = [read(atom) for atom in equation.invars]
-        name, params = equation.primitive.name, equation.params
-        if name in ("jit", "pjit"):
-            inner = params["jaxpr"]
-            outs = _evaluate(inner.jaxpr, inner.consts, inputs)
-        else:
-            form = FORMS[name](params, *inputs) if name in FORMS else None
-            if form is None:
-                form = equation.primitive.bind(
-                    *inputs, **equation.primitive.get_bind_params(params)
-                )
-            outs = form if equation.primitive.multiple_results else [form]
+        outs = _apply(equation, [read(atom) for atom in equation.invars])
         values |= zip(equation.outvars, outs, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _convolution(params: Mapping[str, Any], x: Array, kernel: Array) -> Array | None:
+def _apply(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Runs one operation of a program, in its fast form if it has one."""
+    name, params = equation.primitive.name, equation.params
+    if name in ("jit", "pjit"):  # a function that is only compiled apart
+        return _evaluate(params["jaxpr"].jaxpr, params["jaxpr"].consts, inputs)
+    if name in FORMS and (form := FORMS[name](params, *inputs)) is not None:
+        return [form]
+    if any(isinstance(x, _Turned) for x in inputs):
+        turned = _apply_turned(equation, inputs)
+        if turned is not None:
+            return [turned]
+        inputs = [_plain(x) for x in inputs]
+    outs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(params))
+    return outs if equation.primitive.multiple_results else [outs]
+
+
+def _apply_turned(equation: Any, inputs: Sequence[Any]) -> Any:
+    """An operation on images that stay turned; None if it needs them plain."""
+    name, params = equation.primitive.name, equation.params
+    if name in ELEMENTWISE and all(isinstance(x, _Turned) or np.ndim(x) in (0, 4) for x in inputs):
+        arrays = [
+            x.array if isinstance(x, _Turned) else x if np.ndim(x) == 0 else jnp.transpose(x, TURN)
+            for x in inputs
+        ]
+        return _Turned(equation.primitive.bind(*arrays, **params))
+    if name == "custom_jvp_call":
+        source = params["call_jaxpr"].jaxpr.debug_info.func_src_info
+        function = _activations().get(source)
+        return None if function is None else _Turned(function(inputs[0].array))
+    if name in ("reduce_sum", "reduce_max", "reduce_min"):
+        kept = [axis for axis in range(4) if axis not in params["axes"]]
+        if len(kept) == 1:
+            axes = tuple(BACK[axis] for axis in params["axes"])
+            return equation.primitive.bind(inputs[0].array, **{**params, "axes": axes})
+    if name == "reshape" and params["dimensions"] is None:
+        x = inputs[0].array
+        if params["new_sizes"] == (x.shape[3], math.prod(x.shape[:3])):
+            return x.transpose(1, 2, 0, 3).reshape(-1, x.shape[3]).T
+    return None
+
+
+@functools.cache
+def _activations() -> Mapping[str, Callable[[Array], Array]]:
+    """JAX's own functions with rules for their derivatives, by where they are written."""
+    shape = jax.ShapeDtypeStruct((1,), jnp.float32)
+    found = {}
+    for function in (jax.nn.relu, jax.nn.relu6, jax.nn.silu):
+        for equation in jax.make_jaxpr(function)(shape).eqns:
+            if equation.primitive.name == "custom_jvp_call":
+                found[equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info] = function
+    return found
+
+
+def _plain(x: Any) -> Any:
+    return x.plain() if isinstance(x, _Turned) else x
+
+
+def _convolution(params: Mapping[str, Any], x: Any, kernel: Array) -> _Turned | None:
     """A convolution of images as a matrix product; None if it has no such form."""
+    shape = x.array.shape if isinstance(x, _Turned) else jnp.shape(x)
     numbers = params["dimension_numbers"]
     plain = (
-        x.ndim == 4
+        numbers.lhs_spec == numbers.out_spec == (0, 3, 1, 2)
+        and numbers.rhs_spec == (3, 2, 0, 1)
         and params["feature_group_count"] == params["batch_group_count"] == 1
         and all(d == 1 for d in (*params["lhs_dilation"], *params["rhs_dilation"]))
         and all(pad >= 0 for pads in params["padding"] for pad in pads)
-        and 0 not in (*x.shape, *kernel.shape)
+        and 0 not in (*shape, *kernel.shape)
+        and math.prod(kernel.shape[:2]) <= MOST_TAPS
     )
     if not plain:
         return None
-    b, c, *sides = numbers.lhs_spec
-    k, n, *window = numbers.rhs_spec
-    kernel = kernel.transpose(*window, n, k)
-    if math.prod(kernel.shape[:2]) > MOST_TAPS:
-        return None
+    turned = x if isinstance(x, _Turned) else _Turned.of(x)
     layer = _layer(
         kernel.shape[:2],
         tuple(params["window_strides"]),
         tuple(map(tuple, params["padding"])),
-        tuple(x.shape[side] for side in sides),
+        turned.array.shape[1:3],
         params["precision"],
     )
-    out = layer.apply(x.transpose(c, *sides, b), kernel, jnp.zeros(kernel.shape[-1:], kernel.dtype))
-    place = dict(zip(numbers.out_spec, (3, 0, 1, 2), strict=True))
-    out = out.transpose(*(place[axis] for axis in range(4)))
+    out = layer.apply(turned.array, kernel, jnp.zeros(kernel.shape[-1:], kernel.dtype))
     kind = params["preferred_element_type"]
-    return out if kind is None else out.astype(kind)
+    return _Turned(out if kind is None else out.astype(kind))
 
 
 @functools.cache
@@ -161,25 +234,42 @@ def _columns(
     return windows.reshape(math.prod(size) * x.shape[0], -1), (*counts, x.shape[3])
 
 
-def _max_pool(params: Mapping[str, Any], x: Array) -> Array | None:
+def _max_pool(params: Mapping[str, Any], x: Any) -> Any:
     """The first maximum of each window."""
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
-    taps = _taps(params, x, lowest)
+    dtype = (x.array if isinstance(x, _Turned) else x).dtype
+    lowest = -jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).min
+
+    def choose(taps: Array) -> Array:
+        winner = jnp.argmax(taps, axis=0)
+        number = jnp.arange(len(taps)).reshape(-1, *[1] * winner.ndim)
+        # One comparison for all taps, whose transpose is one select.
+        return jnp.sum(jnp.where(winner[None] == number, taps, 0), axis=0, dtype=dtype)
+
+    return _pool(params, x, lowest, choose)
+
+
+def _sum_pool(params: Mapping[str, Any], x: Any) -> Any:
+    """The sum over each window."""
+    return _pool(params, x, 0, lambda taps: jnp.sum(taps, axis=0, dtype=taps.dtype))
+
+
+def _pool(
+    params: Mapping[str, Any], x: Any, outside: float | int, reduce: Callable[[Array], Array]
+) -> Any:
+    """A pool that sees `outside` where there is padding; None if it has no fast form."""
+    order = TURN if isinstance(x, _Turned) else tuple(range(np.ndim(x)))
+    turned = {
+        name: tuple(value[axis] for axis in order)
+        for name, value in params.items()
+        if isinstance(value, tuple) and len(value) == len(order)
+    }
+    taps = _taps(turned, x.array if isinstance(x, _Turned) else x, outside)
     if taps is None:
         return None
-    winner = jnp.argmax(taps, axis=0)
-    number = jnp.arange(len(taps)).reshape(-1, *[1] * x.ndim)
-    # One comparison for all taps, whose transpose is one select.
-    return jnp.sum(jnp.where(winner[None] == number, taps, 0), axis=0, dtype=x.dtype)
+    return _Turned(reduce(taps)) if isinstance(x, _Turned) else reduce(taps)
 
 
-def _sum_pool(params: Mapping[str, Any], x: Array) -> Array | None:
-    """The sum over each window."""
-    taps = _taps(params, x, 0)
-    return None if taps is None else jnp.sum(taps, axis=0, dtype=x.dtype)
-
-
-def _taps(params: Mapping[str, Any], x: Array, outside: float) -> Array | None:
+def _taps(params: Mapping[str, Any], x: Array, outside: float | int) -> Array | None:
     """The pixels of every window, stacked in front; None if the windows are unusual."""
     window, strides = params["window_dimensions"], params["window_strides"]
     dilated = any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"]))
@@ -212,8 +302,29 @@ def _taps(params: Mapping[str, Any], x: Array, outside: float) -> Array | None:
     )
 
 
-FORMS: Mapping[str, Callable[..., Array | None]] = {
+def _random_bits(params: Mapping[str, Any], key: Array) -> _Turned | None:
+    """JAX's own random bits of the shape of images, drawn where they are used."""
+    shape = params["shape"]
+    partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore
+    usual = len(shape) == 4 and params["bit_width"] == 32 and math.prod(shape) < 2**32
+    if not (
+        usual and partitionable and jax.random.key_impl(key) == "threefry2x32" and key.ndim == 0
+    ):
+        return None
+    turned = tuple(shape[axis] for axis in TURN)
+    strides = np.cumprod([1, *shape[:0:-1]])[::-1]  # of the pixels' numbers
+    numbers = jnp.zeros(turned, jnp.uint32)
+    for place, axis in enumerate(TURN):
+        index = lax.broadcasted_iota(jnp.uint32, turned, place)
+        numbers += index * jnp.uint32(strides[axis])
+    first, second = jax.random.key_data(key)
+    high, low = threefry2x32_p.bind(first, second, jnp.zeros_like(numbers), numbers)
+    return _Turned(high ^ low)
+
+
+FORMS: Mapping[str, Callable[..., Any]] = {
     "conv_general_dilated": _convolution,
+    "random_bits": _random_bits,
     "reduce_window_max": _max_pool,
     "reduce_window_sum": _sum_pool,
 }

@@ -1,0 +1,130 @@
+"""The fast forms of any module's layers: values and derivatives are the module's own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from lenet_jax.nn.flax_mnist import FlaxMNIST
+from lenet_jax.nn.rewrite import fast_forms
+from lenet_jax.nn.variables import split_variables
+
+
+def equal(one, other, tolerance):
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        scale = max(float(jnp.abs(a).max()), 1e-9)
+        np.testing.assert_allclose(a / scale, b / scale, atol=tolerance, rtol=0)
+
+
+def second_order(loss):
+    """The gradient of the squared norm of the gradient."""
+
+    def squared(params, x):
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(jax.grad(loss)(params, x)))
+
+    return jax.grad(squared, argnums=(0, 1))
+
+
+DERIVATIVES = {
+    "gradient": lambda loss: jax.grad(loss, argnums=(0, 1)),
+    "forward over reverse": lambda loss: lambda p, x: jax.jvp(jax.grad(loss), (p, x), (p, x))[1],
+    "of each image": lambda loss: jax.vmap(
+        jax.grad(lambda p, x: loss(p, x[None])), in_axes=(None, 0)
+    ),
+    "reverse over reverse": second_order,
+}
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "activation", "pool"),
+    [
+        (3, 1, "SAME", nnx.relu, functools.partial(nnx.max_pool, strides=(2, 2))),
+        (5, 1, "VALID", nnx.tanh, functools.partial(nnx.avg_pool, strides=(2, 2))),
+        (3, 2, "SAME", nnx.silu, functools.partial(nnx.max_pool, strides=(1, 1))),
+        (1, 3, "VALID", nnx.gelu, functools.partial(nnx.avg_pool, padding="SAME")),
+    ],
+)
+def test_values_and_derivatives_are_the_modules(name, size, stride, padding, activation, pool):
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # as Flax's pools need it
+        conv = nnx.Conv(
+            2,
+            3,
+            (size, size),
+            strides=stride,
+            padding=padding,
+            param_dtype=jnp.float64,
+            rngs=nnx.Rngs(0),
+        )
+        graphdef, params = nnx.split(conv)
+        x = jax.random.normal(jax.random.key(1), (3, 9, 10, 2), jnp.float64)
+
+        def loss(params, x):
+            y = pool(activation(nnx.merge(graphdef, params)(x)), (2, 2))
+            return jnp.sum(jnp.sin(y.reshape(len(y), -1)) ** 2)
+
+        assert "conv_general" not in str(jax.make_jaxpr(fast_forms(loss))(params, x))
+        derive = DERIVATIVES[name]
+        expected, found = (jax.jit(derive(f))(params, x) for f in (loss, fast_forms(loss)))
+        equal(expected, found, 1e-12)
+
+
+def test_the_first_maximum_gets_the_gradient():
+    def loss(x):
+        return jnp.sum(nnx.max_pool(x, (2, 2), strides=(2, 2)))
+
+    x = jnp.ones((1, 4, 4, 1))
+    expected = jnp.zeros((4, 4)).at[::2, ::2].set(1)
+    np.testing.assert_array_equal(jax.grad(fast_forms(loss))(x)[0, ..., 0], expected)
+
+
+def test_dropout_draws_the_same_bits():
+    def mask(key):
+        return jax.random.bernoulli(key, 0.3, (2, 3, 4, 5))
+
+    keys = jax.random.split(jax.random.key(3), 3)
+    assert "random_bits" not in str(jax.make_jaxpr(fast_forms(mask))(keys[0]))
+    np.testing.assert_array_equal(mask(keys[0]), fast_forms(mask)(keys[0]))
+    np.testing.assert_array_equal(jax.vmap(mask)(keys), jax.vmap(fast_forms(mask))(keys))
+
+
+def test_a_network_with_statistics_and_dropout_trains_alike():
+    model = FlaxMNIST(image_shape=(8, 8, 1), num_classes=5, features=7, rngs=nnx.Rngs(0))
+    graphdef, variables = nnx.split(model)
+    params, others = split_variables(variables)
+    x = jax.random.normal(jax.random.key(0), (6, 8, 8, 1))
+
+    def loss(params, x):
+        model = nnx.merge(graphdef, params, others, copy=True)
+        value = jnp.mean(jnp.sin(model(x)))
+        return value, split_variables(nnx.state(model))[1]
+
+    with jax.numpy_dtype_promotion("standard"):  # as Flax's average pooling needs it
+        expected, found = (
+            jax.jit(jax.value_and_grad(f, has_aux=True))(params, x)
+            for f in (loss, fast_forms(loss))
+        )
+    ((value, state), grads), ((fast_value, fast_state), fast_grads) = expected, found
+    equal((value, grads), (fast_value, fast_grads), 2e-5)
+    state, fast_state = (nnx.filter_state(s, nnx.BatchStat) for s in (state, fast_state))
+    equal(state, fast_state, 1e-5)
+
+
+def test_what_has_no_fast_form_stays():
+    def grouped(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=2,
+        )
+
+    x, kernel = jnp.ones((2, 5, 5, 2)), jnp.ones((3, 3, 1, 4))
+    np.testing.assert_array_equal(grouped(x, kernel), fast_forms(grouped)(x, kernel))
+    wide = jnp.ones((0, 5, 5, 2))
+    assert fast_forms(grouped)(wide, kernel).shape == (0, 5, 5, 4)
