@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
 from lenet_jax.nn.flax_mnist import FlaxMNIST
 from lenet_jax.nn.rewrite import fast_forms
@@ -108,7 +109,9 @@ def test_a_network_with_statistics_and_dropout_trains_alike():
             for f in (loss, fast_forms(loss))
         )
     ((value, state), grads), ((fast_value, fast_state), fast_grads) = expected, found
-    equal((value, grads), (fast_value, fast_grads), 2e-5)
+    # As one array: batch normalisation cancels the gradient of conv2's bias but for rounding.
+    equal(value, fast_value, 1e-5)
+    equal(ravel_pytree(grads)[0], ravel_pytree(fast_grads)[0], 1e-5)
     state, fast_state = (nnx.filter_state(s, nnx.BatchStat) for s in (state, fast_state))
     equal(state, fast_state, 1e-5)
 
