@@ -151,6 +151,14 @@ def idx(values, code=8):
 TRAIN, LABELS, TEST = "train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
 
 # Which file of a folder of idx files is replaced by what.
+# Files given as data; the tables of tests/data have the others of each format.
+FILES = {
+    "ragged.csv": (b"3,0,1,2,3\n4,0,1,2\n", "ragged.csv, line 2: 4 cells, the first line has 5"),
+    "huge.csv": (b"3,0,1,2," + b"9" * 6000, "huge.csv, line 1, column 5: 99999"),
+    "nul.csv": (b"3,0,1,2,\0\n", "nul.csv, line 1 has a null character"),
+    "words.csv": (b"label,a,b,c,d\n3,0,1,2,x", "words.csv, line 2, column 5: x is no number"),
+    "ids.csv": (b"id,label\n1.png,3\n", "ids.csv has 0 columns beside the label"),
+}
 FOLDERS = {
     "empty": (TRAIN, None, "has no file train-images-idx3-ubyte, plain or with .gz"),
     "no_labels": (LABELS, None, "has no file train-labels-idx1-ubyte, plain or with .gz"),
@@ -471,6 +479,13 @@ def test_data(capsys, name):
     if content is not None:
         (folder / file).write_bytes(content)
     check(capsys, main.main, [*NEW, f"--config.data.name=./{folder}"], line)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_data_files(capsys, name, tmp_path):
+    content, line = FILES[name]
+    (tmp_path / name).write_bytes(content)
+    check(capsys, main.main, [*NEW, f"--config.data.name={tmp_path / name}"], line)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tokenize import TokenError
 from typing import NamedTuple
@@ -89,12 +89,12 @@ def load_npz(path: Path) -> Source:
     return combine(examples)
 
 
-def combine(examples: dict[str, Examples]) -> Source:
+def combine(examples: dict[str, Examples], class_names: Mapping[int, str] | None = None) -> Source:
     """Converts the splits `train`, or `all`, and, if there are any, `test` and `val`."""
     train = examples.get("train") or examples["all"]
     test, val = examples.get("test"), examples.get("val")
     if val is None or test is None:
-        source = convert(train, test or val)
+        source = convert(train, test or val, class_names)
         if val is None:
             return source
         remark = val_is_test_remark(len(val.labels))
@@ -106,7 +106,7 @@ def combine(examples: dict[str, Examples]) -> Source:
         images=np.concatenate([train.images, val.images]),
         labels=np.concatenate([train.labels, val.labels]),
     )
-    source = convert(joined, test)
+    source = convert(joined, test, class_names)
     return source._replace(remarks=(*source.remarks, val_remark(len(val.labels))))
 
 

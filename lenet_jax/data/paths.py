@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from lenet_jax.data import file_set
+from lenet_jax.data import csv_files, file_set
 from lenet_jax.data.examples import Source
 from lenet_jax.data.files import ARCHIVES, DEPTH, entries, is_folder, kind, sibling, walk
 from lenet_jax.data.fit import Fit
@@ -13,8 +13,8 @@ from lenet_jax.data.spelling import suggest
 from lenet_jax.errors import UserError, show
 
 READ = (
-    "datasets are read from idx files (train-images-idx3-ubyte, …), an .npz, or a folder of images"
-    " for each class"
+    "datasets are read from idx files (train-images-idx3-ubyte, …), an .npz, a .csv, or a folder of"
+    " images for each class"
 )
 MAX_NAMES = 6  # listed in a message
 
@@ -80,6 +80,8 @@ def _load_file(path: Path) -> Source:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return load_npz(path)
+    if csv_files.is_csv(path.name):
+        return csv_files.load_csv(csv_files.beside(path))
     if suffix in ARCHIVES:
         raise UserError(f"data.name: {show(path)} is packed; unpack it, and give the folder")
     raise UserError(f"data.name: {show(path)} is a file of a kind that is not read; {READ}")
@@ -96,13 +98,20 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
     if len(archives) == 1:
         return load_npz(folder / archives[0])
     if archives:
-        raise UserError(
-            f"data.name: {show(folder)} has several datasets; give the path of one:"
-            f" {_shorten(archives)}"
-        )
+        raise _several(folder, archives)
     layout = class_folders.find(folder)
     if layout is not None:
         return class_folders.load_class_folders(layout, fit, resizes=resizes)
+    tables = csv_files.find(folder)
+    if len(tables) == 1:
+        source = csv_files.load_csv(tables[0])
+        others = sorted(
+            {n for n in names if csv_files.is_csv(n)} - {p.name for p in tables[0].values()}
+        )
+        left_out = f"{_shorten(others)}: left out, as neither train, test nor val"
+        return source._replace(remarks=(*([left_out] if others else []), *source.remarks))
+    if tables:
+        raise _several(folder, [files["train"].name for files in tables])
     packed = [name for name in names if Path(name).suffix.lower() in ARCHIVES]
     if packed:
         raise UserError(
@@ -119,6 +128,12 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
             shown = _shorten([name for name, _ in types.most_common()])
             holds += f"; the files in its folders, of type {shown}, are no images"
     raise UserError(f"data.name: {show(folder)} has no dataset that is read; {holds}\n{READ}")
+
+
+def _several(folder: Path, names: Sequence[str]) -> UserError:
+    return UserError(
+        f"data.name: {show(folder)} has several datasets; give the path of one: {_shorten(names)}"
+    )
 
 
 def _files_below(folder: Path) -> list[Path]:

@@ -301,7 +301,7 @@ def test_several_datasets_are_listed(tmp_path):
     [
         ((), "has no dataset that is read; it is empty"),
         (("a.png", "b.png"), "that is read; its images are not in a folder for each class"),
-        (("train.csv", "test.csv"), "has no dataset that is read; it has test.csv, train.csv"),
+        (("train.tsv", "test.tsv"), "has no dataset that is read; it has test.tsv, train.tsv"),
         (("0/a.npy", "1/b.npy", "1/c.svg"), "the files in its folders, of type .npy, .svg, are no"),
         (("train/a.png", "b/b.png"), "the images in its folders are not in a folder for each cl"),
         (("mnist.zip",), "holds archives; unpack them first: mnist.zip"),
@@ -323,7 +323,7 @@ def test_a_folder_of_something_else(tmp_path, files, message):
     [
         ("a.zip", "a.zip is packed; unpack it, and give the folder"),
         ("a.tar.gz", "a.tar.gz is packed; unpack it"),
-        ("a.csv", "a.csv is a file of a kind that is not read; datasets are read from idx files"),
+        ("a.tsv", "a.tsv is a file of a kind that is not read; datasets are read from idx files"),
         ("a.png", "a.png is a file of a kind that is not read"),
     ],
 )

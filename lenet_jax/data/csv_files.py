@@ -1,0 +1,303 @@
+"""CSV files with a label and the pixels of a square image in each line, plain or gzipped.
+
+With a header, the label may be in any column called `label`, `class` or `target`; a file without
+such a column has no labels, as the test file of Kaggle's digit recogniser. Without one, it is the
+first column, or the only one with names.
+"""
+
+import contextlib
+import csv
+import gzip
+import itertools
+import math
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
+
+from lenet_jax.data import emnist, signatures
+from lenet_jax.data.examples import Examples, Source
+from lenet_jax.data.files import check_size, entries, is_folder, open_file
+from lenet_jax.data.npz import SPLITS, combine
+from lenet_jax.errors import UserError, show
+
+NAME = re.compile(
+    rf"(?P<prefix>(?:.*[-._])?)(?P<split>{'|'.join(SPLITS)})\.csv(?:\.gz)?", re.IGNORECASE
+)
+LABELS = ("label", "labels", "class", "target", "digit", "category", "y")
+NUMBERS = ("", "unnamed: 0", "id", "index", "imageid")  # columns that number the lines
+DELIMITERS = (b",", b";", b"\t")
+LONGEST_LINE, LONGEST_LABEL = 1 << 24, 100  # bytes
+BLOCK = 1024  # lines from one check of the memory to the next
+PIXELS = "pixels are integers of 0 to 255, or floats of 0 to 1"
+
+
+class Columns(NamedTuple):
+    """What the columns of a file hold.
+
+    Attributes:
+      label: the column of the label; None: there is none.
+      pixels: those of pixels, in order.
+      left_out: what those that are neither are called.
+      header: whether the first line names them.
+    """
+
+    label: int | None
+    pixels: list[int]
+    left_out: list[str]
+    header: bool
+
+
+class Table(NamedTuple):
+    """The lines of a file."""
+
+    pixels: Shaped[np.ndarray, "n p"]
+    labels: list[str] | None
+    left_out: list[str]
+
+
+def is_csv(name: str) -> bool:
+    """Whether a file of this name is a CSV, plain or gzipped."""
+    return name.lower().endswith((".csv", ".csv.gz"))
+
+
+def find(folder: Path) -> list[dict[str, Path]]:
+    """The datasets of CSV files in a folder, by split; `all` where a file's name has none.
+
+    Of several files only those are datasets that are called `train`, and what belongs to them.
+
+    Raises:
+      UserError: the folder cannot be read.
+    """
+    names = [e.name for e in entries(folder) if is_csv(e.name) and not is_folder(e)]
+    if len({name.lower().removesuffix(".gz") for name in names}) == 1:
+        return [{"all": folder / names[0]}]  # which is the plain one, if both are there
+    sets: dict[str, dict[str, Path]] = {}
+    for name in names:
+        if match := NAME.fullmatch(name):
+            files = sets.setdefault(match["prefix"].lower(), {})
+            files.setdefault(SPLITS[match["split"].lower()], folder / name)
+    return [files for files in sets.values() if "train" in files]
+
+
+def beside(path: Path) -> dict[str, Path]:
+    """A CSV file as a dataset; of one that is called `train` with its test and validation files."""
+    match = NAME.fullmatch(path.name)
+    if match is not None and SPLITS[match["split"].lower()] == "train":
+        for files in find(path.parent):
+            if files.get("train") == path:
+                return files
+    return {"all": path}
+
+
+def load_csv(files: Mapping[str, Path]) -> Source:
+    """Loads a dataset from its files by split; one without labels is left out.
+
+    Raises:
+      UserError: a file cannot be read, is no CSV of a label and the pixels of a square image, or
+        has no label where one is needed.
+    """
+    first = next(split for split in ("train", "all") if split in files)
+    examples: dict[str, Examples] = {}
+    remarks: list[str] = []
+    width = None
+    for split in (first, *sorted(files.keys() - {first})):
+        path = files[split]
+        table = _read(path, width)
+        remarks += [f"{show(path)}: column {name} is left out" for name in table.left_out]
+        if table.labels is None:
+            if split == first:
+                raise UserError(f"{show(path)} has no column label, nor class or target")
+            remarks.append(f"{show(path)} is left out: it has no labels")
+            continue
+        width = width or table.pixels.shape[1]
+        images = _to_images(table.pixels, path, remarks)
+        examples[split] = Examples(images, _to_labels(table.labels), path, path)
+    variant = emnist.variant(files[first].name.rpartition("-")[0])
+    source = combine(examples, None if variant is None else emnist.class_names(variant))
+    source = source._replace(remarks=(*remarks, *source.remarks))
+    return source if variant is None else emnist.upright(source)
+
+
+def _read(path: Path, width: int | None) -> Table:
+    """Reads a file.
+
+    Args:
+      path: the file.
+      width: how many pixels the images of the dataset have, if that is known: a file without a
+        header that has no more columns has no labels.
+    """
+    lines: Iterator[tuple[int, bytes]] = _lines(path)
+    number, first = next(lines, (0, b""))
+    if not number:
+        raise UserError(f"{show(path)} is empty")
+    delimiter = max(DELIMITERS, key=first.count)
+    cells = _split(first, delimiter, path, number)
+    columns = _columns([_text(cell) for cell in cells], width)
+    labels: list[str] = []
+    rows: list[np.ndarray] = []
+    if not columns.header:
+        lines = itertools.chain([(number, first)], lines)
+    for number, line in lines:
+        found = _split(line, delimiter, path, number)
+        if len(found) != len(cells):
+            raise UserError(
+                f"{show(path)}, line {number}: {len(found)} cells, the first line has {len(cells)}"
+            )
+        if columns.label is not None:
+            labels.append(_label(found[columns.label], path, number))
+        rows.append(_pixels([found[i] for i in columns.pixels], columns, path, number))
+    if not rows:
+        raise UserError(f"{show(path)} has a header, but no images")
+    has_labels = columns.label is not None
+    return Table(np.stack(rows), labels if has_labels else None, columns.left_out)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers from 1."""
+    with _errors(path), open_file(path) as file:
+        head, size = file.peek(signatures.HEAD), os.fstat(file.fileno()).st_size
+        if reason := signatures.describe_download(head):
+            raise UserError(f"{show(path)} {reason}")
+        stream = gzip.GzipFile(fileobj=file) if head.startswith(b"\x1f\x8b") else file
+        total = 0
+        for number in range(1, 1 << 62):
+            line = stream.readline(LONGEST_LINE)
+            if not line:
+                return
+            total += len(line)
+            if len(line) == LONGEST_LINE:
+                raise UserError(
+                    f"{show(path)}, line {number} is longer than {LONGEST_LINE:,} bytes"
+                )
+            if b"\0" in line:
+                raise UserError(
+                    f"{show(path)}, line {number} has a null character: it is no CSV; or it is"
+                    " UTF-16, and must be saved as UTF-8"
+                )
+            if number % BLOCK == 0:
+                check_size(total, size, show(path))
+            line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")
+
+
+@contextlib.contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{show(path)} is truncated or damaged: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
+
+
+def _split(line: bytes, delimiter: bytes, path: Path, number: int) -> Sequence[bytes]:
+    """The cells of a line."""
+    if b'"' not in line:
+        return line.split(delimiter)
+    try:
+        (cells,) = csv.reader([line.decode("utf-8", "replace")], delimiter=delimiter.decode())
+    except (csv.Error, ValueError) as error:
+        raise UserError(f"{show(path)}, line {number}: {error}") from error
+    return [cell.encode() for cell in cells]
+
+
+def _columns(cells: Sequence[str], width: int | None) -> Columns:
+    """What the columns hold, by the first line.
+
+    It is a header if most of its cells are no numbers, or if its numbers count up: pandas calls
+    columns 0, 1, 2, ….
+    """
+    names = [i for i, cell in enumerate(cells) if not _is_number(cell)]
+    numbers = [cell for i, cell in enumerate(cells) if i not in set(names)]
+    start = numbers[0] if numbers else ""
+    counts_up = start in ("0", "1") and numbers == [
+        str(i) for i in range(int(start), int(start) + len(numbers))
+    ]
+    counts_up &= len(numbers) > 2
+    header = counts_up or 2 * len(names) > len(cells)
+    lower = [cell.lower() for cell in cells] if header else []
+    label = next((lower.index(name) for name in LABELS if name in lower), None)
+    left_out = [i for i, name in enumerate(lower) if name in NUMBERS and i != label]
+    rest = [i for i in range(len(cells)) if i not in set(left_out)]
+    if label is None and (counts_up or not header) and len(rest) != width:
+        named = [i for i in names if i in rest]
+        label = named[0] if len(named) == 1 else rest[0]
+    pixels = [i for i in rest if i != label]
+    return Columns(label, pixels, [show(cells[i]) for i in left_out], header)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(cell: bytes) -> str:
+    return cell.decode("utf-8", "backslashreplace").strip()
+
+
+def _label(cell: bytes, path: Path, number: int) -> str:
+    if not cell.strip():
+        raise UserError(f"{show(path)}, line {number} has no label")
+    if len(cell) > LONGEST_LABEL:
+        raise UserError(f"{show(path)}, line {number} has a label of {len(cell):,} characters")
+    return _text(cell)
+
+
+def _pixels(
+    cells: list[bytes], columns: Columns, path: Path, number: int
+) -> UInt8[np.ndarray, " p"] | Float32[np.ndarray, " p"]:
+    """The pixels of a line: uint8, or float32 if they are not all integers."""
+    try:
+        return np.frombuffer(bytes(map(int, cells)), np.uint8)
+    except ValueError:  # or they are out of range
+        pass
+    for index, cell in enumerate(cells):
+        where = f"{show(path)}, line {number}, column {columns.pixels[index] + 1}"
+        if not cell.strip():
+            raise UserError(f"{where} is empty")
+        if not _is_number(_text(cell)):
+            raise UserError(f"{where}: {show(_text(cell), 40)} is no number")
+        if not 0 <= float(cell) <= 255:  # NaN is not
+            raise UserError(f"{where}: {show(_text(cell), 40)}; {PIXELS}")
+    return np.fromiter(map(float, cells), np.float32, len(cells))
+
+
+def _to_images(
+    pixels: Shaped[np.ndarray, "n p"], path: Path, remarks: list[str]
+) -> Shaped[np.ndarray, "n side side *c"]:
+    """Square images, of red, green and blue where their third is a square."""
+    count, width = pixels.shape
+    side, side_of_colour = math.isqrt(width), math.isqrt(width // 3)
+    if side > 1 and side**2 == width:
+        return pixels.reshape(count, side, side)
+    if side_of_colour > 1 and 3 * side_of_colour**2 == width:
+        side = side_of_colour
+        remarks.append(
+            f"{show(path)}: {width:,} values are taken as {side}×{side} pixels, each of red, green"
+            " and blue"
+        )
+        return pixels.reshape(count, side, side, 3)
+    raise UserError(
+        f"{show(path)} has {width:,} columns beside the label; those of square images are 784, of"
+        " 28×28, or 3,072, of 32×32×3, and the like"
+    )
+
+
+def _to_labels(labels: list[str]) -> Shaped[np.ndarray, " n"]:
+    """Integers if all are, else names; floats are to be refused if they are not whole."""
+    for number in (int, float):
+        try:
+            return np.array(list(map(number, labels)), np.dtype(number))
+        except (ValueError, OverflowError):
+            continue
+    return np.array(labels)
