@@ -106,7 +106,9 @@ class Trainer:
 
         def compile_shared(function: Any, *args: PyTree) -> Any:
             function = functools.partial(function, spec)
-            return parallel.compile_shared(function, spec.num_devices).lower(*args).compile()
+            options = spec.compiler_options()
+            shared = parallel.compile_shared(function, spec.num_devices, options=options)
+            return shared.lower(*args).compile()
 
         state = _like(self.abstract_state(), self._train_split.images)
         self._epoch_order = compile_shared(epoch_order, state.order_key, np.int32(0))

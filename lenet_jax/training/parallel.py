@@ -4,7 +4,7 @@ On a CPU the devices are its cores. All of them hold the same parameters and dat
 metrics are summed over `AXIS` inside the compiled function.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -33,9 +33,20 @@ def count_sharing(batch_size: int, micro_batch_size: int) -> int:
 
 
 def compile_shared(
-    function: Callable[..., Any], num_devices: int, donate_argnums: tuple[int, ...] = ()
+    function: Callable[..., Any],
+    num_devices: int,
+    donate_argnums: tuple[int, ...] = (),
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """`jax.jit` of a function that runs on every device at once; one device: `jax.jit` alone."""
+    """`jax.jit` of a function that runs on every device at once; one device: `jax.jit` alone.
+
+    Args:
+      function: takes and gives arrays that all devices have.
+      num_devices: how many run it.
+      donate_argnums: as for `jax.jit`.
+      options: of the compiler; None: those of `ops.compiler_options`.
+    """
+    options = ops.compiler_options() if options is None else dict(options)
     if num_devices > 1:
         everywhere = PartitionSpec()
         function = jax.shard_map(
@@ -45,7 +56,6 @@ def compile_shared(
             out_specs=everywhere,
             check_vma=False,  # it cannot know that sums over the axis are the same everywhere
         )
-    options = ops.compiler_options()
     return jax.jit(function, donate_argnums=donate_argnums, compiler_options=options)
 
 

@@ -27,7 +27,6 @@ from jaxtyping import Array, Float, Int32, PyTree
 from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
-from lenet_jax.nn import ops
 from lenet_jax.training.batches import Batch, DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.spec import Hyperparameters, Spec, hyperparameters, seeds
 from lenet_jax.training.step import (
@@ -199,7 +198,7 @@ class Population:
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        options |= {"compiler_options": ops.compiler_options(first.platform)}
+        options |= {"compiler_options": self.spec.compiler_options(first.platform)}
         return jax.jit(sharded, **options)
 
     def _begin(self, settings: Settings) -> Members:
