@@ -79,6 +79,13 @@ OVERRIDES = [
     ("data.image_size=30", "data.image_size=30, model.padding=0: size + 2 · padding must be a mul"),
     ("schedule.warmup_epochs=1", "schedule.warmup_epochs=1.0, schedule.name=one_cycle: one_cycle"),
     ("augment.shift=40", "augment.shift=40.0, data.image_size=32: the shift must leave some of"),
+    (
+        "train.loss=mae",
+        "train.loss=mae: must be one of cross_entropy, mse, FILE.py:function or pac",
+    ),
+    ("train.loss=absent.py:f", "no loss file absent.py"),
+    ("train.ema_decay=1", "train.ema_decay=1.0: must be a number in (0, 1) or None"),
+    ("train.patience=0", "train.patience=0: must be an integer of at least 1 and below 2**31 or N"),
     ("checkpoint.keep=0", "checkpoint.keep=0: must be an integer of at least 1"),
     ("checkpoint.every_epochs=0", "checkpoint.every_epochs=0: must be an integer of at least 1"),
     ("model.num_classes=7", "config.model.num_classes is 7, but the data 'mnist' has 10"),

@@ -47,9 +47,14 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
     config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
+    config.train.loss = "cross_entropy"  # or `mse` (of one-hot targets), FILE.py:function
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: random
     config.train.max_grad_norm = placeholder(float)  # clips the gradient's global norm; None: off
+    config.train.ema_decay = placeholder(float)  # of an average of the weights per step; None: off
+    config.train.patience = placeholder(
+        int
+    )  # epochs without a better one that end the run; None: off
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # `sgd`, `adam` or `adamw`

@@ -4,18 +4,14 @@ A class is `lenet`, another of `BUILT_IN`, or `FILE.py:Class` or `package.module
 as code.
 """
 
-import functools
-import hashlib
-import importlib
 import inspect
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lenet_jax.config.key import Key
-from lenet_jax.config.source import guarded, read_source, run_source, split
+from lenet_jax.config.source import find_attribute, split, text_of
 from lenet_jax.errors import UserError, show
 
 LENET = "lenet"
@@ -43,12 +39,7 @@ def find_class(name: str) -> type:
     if not class_name:
         near = f"one of {', '.join(BUILT_IN)}, FILE.py:Class or package.module:Class"
         raise UserError(f"model.name={show(name)}: must be {near}")
-    if where.endswith(".py"):
-        path = Path(where)
-        module = _run(path, read_source(path, "network"))
-    else:
-        module = _import(where)
-    found = getattr(module, class_name, None)
+    found = find_attribute(BUILT_IN.get(name, name), "model.name", "network")
     from flax import nnx  # late: a config of LeNet needs no JAX
 
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
@@ -63,10 +54,7 @@ def source_of(name: str) -> bytes | None:
     Raises:
       UserError: it cannot be read.
     """
-    where, _ = split(name)
-    if not is_code(name) or not where.endswith(".py"):
-        return None
-    return read_source(Path(where), "network")
+    return text_of(name, "network") if is_code(name) else None
 
 
 def constructor_keys(name: str) -> dict[str, Key]:
@@ -159,22 +147,3 @@ def _kind_of(hint: Any) -> type | None:
         return base
     is_sequence = isinstance(base, type) and issubclass(tuple, base) and base is not object
     return tuple if is_sequence else None
-
-
-@functools.lru_cache(maxsize=16)
-def _run(path: Path, source: bytes) -> types.ModuleType:
-    """Runs a file once for each of its contents, so that a class of it stays the same."""
-    name = f"network_{path.stem}_{hashlib.sha256(source).hexdigest()[:8]}"
-    return guarded(path, lambda: run_source(source, path, name))
-
-
-def _import(name: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        missing = error.name or name
-        raise UserError(
-            f"model.name: no module {show(missing)}"
-            f"{'' if missing == name else f', which {show(name)} needs'}\n"
-            "Install it, or name a file: FILE.py:Class."
-        ) from error

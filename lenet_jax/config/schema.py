@@ -47,6 +47,8 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "train.precision": ("float32", "tensorfloat32", "bfloat16"),
     "train.label_smoothing": "[0, 1)",
     "train.max_grad_norm": "(0, inf)",
+    "train.ema_decay": "(0, 1)",
+    "train.patience": "[1, inf)",
     "optimizer.name": ("sgd", "adam", "adamw"),
     "optimizer.learning_rate": "(0, inf)",
     "optimizer.momentum": "[0, 1)",
@@ -111,6 +113,11 @@ JOINT_RULES = (
         "the batch must be at most one micro-batch, or a multiple of it",
     ),
     (
+        ("train.label_smoothing", "train.loss"),
+        lambda smoothing, loss: smoothing == 0 or loss == "cross_entropy",
+        "label smoothing is for cross_entropy",
+    ),
+    (
         ("optimizer.nesterov", "optimizer.name"),
         lambda nesterov, name: not nesterov or name == "sgd",
         "Nesterov momentum is for sgd",
@@ -154,6 +161,7 @@ RENAMED = {"model.lowering": "model.backend"}
 ADDED = (
     *("model.name", "train.schedule_epochs", "train.precision"),
     *("model.activation", "model.pool", "model.padding"),
+    *("train.loss", "train.ema_decay", "train.patience"),
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.
@@ -174,6 +182,10 @@ ALIASES = {
     "matmul_precision": "train.precision",
     "clip": "train.max_grad_norm",
     "clip_norm": "train.max_grad_norm",
+    "early_stopping": "train.patience",
+    "ema": "train.ema_decay",
+    "criterion": "train.loss",
+    "objective": "train.loss",
     "dataset": "data.name",
     "resolution": "data.image_size",
     "act": "model.activation",

@@ -1,6 +1,9 @@
-"""Python files that users name: a config, a sweep, a network. They run as code."""
+"""Python files that users name: a config, a sweep, a network, a loss. They run as code."""
 
 import difflib
+import functools
+import hashlib
+import importlib
 import inspect
 import os
 import sys
@@ -63,6 +66,34 @@ def run_source(source: bytes, path: Path, name: str | None = None) -> ModuleType
     return module
 
 
+def find_attribute(name: str, key: str, kind: str) -> Any:
+    """What `FILE.py:NAME` or `package.module:NAME` names, which runs; None if it has no such name.
+
+    Args:
+      name: the file or module, and the name in it.
+      key: the config key that has it, for error messages.
+      kind: `network` or `loss`, likewise.
+
+    Raises:
+      UserError: there is no such file or module, or it fails.
+    """
+    where, attribute = split(name)
+    if not where.endswith(".py"):
+        return getattr(_import(where, key, attribute), attribute, None)
+    path = Path(where)
+    return getattr(_run_once(path, read_source(path, kind), kind), attribute, None)
+
+
+def text_of(name: str, kind: str) -> bytes | None:
+    """The text of the file in `FILE.py:NAME`; None if the name has none.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    where, _ = split(name)
+    return read_source(Path(where), kind) if where.endswith(".py") else None
+
+
 def guarded(path: Path, call: Callable[[], Any]) -> Any:
     """What `call` returns, which runs code of a file.
 
@@ -102,6 +133,25 @@ def _call(module: ModuleType, path: Path, name: str, arg: str) -> Any:
         result.close()  # which is never awaited
         raise UserError(f"{show(path)}: its {name} is async; take `async` away")
     return result
+
+
+@functools.lru_cache(maxsize=16)
+def _run_once(path: Path, source: bytes, kind: str) -> ModuleType:
+    """Runs a file once for each of its contents, so that what it defines stays the same."""
+    name = f"{kind}_{path.stem}_{hashlib.sha256(source).hexdigest()[:8]}"
+    return guarded(path, lambda: run_source(source, path, name))
+
+
+def _import(name: str, key: str, attribute: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        missing = error.name or name
+        raise UserError(
+            f"{key}: no module {show(missing)}"
+            f"{'' if missing == name else f', which {show(name)} needs'}\n"
+            f"Install it, or name a file: FILE.py:{show(attribute)}."
+        ) from error
 
 
 def _similar_file(path: Path, kind: str) -> str:

@@ -65,6 +65,10 @@ class Progress:
             return Progress(epoch, epoch, accuracy, seconds, 0.0)
         return Progress(epoch, self.best_epoch, self.best_accuracy, seconds, 0.0)
 
+    def is_stalled(self, patience: int | None) -> bool:
+        """Whether so many epochs have passed since the best one; None: never."""
+        return patience is not None and self.epoch - self.best_epoch >= patience
+
 
 START = Progress(0, 0, -1.0, 0.0, 0.0)
 

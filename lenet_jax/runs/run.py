@@ -24,6 +24,7 @@ from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.inference.variables import from_arrays
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn.variables import split_variables
 from lenet_jax.runs import figures
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.record import Record
@@ -43,6 +44,7 @@ from lenet_jax.storage.files import make_folder, write_atomically
 from lenet_jax.storage.run_dir import (
     CHECKPOINTS,
     CONFIG,
+    EMA_WEIGHTS,
     NETWORK,
     SUMMARY,
     WEIGHTS,
@@ -188,7 +190,14 @@ class _Job:
         if self.interrupt.notice():
             return self._interrupted()
         self.hooks.start(self.trainer, self.directory.path, progress.epoch)
-        segments = train_in_segments(self.trainer, run_state.state, run_state.sums, trace=trace)
+        stalled = progress.is_stalled(config.train.patience)  # it was stopped before its results
+        segments = train_in_segments(
+            self.trainer,
+            run_state.state,
+            run_state.sums,
+            num_epochs=progress.epoch if stalled else spec.num_epochs,
+            trace=trace,
+        )
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
@@ -209,7 +218,8 @@ class _Job:
                     self.directory.log(row)
                     epochs.finish(row, best=is_best)
                 ends = segment.valid is not None
-                last = progress.epoch == spec.num_epochs
+                stalled = ends and progress.is_stalled(config.train.patience)
+                last = stalled or progress.epoch == spec.num_epochs
                 stop = not last and self.interrupt.notice()
                 due = ends and progress.epoch % config.checkpoint.every_epochs == 0
                 save = functools.partial(self._save, segment.step, run_state, progress)
@@ -219,8 +229,14 @@ class _Job:
                     self._call_hooks(segment.state.params, None if stop or last or due else save)
                 if stop:
                     return self._interrupted()
-        self._finish(run_state.best_params, progress, seconds_to_first_step)
-        return Outcome(ExitCode.DONE, "done", "all epochs are trained")
+                if last:
+                    break
+        reason = "all epochs are trained"
+        if progress.epoch < spec.num_epochs:
+            reason = f"no better validation accuracy since epoch {progress.best_epoch}"
+            self.console.note(f"stopped early: {reason}; train.patience={config.train.patience}")
+        self._finish(run_state, progress, seconds_to_first_step)
+        return Outcome(ExitCode.DONE, "done", reason)
 
     def _save(self, step: int, run_state: RunState, progress: Progress) -> None:
         """Starts saving a checkpoint, whose predecessor is on the disk then."""
@@ -264,22 +280,32 @@ class _Job:
 
     def _row(self, segment: Segment, valid: Metrics, progress: Progress) -> Row:
         """The metrics of the epoch that ends with a segment."""
-        smoothed = self.trainer.config.train.label_smoothing > 0
-        sums, valid, rate = jax.device_get((segment.sums, valid, segment.learning_rate))
+        other = self.trainer.config.train.label_smoothing > 0 or self.trainer.spec.loss is not None
+        sums, valid, ema, rate = jax.device_get(
+            (segment.sums, valid, segment.ema_valid, segment.learning_rate)
+        )
+        averaged = {}
+        if ema is not None:
+            averaged["valid/ema_loss"] = shortest(ema.loss / ema.count)
+            averaged["valid/ema_accuracy"] = shortest(ema.correct / ema.count)
         return {
             "epoch": progress.epoch + 1,
             "step": segment.step,
             "train/loss": shortest(sums.loss / sums.count),
-            **({"train/objective": shortest(sums.objective / sums.count)} if smoothed else {}),
+            **({"train/objective": shortest(sums.objective / sums.count)} if other else {}),
             "train/accuracy": shortest(sums.correct / sums.count),
             "valid/loss": shortest(valid.loss / valid.count),
             "valid/accuracy": shortest(valid.correct / valid.count),
+            **averaged,
             "learning_rate": shortest(rate),
             "images_per_second": self.trainer.spec.num_examples / progress.epoch_seconds,
         }
 
-    def _finish(self, params: nnx.State, progress: Progress, seconds_to_first_step: float) -> None:
+    def _finish(
+        self, run_state: RunState, progress: Progress, seconds_to_first_step: float
+    ) -> None:
         """Tests the best parameters on every test image; writes the weights, summary, figures."""
+        params, averaged = run_state.best_params, run_state.state.averaged
         spec, dataset, folder = self.trainer.spec, self.trainer.dataset, self.directory.path
         test, logits = self.trainer.evaluate(params, "test")
         summary = {
@@ -297,12 +323,19 @@ class _Job:
             "images_per_second": spec.num_examples * progress.epoch / progress.train_seconds,
             "seconds_to_first_step": seconds_to_first_step,
         }
+        if self.trainer.config.train.patience is not None:
+            summary["stopped_early"] = progress.epoch < spec.num_epochs
         valid = dataset.valid
         scores = self.trainer.evaluate(params, "valid")[1] if len(valid) else np.empty((0, 1))
         form = figures.measure_images(
             dataset, self.trainer.config.data.fit, np.asarray(scores)[: len(valid)]
         )
         figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
+        if averaged is not None:
+            summary["test_ema_accuracy"] = shortest(
+                self.trainer.evaluate(averaged, "test")[0].accuracy
+            )
+            figures.save_weights(folder / EMA_WEIGHTS, spec, averaged, dataset, form)
         self.directory.write_json(SUMMARY, summary)
         self.directory.write_sums()
         rows, warn = self.directory.rows, self.console.warn
@@ -341,7 +374,8 @@ def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) 
     state = trainer.init()
     if initial is not None:
         params = nnx.merge_state(state.params, trainer.place(initial))
-        state = dataclasses.replace(state, params=params)
+        ema = None if state.ema is None else split_variables(params)[0]
+        state = dataclasses.replace(state, params=params, ema=ema)
     return RunState(state, trainer.place(no_metrics()), state.params)
 
 

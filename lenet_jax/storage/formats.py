@@ -45,6 +45,8 @@ class Summary(TypedDict, total=False):
     best_epoch: int
     num_params: int
     epochs: int
+    stopped_early: bool
+    test_ema_accuracy: Number
     steps: int
     train_seconds: Number
     images_per_second: Number

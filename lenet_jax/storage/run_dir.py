@@ -25,6 +25,7 @@ from lenet_jax.storage.tensorboard import EventFile
 CONFIG, RECORD, SUMMARY = "config.json", "run.json", "summary.json"
 METRICS, TABLE, WEIGHTS = "metrics.jsonl", "metrics.csv", "model.safetensors"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
+EMA_WEIGHTS = "model_ema.safetensors"  # the moving average of the weights, if one is taken
 NETWORK = "network.py"  # the text of a network of the user's own, as it was trained
 SUMMED = (CONFIG, METRICS, WEIGHTS, SUMMARY)  # what a finished run is read from
 FIGURES = ("curves.png", "confusion_matrix.png", "filters.png", "feature_maps.png", "mistakes.png")
@@ -110,7 +111,8 @@ class RunDir:
 
     def refuse_others(self) -> None:
         """As `files.refuse_others`, for what a run writes."""
-        names = (CONFIG, NETWORK, SUMMARY, METRICS, TABLE, WEIGHTS, MANIFEST, *FIGURES)
+        names = (CONFIG, NETWORK, SUMMARY, METRICS, TABLE, WEIGHTS, EMA_WEIGHTS)
+        names += (MANIFEST, *FIGURES)
         refuse_others(self.path, names, RECORD, "run")
 
     def has_checkpoints(self) -> bool:

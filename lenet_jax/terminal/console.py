@@ -141,10 +141,13 @@ class Console:
         if {"test_accuracy", "test_examples"} <= known.keys():
             known["percent"] = 100 * known["test_accuracy"]
             known["wrong"] = round(known["test_examples"] * (1 - known["test_accuracy"]))
+        if "test_ema_accuracy" in known:
+            known["ema_percent"] = 100 * known["test_ema_accuracy"]
         lines = {
             "status": "{status}",
             "test accuracy": "{percent:.2f} %  ({wrong:,} wrong of {test_examples:,})",
             "test loss": "{test_loss:.4f}",
+            "averaged": "{ema_percent:.2f} %  (of the moving average of the weights)",
             "weights": "of epoch {best_epoch:,} of {epochs:,}, the best on validation",
             "parameters": "{num_params:,}",
             "training": "{train_seconds:.1f} s  ({epochs:,} epochs, {steps:,} steps)",

@@ -46,6 +46,7 @@ class Segment(NamedTuple):
       sums: over the epoch so far.
       learning_rate: the last step's.
       valid: the sums over the validation images; None unless the epoch ends with the segment.
+      ema_valid: those under the average of the parameters, if there is one.
       seconds: duration of the steps, without the validation.
     """
 
@@ -54,6 +55,7 @@ class Segment(NamedTuple):
     sums: Metrics
     learning_rate: Float[Array, ""]
     valid: Metrics | None
+    ema_valid: Metrics | None
     seconds: float = 0.0
 
 
@@ -148,7 +150,12 @@ class Trainer:
 
 
 def train_in_segments(
-    trainer: Trainer, state: TrainState, sums: Metrics, *, trace: Path | None = None
+    trainer: Trainer,
+    state: TrainState,
+    sums: Metrics,
+    *,
+    num_epochs: int | None = None,
+    trace: Path | None = None,
 ) -> Generator[Segment, None, None]:
     """Trains from a state to the end of the last epoch.
 
@@ -158,9 +165,10 @@ def train_in_segments(
       trainer: compiled.
       state: where to start, between two steps.
       sums: over the steps of its epoch so far.
+      num_epochs: the last of them, counted from 1; None: the spec's.
       trace: a folder to write a profile of the last epoch to; None: no profile.
     """
-    num_epochs, whole = trainer.spec.num_epochs, trainer.spec.steps_per_epoch
+    num_epochs, whole = num_epochs or trainer.spec.num_epochs, trainer.spec.steps_per_epoch
     pace = max(1, FIRST_IMAGES // trainer.spec.batch_size)
     done = step = int(state.step)
     none, order = trainer.place(no_metrics()), None
@@ -181,14 +189,18 @@ def train_in_segments(
                     last = first + math.ceil((whole - first) / math.ceil((whole - first) / pace))
                     steps = EpochSlice(order, first, last)
                     state, sums, rate = trainer.take_steps(state, sums if first else none, steps)
-                    valid = trainer.evaluate(state.params, "valid")[0] if last == whole else None
                     step = epoch * whole + last
-                    ahead = Segment(step, state, sums, rate, valid)
+                    valid = ema_valid = None
+                    if last == whole:
+                        valid, _ = trainer.evaluate(state.params, "valid")
+                        if state.averaged is not None:
+                            ema_valid, _ = trainer.evaluate(state.averaged, "valid")
+                    ahead = Segment(step, state, sums, rate, valid, ema_valid)
                 if running is not None:
                     jax.block_until_ready(running.sums)
                     seconds = time.perf_counter() - free
                     pace = max(1, round(SECONDS / seconds * (running.step - done)))
-                    jax.block_until_ready(running.valid)
+                    jax.block_until_ready((running.valid, running.ema_valid))
                     free, done = time.perf_counter(), running.step
                     yield running._replace(seconds=seconds)
                 if ahead is None:

@@ -21,6 +21,7 @@ from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import split_variables
+from lenet_jax.training.losses import Loss, find_loss
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
@@ -53,6 +54,7 @@ class Spec:
       optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
       augments: whether images are augmented.
       num_devices: how many share each batch, see `parallel`.
+      loss: what training minimises, of each example; None: cross-entropy with label smoothing.
     """
 
     network: Any
@@ -73,6 +75,7 @@ class Spec:
     schedule: tuple[tuple[str, Any], ...]
     augments: bool
     num_devices: int = 1
+    loss: Loss | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -140,7 +143,8 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
       statistics: the data's `pixel_statistics`, where they are known.
 
     Raises:
-      UserError: the model's sizes do not match the data, or its backend is not available.
+      UserError: the model's sizes do not match the data, its backend is not available, or its class
+        or loss cannot be used.
     """
     network = find_class(config.model.name)
     model = _lenet(config, dataset) if network is LeNet else _other(network, config, dataset)
@@ -163,6 +167,7 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         optimizer=tuple((k, v) for k, v in config.optimizer.items() if not _is_number(v)),
         schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
         augments=any(config.augment.values()),
+        loss=find_loss(config.train.loss, dataset.num_classes),
     )
     if network is not LeNet:
         _check_network(spec, config.model.name)
@@ -230,6 +235,7 @@ def hyperparameters(config: Config) -> dict[str, Any]:
         **sections,
         "label_smoothing": config.train.label_smoothing,
         "max_grad_norm": config.train.max_grad_norm,
+        "ema_decay": config.train.ema_decay,
     }
 
 
@@ -242,7 +248,7 @@ def compiled_value(path: str, value: Any) -> Any:
     section = path.partition(".")[0]
     if section in ("seed", "seeds"):
         return None
-    smooth = path in ("train.label_smoothing", "train.max_grad_norm")
+    smooth = path in ("train.label_smoothing", "train.max_grad_norm", "train.ema_decay")
     return float if (smooth or section in SECTIONS) and _is_number(value) else value
 
 

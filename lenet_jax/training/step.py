@@ -40,6 +40,8 @@ class TrainState:
       step: optimiser steps taken; negative in a state that is frozen, see `guarded_step`.
       order_key: determines, with the epoch, the order of the examples.
       augment_key: determines, with the step, the random transformations.
+      ema: the exponential moving average of the parameters, which starts at the initial ones; None
+        without `train.ema_decay`.
     """
 
     params: nnx.State
@@ -47,6 +49,14 @@ class TrainState:
     step: Int32[Array, "..."]
     order_key: Key[Array, "..."]
     augment_key: Key[Array, "..."]
+    ema: nnx.State | None = None
+
+    @property
+    def averaged(self) -> nnx.State | None:
+        """The network's variables with the average of its parameters in their place."""
+        if self.ema is None:
+            return None
+        return join_variables(self.ema, split_variables(self.params)[1])
 
 
 @jax.tree_util.register_dataclass
@@ -56,7 +66,8 @@ class Metrics:
 
     Attributes:
       loss: cross-entropy, in nats.
-      objective: what training minimises: cross-entropy with label smoothing, in nats.
+      objective: what training minimises: cross-entropy with label smoothing, in nats, or another
+        loss.
       correct: examples whose largest logit is the label's.
       count: all examples.
     """
@@ -99,6 +110,7 @@ def init_state(
         step=jnp.zeros((), jnp.int32),
         order_key=order,
         augment_key=augment,
+        ema=None if hyperparameters["ema_decay"] is None else params,
     )
 
 
@@ -232,8 +244,11 @@ def train_step(
     def mean_loss(params: nnx.State, inputs: tuple[nnx.State, MicroBatch]) -> tuple[Array, Any]:
         others, (images, labels, weights) = inputs
         logits, others = apply_in_training(spec, params, others, images)
-        smoothing = hyperparameters["label_smoothing"]
-        objectives = ops.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if spec.loss is None:
+            smoothing = hyperparameters["label_smoothing"]
+            objectives = ops.cross_entropy(logits, labels, label_smoothing=smoothing)
+        else:
+            objectives = spec.loss(logits, labels)
         losses = lax.stop_gradient(ops.cross_entropy(logits, labels))
         hits = jnp.argmax(logits, axis=-1) == labels
         metrics = Metrics(
@@ -264,8 +279,18 @@ def train_step(
         params=join_variables(new, others),
         opt_state=opt_state,
         step=state.step + 1,
+        ema=_average(state.ema, new, hyperparameters["ema_decay"]),
     )
     return state, metrics
+
+
+def _average(
+    ema: nnx.State | None, params: nnx.State, decay: ScalarLike | None
+) -> nnx.State | None:
+    """The moving average after a step; None if there is none."""
+    if ema is None or decay is None:
+        return None
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
 
 
 def evaluate(

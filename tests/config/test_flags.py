@@ -388,7 +388,7 @@ def test_help_names_every_key_within_80_columns(capsys: pytest.CaptureFixture[st
         assert row.split()[1] == key.kind.__name__
         assert str(key.default) in row
     assert listed.index("seed") < listed.index("data.name") < listed.index("checkpoint.keep")
-    assert "  optimizer.learning_rate    float  0.05       peak learning rate" in lines
+    assert "  optimizer.learning_rate    float  0.05           peak learning rate" in lines
     assert {"--config", "--workdir", "--help"} <= set(listed)
     assert "model.lowering" not in "\n".join(lines)
 

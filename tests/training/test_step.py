@@ -220,6 +220,20 @@ def test_the_loss_is_without_label_smoothing_and_the_objective_with_it(split):
     assert abs(smooth.objective - smooth.loss) > 1e-3 * smooth.loss
 
 
+def test_the_average_follows_the_parameters_step_by_step(split):
+    spec, state, settings = start(tiny.config(train={"ema_decay": 0.75, "loss": "mse"}))
+    take = jax.jit(functools.partial(steps.train_steps, spec))
+    order, sums = epoch_order(spec, state.order_key, jnp.int32(0)), steps.no_metrics()
+    expected = state.params
+    for step in range(3):
+        bounds = EpochSlice(order, np.int32(step), np.int32(step + 1))
+        state, sums = take(state, sums, split, bounds, settings)
+        expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, state.params)
+    assert_close(state.averaged, expected, 1e-6)
+    assert np.any(expected["fc3"]["bias"][...] != state.params["fc3"]["bias"][...])
+    assert sums.objective < 0.5 * sums.loss  # 1 / 6 at first, and log 6
+
+
 @pytest.mark.parametrize("eval_batch_size", [10, 33, 50])
 def test_evaluation_counts_every_image_whatever_the_batch(eval_batch_size):
     spec, state, _ = start(tiny.config())

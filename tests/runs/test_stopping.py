@@ -1,0 +1,72 @@
+"""A run that ends early, and one that averages its weights, resumed to the same bits."""
+
+import hashlib
+import signal
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import lenet_jax
+from lenet_jax.errors import UserError
+from tests.support import tiny
+from tests.support.runs import assert_same_end, make_config, send_in_epoch, start
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+class Failing:
+    """Fails in the second epoch."""
+
+    def on_epoch(self, row, network):
+        if row["epoch"] == 2:
+            raise ValueError
+
+
+def test_patience_ends_a_run_and_its_resumption(folder, finished, tmp_path):
+    rows = finished.rows()
+    assert rows[1]["valid/accuracy"] <= rows[0]["valid/accuracy"]  # so that it ends after 2
+    config = make_config(folder, train={"patience": 1})
+    with pytest.raises(UserError):
+        start(tmp_path, config, hooks=[Failing()])
+    run = start(tmp_path, config)
+    assert run.code == 0
+    assert "stopped early: no better validation accuracy since epoch 1; train.patience=1" in (
+        run.output
+    )
+    for ours, theirs in zip(run.rows(), rows[:2], strict=True):
+        assert ours | {"images_per_second": 0} == theirs | {"images_per_second": 0}
+    summary = run.read("summary.json")
+    assert (summary["epochs"], summary["best_epoch"], summary["stopped_early"]) == (2, 1, True)
+    assert run.read("run.json")["exit_reason"] == "no better validation accuracy since epoch 1"
+    assert "already finished" in start(tmp_path, config).output
+    again = start(tmp_path, make_config(folder, train={"patience": 1, "num_epochs": 9}))
+    assert again.code == 0 and again.read("summary.json")["epochs"] == 2
+
+
+def test_an_own_loss_and_the_average_of_the_weights_are_resumed_exactly(
+    folder, tmp_path, monkeypatch
+):
+    source = tmp_path / "own.py"
+    source.write_text("def twice(logits, labels):\n    return 2 * (logits**2).sum(axis=1)\n")
+    train = {"ema_decay": 0.9, "loss": f"{source}:twice"}
+    config = make_config(folder, train=train)
+    whole = start(tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        assert start(tmp_path / "run", config).code == 143
+    run = start(tmp_path / "run", config)
+    assert_same_end(run, whole)
+    last = run.rows()[-1]
+    assert {"train/objective", "valid/ema_loss", "valid/ema_accuracy"} <= last.keys()
+    assert last["train/objective"] != last["train/loss"]
+    averages = [load_file(each.path / "model_ema.safetensors") for each in (run, whole)]
+    assert all((averages[0][name] == averages[1][name]).all() for name in averages[1])
+    network = lenet_jax.load(run.path / "model_ema.safetensors")
+    summary = run.read("summary.json")
+    assert summary["test_ema_accuracy"] == whole.read("summary.json")["test_ema_accuracy"]
+    test = tiny.dataset().test
+    accuracy = np.mean(network.predict(test.images) == test.labels)
+    assert accuracy == pytest.approx(summary["test_ema_accuracy"], abs=1e-6)
+    text = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert run.read("run.json")["loss_sha256"] == text
