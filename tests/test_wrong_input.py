@@ -164,6 +164,7 @@ FILES = {
     "huge.csv": (b"3,0,1,2," + b"9" * 6000, "huge.csv, line 1, column 5: 99999"),
     "nul.csv": (b"3,0,1,2,\0\n", "nul.csv, line 1 has a null character"),
     "words.csv": (b"label,a,b,c,d\n3,0,1,2,x", "words.csv, line 2, column 5: x is no number"),
+    "bytes.parquet": (b"PAR1" + bytes(9) + b"PAR1", "bytes.parquet is damaged, or no Parquet"),
     "ids.csv": (b"id,label\n1.png,3\n", "ids.csv has 0 columns beside the label"),
 }
 FOLDERS = {

@@ -4,22 +4,20 @@ A class is called as its folder is, and its images may lie in folders below. Ima
 are all equal are grey; if all are, they have one channel, else three.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Int32, UInt8
-from PIL import Image
+from jaxtyping import Int32
 
 from lenet_jax.data import signatures
 from lenet_jax.data.decode import suffixes
 from lenet_jax.data.examples import UNKNOWN_SIZE, Source, held_out_remark, hold_out, sort_names
 from lenet_jax.data.files import DEPTH, entries, is_folder, walk
 from lenet_jax.data.fit import Fit
-from lenet_jax.data.image_files import read
 from lenet_jax.data.npz import SPLITS, val_is_test_remark, val_remark
+from lenet_jax.data.stack import expand, read_stack, several_sizes
 from lenet_jax.errors import UserError, show
 
 MAX_NAMES = 8  # listed in a message
@@ -91,13 +89,13 @@ def load_class_folders(layout: Layout, fit: Fit, *, resizes: bool) -> Source:
     train_paths, train_labels = _flatten(train, names)
     test_paths, test_labels = _flatten(test, names)
     shapes: set[tuple[int, int]] = set()
-    train_images = _read_all(train_paths, fit, shapes, resizes=resizes)
-    test_images = _read_all(test_paths, fit, shapes, resizes=resizes)
+    train_images = read_stack(train_paths, fit, shapes, resizes=resizes)
+    test_images = read_stack(test_paths, fit, shapes, resizes=resizes)
     if len(shapes) > 1 and not resizes:
-        raise _several_sizes([*train_paths, *test_paths], layout.train)
+        raise several_sizes([*train_paths, *test_paths], layout.train)
     if test_paths:
         channels = max(train_images.shape[-1], test_images.shape[-1])
-        train_images, test_images = (_expand(s, channels) for s in (train_images, test_images))
+        train_images, test_images = (expand(s, channels) for s in (train_images, test_images))
         if layout.test is None or not _has_classes(layout.test):
             remarks.append(val_is_test_remark(len(test_labels)))
     else:
@@ -242,66 +240,3 @@ def _flatten(classes: Classes, names: Sequence[str]) -> tuple[list[Path], Int32[
     paths = [path for name in names for path in classes.get(name, ())]
     counts = [len(classes.get(name, ())) for name in names]
     return paths, np.repeat(np.arange(len(names), dtype=np.int32), counts)
-
-
-def _read_all(
-    paths: Sequence[Path], fit: Fit, shapes: set[tuple[int, int]], *, resizes: bool
-) -> UInt8[np.ndarray, "n h w c"]:
-    """Decodes images; they have one channel if all are grey.
-
-    Adds the images' own heights and widths to `shapes`. Where these are several and `fit` does not
-    resize, the images cannot be one array, and the rest is not read.
-    """
-    images = np.empty((0, 0, 0, 0), np.uint8)
-    for index, path in enumerate(paths):
-        try:
-            pixels = read(path, 3).pixels
-            height, width, _ = pixels.shape
-            shapes.add((height, width))
-            if resizes or index == 0:
-                fitted = fit(pixels[None])[0]  # may raise: images are too large to be padded
-                pixels = fitted if resizes else pixels
-            elif len(shapes) > 1:
-                break
-            if index == 0:
-                images = np.empty((len(paths), *pixels.shape[:2], 1), np.uint8)
-            if images.shape[-1] == 1 and not (pixels == pixels[..., :1]).all():
-                images = _expand(images, 3)
-        except MemoryError as error:
-            raise UserError(f"{len(paths):,} images like {show(path)} exceed the memory") from error
-        images[index] = pixels[..., : images.shape[-1]]
-    return images
-
-
-def _several_sizes(paths: Sequence[Path], folder: Path) -> UserError:
-    """The error over images of several sizes, with a count of each."""
-    sizes = Counter(map(_size, paths))
-    if len(sizes) == 1:  # in the files' headers
-        return UserError(
-            f"{show(folder)} has images that are turned by their EXIF orientation;"
-            " --config.data.fit=resize takes them"
-        )
-    counts = ", ".join(f"{count:,} of {h}×{w}" for (h, w), count in sizes.most_common(3))
-    more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
-    return UserError(
-        f"{show(folder)} has images of {len(sizes)} sizes: {counts}{more};"
-        " --config.data.fit=resize takes them"
-    )
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Height and width of an image, from its header."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError):
-        pixels = read(path, 3).pixels  # raises with the reason
-        return len(pixels), len(pixels[0])
-
-
-def _expand(
-    images: UInt8[np.ndarray, "n h w c"], channels: int
-) -> UInt8[np.ndarray, "n h w channels"]:
-    if images.shape[-1] == channels:
-        return images
-    return np.repeat(images, channels, axis=-1)

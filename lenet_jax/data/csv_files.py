@@ -95,8 +95,12 @@ def beside(path: Path) -> dict[str, Path]:
     return {"all": path}
 
 
-def load_csv(files: Mapping[str, Path]) -> Source:
+def load_csv(files: Mapping[str, Path], others: Sequence[str] = ()) -> Source:
     """Loads a dataset from its files by split; one without labels is left out.
+
+    Args:
+      files: from `find` or `beside`.
+      others: the names of files beside these, which are left out.
 
     Raises:
       UserError: a file cannot be read, is no CSV of a label and the pixels of a square image, or
@@ -104,7 +108,7 @@ def load_csv(files: Mapping[str, Path]) -> Source:
     """
     first = next(split for split in ("train", "all") if split in files)
     examples: dict[str, Examples] = {}
-    remarks: list[str] = []
+    remarks = [f"{show(name)} is left out: it is neither train, test nor val" for name in others]
     width = None
     for split in (first, *sorted(files.keys() - {first})):
         path = files[split]

@@ -118,8 +118,9 @@ def load(
         - a path, that is, a name that exists or starts like one (`/`, `./`, `../`, `~`): a folder
           of idx files named as MNIST's are, or of folders with these, such as torchvision's root
           (`file_set`); one of several in a folder, `ROOT/FashionMNIST`, `FOLDER/emnist-letters`;
-          an `.npz` (`npz`); a `.csv`, or a folder with `train.csv` and `test.csv` (`csv_files`); or
-          a folder with a folder of images for each class (`class_folders`);
+          an `.npz` (`npz`); a `.csv`, or a folder with `train.csv` and `test.csv` (`csv_files`); a
+          `.parquet`, or a folder with those of the Hugging Face hub (`parquet`); or a folder with a
+          folder of images for each class (`class_folders`);
         - a TFDS name, optionally with config and version: `fashion_mnist`, `emnist/letters`. The
           prefix `tfds:` forces TFDS: `tfds:mnist` is TFDS's own copy. The MNIST family is
           downloaded and prepared on first use; any other TFDS dataset must already be prepared as

@@ -13,8 +13,8 @@ from lenet_jax.data.spelling import suggest
 from lenet_jax.errors import UserError, show
 
 READ = (
-    "datasets are read from idx files (train-images-idx3-ubyte, …), an .npz, a .csv, or a folder of"
-    " images for each class"
+    "datasets are read from idx files (train-images-idx3-ubyte, …), an .npz, a .csv, a .parquet, or"
+    " a folder of images for each class"
 )
 MAX_NAMES = 6  # listed in a message
 
@@ -58,7 +58,7 @@ def load_path(path: Path, fit: Fit, *, resizes: bool) -> Source:
     """
     found = kind(path)
     if found == "file":
-        return _load_file(path)
+        return _load_file(path, fit, resizes=resizes)
     if found == "folder":
         return _load_folder(path, fit, resizes=resizes)
     sets = file_set.find(path.parent) if kind(path.parent) == "folder" else []
@@ -70,7 +70,7 @@ def load_path(path: Path, fit: Fit, *, resizes: bool) -> Source:
     raise UserError(f"data.name: there is no folder {show(path)}{hint}")
 
 
-def _load_file(path: Path) -> Source:
+def _load_file(path: Path, fit: Fit, *, resizes: bool) -> Source:
     part = file_set.part_of(path.name)
     if part is not None:
         prefix, _ = part
@@ -82,13 +82,17 @@ def _load_file(path: Path) -> Source:
         return load_npz(path)
     if csv_files.is_csv(path.name):
         return csv_files.load_csv(csv_files.beside(path))
+    if suffix == ".parquet":
+        from lenet_jax.data import parquet  # imports Pillow
+
+        return parquet.load_parquet(parquet.beside(path), fit, resizes=resizes)
     if suffix in ARCHIVES:
         raise UserError(f"data.name: {show(path)} is packed; unpack it, and give the folder")
     raise UserError(f"data.name: {show(path)} is a file of a kind that is not read; {READ}")
 
 
 def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
-    from lenet_jax.data import class_folders  # imports Pillow
+    from lenet_jax.data import class_folders, parquet  # which import Pillow
 
     sets = file_set.find(folder)
     if sets:
@@ -102,19 +106,29 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
     layout = class_folders.find(folder)
     if layout is not None:
         return class_folders.load_class_folders(layout, fit, resizes=resizes)
+    hub = parquet.find(folder)
+    if len(hub) == 1:
+        return parquet.load_parquet(hub[0], fit, resizes=resizes)
+    if hub:
+        homes = [next(iter(files.values()))[0].parent for files in hub]
+        raise _several(folder, [str(home.relative_to(folder)) for home in homes])
     tables = csv_files.find(folder)
     if len(tables) == 1:
-        source = csv_files.load_csv(tables[0])
-        others = sorted(
-            {n for n in names if csv_files.is_csv(n)} - {p.name for p in tables[0].values()}
-        )
-        left_out = f"{_shorten(others)}: left out, as neither train, test nor val"
-        return source._replace(remarks=(*([left_out] if others else []), *source.remarks))
+        read = {path.name for path in tables[0].values()}
+        others = [name for name in names if csv_files.is_csv(name) and name not in read]
+        return csv_files.load_csv(tables[0], others)
     if tables:
         raise _several(folder, [files["train"].name for files in tables])
+    raise _no_dataset(folder, names)
+
+
+def _no_dataset(folder: Path, names: Sequence[str]) -> UserError:
+    """The error over a folder with these entries, in which nothing is read."""
+    from lenet_jax.data import class_folders  # imports Pillow
+
     packed = [name for name in names if Path(name).suffix.lower() in ARCHIVES]
     if packed:
-        raise UserError(
+        return UserError(
             f"data.name: {show(folder)} holds archives; unpack them first: {_shorten(packed)}"
         )
     holds = f"it has {_shorten(names)}" if names else "it is empty"
@@ -127,7 +141,7 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
             types = Counter(file.suffix.lower() or "without suffix" for file in below)
             shown = _shorten([name for name, _ in types.most_common()])
             holds += f"; the files in its folders, of type {shown}, are no images"
-    raise UserError(f"data.name: {show(folder)} has no dataset that is read; {holds}\n{READ}")
+    return UserError(f"data.name: {show(folder)} has no dataset that is read; {holds}\n{READ}")
 
 
 def _several(folder: Path, names: Sequence[str]) -> UserError:

@@ -84,7 +84,7 @@ def test_kaggles_folder_without_labels_in_its_test_file(tmp_path, fingerprint):
             assert dataset.fingerprint == fingerprint
             assert f"{tmp_path}/test.csv is left out: it has no labels" in dataset.remarks
             assert "there is no test set" in dataset.remarks[-1]
-    assert load(tmp_path).remarks[0].startswith("sample_submission.csv: left out, as neither tr")
+    assert load(tmp_path).remarks[0].startswith("sample_submission.csv is left out: it is neither")
 
 
 def test_train_and_test_of_one_name_belong_together(tmp_path):
