@@ -49,6 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
     config.train.loss = "cross_entropy"  # or `mse` (of one-hot targets), FILE.py:function
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
+    config.train.freeze = placeholder(str)  # layers not to train: `conv*,fc1.bias`; None: none
     config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: random
     config.train.max_grad_norm = placeholder(float)  # clips the gradient's global norm; None: off
     config.train.ema_decay = placeholder(float)  # of an average of the weights per step; None: off

@@ -161,7 +161,7 @@ RENAMED = {"model.lowering": "model.backend"}
 ADDED = (
     *("model.name", "train.schedule_epochs", "train.precision"),
     *("model.activation", "model.pool", "model.padding"),
-    *("train.loss", "train.ema_decay", "train.patience"),
+    *("train.loss", "train.ema_decay", "train.patience", "train.freeze"),
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.

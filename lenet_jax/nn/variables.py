@@ -1,4 +1,7 @@
-"""The variables of a module: parameters, which are trained, and what else it keeps."""
+"""The variables of a module: parameters, some of which are trained, and what else it keeps."""
+
+import fnmatch
+from typing import Any
 
 import jax
 from flax import nnx
@@ -14,7 +17,28 @@ def weights_of(variables: nnx.State) -> nnx.State:
     return nnx.filter_state(variables, nnx.Not(nnx.RngState))
 
 
-def split_variables(variables: nnx.State) -> tuple[nnx.State, nnx.State]:
-    """The parameters, which are trained, and the other variables of a network."""
-    params, others = nnx.split_state(variables, nnx.Param, ...)
+def split_variables(variables: nnx.State, frozen: str = "") -> tuple[nnx.State, nnx.State]:
+    """The parameters that are trained, and the other variables of a network.
+
+    Args:
+      variables: of the network.
+      frozen: patterns of layers that keep their parameters, see `is_frozen`.
+    """
+
+    def is_trained(path: tuple[Any, ...], value: Any) -> bool:
+        return isinstance(value, nnx.Param) and not is_frozen(path, frozen)
+
+    params, others = nnx.split_state(variables, is_trained if frozen else nnx.Param, ...)
     return params, others
+
+
+def is_frozen(path: tuple[Any, ...], frozen: str) -> bool:
+    """Whether patterns name a parameter, or a layer that it belongs to.
+
+    Args:
+      path: of the parameter, such as `("conv1", "kernel")`.
+      frozen: patterns of paths, `conv*,fc1.bias`, with commas between them.
+    """
+    name = ".".join(map(str, path))
+    patterns = [pattern.strip() for pattern in frozen.split(",")]
+    return any(fnmatch.fnmatchcase(name, end) for p in patterns for end in (p, f"{p}.*"))

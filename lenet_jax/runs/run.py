@@ -374,7 +374,7 @@ def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) 
     state = trainer.init()
     if initial is not None:
         params = nnx.merge_state(state.params, trainer.place(initial))
-        ema = None if state.ema is None else split_variables(params)[0]
+        ema = None if state.ema is None else split_variables(params, trainer.spec.frozen)[0]
         state = dataclasses.replace(state, params=params, ema=ema)
     return RunState(state, trainer.place(no_metrics()), state.params)
 

@@ -20,7 +20,7 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
-from lenet_jax.nn.variables import split_variables
+from lenet_jax.nn.variables import is_frozen, split_variables
 from lenet_jax.training.losses import Loss, find_loss
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
@@ -54,6 +54,7 @@ class Spec:
       optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
       augments: whether images are augmented.
       num_devices: how many share each batch, see `parallel`.
+      frozen: patterns of the layers that are not trained, see `nn.variables`.
       loss: what training minimises, of each example; None: cross-entropy with label smoothing.
     """
 
@@ -76,6 +77,7 @@ class Spec:
     augments: bool
     num_devices: int = 1
     loss: Loss | None = None
+    frozen: str = ""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -168,9 +170,12 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
         augments=any(config.augment.values()),
         loss=find_loss(config.train.loss, dataset.num_classes),
+        frozen=config.train.freeze or "",
     )
     if network is not LeNet:
         _check_network(spec, config.model.name)
+    if spec.frozen:
+        _check_frozen(spec)
     if spec.is_stateful:  # which gradients of a batch in parts would change
         spec = dataclasses.replace(spec, micro_batch_size=spec.batch_size)
     epochs = max(spec.num_epochs, spec.schedule_epochs)
@@ -200,6 +205,22 @@ def _other(network: type, config: Config, dataset: Dataset) -> dict[str, Any]:
     given = {"image_shape": dataset.image_shape, "num_classes": dataset.num_classes}
     own = {name: value for name, value in config.model.items() if name != "name"}
     return arguments(network, given) | own
+
+
+def _check_frozen(spec: Spec) -> None:
+    """Checks that each pattern of `train.freeze` names a layer, and that something is left.
+
+    Raises:
+      UserError: one names none, or nothing is left to train.
+    """
+    params, _ = split_variables(spec.variables)
+    paths = [path for path, _ in nnx.to_flat_state(params)]
+    layers = ", ".join(dict.fromkeys(".".join(map(str, path[:-1])) for path in paths))
+    for pattern in spec.frozen.split(","):
+        if not any(is_frozen(path, pattern) for path in paths):
+            raise UserError(f"train.freeze={show(pattern)} names no layer; there are {layers}")
+    if all(is_frozen(path, spec.frozen) for path in paths):
+        raise UserError(f"train.freeze={show(spec.frozen)} leaves nothing to train of {layers}")
 
 
 def _check_network(spec: Spec, name: str) -> None:

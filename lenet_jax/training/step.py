@@ -56,7 +56,7 @@ class TrainState:
         """The network's variables with the average of its parameters in their place."""
         if self.ema is None:
             return None
-        return join_variables(self.ema, split_variables(self.params)[1])
+        return nnx.merge_state(self.params, self.ema)
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +103,7 @@ def init_state(
     """The state before the first step; `seeds` has `init`, `order` and `augment`."""
     init, order, augment = (stream(seeds[name], name) for name in STREAMS)
     variables = nnx.state(spec.make_model(init))
-    params, _ = split_variables(variables)
+    params, _ = split_variables(variables, spec.frozen)
     return TrainState(
         params=variables,
         opt_state=_optimizer(spec, hyperparameters).init(params),
@@ -239,7 +239,7 @@ def train_step(
     micro-batches, which fit the cache better than the whole, and summed over the devices that share
     the batch.
     """
-    params, others = split_variables(state.params)
+    params, others = split_variables(state.params, spec.frozen)
 
     def mean_loss(params: nnx.State, inputs: tuple[nnx.State, MicroBatch]) -> tuple[Array, Any]:
         others, (images, labels, weights) = inputs
@@ -354,7 +354,7 @@ def apply_in_training(
     def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
         model = nnx.merge(spec.train_graphdef, variables, copy=True)
         logits = model(ops.normalise(images, spec.mean, spec.std))
-        return logits, split_variables(nnx.state(model))[1]
+        return logits, split_variables(nnx.state(model), spec.frozen)[1]
 
     return _fast(spec, forward)(join_variables(params, others), images)
 
