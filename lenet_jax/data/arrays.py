@@ -174,9 +174,9 @@ def _no_array(x: Any, name: str) -> UserError:
     try:
         shapes = sorted({np.shape(image) for image in x})
     except (ValueError, TypeError, RuntimeError):
-        return UserError(f"{name} is no array of pixels, but a {type(x).__name__}")
+        shapes = []
     if len(shapes) < 2:
-        return UserError(f"{name} is no array of pixels, but holds Python objects")
+        return UserError(f"{name} is no array of pixels, but a {type(x).__name__}")
     sizes = " and ".join("×".join(map(str, shape)) or "a number" for shape in shapes[:2])
     return UserError(
         f"{name} has images of {len(shapes)} sizes, such as {sizes}; they must be of one\n"
@@ -189,7 +189,9 @@ def _labels(y: Any, name: str) -> Shaped[np.ndarray, "..."]:
         labels = to_numpy(y)
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{name} is no array of labels, but a {type(y).__name__}") from error
-    if labels.dtype.kind in "OT":  # of a list with numbers of any size, or of pandas
+    if (
+        labels.dtype.kind in "OT" and labels.ndim == 1
+    ):  # of a list with numbers of any size, or of pandas
         items = labels.tolist()
         if any(all(isinstance(item, of) for item in items) for of in (str, int | np.integer)):
             return np.array(items)

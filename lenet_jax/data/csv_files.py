@@ -31,7 +31,7 @@ NAME = re.compile(
 )
 LABELS = ("label", "labels", "class", "target", "digit", "category", "y")
 NUMBERS = ("", "unnamed: 0", "id", "index", "imageid")  # columns that number the lines
-DELIMITERS = (b",", b";", b"\t")
+DELIMITERS = (b";", b"\t", b",")  # where two are as frequent, commas are within numbers
 LONGEST_LINE, LONGEST_LABEL = 1 << 24, 100  # bytes
 BLOCK = 1024  # lines from one check of the memory to the next
 PIXELS = "pixels are integers of 0 to 255, or floats of 0 to 1"
@@ -231,7 +231,7 @@ def _columns(cells: Sequence[str], width: int | None) -> Columns:
     left_out = [i for i, name in enumerate(lower) if name in NUMBERS and i != label]
     rest = [i for i in range(len(cells)) if i not in set(left_out)]
     if label is None and (counts_up or not header) and len(rest) != width:
-        named = [i for i in names if i in rest]
+        named = [i for i in names if i in rest and cells[i]]
         label = named[0] if len(named) == 1 else rest[0]
     pixels = [i for i in rest if i != label]
     return Columns(label, pixels, [show(cells[i]) for i in left_out], header)
@@ -254,7 +254,12 @@ def _label(cell: bytes, path: Path, number: int) -> str:
         raise UserError(f"{show(path)}, line {number} has no label")
     if len(cell) > LONGEST_LABEL:
         raise UserError(f"{show(path)}, line {number} has a label of {len(cell):,} characters")
-    return _text(cell)
+    try:
+        return cell.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{show(path)}, line {number} has a label that is not UTF-8: {show(_text(cell), 40)}"
+        ) from error
 
 
 def _pixels(

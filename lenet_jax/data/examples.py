@@ -184,6 +184,8 @@ def _flatten(labels: Shaped[np.ndarray, "..."], name: str | Path) -> Shaped[np.n
     if labels.dtype.kind == "f":
         if not np.isfinite(labels).all() or (labels != np.rint(labels)).any():
             raise UserError(f"{show(name)} has labels that are not whole numbers")
+        if (largest := np.abs(labels).max(initial=0)) >= 2**63:
+            raise UserError(f"{show(name)} has label {largest:g}, beyond 64 bits")
         return labels.astype(np.int64)
     if labels.dtype.kind not in "iubU":
         raise UserError(f"{show(name)} has labels of type {labels.dtype}; integers or text")

@@ -115,7 +115,8 @@ def _load_folder(folder: Path, fit: Fit, *, resizes: bool) -> Source:
     tables = csv_files.find(folder)
     if len(tables) == 1:
         read = {path.name for path in tables[0].values()}
-        others = [name for name in names if csv_files.is_csv(name) and name not in read]
+        unread = [name for name in names if csv_files.is_csv(name) and name not in read]
+        others = [name for name in unread if name.removesuffix(".gz") not in read]
         return csv_files.load_csv(tables[0], others)
     if tables:
         raise _several(folder, [files["train"].name for files in tables])

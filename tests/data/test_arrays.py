@@ -110,6 +110,8 @@ WRONG = [
     ((X, Y + 0.5), "y has labels that are not whole numbers"),
     ((X, np.where(Y, Y, np.nan)), "y has labels that are not whole numbers"),
     ((X, Y[:, None].repeat(2, 1)), "y has shape (40, 2); labels are (n,)"),
+    ((X, None), "y has shape (); labels are (n,)"),
+    (((image for image in X), Y), "x is no array of pixels, but a generator"),
     ((X, 3), "y has shape (); labels are (n,)"),
     ((X, [*Y[:39], None]), "y has labels of type object; integers or text"),
     ((X, [[0], [1, 2]] * 20), "y is no array of labels, but a list"),
