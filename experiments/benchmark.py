@@ -5,10 +5,10 @@
 
 Each peer runs in its own worker process. The workers take turns: while one works, the others wait
 on their standard input and leave the cores idle. Before anything is timed, all peers take a few
-steps from the same weights, and their losses must agree. A ratio compares two peers within one round; the
-median over the rounds is reported. The PyTorch peers need `pip install torch`; without it the other
-peers still run. Writes `results/benchmark_DEVICE.json` and `.png`. The cases `accuracy` and
-`checkpoint` run other scripts, which write their own results.
+steps from the same weights, and their losses must agree. A ratio compares two peers within one
+round; the median over the rounds is reported. The PyTorch peers need `pip install torch`; without
+it the other peers still run. Writes `results/benchmark_DEVICE.json` and `.png`. The cases
+`accuracy` and `checkpoint` run other scripts, which write their own results.
 """
 
 import argparse

@@ -15,17 +15,19 @@ from PIL import Image
 
 from lenet_jax import config as configs
 from lenet_jax.data.characters import Character
+from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.decode import from_pil
 from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
 from lenet_jax.data.image_files import find_form, read_characters
 from lenet_jax.data.image_sources import Content, Entry
-from lenet_jax.errors import UserError, show
+from lenet_jax.errors import UserError, expand, show
 from lenet_jax.inference.description import architecture_metadata
 from lenet_jax.inference.pixels import fit_array, fit_item, items_of
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.inference.variables import to_arrays
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, step_names
+from lenet_jax.storage import weights
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
 
@@ -104,6 +106,70 @@ class Network:
     def is_lenet(self) -> bool:
         """Whether the network is a `LeNet`, whose layers have names."""
         return isinstance(self.model, LeNet)
+
+    def __call__(self, images: Images) -> Float[np.ndarray, "n k"]:
+        """The network's output, as `logits`."""
+        return self.logits(images)
+
+    def evaluate(self, data: Dataset | tuple[Images, Any]) -> dict[str, float]:
+        """Accuracy in [0, 1], mean cross-entropy in nats, and how many images they are of.
+
+        Args:
+          data: a dataset, whose test images are taken; or images, as everywhere here, and their
+            classes: numbers 0 to k - 1, or names of `class_names`.
+
+        Raises:
+          UserError: there is no image, or not one class for each, or an unknown class.
+        """
+        images, classes = (
+            (data.test.images, data.test.labels) if isinstance(data, Dataset) else data
+        )
+        logits, labels = self.logits(images), self._labels(np.asarray(classes))
+        if len(labels) != len(logits) or not len(labels):
+            raise UserError(f"{len(logits):,} images, but {len(labels):,} classes")
+        losses = np.asarray(ops.cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
+        return {
+            "accuracy": float(np.mean(logits.argmax(axis=-1) == labels)),
+            "loss": float(np.mean(losses, dtype=np.float64)),
+            "examples": len(labels),
+        }
+
+    def _labels(self, classes: np.ndarray) -> Int[np.ndarray, " n"]:
+        """The number of each class.
+
+        Raises:
+          UserError: there is no such class.
+        """
+        count = len(self.class_names)
+        if classes.dtype.kind in "iu":
+            wrong = classes[(classes < 0) | (classes >= count)]
+            labels = classes.astype(np.int32)
+        else:
+            numbers = {name: number for number, name in enumerate(self.class_names)}
+            labels = np.array([numbers.get(str(name), -1) for name in classes.ravel()], np.int32)
+            wrong = classes.ravel()[labels < 0]
+        if classes.ndim != 1 or len(wrong):
+            what = show(wrong[0]) if len(wrong) else f"an array of shape {classes.shape}"
+            raise UserError(
+                f"classes must be numbers 0 to {count - 1}, or names of class_names; not {what}"
+            )
+        return labels
+
+    def save(self, path: str | Path, *, force: bool = False) -> Path:
+        """Writes the weights, and what is needed to use them, as a safetensors file.
+
+        Args:
+          path: the file; `lenet_jax.load` reads it.
+          force: whether a file that differs is replaced.
+
+        Raises:
+          UserError: the file cannot be written, or there is another.
+        """
+        path = expand(path)
+        if path.suffix != ".safetensors":
+            raise UserError(f"{show(path)}: the name must end in .safetensors")
+        weights.write(path, self.state_dict, self.metadata, force=force)
+        return path
 
     def predict(self, images: Images) -> Int[np.ndarray, " n"]:
         """The most likely class of each image, 0 to k - 1; `class_names` has its name."""
