@@ -54,10 +54,14 @@ class Columns(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The lines of a file."""
+    """The images and labels of a file; None if it has no labels.
 
-    pixels: Shaped[np.ndarray, "n p"]
-    labels: list[str] | None
+    Attributes:
+      left_out: what columns are called that are neither.
+    """
+
+    images: Shaped[np.ndarray, "n side side *c"] | None
+    labels: list[str]
     left_out: list[str]
 
 
@@ -112,17 +116,22 @@ def load_csv(files: Mapping[str, Path], others: Sequence[str] = ()) -> Source:
     width = None
     for split in (first, *sorted(files.keys() - {first})):
         path = files[split]
-        table = _read(path, width)
-        remarks += [f"{show(path)}: column {name} is left out" for name in table.left_out]
-        if table.labels is None:
-            if split == first:
-                raise UserError(f"{show(path)} has no column label, nor class or target")
+        images, labels, left_out = _read(path, width)
+        remarks += [f"{show(path)}: column {name} is left out" for name in left_out]
+        if images is not None:
+            width = images[0].size
+            examples[split] = Examples(images, _to_labels(labels), path, path)
+        elif split == first:
+            raise UserError(f"{show(path)} has no column label, nor class or target")
+        else:
             remarks.append(f"{show(path)} is left out: it has no labels")
-            continue
-        width = width or table.pixels.shape[1]
-        images = _to_images(table.pixels, path, remarks)
-        examples[split] = Examples(images, _to_labels(table.labels), path, path)
-    variant = emnist.variant(files[first].name.rpartition("-")[0])
+    images = examples[first].images
+    if images.ndim == 4:
+        side = images.shape[1]
+        remarks.append(f"each line is {side}×{side} pixels, each of red, green and blue in turn")
+    match = NAME.fullmatch(files[first].name)
+    name = match["prefix"].rstrip("-._") if match else files[first].name.partition(".")[0]
+    variant = emnist.variant(name)
     source = combine(examples, None if variant is None else emnist.class_names(variant))
     source = source._replace(remarks=(*remarks, *source.remarks))
     return source if variant is None else emnist.upright(source)
@@ -143,6 +152,9 @@ def _read(path: Path, width: int | None) -> Table:
     delimiter = max(DELIMITERS, key=first.count)
     cells = _split(first, delimiter, path, number)
     columns = _columns([_text(cell) for cell in cells], width)
+    if columns.label is None:
+        return Table(None, [], columns.left_out)
+    shape = _shape(len(columns.pixels), path)
     labels: list[str] = []
     rows: list[np.ndarray] = []
     if not columns.header:
@@ -153,13 +165,11 @@ def _read(path: Path, width: int | None) -> Table:
             raise UserError(
                 f"{show(path)}, line {number}: {len(found)} cells, the first line has {len(cells)}"
             )
-        if columns.label is not None:
-            labels.append(_label(found[columns.label], path, number))
+        labels.append(_label(found[columns.label], path, number))
         rows.append(_pixels([found[i] for i in columns.pixels], columns, path, number))
     if not rows:
         raise UserError(f"{show(path)} has a header, but no images")
-    has_labels = columns.label is not None
-    return Table(np.stack(rows), labels if has_labels else None, columns.left_out)
+    return Table(np.stack(rows).reshape(-1, *shape), labels, columns.left_out)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -170,7 +180,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise UserError(f"{show(path)} {reason}")
         stream = gzip.GzipFile(fileobj=file) if head.startswith(b"\x1f\x8b") else file
         total = 0
-        for number in range(1, 1 << 62):
+        for number in itertools.count(1):
             line = stream.readline(LONGEST_LINE)
             if not line:
                 return
@@ -281,21 +291,13 @@ def _pixels(
     return np.fromiter(map(float, cells), np.float32, len(cells))
 
 
-def _to_images(
-    pixels: Shaped[np.ndarray, "n p"], path: Path, remarks: list[str]
-) -> Shaped[np.ndarray, "n side side *c"]:
-    """Square images, of red, green and blue where their third is a square."""
-    count, width = pixels.shape
+def _shape(width: int, path: Path) -> tuple[int, ...]:
+    """The shape of a square image of so many values, with channels if their third is a square."""
     side, side_of_colour = math.isqrt(width), math.isqrt(width // 3)
     if side > 1 and side**2 == width:
-        return pixels.reshape(count, side, side)
+        return side, side
     if side_of_colour > 1 and 3 * side_of_colour**2 == width:
-        side = side_of_colour
-        remarks.append(
-            f"{show(path)}: {width:,} values are taken as {side}×{side} pixels, each of red, green"
-            " and blue"
-        )
-        return pixels.reshape(count, side, side, 3)
+        return side_of_colour, side_of_colour, 3
     raise UserError(
         f"{show(path)} has {width:,} columns beside the label; those of square images are 784, of"
         " 28×28, or 3,072, of 32×32×3, and the like"
