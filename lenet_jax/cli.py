@@ -17,6 +17,7 @@ from lenet_jax.errors import ExitCode, UserError, end_at_once_on_signals, run_co
 COMMANDS = {
     "train": ("main", "train a network, or resume a run"),
     "sweep": ("sweep", "train many networks from one sweep file"),
+    "find-rate": ("find_rate", "find a learning rate"),
     "inspect": ("inspect", "show what a trained network has learned"),
     "predict": ("predict", "classify images"),
     "export": ("export", "export a trained network for use in other programs"),

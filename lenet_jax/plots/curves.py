@@ -110,6 +110,45 @@ def plot_accuracies(histories: Sequence[tuple[str, History]]) -> Figure:
     return figure
 
 
+@styled
+def plot_rate_test(
+    rates: Float[np.ndarray, " n"],
+    losses: Float[np.ndarray, " n"],
+    averages: Float[np.ndarray, " n"],
+    *,
+    lowest: int,
+    suggestion: float | None,
+    title: str,
+) -> Figure:
+    """Plots the loss of a learning-rate range test over the rate.
+
+    Args:
+        rates: of each step.
+        losses: of its batch.
+        averages: of the losses.
+        lowest: the step of the lowest average.
+        suggestion: the rate that the test suggests; None: none.
+        title: the network, its data and the optimiser.
+    """
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    figure = chart(WIDTH, 420, f"Learning-rate range test, {legible(title, 80)}")
+    axes = figure.subplots()
+    axes.set(xscale="log", xlabel="learning rate (log scale)", ylabel="loss")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.plot(rates, losses, ".", color=FAINT, markersize=2, label="of a batch")
+    axes.plot(rates, averages, color=BLUE, label="moving average")
+    low, first = averages[lowest], averages[0]
+    axes.set_ylim(low - 0.1 * (first - low) - 1e-9, first + 0.5 * max(first - low, 1e-3 * first))
+    axes.plot(rates[lowest], low, "*", color=BLUE, markersize=12, label="lowest average")
+    if suggestion is not None:
+        label = f"suggestion, a third of that: {suggestion:.1g}"
+        axes.axvline(suggestion, color=VERMILION, linestyle="--", linewidth=1, label=label)
+    axes.legend(loc="lower left")
+    return figure
+
+
 def _column(history: History, key: str) -> Float[np.ndarray, " epochs"]:
     values = np.array([row.get(key, math.nan) for row in history], np.float64)
     return np.where(np.isfinite(values), values, math.nan)

@@ -132,7 +132,7 @@ class Trainer:
         return self._evaluate(params, self._splits[split])
 
     def take_steps(
-        self, state: TrainState, sums: Metrics, steps: EpochSlice
+        self, state: TrainState, sums: Metrics, steps: EpochSlice, rate: float | None = None
     ) -> tuple[TrainState, Metrics, Float[Array, ""]]:
         """Dispatches some steps of an epoch; returns before they are computed.
 
@@ -140,13 +140,17 @@ class Trainer:
           state: before the first of the steps.
           sums: over the epoch's steps so far.
           steps: with `first` and `last` as Python integers.
+          rate: the optimiser's peak learning rate; None: the config's.
 
         Returns:
           The new state, the sums with those of these steps, and the last step's learning rate.
         """
         first, last = (np.asarray(bound, np.int32) for bound in (steps.first, steps.last))
         steps = EpochSlice(steps.order, first, last)
-        return self._take_steps(state, sums, self._train_split, steps, self._hyperparameters)
+        settings = self._hyperparameters
+        if rate is not None:
+            settings = settings | {"optimizer": settings["optimizer"] | {"learning_rate": rate}}
+        return self._take_steps(state, sums, self._train_split, steps, settings)
 
 
 def train_in_segments(
