@@ -5,8 +5,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy import ndimage
-from scipy.sparse.csgraph import connected_components
 
 from lenet_jax.data.strokes import running
 
@@ -44,6 +42,8 @@ def label(
     paper: UInt8[np.ndarray, "h w"],
 ) -> Components:
     """Labels what hangs together, corners included."""
+    from scipy import ndimage  # late: training does without it, and the import takes long
+
     labels = np.zeros(strokes.shape, np.int32)
     ndimage.label(strokes, np.ones((3, 3)), output=labels)
     places = ndimage.find_objects(labels)
@@ -161,6 +161,8 @@ def merge(boxes: Boxes) -> Int[np.ndarray, " n"]:
 
     Parts of a character lie one above the other, or nearly touch.
     """
+    from scipy.sparse.csgraph import connected_components  # late, too
+
     member = np.arange(len(boxes))
     while True:
         left, top, right, bottom = bounds_of(boxes, member).T

@@ -247,8 +247,8 @@ def _is_handwriting(ink: UInt8[np.ndarray, "n h w"]) -> bool:
 
 def _share_of_thick(strokes: Bool[np.ndarray, "n h w"], side: int) -> float:
     """How much of what is drawn lies in squares of `side` pixels that are drawn on."""
-    total = thick = 0
-    for image in strokes:
-        squares = longer_runs(longer_runs(image, side).T, side)
-        total, thick = total + int(image.sum()), thick + int(squares.sum())
-    return thick / max(total, 1)
+    n, height, width = strokes.shape
+    columns = strokes.transpose(1, 0, 2).reshape(height, n * width)
+    tall = longer_runs(columns, side).reshape(height, n, width)
+    squares = longer_runs(tall.transpose(2, 1, 0).reshape(width, n * height), side)
+    return int(squares.sum()) / max(int(strokes.sum()), 1)
