@@ -1,0 +1,224 @@
+"""The loop of a run: takes segment after segment, saves, reports, and writes the results."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
+from lenet_jax.runs import figures
+from lenet_jax.runs.hooks import Hooks
+from lenet_jax.runs.record import Record
+from lenet_jax.runs.resume import Progress, RunState
+from lenet_jax.statistics import shortest
+from lenet_jax.storage.checkpoint import Checkpoints
+from lenet_jax.storage.run_dir import EMA_WEIGHTS, SUMMARY, WEIGHTS, Row, RunDir
+from lenet_jax.terminal.console import Console
+from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.training import sizes
+from lenet_jax.training.loop import Segment, Trainer, train_in_segments
+from lenet_jax.training.step import Metrics
+
+
+class Outcome(NamedTuple):
+    """How a run ended: the exit code, and the status and the reason for `run.json`."""
+
+    code: int
+    status: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run trains, writes to and reports to."""
+
+    trainer: Trainer
+    directory: RunDir
+    checkpoints: Checkpoints
+    record: Record
+    console: Console
+    interrupt: Interrupt
+    hooks: Hooks
+
+    def train(
+        self, run_state: RunState, progress: Progress, started: float, trace: Path | None
+    ) -> Outcome:
+        """Trains to the end, or until a signal or a divergence, and writes the results."""
+        config, spec = self.trainer.config, self.trainer.spec
+        if step := int(run_state.state.step):
+            self._note_resumption(step, progress)
+        seconds_to_first_step = time.perf_counter() - started
+        if self.interrupt.notice():
+            return self._interrupted()
+        self.hooks.start(self.trainer, self.directory.path, progress.epoch)
+        stalled = progress.is_stalled(config.train.patience)  # it was stopped before its results
+        segments = train_in_segments(
+            self.trainer,
+            run_state.state,
+            run_state.sums,
+            num_epochs=progress.epoch if stalled else spec.num_epochs,
+            trace=trace,
+        )
+        display = self.console.epochs(spec.num_epochs, progress.epoch + 1)
+        with display as epochs, contextlib.closing(segments):
+            for segment in segments:
+                seconds = progress.epoch_seconds + segment.seconds
+                progress = dataclasses.replace(progress, epoch_seconds=seconds)
+                run_state = run_state._replace(state=segment.state, sums=segment.sums)
+                failed = _failed_step(segment)
+                if failed is not None:
+                    return self._diverged(failed, progress)
+                if segment.valid is None:
+                    epochs.advance(segment.step / spec.steps_per_epoch)
+                else:
+                    row = self._row(segment, segment.valid, progress)
+                    progress = progress.with_epoch(row)
+                    is_best = progress.best_epoch == progress.epoch
+                    if is_best:
+                        run_state = run_state._replace(best_params=segment.state.params)
+                    self.directory.log(row)
+                    epochs.finish(row, best=is_best)
+                ends = segment.valid is not None
+                stalled = ends and progress.is_stalled(config.train.patience)
+                last = stalled or progress.epoch == spec.num_epochs
+                stop = not last and self.interrupt.notice()
+                due = ends and progress.epoch % config.checkpoint.every_epochs == 0
+                save = functools.partial(self._save, segment.step, run_state, progress)
+                if stop or last or due:
+                    save()
+                if ends:
+                    self._call_hooks(segment.state.params, None if stop or last or due else save)
+                if stop:
+                    return self._interrupted()
+                if last:
+                    break
+        reason = "all epochs are trained"
+        if progress.epoch < spec.num_epochs:
+            reason = f"no better validation accuracy since epoch {progress.best_epoch}"
+            self.console.note(f"stopped early: {reason}; train.patience={config.train.patience}")
+        self._finish(run_state, progress, seconds_to_first_step)
+        return Outcome(ExitCode.DONE, "done", reason)
+
+    def _save(self, step: int, run_state: RunState, progress: Progress) -> None:
+        """Starts saving a checkpoint, whose predecessor is on the disk then."""
+        metadata = {"run": dataclasses.asdict(progress), "rows": list(self.directory.rows)}
+        self.checkpoints.save(step, run_state, metadata)
+        if self.checkpoints.saved is not None:
+            self.record.note_checkpoint()
+
+    def _call_hooks(self, variables: nnx.State, save: Callable[[], None] | None) -> None:
+        """Calls the hooks after an epoch; if one fails, a checkpoint is on the disk first.
+
+        Args:
+          variables: of the network.
+          save: saves the checkpoint of this epoch; None: it is saved.
+        """
+        try:
+            self.hooks.epoch(self.trainer, self.directory.rows[-1], variables)
+        except UserError:
+            if save is not None:
+                save()
+            self.checkpoints.close()
+            self.record.note_checkpoint()
+            raise
+
+    def _note_resumption(self, step: int, progress: Progress) -> None:
+        if step % self.trainer.spec.steps_per_epoch:
+            self.console.note(f"resumed after step {step}, in epoch {progress.epoch + 1}")
+        else:
+            self.console.note(f"resumed after epoch {progress.epoch}")
+
+    def _interrupted(self) -> Outcome:
+        return Outcome(self.interrupt.exit_code, "interrupted", self.interrupt.reason)
+
+    def _diverged(self, step: int, progress: Progress) -> Outcome:
+        at = f"step {step}, in epoch {progress.epoch + 1}"
+        reason = f"the loss or the weights stopped being finite at {at}"
+        latest = self.checkpoints.latest()
+        checkpoint = "none" if latest is None else f"that of step {latest}"
+        self.console.warn(f"{reason}; latest checkpoint: {checkpoint}; {IF_DIVERGED}")
+        return Outcome(ExitCode.DIVERGED, "diverged", reason)
+
+    def _row(self, segment: Segment, valid: Metrics, progress: Progress) -> Row:
+        """The metrics of the epoch that ends with a segment."""
+        other = self.trainer.config.train.label_smoothing > 0 or self.trainer.spec.loss is not None
+        sums, valid, ema, rate = jax.device_get(
+            (segment.sums, valid, segment.ema_valid, segment.learning_rate)
+        )
+        averaged = {}
+        if ema is not None:
+            averaged["valid/ema_loss"] = shortest(ema.loss / ema.count)
+            averaged["valid/ema_accuracy"] = shortest(ema.correct / ema.count)
+        return {
+            "epoch": progress.epoch + 1,
+            "step": segment.step,
+            "train/loss": shortest(sums.loss / sums.count),
+            **({"train/objective": shortest(sums.objective / sums.count)} if other else {}),
+            "train/accuracy": shortest(sums.correct / sums.count),
+            "valid/loss": shortest(valid.loss / valid.count),
+            "valid/accuracy": shortest(valid.correct / valid.count),
+            **averaged,
+            "learning_rate": shortest(rate),
+            "images_per_second": self.trainer.spec.num_examples / progress.epoch_seconds,
+        }
+
+    def _finish(
+        self, run_state: RunState, progress: Progress, seconds_to_first_step: float
+    ) -> None:
+        """Tests the best parameters on every test image; writes the weights, summary, figures."""
+        params, averaged = run_state.best_params, run_state.state.averaged
+        spec, dataset, folder = self.trainer.spec, self.trainer.dataset, self.directory.path
+        test, logits = self.trainer.evaluate(params, "test")
+        summary = {
+            "status": "done",
+            "test_accuracy": shortest(test.accuracy),
+            "test_loss": shortest(test.mean_loss),
+            "test_examples": int(test.count),
+            "test_mistakes": int(test.count - test.correct),
+            "best_epoch": progress.best_epoch,
+            "valid_accuracy": progress.best_accuracy,
+            "num_params": sizes.num_params(spec),
+            "epochs": progress.epoch,
+            "steps": progress.epoch * spec.steps_per_epoch,
+            "train_seconds": progress.train_seconds,
+            "images_per_second": spec.num_examples * progress.epoch / progress.train_seconds,
+            "seconds_to_first_step": seconds_to_first_step,
+        }
+        if self.trainer.config.train.patience is not None:
+            summary["stopped_early"] = progress.epoch < spec.num_epochs
+        valid = dataset.valid
+        scores = self.trainer.evaluate(params, "valid")[1] if len(valid) else np.empty((0, 1))
+        form = figures.measure_images(
+            dataset, self.trainer.config.data.fit, np.asarray(scores)[: len(valid)]
+        )
+        figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
+        if averaged is not None:
+            summary["test_ema_accuracy"] = shortest(
+                self.trainer.evaluate(averaged, "test")[0].accuracy
+            )
+            figures.save_weights(folder / EMA_WEIGHTS, spec, averaged, dataset, form)
+        self.directory.write_json(SUMMARY, summary)
+        self.directory.write_sums()
+        rows, warn = self.directory.rows, self.console.warn
+        logits = jax.device_get(logits)[: len(dataset.test)]
+        figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)
+        self.console.result(summary, self.directory.files())
+
+
+def _failed_step(segment: Segment) -> int | None:
+    """The step after which the run is no longer finite, counted from 1; None if it still is."""
+    step = int(segment.state.step)
+    if step < 0:
+        return -step
+    # After an epoch's last step only the validation shows it: finite parameters can give infinite
+    # losses.
+    finite = segment.valid is None or math.isfinite(float(segment.valid.loss))
+    return None if finite else step
