@@ -61,7 +61,7 @@ class Hooks:
                 continue
             try:
                 getattr(hook, method)(*values)
-            except Exception as error:  # a user's hook may raise anything
+            except (Exception, SystemExit) as error:  # a user's hook may raise anything
                 name = f"the hook {show(type(hook).__name__, 40)}.{method} failed{_place(error)}"
                 raise UserError(
                     f"{name}: {type(error).__name__}: {printable(error, 100)}\n"
@@ -83,7 +83,7 @@ def _check(hook: object) -> None:
             raise UserError(f"the hook {name}.{method} is async; take `async` away")
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The file and line of a hook's code that failed; empty if it could not be called."""
     _, *frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == frames[0].filename]
