@@ -19,7 +19,7 @@ from lenet_jax.sweeps.table import result_lines, share
 from lenet_jax.sweeps.train import missing_chunks, train
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
-from lenet_jax.training.environment import training_environment
+from lenet_jax.training.environment import own_code, training_environment
 from lenet_jax.training.population import choose_strategy
 
 
@@ -55,6 +55,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
     if store.lock_note:
         console.warn(store.lock_note)
     record = training_environment(config, command)
+    record |= own_code(members.values("model.name"), members.values("train.loss"))
     if changed := what_changed(store.environment(), record):
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
     store.write_environment(record)

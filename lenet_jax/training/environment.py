@@ -2,7 +2,7 @@
 
 import hashlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,23 @@ def training_environment(config: Config, command: Sequence[str]) -> dict[str, An
         "jax_backend": devices[0].platform,
         "devices": [device.device_kind for device in devices],
         "backend": backend,
-        "network_sha256": _sum(source_of(config.model.name)),
-        "loss_sha256": _sum(text_of(config.train.loss, "loss")),
+        **own_code([config.model.name], [config.train.loss]),
         "native_code": native.key() if backend == "native" else None,
     }
 
 
-def _sum(text: bytes | None) -> str | None:
-    return None if text is None else hashlib.sha256(text).hexdigest()
+def own_code(networks: Iterable[str], losses: Iterable[str]) -> dict[str, str | None]:
+    """The SHA-256 of the files of networks and losses by name, in order; None if none has a file.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    texts = {
+        "network_sha256": [source_of(name) for name in networks],
+        "loss_sha256": [text_of(name, "loss") for name in losses],
+    }
+    return {key: _sum([text for text in each if text is not None]) for key, each in texts.items()}
+
+
+def _sum(texts: Sequence[bytes]) -> str | None:
+    return hashlib.sha256(b"".join(texts)).hexdigest() if texts else None

@@ -1,10 +1,13 @@
 """Losses by name: the built-in ones, and functions of the user's own."""
 
+import hashlib
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lenet_jax.errors import UserError
+from lenet_jax.training.environment import own_code
 from lenet_jax.training.losses import find_loss, squared_error
 
 SOURCE = """
@@ -50,6 +53,9 @@ def test_squared_error_by_hand():
 
 def test_a_function_of_a_file_is_the_same_each_time(file):
     loss = find_loss(f"{file}:margin", 3)
+    text = hashlib.sha256(file.read_bytes()).hexdigest()
+    sums = own_code(["lenet"], ["mse", f"{file}:margin"])
+    assert sums == {"network_sha256": None, "loss_sha256": text}
     assert loss is find_loss(f"{file}:margin", 3)
     labels = jnp.asarray([2, 0], jnp.int32)
     assert loss is not None
