@@ -1,6 +1,8 @@
 """LeNet-300-100 on MNIST: three linear layers, 266,610 parameters, the net of the pruning papers.
 
-python -m lenet_jax.main --config=configs/mlp.py --workdir=runs/mlp
+    python -m lenet_jax.main --config=configs/mlp.py --workdir=runs/mlp
+
+Expect: 98.53 ± 0.08 % test accuracy (mean ± sd over 20 seeds), see results/accuracy_mlp.json.
 """
 
 from ml_collections import ConfigDict

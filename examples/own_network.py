@@ -25,4 +25,4 @@ class Net(nnx.Module):
         """Logits (b, k) of normalised images (b, h, w, c)."""
         x = nnx.relu(self.norm(self.conv(images)))
         x = nnx.max_pool(x, (2, 2), strides=(2, 2))
-        return self.linear(self.dropout(x.reshape(len(x), -1)))
+        return self.linear(self.dropout(x.reshape(x.shape[0], -1)))

@@ -195,11 +195,15 @@ def _write_stablehlo(
 def _write_safetensors(
     network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
+    from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
+    from lenet_jax.inference.others import NETWORK
     from lenet_jax.storage import weights
 
     draft.write_bytes(weights.encode(network.state_dict, network.metadata))
-    return _no_companions, load(draft, say=lambda _: None).logits  # it is said of the original
+    given = Description(model=None if network.is_lenet else network.metadata[NETWORK])
+    # What there is to say was said of the original.
+    return _no_companions, load(draft, given=given, say=lambda _: None).logits
 
 
 def _write_torch(
@@ -266,7 +270,10 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
 def _logits_of(network: "Network") -> Callable:
     """The network as a function of pixels."""
     if not network.is_lenet:
-        return lambda pixels: network.model(network.normalise(pixels))
+        from flax import nnx
+
+        split = nnx.split(network.model)  # a copy, for what a forward pass may change
+        return lambda pixels: nnx.merge(*split, copy=True)(network.normalise(pixels))
     return lambda pixels: network.model.activations(network.normalise(pixels))["fc3"]
 
 

@@ -14,6 +14,7 @@ import lenet_jax
 from lenet_jax import config as configs
 from lenet_jax.config.flags import help_text, make_flags, parse
 from lenet_jax.errors import UserError
+from lenet_jax.export import export
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 from lenet_jax.training.step import init_state, train_epoch
@@ -163,6 +164,21 @@ class Other:
         ),
         ("{file}:Net", {"arguments": ", w: dict"}, {}, "argument w has no default"),
         ("{file}:Net", {"units": 5}, {}, r"to \(2, 5\), not to logits of shape \(2, 6\)"),
+        ("..x:Net", None, {}, r"model.name: ..x is neither a module nor a file"),
+        ("lenet_jax.nn.lenet:LeNet", None, {}, "is called lenet here"),
+        (
+            "{file}:Net",
+            {"arguments": ", w=((1, 2),)"},
+            {"model.w": 3},
+            "unknown key --config.model.w",
+        ),
+        (
+            "{file}:Net",
+            {"arguments": ", pool=2"},
+            {"model.pool": "max"},
+            "model.pool=max: must be an int",
+        ),
+        ("{file}:Net", {"inputs": "-1)).astype(int)  #"}, {}, r"to int32 \(2, 6\), not to logits"),
         ("{file}:Net", {"inputs": 99}, {}, r"own.py:7: TypeError"),
         ("{file}:Net", {"units": "1 / 0"}, {}, r"own.py:5: ZeroDivisionError"),
     ],
@@ -177,3 +193,50 @@ def test_mistakes_are_short(tmp_path, name, text, changes, message):
         overrides = own | {"model.name": name.format(file=file)} | changes
         make_spec(configs.load("configs/notes.py", overrides.items()), tiny.dataset())
     assert len(str(caught.value).splitlines()) <= 3
+
+
+ODD = """
+import jax, jax.numpy as jnp
+from flax import nnx
+from beside import double
+class Count(nnx.Variable):
+    pass
+class Net(nnx.Module):
+    def __init__(self, *, image_shape, num_classes, rngs, pool: int = 2, limit=float("inf")):
+        self.linear = nnx.Linear(256, num_classes, rngs=rngs)
+        self.mask = nnx.BatchStat(jnp.array([True, False]))
+        self.bias = nnx.BatchStat(jnp.full(2, -jnp.inf))
+        self.calls = Count(jnp.int32(0))
+        self.key = nnx.Variable(jax.random.key(0))
+    def __call__(self, x):
+        self.calls[...] += 1
+        self.seen = nnx.Intermediate(x)
+        return double(self.linear(x.reshape(x.shape[0], -1)))
+"""
+
+
+def test_a_module_may_keep_what_it_likes(tmp_path):
+    (tmp_path / "own.py").write_text(ODD)
+    (tmp_path / "beside.py").write_text("def double(x):\n    return 2 * x\n")
+    data = tiny.write_idx_folder(tmp_path / "bars")
+    own = {path: value for path, value in TINY.items() if path not in LENET}
+    name = f"{tmp_path / 'own.py'}:Net"
+    changes = own | {"model.name": name, "data.name": str(data), "train.num_epochs": 1}
+    run = start(tmp_path / "run", configs.load("configs/notes.py", changes.items()))
+    assert run.code == 0
+    weights = load_file(run.path / "model.safetensors")
+    assert set(weights) == {"linear.kernel", "linear.bias", "mask", "bias", "calls"}
+    assert weights["calls"] == 70 // 16 + 1  # the last batch is smaller
+    network = lenet_jax.load(run.path, model=name)
+    images = tiny.dataset().test.images
+    accuracy = np.mean(network.predict(images) == tiny.dataset().test.labels)
+    assert accuracy == pytest.approx(run.read("summary.json")["test_accuracy"], abs=1e-6)
+    for kind in ("stablehlo", "safetensors"):
+        assert "reloaded" in export(network, kind, tmp_path / f"a.{kind}")[-1]
+    # Edited, its weights would mean something else.
+    (tmp_path / "own.py").write_text(ODD.replace("2 * x", "x") + "\n")
+    longer = configs.replace(run.config, {"train.num_epochs": 2, "train.schedule_epochs": 1})
+    with pytest.raises(UserError, match=r"own.py changed since .*run was started"):
+        start(run.path, longer)
+    assert (run.path / "network.py").read_text() == ODD
+    assert "own.py changed since" in start(run.path, run.config).output

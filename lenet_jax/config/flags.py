@@ -117,7 +117,7 @@ def help_text(flag_values: flags.FlagValues, program: str = PROGRAM, network: st
             path,
             "any" if key.kind is object else key.kind.__name__,
             "required" if key.required else show(key.default),
-            comments.get(path, f"an argument of {show(network)}"),
+            comments[path] if key is keys().get(path) else f"an argument of {show(network)}",
         )
         for path, key in sorted(keys(network).items(), key=lambda item: _place(item[0], comments))
     ]

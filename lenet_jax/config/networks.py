@@ -4,7 +4,9 @@ A class is `lenet`, another of `BUILT_IN`, or `FILE.py:Class` or `package.module
 as code.
 """
 
+import collections.abc
 import inspect
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -45,6 +47,8 @@ def find_class(name: str) -> type:
     if not (isinstance(found, type) and issubclass(found, nnx.Module)):
         what = "has no class" if found is None else "has no nnx.Module"
         raise UserError(f"model.name={show(name)}: {show(where)} {what} {show(class_name)}")
+    if is_code(name) and f"{found.__module__}:{found.__qualname__}" == BUILT_IN[LENET]:
+        raise UserError(f"model.name={show(name)} is called {LENET} here")
     return found
 
 
@@ -123,13 +127,21 @@ def _key(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Key | None:
     if parameter.default is None:
         return Key(hinted or object, None) if hinted or hint is None else None
     kind = type(parameter.default)
-    if kind is list:
-        return Key(tuple, tuple(parameter.default))
-    if kind not in KINDS:
+    if kind not in KINDS or not can_hold(parameter.default):
         return None
     if kind is int and hinted is float:  # `rate: float = 0`
         return Key(float, float(parameter.default))
     return Key(kind, parameter.default)
+
+
+def can_hold(value: object) -> bool:
+    """Whether a config can hold a value: a boolean, a finite number, a text, or a tuple of them."""
+    if isinstance(value, bool | str):
+        return True
+    if isinstance(value, int | float):
+        return abs(value) < 2**31 if isinstance(value, int) else math.isfinite(value)
+    items = value if isinstance(value, tuple | list) else (None,)
+    return all(not isinstance(item, tuple | list) and can_hold(item) for item in items)
 
 
 def _kind_of(hint: Any) -> type | None:
@@ -143,7 +155,6 @@ def _kind_of(hint: Any) -> type | None:
         kinds = {float} if kinds == {int, float} else kinds
         return kinds.pop() if len(kinds) == 1 else None
     base = origin or hint
-    if base in KINDS:
-        return base
-    is_sequence = isinstance(base, type) and issubclass(tuple, base) and base is not object
-    return tuple if is_sequence else None
+    if base is collections.abc.Sequence:
+        return tuple
+    return base if base in KINDS else None

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from lenet_jax.config import base
 from lenet_jax.config.key import Key
-from lenet_jax.config.networks import LENET, constructor_keys, is_code
+from lenet_jax.config.networks import LENET, can_hold, constructor_keys, is_code
 from lenet_jax.errors import show
 
 # Allowed values: an interval for a number or each item of a tuple, the choices for a string.
@@ -353,7 +353,7 @@ def is_valid(path: str, value: object, key: Key) -> bool:
     """Whether a key may have a value, whatever the other keys' are."""
     if value is None:
         return key.optional
-    if _is_own(path):
+    if _is_own(path, key):
         return _is_of_kind(key.kind, value)
     rule = RULES.get(path)
     if key.kind is bool:
@@ -371,24 +371,19 @@ def is_valid(path: str, value: object, key: Key) -> bool:
     return _is_number_in(rule, value, key.kind)
 
 
-def _is_own(path: str) -> bool:
-    """Whether a key is an argument of another network than LeNet: any value of its type will do."""
-    return path.startswith("model.") and path not in _base_keys()
+def _is_own(path: str, key: Key) -> bool:
+    """Whether a key is an argument of another network than LeNet: any value of its type will do.
+
+    It may have the name of one of LeNet's.
+    """
+    return path.startswith("model.") and _base_keys().get(path) is not key
 
 
 def _is_of_kind(kind: type, value: object) -> bool:
     if kind in (int, float):
         return _is_number_in("[-inf, inf]", value, kind)
-    if kind is tuple:
-        return isinstance(value, tuple | list) and all(_is_of_kind(object, x) for x in value)
-    if kind is object:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return (
-            _is_number_in("[-inf, inf]", value, type(value))
-            if number
-            else isinstance(value, bool | str | tuple | list)
-        )
-    return isinstance(value, kind)
+    kinds: Any = {tuple: tuple | list, object: object}.get(kind, kind)
+    return isinstance(value, kinds) and can_hold(value)
 
 
 def _is_number_in(interval: str, value: object, kind: type) -> bool:
@@ -424,7 +419,9 @@ def _in_float32(value: Any) -> Any:
 def _rounding(path: str, value: Any, key: Key) -> str:
     """What float32 makes of a number that would be valid otherwise, for messages."""
     rule = RULES.get(path)
-    if not (isinstance(rule, str) and key.kind is float and isinstance(value, float)):
+    if _is_own(path, key) or not (
+        isinstance(rule, str) and key.kind is float and isinstance(value, float)
+    ):
         return ""
     return f", which is {_in_float32(value):g} in float32" if _is_in(rule, value) else ""
 
@@ -432,7 +429,7 @@ def _rounding(path: str, value: Any, key: Key) -> str:
 def _expected(path: str, key: Key) -> str:
     """Returns a description of the allowed values, to follow `must be`."""
     rule = RULES.get(path)
-    if _is_own(path):
+    if _is_own(path, key):
         text = OWN_KINDS[key.kind]
     elif isinstance(rule, tuple):
         text = f"one of {', '.join(rule)}"

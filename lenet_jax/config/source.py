@@ -139,19 +139,32 @@ def _call(module: ModuleType, path: Path, name: str, arg: str) -> Any:
 def _run_once(path: Path, source: bytes, kind: str) -> ModuleType:
     """Runs a file once for each of its contents, so that what it defines stays the same."""
     name = f"{kind}_{path.stem}_{hashlib.sha256(source).hexdigest()[:8]}"
-    return guarded(path, lambda: run_source(source, path, name))
+
+    def run() -> ModuleType:
+        sys.path.insert(0, str(path.parent))  # for what it imports from beside it
+        try:
+            return run_source(source, path, name)
+        finally:
+            sys.path.remove(str(path.parent))
+
+    return guarded(path, run)
 
 
 def _import(name: str, key: str, attribute: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        missing = error.name or name
-        raise UserError(
-            f"{key}: no module {show(missing)}"
-            f"{'' if missing == name else f', which {show(name)} needs'}\n"
-            f"Install it, or name a file: FILE.py:{show(attribute)}."
-        ) from error
+    def load() -> ModuleType:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            missing = error.name or name
+            raise UserError(
+                f"{key}: no module {show(missing)}"
+                f"{'' if missing == name else f', which {show(name)} needs'}\n"
+                f"Install it, or name a file: FILE.py:{show(attribute)}."
+            ) from error
+
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UserError(f"{key}: {show(name)} is neither a module nor a file that ends in .py")
+    return guarded(Path(name), load)
 
 
 def _similar_file(path: Path, kind: str) -> str:

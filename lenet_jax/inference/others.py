@@ -102,7 +102,7 @@ def build_other(
         source,
         form=form,
         least_energy=least_energy,
-        stated=dict(metadata),
+        stated={**metadata, NETWORK: name},
         image_shape=shape,
     )
 

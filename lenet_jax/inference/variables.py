@@ -13,7 +13,7 @@ from jaxtyping import Shaped
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.inference.state_dict import check_entries
-from lenet_jax.nn.variables import weights_of
+from lenet_jax.nn.variables import split_variables, weights_of
 from lenet_jax.storage.weights import StateDict
 
 Arrays = Mapping[str, Shaped[np.ndarray, "..."]]
@@ -40,11 +40,8 @@ def from_arrays(arrays: StateDict, like: nnx.State, source: str) -> nnx.State:
     shapes = {path: leaf.shape for path, leaf in expected.items()}
     check_entries(arrays, shapes, {path: leaf.dtype for path, leaf in expected.items()}, source)
     values = {path: np.asarray(arrays[path]) for path in expected}
-    broken = [
-        path
-        for path, value in values.items()
-        if np.issubdtype(value.dtype, np.inexact) and not np.isfinite(value).all()
-    ]
+    params = _leaves(split_variables(like)[0])  # a mask may well be −∞
+    broken = [path for path in params if not np.isfinite(values[path].astype(np.float32)).all()]
     if broken:
         raise UserError(f"{source} has NaN or infinite values in {printable(', '.join(broken))}")
     leaves = [jax.numpy.array(value) for value in values.values()]

@@ -52,5 +52,5 @@ class FlaxMNIST(nnx.Module):
         pool = functools.partial(nnx.avg_pool, window_shape=(2, 2), strides=(2, 2))
         x: jax.Array = pool(nnx.relu(self.batch_norm1(self.dropout1(self.conv1(images)))))
         x = pool(nnx.relu(self.batch_norm2(self.conv2(x))))
-        x = nnx.relu(self.dropout2(self.linear1(x.reshape(len(x), -1))))
+        x = nnx.relu(self.dropout2(self.linear1(x.reshape(x.shape[0], -1))))
         return self.linear2(x)

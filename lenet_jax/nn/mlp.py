@@ -54,7 +54,7 @@ class MLP(nnx.Module):
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of normalised images."""
-        x: jax.Array = images.reshape(len(images), -1)
+        x: jax.Array = images.reshape(images.shape[0], -1)
         for layer in self.layers[:-1]:
             x = ops.ACTIVATIONS[self.activation](layer(x))
         return self.layers[-1](x)

@@ -13,8 +13,14 @@ def join_variables(params: nnx.State, others: nnx.State) -> nnx.State:
 
 
 def weights_of(variables: nnx.State) -> nnx.State:
-    """What a trained network consists of: its variables, but for the state of random streams."""
-    return nnx.filter_state(variables, nnx.Not(nnx.RngState))
+    """What a trained network consists of: its variables, but for random keys and their streams."""
+
+    def is_weight(path: tuple[Any, ...], value: Any) -> bool:
+        dtype = getattr(value[...], "dtype", None)
+        is_key = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+        return not is_key and not isinstance(value, nnx.RngState)
+
+    return nnx.filter_state(variables, is_weight)
 
 
 def split_variables(variables: nnx.State, frozen: str = "") -> tuple[nnx.State, nnx.State]:

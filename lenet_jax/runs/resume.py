@@ -1,6 +1,7 @@
 """Whether a run may resume what its directory holds, and the state to resume from."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +12,13 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.errors import UserError
+from lenet_jax.config.source import split, text_of
+from lenet_jax.errors import UserError, show
 from lenet_jax.reading import convert, read_json
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.formats import Metrics as RowOfMetrics
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.run_dir import CONFIG, RECORD, SUMMARY, Row, RunDir, check
+from lenet_jax.storage.run_dir import CONFIG, NETWORK, RECORD, SUMMARY, Row, RunDir, check
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.optim import depends_on_length
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec
@@ -112,6 +114,9 @@ def look_back(
     finished = previous["status"] == "done" and (directory.path / SUMMARY).exists()
     if finished and (remark := check(directory.path)):
         warn(remark)
+    changed = _changed_code(old, config, previous)
+    if changed and finished:
+        warn(f"{changed} changed since {directory.path} was trained")
     different = configs.differing_keys(old, config)
     extended = [key for key in different if key.startswith("train.num_epochs:")]
     if finished and different == extended and _was_extended(previous, config, "from_epochs"):
@@ -132,6 +137,12 @@ def look_back(
             f" {old.optimizer.learning_rate:g}), for the additional epochs,"
             " or choose another --workdir to start over."
         )
+    if changed and (extended or not finished):
+        raise UserError(
+            f"{changed} changed since {directory.path} was started\n"
+            f"Restore it (a network is kept in {NETWORK} there), or choose another --workdir to"
+            " start over."
+        )
     if previous["data_fingerprint"] != dataset.fingerprint:
         raise UserError(
             f"the data {dataset.name!r} changed since {directory.path} was started\n"
@@ -140,6 +151,18 @@ def look_back(
     if extended:
         return old.train.num_epochs, None
     return None, directory.read_json(SUMMARY, Summary) if finished else None
+
+
+def _changed_code(old: configs.Config, config: configs.Config, record: RunRecord) -> str | None:
+    """The file of the user's own network or loss that is not as the run's record has it."""
+    for kind, was, now, sum_then in (
+        ("network", old.model.name, config.model.name, record.get("network_sha256")),
+        ("loss", old.train.loss, config.train.loss, record.get("loss_sha256")),
+    ):
+        text = text_of(now, kind) if was == now and sum_then else None
+        if text is not None and hashlib.sha256(text).hexdigest() != sum_then:
+            return show(split(now)[0])
+    return None
 
 
 def last_rate(spec: Spec, config: configs.Config) -> float:

@@ -27,6 +27,8 @@ class RunRecord(TypedDict):
     has_sums: NotRequired[bool]
     extensions: NotRequired[list[dict[str, Scalar]]]
     git_revision: NotRequired[str | None]
+    network_sha256: NotRequired[str | None]
+    loss_sha256: NotRequired[str | None]
     processor: NotRequired[str]
     python: NotRequired[str]
     versions: NotRequired[dict[str, str]]

@@ -25,7 +25,9 @@ from lenet_jax.storage.torch_file import is_torch, not_weights, read_torch
 MOST_HEADER = 1 << 24  # bytes; a sweep's lists its members there
 SUM = "sha256"  # the key of the checksum among a file's metadata
 SAFETENSORS, TORCH = (".safetensors",), (".pt", ".pth")
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"}
+DTYPES |= {f"I{bits}": f"int{bits}" for bits in (8, 16, 32, 64)}
+DTYPES |= {f"U{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)}
 
 # Files that bear a weights file's name: how they begin, in lower case, and what they are.
 ELSE = {

@@ -237,11 +237,14 @@ def _check_network(spec: Spec, name: str) -> None:
 
     logits = guarded(path, lambda: jax.eval_shape(forward, spec.variables, images))
     expected = (2, spec.num_classes)
-    if getattr(logits, "shape", None) != expected:
-        given = getattr(logits, "shape", type(logits).__name__)
+    shape = getattr(logits, "shape", type(logits).__name__)
+    dtype: Any = getattr(logits, "dtype", jnp.float32)
+    if shape != expected or not jnp.issubdtype(dtype, jnp.floating):
+        kind = "" if jnp.issubdtype(dtype, jnp.floating) else f"{dtype} "
         raise UserError(
-            f"model.name={show(name)} maps images of shape {images.shape} to {given}, not to logits"
-            f" of shape {expected}\nIts last layer must have num_classes units."
+            f"model.name={show(name)} maps images of shape {images.shape} to {kind}{shape}, not to"
+            f" logits of shape {expected}\n"
+            "Its last layer must have num_classes units, and give floats."
         )
     if not jax.tree.leaves(split_variables(spec.variables)[0]):
         raise UserError(f"model.name={show(name)} has no parameters (nnx.Param) to train")

@@ -338,7 +338,8 @@ def apply(
     """Logits of images, whose pixels are in 0..255."""
 
     def forward(variables: nnx.State, images: Array) -> Array:
-        return nnx.merge(spec.graphdef, variables)(ops.normalise(images, spec.mean, spec.std))
+        model = nnx.merge(spec.graphdef, variables, copy=True)
+        return model(ops.normalise(images, spec.mean, spec.std))
 
     return _fast(spec, forward)(params, images)
 
@@ -354,7 +355,11 @@ def apply_in_training(
     def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
         model = nnx.merge(spec.train_graphdef, variables, copy=True)
         logits = model(ops.normalise(images, spec.mean, spec.std))
-        return logits, split_variables(nnx.state(model), spec.frozen)[1]
+        after = nnx.state(model)
+        if spec.is_stateful:  # a pass may leave more, such as what it sows
+            known = {path for path, _ in nnx.to_flat_state(variables)}
+            after = nnx.filter_state(after, lambda path, _: path in known)
+        return logits, split_variables(after, spec.frozen)[1]
 
     return _fast(spec, forward)(join_variables(params, others), images)
 
