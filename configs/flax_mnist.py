@@ -2,7 +2,8 @@
 
     python -m lenet_jax.main --config=configs/flax_mnist.py --workdir=runs/flax_mnist
 
-824,650 parameters. Its optimiser is the example's AdamW; the epochs and the schedule are ours.
+Expect: about 99.5 % test accuracy (of one seed), 824,650 parameters. The optimiser is the example's
+AdamW; the epochs and the schedule are ours.
 """
 
 from ml_collections import ConfigDict
