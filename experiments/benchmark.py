@@ -294,7 +294,8 @@ def main() -> None:
     write_json(file, answer)
     if records:
         machine = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
-        title = f"LeNet on MNIST, {machine}: median of {arguments.turns} rounds"
+        what = "Networks" if set(arguments.networks) & set(MODULES) else "LeNet"
+        title = f"{what} on MNIST, {machine}: median of {arguments.turns} rounds"
         draw(records, file.with_suffix(".png"), title)
     print(f"written to {file}")
 
