@@ -143,8 +143,9 @@ def _plain(x: Any) -> Any:
     return x.plain() if isinstance(x, _Turned) else x
 
 
-def _convolution(params: Mapping[str, Any], x: Any, kernel: Array) -> _Turned | None:
+def _convolution(params: Mapping[str, Any], x: Any, kernel: Any) -> _Turned | None:
     """A convolution of images as a matrix product; None if it has no such form."""
+    kernel = _plain(kernel)  # which may be drawn at random
     shape = x.array.shape if isinstance(x, _Turned) else jnp.shape(x)
     numbers = params["dimension_numbers"]
     plain = (
@@ -157,6 +158,9 @@ def _convolution(params: Mapping[str, Any], x: Any, kernel: Array) -> _Turned | 
         and math.prod(kernel.shape[:2]) <= MOST_TAPS
     )
     if not plain:
+        return None
+    sides = (side + sum(pads) for side, pads in zip(shape[1:3], params["padding"], strict=True))
+    if any(side < taps for side, taps in zip(sides, kernel.shape[:2], strict=True)):
         return None
     turned = x if isinstance(x, _Turned) else _Turned.of(x)
     layer = _layer(

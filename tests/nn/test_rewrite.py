@@ -131,3 +131,17 @@ def test_what_has_no_fast_form_stays():
     np.testing.assert_array_equal(grouped(x, kernel), fast_forms(grouped)(x, kernel))
     wide = jnp.ones((0, 5, 5, 2))
     assert fast_forms(grouped)(wide, kernel).shape == (0, 5, 5, 4)
+
+
+def test_a_random_kernel_and_one_that_is_too_large():
+    def noisy(key, x):
+        kernel = jax.random.normal(key, (3, 3, 2, 4)) * jax.random.bernoulli(key, 0.5, (3, 3, 2, 4))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    with jax.numpy_dtype_promotion("standard"):
+        for side in (5, 2):
+            x = jnp.ones((1, side, side, 2))
+            expected, found = (f(jax.random.key(0), x) for f in (noisy, fast_forms(noisy)))
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
