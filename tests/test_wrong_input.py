@@ -333,7 +333,7 @@ TENSORS = {
     "more": (lambda d: d.update(more=d["fc1.bias"] + 1), "is not a LeNet: it has more (8,) beside"),
     "integers": (
         lambda d: d.update({"fc1.bias": d["fc1.bias"].astype(np.int32)}),
-        "wrong dtype: fc1.bias I32, not float32",
+        "wrong dtype: fc1.bias int32, not float32",
     ),
     "shape": (
         lambda d: d.update({"fc3.bias": np.zeros(7, np.float32)}),

@@ -217,7 +217,7 @@ class TestTrain:
         monkeypatch.chdir(tmp_path)
         seen = []
 
-        def run(config, workdir, command, started, *, repeats):
+        def run(config, workdir, command, started, *, repeats, dataset, hooks):
             seen.append((config.train.num_epochs, workdir))
             return 3
 
@@ -230,7 +230,7 @@ class TestTrain:
         assert seen[0][1].startswith("runs/2")
 
     def test_a_stopped_run_stops_the_caller(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("lenet_jax.runs.run.run", lambda *_, repeats: 130)
+        monkeypatch.setattr("lenet_jax.runs.run.run", lambda *_, repeats, dataset, hooks: 130)
         with pytest.raises(KeyboardInterrupt):
             lenet_jax.train(tiny.config(), tmp_path)
 

@@ -196,7 +196,7 @@ def test_prefix_of_all_names_is_recognised(state_dict):
 def test_integers_are_refused(capsys, saved):
     path = saved({"fc1.bias": np.ones(5, np.int32), "fc2.bias": np.ones(4, np.int32)})
     said = refusal(capsys, "inspect", path)
-    assert "fc1.bias I32, not float32, fc2.bias I32, not float32\n" in said
+    assert "fc1.bias int32, not float32, fc2.bias int32, not float32\n" in said
     assert "network.float()" in said
 
 
