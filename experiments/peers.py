@@ -68,10 +68,20 @@ def make_torch(
             x = torch.relu(self.fc1(torch.flatten(x, 1)))
             return self.fc3(torch.relu(self.fc2(x)))
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    layout = torch.channels_last if channels_last else torch.contiguous_format
     model = LeNet()
     model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in weights.items()})
+    return torch_peer(model, dataset, channels_last=channels_last, compiled=compiled)
+
+
+def torch_peer(
+    model: Any, dataset: Dataset, *, channels_last: bool = False, compiled: bool = False
+) -> Peer:
+    """The usual loop of PyTorch for any network."""
+    import torch
+    from torch import nn
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
 
     def tensor(name: str) -> Any:
@@ -85,6 +95,7 @@ def make_torch(
     forward = torch.compile(model) if compiled else model
 
     def train(indices: np.ndarray) -> float:
+        model.train()
         losses = []
         for row in torch.from_numpy(indices).long().to(device):
             optimizer.zero_grad()
@@ -96,6 +107,7 @@ def make_torch(
 
     @torch.no_grad()
     def evaluate() -> int:
+        model.train(False)
         right = torch.zeros((), dtype=torch.int64, device=device)
         for begin in range(0, len(test_labels), 500):
             logits = forward(test_images[begin : begin + 500])
@@ -106,9 +118,7 @@ def make_torch(
 
 
 def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
-    """Flax as in its documentation: `nnx.Conv`, `nnx.max_pool`, `nnx.jit` per step."""
-    import jax.numpy as jnp
-    import optax
+    """Flax as in its documentation: `nnx.Conv`, `nnx.max_pool`."""
     from flax import nnx
 
     from lenet_jax.inference.state_dict import from_state_dict
@@ -132,13 +142,24 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
 
     model = LeNet(nnx.Rngs(0))
     nnx.update(model, from_state_dict(weights, nnx.state(model, nnx.Param)))
+    return flax_peer(model, dataset)
+
+
+def flax_peer(model: Any, dataset: Dataset) -> Peer:
+    """The documented loop of Flax for any module: `nnx.jit` per step."""
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from lenet_jax.nn.variables import set_mode
+
     optimizer = nnx.Optimizer(model, optax.sgd(LEARNING_RATE, MOMENTUM), wrt=nnx.Param)
     images, test_images = normalised(dataset, "train"), normalised(dataset, "test")
     labels, test_labels = dataset.train.labels, dataset.test.labels
 
     @nnx.jit
-    def train_step(model: LeNet, optimizer: nnx.Optimizer, images: Any, labels: Any) -> Any:
-        def loss_fn(model: LeNet) -> Any:
+    def train_step(model: Any, optimizer: nnx.Optimizer, images: Any, labels: Any) -> Any:
+        def loss_fn(model: Any) -> Any:
             losses = optax.softmax_cross_entropy_with_integer_labels(model(images), labels)
             return losses.mean()
 
@@ -147,14 +168,16 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
         return loss
 
     @nnx.jit
-    def count_right(model: LeNet, images: Any, labels: Any) -> Any:
+    def count_right(model: Any, images: Any, labels: Any) -> Any:
         return jnp.sum(jnp.argmax(model(images), axis=-1) == labels)
 
     def train(indices: np.ndarray) -> float:
+        set_mode(model, training=True)
         losses = [train_step(model, optimizer, images[row], labels[row]) for row in indices]
         return statistics.mean(float(loss) for loss in losses)
 
     def evaluate() -> int:
+        set_mode(model, training=False)
         batches = range(0, len(test_labels), 500)
         return sum(
             int(count_right(model, test_images[i : i + 500], test_labels[i : i + 500]))
@@ -178,17 +201,29 @@ def load_config(network: Network) -> configs.Config:
 
 
 def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
-    """lenet-jax: one compiled program for all requested steps."""
+    """lenet-jax's LeNet."""
     from lenet_jax.inference.state_dict import from_state_dict
+
+    return project_peer(load_config(network), dataset, lambda like: from_state_dict(weights, like))
+
+
+def project_peer(config: configs.Config, dataset: Dataset, initial: Callable[[Any], Any]) -> Peer:
+    """lenet-jax, with any network: one compiled program for all requested steps.
+
+    Args:
+      config: of the training.
+      dataset: its data.
+      initial: the variables to start from, in the structure of those that it is given.
+    """
     from lenet_jax.training import parallel, step
     from lenet_jax.training.batches import DeviceSplit, EpochSlice
     from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
 
-    config = load_config(network)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
+    options = spec.compiler_options()
 
     def sized(batch_size: int) -> Spec:
-        micro = min(batch_size, config.train.micro_batch_size)
+        micro = batch_size if spec.is_stateful else min(batch_size, config.train.micro_batch_size)
         num_devices = parallel.count_sharing(batch_size, micro)
         return dataclasses.replace(
             spec, batch_size=batch_size, micro_batch_size=micro, num_devices=num_devices
@@ -206,15 +241,14 @@ def make_project(network: Network, weights: Weights, dataset: Dataset) -> Peer:
             steps = EpochSlice(order, 0, order.shape[0])
             return step.train_steps(sized_spec, state, step.no_metrics(), split, steps, settings)
 
-        return parallel.compile_shared(run_steps, sized_spec.num_devices, donate_argnums=(0,))
+        return parallel.compile_shared(run_steps, sized_spec.num_devices, (0,), options)
 
     default = sized(config.train.batch_size)
     evaluate_all = parallel.compile_shared(
-        functools.partial(step.evaluate, default), default.num_devices
+        functools.partial(step.evaluate, default), default.num_devices, (), options
     )
     state = step.init_state(spec, seeds(config), settings)
-    params = from_state_dict(weights, state.params)
-    held = {"state": dataclasses.replace(state, params=params)}
+    held = {"state": dataclasses.replace(state, params=initial(state.params))}
 
     def take_steps(indices: np.ndarray) -> float:
         batch_size = indices.shape[1]

@@ -58,7 +58,7 @@ def test_only_config_files_and_sweep_files_run_as_code():
     }
     # The export runs what it has just written itself.
     assert running == {
-        "lenet_jax/config/file.py",
+        "lenet_jax/config/source.py",
         "lenet_jax/export.py",
     }
 

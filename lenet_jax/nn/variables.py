@@ -7,6 +7,16 @@ import jax
 from flax import nnx
 
 
+def set_mode(model: nnx.Module, *, training: bool) -> None:
+    """Sets Flax's layers to training or evaluation: dropout, and whose statistics normalise.
+
+    As `nnx.Module.train` and `.eval` do, which an attribute of a module may hide.
+    """
+    model.set_attributes(
+        deterministic=not training, use_running_average=not training, raise_if_not_found=False
+    )
+
+
 def join_variables(params: nnx.State, others: nnx.State) -> nnx.State:
     """Inverts `split_variables`."""
     return nnx.merge_state(params, others) if jax.tree.leaves(others) else params

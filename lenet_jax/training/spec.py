@@ -20,7 +20,7 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
-from lenet_jax.nn.variables import is_frozen, split_variables
+from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
 from lenet_jax.training.losses import Loss, find_loss
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
@@ -102,14 +102,14 @@ class Spec:
     def train_graphdef(self) -> nnx.GraphDef:
         """The network without its variables, as it is trained: with dropout, say."""
         model = nnx.merge(*nnx.split(self.abstract_model))
-        model.train()
+        set_mode(model, training=True)
         return nnx.graphdef(model)
 
     @functools.cached_property
     def abstract_model(self) -> Any:
         """The network in its mode of evaluation, with shapes and dtypes in place of variables."""
         model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
-        model.eval()
+        set_mode(model, training=False)
         return model
 
     @functools.cached_property
