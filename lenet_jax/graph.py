@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from lenet_jax.config.schema import RULES
+from lenet_jax.config.rules import RULES
 from lenet_jax.device import require_device
 from lenet_jax.errors import ExitCode, run_command
 from lenet_jax.terminal.arguments import Parser

@@ -20,7 +20,6 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH if POSIX else 0
 ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
 # Keys of a record that the bits of what is trained depend on, beside its config and data.
 ENVELOPE = (
-    *("network_sha256", "loss_sha256"),
     *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
     *("backend", "native_code"),
 )

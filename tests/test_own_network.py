@@ -15,6 +15,10 @@ from lenet_jax import config as configs
 from lenet_jax.config.flags import help_text, make_flags, parse
 from lenet_jax.errors import UserError
 from lenet_jax.export import export
+from lenet_jax.storage.columns import Columns
+from lenet_jax.sweeps.members import Members
+from lenet_jax.sweeps.options import Options
+from lenet_jax.sweeps.run import run as run_sweep
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
 from lenet_jax.training.step import init_state, train_epoch
@@ -240,3 +244,23 @@ def test_a_module_may_keep_what_it_likes(tmp_path):
         start(run.path, longer)
     assert (run.path / "network.py").read_text() == ODD
     assert "own.py changed since" in start(run.path, run.config).output
+
+
+def test_a_sweep_does_not_mix_members_of_two_texts(tmp_path):
+    (tmp_path / "own.py").write_text(text := NETWORK.format(arguments="", units=6, inputs=-1))
+    data = tiny.write_idx_folder(tmp_path / "bars")
+    own = {path: value for path, value in TINY.items() if path not in LENET}
+    name = f"{tmp_path / 'own.py'}:Net"
+    changes = own | {"model.name": name, "data.name": str(data), "train.num_epochs": 1}
+    base = configs.load("configs/notes.py", changes.items())
+
+    def sweep():
+        members = Members(base, Columns.of([{"seed": 0}, {"seed": 1}]))
+        return run_sweep(base, members, Options(str(tmp_path / "sweep"), chunk_size=1), ["again"])
+
+    assert sweep() == 0
+    (tmp_path / "own.py").write_text(text + "\n# edited\n")
+    with pytest.raises(UserError, match=r"the file of the network changed since .* was started"):
+        sweep()
+    (tmp_path / "own.py").write_text(text)
+    assert sweep() == 0

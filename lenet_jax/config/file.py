@@ -17,9 +17,8 @@ from ml_collections import ConfigDict
 from lenet_jax.config import base
 from lenet_jax.config.key import Key
 from lenet_jax.config.networks import LENET
+from lenet_jax.config.rules import ADDED, RENAMED
 from lenet_jax.config.schema import (
-    ADDED,
-    RENAMED,
     current_names,
     find_mistakes,
     is_valid,

@@ -15,7 +15,8 @@ from lenet_jax.config import base
 from lenet_jax.config.file import Config, build, run_file
 from lenet_jax.config.key import Key
 from lenet_jax.config.networks import LENET
-from lenet_jax.config.schema import RENAMED, keys, keys_of, suggestion
+from lenet_jax.config.rules import RENAMED
+from lenet_jax.config.schema import keys, keys_of, suggestion
 from lenet_jax.errors import UserError, printable, show
 
 PROGRAM = "python -m lenet_jax.main"

@@ -81,20 +81,20 @@ def _append(
     for equation in jaxpr.eqns:
         scope = str(equation.source_info.name_stack) or layer
         sources = [name_of(atom) for atom in equation.invars]
-        bodies = list(_bodies(equation.params))
+        inner = list(bodies(equation.params))
         if equation.primitive.name == "jit":  # jax.numpy's own functions are jitted: inline them
-            outputs = _append(graph, bodies[0], sources, scope, depth)
+            outputs = _append(graph, inner[0], sources, scope, depth)
         else:
             name = equation.primitive.name
             if name.startswith("custom_"):
-                function = bodies[0].debug_info.func_name
+                function = inner[0].debug_info.func_name
                 name = f"{function} ({name.removesuffix('_call')})"
             shapes = ", ".join(f"{v.aval}".lstrip("~") for v in equation.outvars)
             graph.append(Operation(scope, depth, name, shapes, tuple(sources)))
             outputs = [f"%{len(graph)}"]
             if len(equation.outvars) != 1:
                 outputs = [f"%{len(graph)}[{i}]" for i in range(len(equation.outvars))]
-            for body in bodies:
+            for body in inner:
                 known = len(body.invars) == len(sources)
                 _append(
                     graph,
@@ -107,7 +107,8 @@ def _append(
     return [name_of(atom) for atom in jaxpr.outvars]
 
 
-def _bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
+    """The programs that an operation calls."""
     for value in params.values():
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, ClosedJaxpr):

@@ -113,7 +113,12 @@ class Record:
         if previous is None or config.parent.absolute() == self._directory.path:
             return None
         changes = [what_changed(previous, self.values)]
-        for key, what in (("data_fingerprint", "the data"), ("git_revision", "the revision")):
+        for key, what in (
+            ("data_fingerprint", "the data"),
+            ("network_sha256", "the network's file"),
+            ("loss_sha256", "the loss's file"),
+            ("git_revision", "the revision"),
+        ):
             was, now = previous.get(key), self.values[key]
             changes += [f"{what} changed"] if None not in (was, now) and was != now else []
         return "; ".join(filter(None, changes)) or None

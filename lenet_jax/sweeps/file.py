@@ -18,7 +18,8 @@ from operator import attrgetter
 import numpy as np
 
 from lenet_jax.config.file import Config, replace
-from lenet_jax.config.schema import RENAMED, current_names, keys, suggestion
+from lenet_jax.config.rules import RENAMED
+from lenet_jax.config.schema import current_names, keys, suggestion
 from lenet_jax.config.source import call_file
 from lenet_jax.errors import UserError, printable, show
 from lenet_jax.storage.columns import Columns, plain

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Int, Int64
 
 from lenet_jax.config.file import Config, replace, stored_value
 from lenet_jax.config.key import Key
-from lenet_jax.config.schema import JOINT_RULES, is_fulfilled, keys
+from lenet_jax.config.rules import JOINT_RULES
+from lenet_jax.config.schema import is_fulfilled, keys
 from lenet_jax.storage.columns import Column, Columns
 
 Overrides = dict[str, object]

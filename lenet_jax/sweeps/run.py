@@ -1,7 +1,8 @@
 """Runs a sweep: trains the missing chunks, then collects the results of all finished ones."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lenet_jax import config as configs
 from lenet_jax import data, machine
@@ -56,6 +57,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
         console.warn(store.lock_note)
     record = training_environment(config, command)
     record |= own_code(members.values("model.name"), members.values("train.loss"))
+    _check_code(store, record)
     if changed := what_changed(store.environment(), record):
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
     store.write_environment(record)
@@ -110,6 +112,18 @@ def _check_config(store: SweepDir, config: configs.Config) -> None:
             f"{store.path} holds a sweep of another config: {'; '.join(different)}\n"
             "Use the same config to resume it, or choose another --workdir to start over."
         )
+
+
+def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
+    """Raises UserError if a network's or a loss's file changed since chunks were trained."""
+    before = store.environment()
+    for what in ("network", "loss"):
+        was, now = before.get(f"{what}_sha256"), record[f"{what}_sha256"]
+        if was is not None and was != now and store.done():
+            raise UserError(
+                f"the file of the {what} changed since {store.path} was started, and members are"
+                " trained\nRestore it, or choose another --workdir to start over."
+            )
 
 
 def _load(config: configs.Config) -> data.Dataset:

@@ -12,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from lenet_jax import machine
 from lenet_jax.errors import UserError
+from lenet_jax.nn.graph import bodies
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import split_variables
 from lenet_jax.training.spec import Spec
@@ -96,16 +97,10 @@ def _forward(spec: Spec) -> ClosedJaxpr:
 def _equations(jaxpr: Jaxpr) -> Iterator[Any]:
     """The operations of a program, those of the programs that it calls in their places."""
     for equation in jaxpr.eqns:
-        inner = [
-            item.jaxpr if isinstance(item, ClosedJaxpr) else item
-            for value in equation.params.values()
-            for item in (value if isinstance(value, tuple) else (value,))
-            if isinstance(item, ClosedJaxpr | Jaxpr)
-        ]
-        if inner:
-            for program in inner:
-                yield from _equations(program)
-        else:
+        inner = list(bodies(equation.params))
+        for program in inner:
+            yield from _equations(program)
+        if not inner:
             yield equation
 
 

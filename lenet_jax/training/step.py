@@ -15,13 +15,11 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
 
-from lenet_jax import machine
 from lenet_jax.nn import autograd, ops
-from lenet_jax.nn.lenet import LeNet
-from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.nn.variables import join_variables, split_variables
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
+from lenet_jax.training.forward import apply, apply_in_training
 from lenet_jax.training.spec import Hyperparameters, Spec
 from lenet_jax.training.streams import STREAMS, stream
 
@@ -330,51 +328,6 @@ def evaluate(
     loss = jnp.sum(counted * ops.cross_entropy(logits, split.labels))
     metrics = Metrics(loss, loss, jnp.sum(counted * hits), jnp.sum(counted))
     return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
-
-
-def apply(
-    spec: Spec, params: nnx.State, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
-) -> Float[Array, "b k"]:
-    """Logits of images, whose pixels are in 0..255."""
-
-    def forward(variables: nnx.State, images: Array) -> Array:
-        model = nnx.merge(spec.graphdef, variables, copy=True)
-        return model(ops.normalise(images, spec.mean, spec.std))
-
-    return _fast(spec, forward)(params, images)
-
-
-def apply_in_training(
-    spec: Spec,
-    params: nnx.State,
-    others: nnx.State,
-    images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"],
-) -> tuple[Float[Array, "b k"], nnx.State]:
-    """Logits of images, as for `apply`, and the other variables that the forward pass leaves."""
-
-    def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
-        model = nnx.merge(spec.train_graphdef, variables, copy=True)
-        logits = model(ops.normalise(images, spec.mean, spec.std))
-        after = nnx.state(model)
-        if spec.is_stateful:  # a pass may leave more, such as what it sows
-            known = {path for path, _ in nnx.to_flat_state(variables)}
-            after = nnx.filter_state(after, lambda path, _: path in known)
-        return logits, split_variables(after, spec.frozen)[1]
-
-    return _fast(spec, forward)(join_variables(params, others), images)
-
-
-def _fast(spec: Spec, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward pass in the run's precision; on a CPU in fast forms, which LeNet has itself."""
-    if spec.network is LeNet:
-        return forward
-    on_cpu = machine.devices()[0].platform == "cpu"
-
-    def run(*args: Any) -> Any:
-        with jax.default_matmul_precision(spec.precision):
-            return (fast_forms(forward) if on_cpu else forward)(*args)
-
-    return run
 
 
 def learning_rate(

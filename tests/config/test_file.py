@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from lenet_jax import config
-from lenet_jax.config.schema import ALIASES, JOINT_RULES, RULES, find_mistakes, keys, nearest_keys
+from lenet_jax.config.rules import ALIASES, JOINT_RULES, RULES
+from lenet_jax.config.schema import find_mistakes, keys, nearest_keys
 from lenet_jax.errors import UserError
 from tests.support.root import ROOT
 
