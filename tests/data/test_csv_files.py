@@ -60,7 +60,8 @@ def test_every_form_is_the_same_dataset(tmp_path, fingerprint, content):
     dataset = load(tmp_path / name, content)
     assert dataset.fingerprint == fingerprint
     index = content[:6] == ",Label"
-    assert (f"{tmp_path}/digits.csv: column '' is left out" in dataset.remarks) == index
+    left_out = any(r.endswith("/digits.csv: column '' is left out") for r in dataset.remarks)
+    assert left_out == index
 
 
 @pytest.mark.parametrize("label", [0, 5, 36])
@@ -82,7 +83,8 @@ def test_kaggles_folder_without_labels_in_its_test_file(tmp_path, fingerprint):
         for path in (tmp_path, tmp_path / "train.csv"):
             dataset = load(path)
             assert dataset.fingerprint == fingerprint
-            assert f"{tmp_path}/test.csv is left out: it has no labels" in dataset.remarks
+            left_out = "/test.csv is left out: it has no labels"
+            assert any(remark.endswith(left_out) for remark in dataset.remarks)
             assert "there is no test set" in dataset.remarks[-1]
     assert load(tmp_path).remarks[0].startswith("sample_submission.csv is left out: it is neither")
 
