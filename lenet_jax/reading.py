@@ -102,6 +102,17 @@ def convert(value: Any, kind: type[Kind] | GenericAlias, where: str) -> Kind:
     return cast(Kind, value) if isinstance(converted, dict) else converted
 
 
+def to_float(text: str) -> float:
+    """The number that a text of a file is; unlike `float`, takes no `1_0`, and no other digits.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(f"{show(text)} is no number")
+    return float(text)
+
+
 def _open(path: str | os.PathLike[str], mode: str, more_flags: int = 0) -> io.FileIO:
     more_flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
     try:

@@ -134,7 +134,7 @@ def make_idx_folder(folder):
     return folder
 
 
-@pytest.mark.parametrize("mean", ["x", "", "1 2", "inf", "1e999"])
+@pytest.mark.parametrize("mean", ["x", "", "1 2", "inf", "1e999", "1_0"])
 def test_invalid_metadata_is_refused(capsys, tmp_path, state_dict, mean):
     path = tmp_path / "network.safetensors"
     weights.write(path, state_dict, {"mean": mean, "std": "1.0"})

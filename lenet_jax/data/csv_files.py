@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Shaped
 
-from lenet_jax.data import emnist, signatures
+from lenet_jax.data import csv_cells, emnist, signatures
 from lenet_jax.data.examples import Examples, Source
 from lenet_jax.data.files import check_size, entries, is_folder, open_file
 from lenet_jax.data.npz import SPLITS, combine
@@ -31,10 +31,9 @@ NAME = re.compile(
 )
 LABELS = ("label", "labels", "class", "target", "digit", "category", "y")
 NUMBERS = ("", "unnamed: 0", "id", "index", "imageid")  # columns that number the lines
-DELIMITERS = (b";", b"\t", b",")  # where two are as frequent, commas are within numbers
-LONGEST_LINE, LONGEST_LABEL = 1 << 24, 100  # bytes
+DELIMITERS = (b";", b"\t", b",")
+LONGEST_LINE = 1 << 24  # bytes
 BLOCK = 1024  # lines from one check of the memory to the next
-PIXELS = "pixels are integers of 0 to 255, or floats of 0 to 1"
 
 
 class Columns(NamedTuple):
@@ -120,7 +119,7 @@ def load_csv(files: Mapping[str, Path], others: Sequence[str] = ()) -> Source:
         remarks += [f"{show(path)}: column {name} is left out" for name in left_out]
         if images is not None:
             width = images[0].size
-            examples[split] = Examples(images, _to_labels(labels), path, path)
+            examples[split] = Examples(images, csv_cells.to_labels(labels), path, path)
         elif split == first:
             raise UserError(f"{show(path)} has no column label, nor class or target")
         else:
@@ -149,9 +148,9 @@ def _read(path: Path, width: int | None) -> Table:
     number, first = next(lines, (0, b""))
     if not number:
         raise UserError(f"{show(path)} is empty")
-    delimiter = max(DELIMITERS, key=first.count)
+    delimiter = max(DELIMITERS, key=lambda each: _cells(first, each))
     cells = _split(first, delimiter, path, number)
-    columns = _columns([_text(cell) for cell in cells], width)
+    columns = _columns([csv_cells.decode(cell) for cell in cells], width)
     if columns.label is None:
         return Table(None, [], columns.left_out)
     shape = _shape(len(columns.pixels), path)
@@ -165,8 +164,9 @@ def _read(path: Path, width: int | None) -> Table:
             raise UserError(
                 f"{show(path)}, line {number}: {len(found)} cells, the first line has {len(cells)}"
             )
-        labels.append(_label(found[columns.label], path, number))
-        rows.append(_pixels([found[i] for i in columns.pixels], columns, path, number))
+        where = f"{show(path)}, line {number}"
+        labels.append(csv_cells.label(found[columns.label], where))
+        rows.append(csv_cells.pixels([found[i] for i in columns.pixels], columns.pixels, where))
     if not rows:
         raise UserError(f"{show(path)} has a header, but no images")
     return Table(np.stack(rows).reshape(-1, *shape), labels, columns.left_out)
@@ -211,6 +211,12 @@ def _errors(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
 
 
+def _cells(line: bytes, delimiter: bytes) -> int:
+    """How many cells a delimiter makes of a line; one of the others makes commas decimal ones."""
+    count = line.count(delimiter)
+    return count + 1 if delimiter != b"," and count else count
+
+
 def _split(line: bytes, delimiter: bytes, path: Path, number: int) -> Sequence[bytes]:
     """The cells of a line."""
     if b'"' not in line:
@@ -228,7 +234,7 @@ def _columns(cells: Sequence[str], width: int | None) -> Columns:
     It is a header if most of its cells are no numbers, or if its numbers count up: pandas calls
     columns 0, 1, 2, ….
     """
-    names = [i for i, cell in enumerate(cells) if not _is_number(cell)]
+    names = [i for i, cell in enumerate(cells) if not csv_cells.is_number(cell.replace(",", "."))]
     numbers = [cell for i, cell in enumerate(cells) if i not in set(names)]
     start = numbers[0] if numbers else ""
     counts_up = start in ("0", "1") and numbers == [
@@ -247,50 +253,6 @@ def _columns(cells: Sequence[str], width: int | None) -> Columns:
     return Columns(label, pixels, [show(cells[i]) for i in left_out], header)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _text(cell: bytes) -> str:
-    return cell.decode("utf-8", "backslashreplace").strip()
-
-
-def _label(cell: bytes, path: Path, number: int) -> str:
-    if not cell.strip():
-        raise UserError(f"{show(path)}, line {number} has no label")
-    if len(cell) > LONGEST_LABEL:
-        raise UserError(f"{show(path)}, line {number} has a label of {len(cell):,} characters")
-    try:
-        return cell.decode().strip()
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{show(path)}, line {number} has a label that is not UTF-8: {show(_text(cell), 40)}"
-        ) from error
-
-
-def _pixels(
-    cells: list[bytes], columns: Columns, path: Path, number: int
-) -> UInt8[np.ndarray, " p"] | Float32[np.ndarray, " p"]:
-    """The pixels of a line: uint8, or float32 if they are not all integers."""
-    try:
-        return np.frombuffer(bytes(map(int, cells)), np.uint8)
-    except ValueError:  # or they are out of range
-        pass
-    for index, cell in enumerate(cells):
-        where = f"{show(path)}, line {number}, column {columns.pixels[index] + 1}"
-        if not cell.strip():
-            raise UserError(f"{where} is empty")
-        if not _is_number(_text(cell)):
-            raise UserError(f"{where}: {show(_text(cell), 40)} is no number")
-        if not 0 <= float(cell) <= 255:  # NaN is not
-            raise UserError(f"{where}: {show(_text(cell), 40)}; {PIXELS}")
-    return np.fromiter(map(float, cells), np.float32, len(cells))
-
-
 def _shape(width: int, path: Path) -> tuple[int, ...]:
     """The shape of a square image of so many values, with channels if their third is a square."""
     side, side_of_colour = math.isqrt(width), math.isqrt(width // 3)
@@ -302,13 +264,3 @@ def _shape(width: int, path: Path) -> tuple[int, ...]:
         f"{show(path)} has {width:,} columns beside the label; those of square images are 784, of"
         " 28×28, or 3,072, of 32×32×3, and the like"
     )
-
-
-def _to_labels(labels: list[str]) -> Shaped[np.ndarray, " n"]:
-    """Integers if all are, else names; floats are to be refused if they are not whole."""
-    for number in (int, float):
-        try:
-            return np.array(list(map(number, labels)), np.dtype(number))
-        except (ValueError, OverflowError):
-            continue
-    return np.array(labels)

@@ -11,6 +11,7 @@ import numpy as np
 from lenet_jax.errors import UserError, printable
 from lenet_jax.inference.state_dict import make_metadata
 from lenet_jax.nn import ops
+from lenet_jax.reading import to_float
 
 DEFAULTS: Mapping[str, Any] = {"activation": "relu", "pool": "max", "padding": 0}
 MAX_PADDING = 16
@@ -146,7 +147,9 @@ def pixel_statistics(
             f"python -m lenet_jax.torch_bridge evaluate {source} --try"
         )
     try:
-        mean, std = ([float(number) for number in metadata[key].split()] for key in ("mean", "std"))
+        mean, std = (
+            [to_float(number) for number in metadata[key].split()] for key in ("mean", "std")
+        )
     except ValueError as error:
         raise UserError(f"{source}: bad metadata: {printable(error)}") from error
     with np.errstate(over="ignore", under="ignore"):  # what is computed with

@@ -23,6 +23,7 @@ from lenet_jax.data.form import ImageForm
 from lenet_jax.errors import UserError, printable
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, image_size_of
+from lenet_jax.reading import to_float
 from lenet_jax.storage.weights import StateDict
 
 # A size must be the same wherever it occurs. `flat` is c2 times the square of the last side.
@@ -219,7 +220,7 @@ def read_form(
         form = ImageForm(image_size, "resize", handwriting=False, box=image_size, sides=sides)
     try:
         least = metadata.get("least_energy")
-        return form, None if least is None else float(least)
+        return form, None if least is None else to_float(least)
     except ValueError as error:
         raise UserError(f"{source}: bad metadata: {printable(error)}") from error
 

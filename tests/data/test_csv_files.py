@@ -75,6 +75,11 @@ def test_names_are_kept_wherever_they_are(tmp_path, label):
     assert dataset.fingerprint == data.from_arrays(X, names, **RULES).fingerprint
 
 
+def test_a_name_with_an_underscore_is_no_number(tmp_path):
+    rows = [[f"1_{row[0]}", *row[1:]] for row in ROWS]
+    assert load(tmp_path / "a.csv", text(rows)).class_names == ("1_0", "1_1", "1_2", "1_3")
+
+
 def test_kaggles_folder_without_labels_in_its_test_file(tmp_path, fingerprint):
     (tmp_path / "train.csv").write_text(text(ROWS, "label," + PIXELS))
     (tmp_path / "sample_submission.csv").write_text("ImageId,Label\n1,0\n")
@@ -128,6 +133,7 @@ def changed(row, column, value):
     return text(rows)
 
 
+COMMAS = text(np.float32(ROWS).tolist(), delimiter=";").replace(".", ",")
 WRONG = [
     ("", "a.csv is empty"),
     ("\n \n", "a.csv is empty"),
@@ -138,6 +144,15 @@ WRONG = [
     (text(ROWS) + "\n" + ",".join(["1"] * 38), "a.csv, line 42: 38 cells, the first line has 37"),
     (changed(6, 3, ""), "a.csv, line 7, column 4 is empty"),
     (changed(6, 3, "abc"), "a.csv, line 7, column 4: abc is no number"),
+    (changed(6, 3, "1_0"), "a.csv, line 7, column 4: 1_0 is no number"),
+    (changed(6, 3, "٣"), "a.csv, line 7, column 4: ٣ is no number"),
+    (changed(6, 3, '"0,5"'), "line 7, column 4: 0,5 has a decimal comma; save it with points"),
+    (COMMAS, "a.csv, line 1, column 2: 95,0 has a decimal comma"),
+    (COMMAS.replace(";", "\t"), "a.csv, line 1, column 2: 95,0 has a decimal comma"),
+    (
+        "label;" + PIXELS.replace(",", ";") + "\n" + COMMAS,
+        "a.csv, line 2, column 2: 95,0 has a d",
+    ),
     (changed(6, 3, "\x1b[31m"), "a.csv, line 7, column 4: '\\x1b[31m' is no number"),
     (changed(6, 3, 256), "a.csv, line 7, column 4: 256; pixels are integers of 0 to 255, or floa"),
     (changed(6, 3, -1), "line 7, column 4: -1; pixels are"),
