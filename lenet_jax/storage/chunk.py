@@ -15,6 +15,8 @@ from lenet_jax.storage.formats import ChunkResults, MemberResult
 
 ROWS, HISTORY = "results.json", "history.npz"
 CURVES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+EMA_CURVES = ("valid_ema_loss", "valid_ema_accuracy")  # of averaged weights
+EMA_RESULTS = ("valid_ema_accuracy", "test_ema_accuracy")
 # What a file of arrays that is damaged, or none, raises.
 UNREADABLE = (
     *(OSError, ValueError, LookupError, EOFError, TypeError, RuntimeError, MemoryError),
@@ -32,7 +34,7 @@ def read_chunk(
     Args:
       folder: the chunk's.
       members: their numbers, in the order of the plan.
-      epochs: how many each was trained for.
+      epochs: how many each was trained for, unless it stopped early.
 
     Raises:
       UserError: they cannot be read, or are not results of these members.
@@ -48,9 +50,10 @@ def read_chunk(
     for row in rows:
         if not _is_possible(row, epochs):
             raise damaged(folder, f"{ROWS} has impossible results for member {row['member']}")
-    if curves.keys() != set(CURVES):
+    averaged = any(name in row for row in rows for name in EMA_RESULTS)
+    if curves.keys() != {*CURVES, *(EMA_CURVES if averaged else ())}:
         raise damaged(folder, f"{HISTORY} does not have the curves of its members")
-    done = [row["status"] == "done" for row in rows]
+    done = [(row.get("epochs") or epochs) * (row["status"] == "done") for row in rows]
     for name, curve in curves.items():
         if not _is_curve(curve, done, epochs, rate=name.endswith("accuracy")):
             raise damaged(folder, f"{name} in {HISTORY} is not a curve of its members")
@@ -60,29 +63,43 @@ def read_chunk(
 def _is_possible(row: MemberResult, epochs: int) -> bool:
     """Whether a member may have such results after so many epochs."""
     results = [row["valid_loss"], row["valid_accuracy"], row["test_loss"], row["test_accuracy"]]
+    averaged = [row.get(name) for name in EMA_RESULTS if name in row]
     best, step = row["best_epoch"], row["diverged_step"]
     if not 0 <= row["seconds"] < math.inf:
         return False
     if row["status"] == "diverged":
-        return results == [None] * 4 and best is None and step is not None and step >= 1
-    numbers = [value for value in results if value is not None]
-    if len(numbers) < len(results) or best is None or step is not None:
+        results += [*averaged, row.get("epochs"), best]
+        return set(results) == {None} and step is not None and step >= 1
+    numbers = [value for value in results + averaged if value is not None]
+    if len(numbers) < len(results + averaged) or best is None or step is not None:
         return False
-    valid_loss, valid_accuracy, test_loss, test_accuracy = numbers
+    valid_loss, valid_accuracy, test_loss, test_accuracy, *averaged = numbers
+    trained = row.get("epochs", epochs)
     return (
         0 <= valid_loss < math.inf
         and test_loss >= 0  # which finite weights may have infinite
         and 0 <= valid_accuracy <= 1
         and 0 <= test_accuracy <= 1
-        and 1 <= best <= epochs
+        and all(0 <= value <= 1 for value in averaged)
+        and trained is not None
+        and 1 <= best <= trained <= epochs
     )
 
 
-def _is_curve(curve: Any, done: Sequence[bool], epochs: int, *, rate: bool) -> bool:
-    """Whether an array is a metric of each member and epoch; NaN once a member diverged."""
+def _is_curve(curve: Any, done: Sequence[int], epochs: int, *, rate: bool) -> bool:
+    """Whether an array is a metric of each member and epoch; NaN once a member diverged or stopped.
+
+    Args:
+      curve: what there is.
+      done: the epochs of each member; 0 if it diverged.
+      epochs: the most.
+      rate: whether it is in [0, 1].
+    """
     if not isinstance(curve, np.ndarray) or curve.dtype.kind != "f":
         return False
-    if curve.shape != (len(done), epochs) or np.isnan(curve[np.array(done)]).any():
+    if curve.shape != (len(done), epochs):
+        return False
+    if np.isnan(curve[np.arange(epochs) < np.array(done)[:, None]]).any():
         return False
     return not rate or not np.any((curve < 0) | (curve > 1))
 

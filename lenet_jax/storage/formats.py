@@ -109,7 +109,11 @@ class MemberResult(TypedDict):
     valid_accuracy: Number | None
     test_loss: Number | None
     test_accuracy: Number | None
+    valid_ema_accuracy: NotRequired[Number | None]
+    test_ema_accuracy: NotRequired[Number | None]
     best_epoch: int | None
+    epochs: NotRequired[int | None]
+    stopped_early: NotRequired[bool | None]
     diverged_step: int | None
     seconds: Number
 

@@ -241,7 +241,8 @@ class SweepDir:
         state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
         # `train_loss` is called `train/loss` in a run.
         names = [name.replace("_", "/", 1) for name in curves]
-        epochs = zip(*(array[position].tolist() for array in curves.values()), strict=True)
+        own = np.s_[position, : rows[position].get("epochs")]
+        epochs = zip(*(array[own].tolist() for array in curves.values()), strict=True)
         history = [
             {"epoch": epoch} | dict(zip(names, values, strict=True))
             for epoch, values in enumerate(epochs, 1)

@@ -34,10 +34,7 @@ FIXED = {
     "checkpoint.keep": "a sweep saves whole chunks, not checkpoints",
     "data.data_dir": "it says where the data is, not which data",
     "train.initial_weights": "a sweep draws its members' weights",
-    "train.patience": "members of a sweep train all epochs",
-    "train.ema_decay": "a sweep has no results of averaged weights",
 }
-SINGLE = ("train.patience", "train.ema_decay")  # keys of single runs
 
 
 def sweep(key: str, values: Iterable[object]) -> Sweep:
@@ -76,9 +73,6 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> Membe
       UserError: the file is missing or fails, or the sweep has mistakes; the first are listed, on
         at most three lines.
     """
-    for key in SINGLE:
-        if (value := attrgetter(key)(config)) is not None:
-            raise UserError(f"{key}={value} is for single runs, not for sweeps: {FIXED[key]}")
     changes = call_file(path_with_arg, "get_sweep", "sweep")
     path = show(path_with_arg.partition(":")[0])
     if not (isinstance(changes, list) and all(isinstance(each, Mapping) for each in changes)):

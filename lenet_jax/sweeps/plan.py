@@ -199,7 +199,9 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
     """
     spec = group.spec
     # Inputs, outputs, and a copy of them inside the loop; the best parameters besides the last.
-    member = 3 * FLOAT * num_params(spec) * (2 + _optimizer_copies(spec.optimizer))
+    averages = group.members.values("train.ema_decay") != [None]
+    copies = 2 + averages + _optimizer_copies(spec.optimizer)
+    member = 3 * FLOAT * num_params(spec) * copies
     concurrent = per_device if strategy == "vmap" else 1
     images = max(spec.micro_batch_size, spec.eval_batch_size)
     work = concurrent * images * FLOAT * floats_per_image(spec)

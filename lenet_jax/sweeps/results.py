@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from lenet_jax.config import base
 from lenet_jax.config.file import Config, replace
@@ -20,6 +21,7 @@ from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.members import Overrides
 
 SEEDS = ("seed", "seeds.init", "seeds.order", "seeds.augment")
+# Those that no member has are left out: of averaged weights and of epochs that may differ.
 # `seconds` comes last: repeated sweeps give identical tables except for the last column.
 COLUMNS = (
     "status",
@@ -27,9 +29,18 @@ COLUMNS = (
     "valid_accuracy",
     "test_loss",
     "test_accuracy",
+    "valid_ema_accuracy",
+    "test_ema_accuracy",
     "best_epoch",
+    "epochs",
+    "stopped_early",
     "diverged_step",
     "seconds",
+)
+
+STATISTICS = (
+    *("valid_accuracy", "test_accuracy", "valid_loss", "test_loss"),
+    *("valid_ema_accuracy", "test_ema_accuracy"),
 )
 
 
@@ -91,7 +102,7 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             "diverged": len(setting.rows) - len(done),
             "stuck": setting.stuck,
         }
-        for name in ("valid_accuracy", "test_accuracy", "valid_loss", "test_loss"):
+        for name in (name for name in STATISTICS if name in setting.rows[0]):
             upper = 1.0 if name.endswith("accuracy") else math.inf
             entry[name] = describe([row[name] for row in done], upper).to_json()
         best = max(done, key=rank, default=None)
@@ -165,7 +176,7 @@ def for_plot(
     winner, shown = choose(settings), []
     for index, setting in enumerate(settings):
         test = [100 * (1 - row["test_accuracy"]) for row in setting.done]
-        valid = [100 * (1 - curves[row["member"]]["valid_accuracy"]) for row in setting.done]
+        valid = [100 * (1 - _held(curves[row["member"]]["valid_accuracy"])) for row in setting.done]
         shown.append(
             plots.Setting(
                 name=setting.name,
@@ -179,6 +190,12 @@ def for_plot(
             )
         )
     return shown
+
+
+def _held(curve: Float[np.ndarray, " epochs"]) -> Float[np.ndarray, " epochs"]:
+    """A curve whose last value stays where a member had stopped, as its network does."""
+    trained = curve[~np.isnan(curve)]
+    return np.pad(trained, (0, len(curve) - len(trained)), "edge")
 
 
 def summary(
@@ -198,6 +215,9 @@ def summary(
     """
     rows = [row for setting in settings for row in setting.rows]
     entries = summarise(settings)
+    averaged = ""
+    if any("test_ema_accuracy" in row for row in rows):
+        averaged = "; …_ema_… are of the average of the weights after the last epoch"
     return {
         "status": "done" if complete else "incomplete",
         "members": len(rows),
@@ -215,6 +235,7 @@ def summary(
             "valid_… and test_… are of each member's best epoch on validation, over the members"
             " that did not diverge; sd: standard deviation; ci95: ends of the 95 % interval of the"
             " mean, Student's on the logit's scale (losses: logarithm); stuck: hardly above chance"
+            + averaged
         ),
     }
 
@@ -257,10 +278,11 @@ def rank(row: Row) -> tuple[float, float, int]:
 def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
     """The content of results.csv: one row per member, with its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
-    lines: list[list[Any]] = [["member", *swept, *COLUMNS]]
+    columns = [name for name in COLUMNS if any(name in row for row in rows)]
+    lines: list[list[Any]] = [["member", *swept, *columns]]
     for row in rows:
         changed = overrides[row["member"]]
-        cells = [row[name] for name in COLUMNS]
+        cells = [row.get(name) for name in columns]
         shown = [
             " ".join(map(str, v)) if isinstance(v, list | tuple) else v
             for v in map(changed.get, swept)

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,9 +23,30 @@ from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training import population as populations
-from lenet_jax.training.population import Population
+from lenet_jax.training.population import EpochMetrics, Population
+from lenet_jax.training.step import Metrics
 
 MOST_LINES = 50  # of chunks
+
+
+class Outcome(NamedTuple):
+    """What is left of each member of a trained population, see `population.Members`.
+
+    Attributes:
+      step: taken, or negative.
+      stopped_epoch: the one after which it stopped for want of patience.
+      best_epoch: on validation.
+      valid: the sums over the validation images in that epoch.
+      test: those over the test images, under its parameters of that epoch.
+      averaged: those under the average of its parameters, if there is one.
+    """
+
+    step: Any
+    stopped_epoch: Any
+    best_epoch: Any
+    valid: Metrics
+    test: Metrics
+    averaged: Metrics | None
 
 
 def missing_chunks(store: SweepDir, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -90,14 +111,26 @@ class Trainer:
             if interrupt.notice():
                 return None
             progress.advance(count, count * spec.num_examples)
-        test = population.test(members, self._test_split)
-        outcome = members.state.step, members.best_epoch, members.best_valid, test
+            if (population.pick(members.state.step, count) < 0).all():  # all are frozen
+                break
+        missing = spec.num_epochs - len(epochs)
+        progress.advance(count * missing, 0)
+        nothing = jax.tree.map(lambda values: np.full_like(values, np.nan), epochs[-1])
+        stacked = jax.tree.map(
+            lambda *values: np.stack(values, axis=1), *epochs, *[nothing] * missing
+        )
+        outcome = Outcome(
+            members.state.step,
+            members.stopped_epoch,
+            members.best_epoch,
+            members.best_valid,
+            population.test(members, self._test_split),
+            population.test_averaged(members, self._test_split),
+        )
         outcome = population.pick(outcome, count)
-        rows = _rows(chunk, *outcome, seconds=time.perf_counter() - started)
-        curves = {
-            name: np.stack(values, axis=1)
-            for name, values in zip(epochs[0]._fields, zip(*epochs, strict=True), strict=True)
-        }
+        seconds = time.perf_counter() - started
+        rows = [_row(chunk, index, outcome, stacked, seconds) for index in range(count)]
+        curves = {name: curve for name, curve in stacked._asdict().items() if curve is not None}
         write_chunk(folder, rows, curves)
         self._save_weights(chunk, folder, members, rows)
         return rows
@@ -146,25 +179,30 @@ class Trainer:
         write_weights(folder, saved, metadata)
 
 
-def _rows(
-    chunk: Chunk, steps: Any, best_epochs: Any, valid: Any, test: Any, *, seconds: float
-) -> list[Row]:
-    """One row per member; results of a diverged member are None."""
-    rows = []
-    for index, member in enumerate(chunk.members.numbers.tolist()):
-        step = int(steps[index])
-        row: Row = {"member": member, "status": "diverged" if step < 0 else "done"}
-        for name, sums in (("valid", valid), ("test", test)):
-            loss, correct, count = (
-                float(getattr(sums, field)[index]) for field in ("loss", "correct", "count")
-            )
-            row[f"{name}_loss"] = shortest(loss / count) if step >= 0 else None
-            row[f"{name}_accuracy"] = correct / count if step >= 0 else None
-        row["best_epoch"] = int(best_epochs[index]) if step >= 0 else None
-        row["diverged_step"] = -step if step < 0 else None
-        row["seconds"] = round(seconds / len(chunk.members), 3)
-        rows.append(row)
-    return rows
+def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, seconds: float) -> Row:
+    """The results of a member of a chunk; those of a diverged one are None."""
+    step, stopped, best_epoch, valid, test, averaged = jax.tree.map(
+        lambda values: values[index].item(), outcome
+    )
+    diverged = step < 0 and not stopped
+    row: Row = {"member": int(chunk.members.numbers[index])}
+    row["status"] = "diverged" if diverged else "done"
+    results: Row = {}
+    for name, sums in (("valid", valid), ("test", test)):
+        size = max(sums.count, 1.0)  # a diverged member may have no best epoch
+        results[f"{name}_loss"] = shortest(sums.loss / size)
+        results[f"{name}_accuracy"] = sums.correct / size
+    results["best_epoch"] = best_epoch
+    epochs = stopped or chunk.group.spec.num_epochs
+    if curves.valid_ema_accuracy is not None:
+        results["valid_ema_accuracy"] = shortest(curves.valid_ema_accuracy[index, epochs - 1])
+        results["test_ema_accuracy"] = averaged.correct / averaged.count
+    if chunk.group.members.values("train.patience") != [None]:
+        results |= {"epochs": epochs, "stopped_early": epochs < chunk.group.spec.num_epochs}
+    row |= dict.fromkeys(results) if diverged else results
+    row["diverged_step"] = -step if diverged else None
+    row["seconds"] = round(seconds / len(chunk.members), 3)
+    return row
 
 
 def _line(chunk: Chunk, rows: Sequence[Row]) -> str:

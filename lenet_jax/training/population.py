@@ -9,7 +9,9 @@ then stays in the cache), with one host device per core, see `machine.use_cores`
 accelerators they train side by side (`vmap`).
 
 A member whose loss or parameters stop being finite is frozen in the state before that step, and
-its `step` becomes negative: -17 says that the 17th step failed. Other members are unaffected.
+its `step` becomes negative: -17 says that the 17th step failed. A member that `train.patience`
+stops is frozen likewise, in the state after the last step of that epoch. Other members are
+unaffected.
 """
 
 import dataclasses
@@ -43,6 +45,7 @@ from lenet_jax.training.step import (
 Strategy = Literal["auto", "map", "vmap"]
 Tree = TypeVar("Tree", bound=PyTree)
 AXIS = "members"
+NEVER = 2**31 - 1  # a patience that no training exhausts
 
 
 @jax.tree_util.register_dataclass
@@ -56,12 +59,15 @@ class Members:
         a member that froze in its first epoch, those it froze with.
       best_epoch: that epoch, counted from 1; 0 if there is none.
       best_valid: the sums over the validation images in that epoch.
+      stopped_epoch: the epoch after which `train.patience` stopped the member, counted from 1; 0 if
+        it did not.
     """
 
     state: TrainState
     best_params: nnx.State
     best_epoch: Int32[Array, "..."]
     best_valid: Metrics
+    stopped_epoch: Int32[Array, "..."]
 
 
 class Settings(NamedTuple):
@@ -69,16 +75,22 @@ class Settings(NamedTuple):
 
     seeds: Mapping[str, Any]
     hyperparameters: Hyperparameters
+    patience: Any
     active: Any
 
 
 class EpochMetrics(NamedTuple):
-    """Each member's metrics of an epoch; NaN from the epoch in which it froze."""
+    """Each member's metrics of an epoch; NaN once it is frozen.
+
+    Those under the average of the parameters are None without `train.ema_decay`.
+    """
 
     train_loss: Float[Array, "..."]
     train_accuracy: Float[Array, "..."]
     valid_loss: Float[Array, "..."]
     valid_accuracy: Float[Array, "..."]
+    valid_ema_loss: Float[Array, "..."] | None = None
+    valid_ema_accuracy: Float[Array, "..."] | None = None
 
 
 class Population:
@@ -137,6 +149,7 @@ class Population:
         settings = Settings(
             _stack([seeds(config) for config in padded], np.int32),
             _stack([hyperparameters(config) for config in padded], np.float32),
+            _stack([config.train.patience or NEVER for config in padded], np.int32),
             np.arange(self.size) < len(configs),
         )
         order = self._slots()
@@ -173,6 +186,11 @@ class Population:
         """The sums over all images of a split, under each member's best parameters."""
         return self._test(members.best_params, split)
 
+    def test_averaged(self, members: Members, split: DeviceSplit) -> Metrics | None:
+        """Those under the average of each member's parameters; None without `train.ema_decay`."""
+        averaged = members.state.averaged
+        return None if averaged is None else self._test(averaged, split)
+
     def pick(self, tree: Tree, count: int) -> Tree:
         """The first `count` members of stacked arrays, in the configs' order, as NumPy arrays."""
         at = np.argsort(self._slots())[:count]
@@ -206,7 +224,7 @@ class Population:
         state = dataclasses.replace(state, step=jnp.where(settings.active, state.step, -1))
         # Fewer hits than any network has, so that the first epoch is better.
         none = dataclasses.replace(no_metrics(), correct=jnp.float32(-1))
-        return Members(state, state.params, jnp.int32(0), none)
+        return Members(state, state.params, jnp.int32(0), none, jnp.int32(0))
 
     def _advance_apart(
         self,
@@ -225,7 +243,8 @@ class Population:
             def run(state: TrainState) -> tuple[TrainState, Metrics]:
                 return train_epoch(self.spec, state, train_split, epoch, hyper)
 
-            return self._validate(member, *self._unless_frozen(run, member.state), valid, epoch)
+            after = self._unless_frozen(run, member.state)
+            return self._validate(member, *after, settings.patience, valid, epoch)
 
         return self._over(advance)((members, settings))
 
@@ -251,7 +270,7 @@ class Population:
             states, new = self._over(take_one)((states, settings.hyperparameters))
             return states, jax.tree.map(jnp.add, sums, new)
 
-        def validate(args: tuple[Members, TrainState, Metrics]) -> Any:
+        def validate(args: tuple[Members, TrainState, Metrics, Array]) -> Any:
             return self._validate(*args, valid, epoch)
 
         steps = self.spec.steps_per_epoch
@@ -265,13 +284,14 @@ class Population:
         sums = jax.tree.map(lambda zero: jnp.full(len(members.best_epoch), zero), no_metrics())
         carry = members.state, sums
         states, metrics = loop(self.spec, take, fetch, 0, steps, carry)
-        return self._over(validate)((members, states, metrics))
+        return self._over(validate)((members, states, metrics, settings.patience))
 
     def _validate(
         self,
         member: Members,
         state: TrainState,
         metrics: Metrics,
+        patience: Array,
         valid_split: DeviceSplit,
         epoch: Array,
     ) -> tuple[Members, EpochMetrics]:
@@ -286,15 +306,21 @@ class Population:
         def choose(when: Array, new: Tree, old: Tree) -> Tree:
             return jax.tree.map(lambda new, old: jnp.where(when, new, old), new, old)
 
+        best_epoch = choose(better, epoch + 1, member.best_epoch)
+        stops = going & (epoch + 1 - best_epoch >= patience)
         member = Members(
-            state=state,
+            state=dataclasses.replace(state, step=jnp.where(stops, -state.step, state.step)),
             best_params=choose(
                 better | (~going & (member.best_epoch == 0)), state.params, member.best_params
             ),
-            best_epoch=choose(better, epoch + 1, member.best_epoch),
+            best_epoch=best_epoch,
             best_valid=choose(better, valid, member.best_valid),
+            stopped_epoch=choose(stops, epoch + 1, member.stopped_epoch),
         )
-        values = (metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy)
+        values = [metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy]
+        if state.averaged is not None:
+            averaged, _ = evaluate(self.spec, state.averaged, valid_split)
+            values += [averaged.mean_loss, averaged.accuracy]
         return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in values))
 
     def _unless_frozen(

@@ -270,7 +270,7 @@ def compiled_value(path: str, value: Any) -> Any:
     hyperparameters, but for `augments`.
     """
     section = path.partition(".")[0]
-    if section in ("seed", "seeds"):
+    if section in ("seed", "seeds") or path == "train.patience":
         return None
     smooth = path in ("train.label_smoothing", "train.max_grad_norm", "train.ema_decay")
     return float if (smooth or section in SECTIONS) and _is_number(value) else value

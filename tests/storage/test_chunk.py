@@ -60,6 +60,11 @@ def test_what_a_sweep_writes_is_read(sweep):
         {"diverged_step": 1},
         {"status": "diverged"},
         {"seconds": float("inf")},
+        {"epochs": 2},
+        {"epochs": 4},
+        {"epochs": None},
+        {"valid_ema_accuracy": 1.5},
+        {"test_ema_accuracy": None},
         {"member": 1},
         {"member": 99},
         None,
@@ -90,6 +95,17 @@ def test_impossible_curves_are_refused(sweep, array):
     write(sweep, curves=others if array is None else others | {"valid_accuracy": array})
     with pytest.raises(UserError, match=r"0000 is damaged: .*history.npz"):
         sweep.read_chunk(0)
+
+
+def test_averaged_weights_and_members_that_stopped_have_their_curves(sweep):
+    averaged = {"valid_ema_accuracy": 0.25, "test_ema_accuracy": 0.5}
+    stopped = ROWS[0] | averaged | {"best_epoch": 1, "epochs": 2, "stopped_early": True}
+    nothing = dict.fromkeys(averaged) | {"epochs": None, "stopped_early": None}
+    curve = np.where(np.arange(3) < 2, VALID_LOSS, np.nan)
+    curves = dict.fromkeys((*NAMES, "valid_ema_loss", "valid_ema_accuracy"), curve)
+    write(sweep, [stopped, ROWS[1] | nothing], curves)
+    rows, read = sweep.read_chunk(0)
+    assert rows[0] == stopped and read.keys() == curves.keys()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text"])

@@ -76,7 +76,6 @@ def test_the_argument_reaches_get_sweep(tmp_path):
         ("[]", ["the sweep is empty"]),
         ("sweep('seed', [])", ["the sweep is empty"]),
         ("sweep('checkpoint.keep', [1, 2])", ["checkpoint.keep cannot vary in a sweep"]),
-        ("sweep('train.patience', [1, 2])", ["train.patience cannot vary in a sweep: members"]),
         ("sweep('seed', [0, -1])", ["member 1", "seed=-1: must be an integer"]),
         ("sweep('seed', [1, 2, 1])", ["members 0 and 2 are the same"]),
         (
@@ -108,13 +107,6 @@ def test_mistakes_are_reported_briefly(tmp_path, text, phrases):
 def test_a_swept_key_cannot_be_overridden(tmp_path):
     with pytest.raises(UserError, match=r"seed is swept, but also set by --config\.seed"):
         load(tmp_path, "sweep('seed', range(2))", given=["seed"])
-
-
-@pytest.mark.parametrize("key", ["patience", "ema_decay"])
-def test_keys_of_single_runs_are_refused(tmp_path, key):
-    with pytest.raises(UserError, match=rf"train\.{key}=\S+ is for single runs, not for sweeps"):
-        config = tiny.config(train={key: 2 if key == "patience" else 0.5})
-        file.load(write(tmp_path, "sweep('seed', range(2))"), config)
 
 
 def test_a_missing_sweep_file_suggests_another():

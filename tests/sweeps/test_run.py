@@ -22,15 +22,18 @@ from lenet_jax.statistics import chance, is_stuck
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
-from lenet_jax.sweeps.file import chain, product, share_order, sweep
+from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from lenet_jax.sweeps.members import Members, Overrides
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.results import winner_file
 from lenet_jax.sweeps.run import run
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.training.population import Population
 from lenet_jax.training.sizes import num_params
 from tests.support import tiny
+from tests.support.runs import make_config
+from tests.support.runs import start as start_one
 
 pytestmark = pytest.mark.slow
 
@@ -268,6 +271,49 @@ def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):
     assert code == 3 and "1 of 1 chunk is already done: nothing to train" in output
     with pytest.raises(UserError, match="a sweep of 1 network; choose one, for example --member=0"):
         load(tmp_path)
+
+
+def test_members_that_stop_early_and_average_their_weights_are_their_single_runs(
+    folder, no_figures, tmp_path, monkeypatch
+):
+    """Stopped by a signal in its second chunk, and resumed."""
+    base, path = make_config(folder), tmp_path / "sweep"
+    overrides = zipit(
+        sweep("train.patience", [1, 1, 2, None]),
+        sweep("train.ema_decay", [0.5, 0.9, 0.5, 0.99]),
+    )
+    calls, train_epoch = [], Population.train_epoch
+
+    def count(*args):
+        calls.append(1)
+        return train_epoch(*args)
+
+    monkeypatch.setattr(Population, "train_epoch", count)
+    with monkeypatch.context() as patch:
+        patch.setattr(Interrupt, "notice", lambda _: len(calls) > 2)
+        patch.setattr(Interrupt, "exit_code", 130)
+        patch.setattr(Interrupt, "reason", "stopped by SIGINT")
+        assert start(path, base, overrides, chunk_size=2)[0] == 130
+    assert start(path, base, overrides, chunk_size=2)[0] == 0
+    assert len(calls) == 2 + 1 + 3  # the members of the first chunk had stopped
+    rows = table(path)
+    assert [row["epochs"] for row in rows] == ["2", "2", "3", "3"]
+    assert [row["stopped_early"] for row in rows] == ["True", "True", "False", "False"]
+    for member in (1, 2):
+        config = configs.replace(base, overrides[member])
+        alone = start_one(tmp_path / f"{member}", config)
+        row, summary = rows[member], alone.read("summary.json")
+        for name in ("epochs", "stopped_early", "best_epoch"):
+            assert row[name] == str(summary[name])
+        for name in ("test_accuracy", "test_ema_accuracy", "valid_accuracy"):
+            assert np.float32(row[name]) == np.float32(summary[name])
+        network = load(path, member=member)
+        for name, array in load_file(alone.path / "model.safetensors").items():
+            np.testing.assert_array_equal(array, network.state_dict[name])
+        assert len(network.history) == summary["epochs"]
+        for ours, theirs in zip(network.history, alone.rows(), strict=True):
+            assert len(ours) == 7
+            assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6)
 
 
 def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
