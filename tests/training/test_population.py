@@ -43,8 +43,7 @@ class Trained:
         for epoch in range(spec.num_epochs):
             members, metrics = trainer.train_epoch(members, varied, train_split, valid_split, epoch)
             rows.append(trainer.pick(metrics, len(configs)))
-        stacked = (np.stack(epochs, axis=1) for epochs in zip(*rows, strict=True))
-        self.curves = population.EpochMetrics._make(stacked)
+        self.curves = jax.tree.map(lambda *epochs: np.stack(epochs, axis=1), *rows)
         self.test = trainer.pick(trainer.test(members, test_split), len(configs))
         self.params = trainer.pick(members.state.params, len(configs))
         self.best_params = trainer.pick(members.best_params, len(configs))
@@ -285,7 +284,7 @@ def test_a_diverging_member_is_frozen_and_the_others_are_unaffected(strategy, di
         assert_same(take(trained.best_params, 1), take(trained.params, 1))
         assert trained.best_epoch[1] == 0
     since = (failed - 1) // STEPS
-    for curve in trained.curves:
+    for curve in jax.tree.leaves(trained.curves):
         assert np.isfinite(curve[1]).tolist() == [epoch < since for epoch in range(EPOCHS)]
 
 
