@@ -22,7 +22,7 @@ if sys.argv and os.path.basename(sys.argv[0]) in COMMANDS:  # noqa: PTH119
     end_at_once_on_signals()
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lenet_jax.data import Dataset
     from lenet_jax.inference.network import Network
 
-__all__ = ["__version__", "load", "train"]
+__all__ = ["__version__", "load", "train", "train_sweep"]
 
 __version__ = "0.1.0"
 
@@ -74,22 +74,16 @@ def train(
 
     started = time.perf_counter()
     from lenet_jax import config as configs
-    from lenet_jax import machine
-    from lenet_jax.device import require_device
     from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 
-    machine.use_compilation_cache()
-    machine.use_cores()
-    require_device()
+    checked = _prepare(config, data)
     from lenet_jax.runs.run import run  # JAX reads the environment
 
     workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
-    checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
     dataset, more = None, ""
     if data is not None:
-        from lenet_jax.data.arrays import GIVEN, given
+        from lenet_jax.data.arrays import given
 
-        checked = configs.replace(checked, {"data.name": GIVEN})
         dataset, more = given(data, **checked.data), ", data=…"
     command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r}{more})"]
     repeats = configs.saved_config(config) if isinstance(config, str) else None
@@ -101,6 +95,78 @@ def train(
     if code != ExitCode.DONE:
         raise KeyboardInterrupt
     return load(workdir)
+
+
+def train_sweep(
+    config: Config | str,
+    sweep: str | Sequence[Mapping[str, Any]],
+    workdir: str | Path | None = None,
+    *,
+    data: Dataset | Sequence[Any] | None = None,
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Trains a sweep, as the command does; of one that is there, the members that are missing.
+
+        rates = sweep("optimizer.learning_rate", [0.01, 0.1])  # of lenet_jax.sweeps.file
+        rows = lenet_jax.train_sweep("configs/notes.py", rates, "runs/rates", data=(x, y))
+
+    `lenet_jax.load("runs/rates", member=1)` is the network of a member whose weights are saved.
+
+    Args:
+      config: as for `train`; members override it.
+      sweep: the overrides of each member, which `lenet_jax.sweeps.file` combines; or the name of a
+        sweep file, `FILE.py[:ARG]`, which runs as code.
+      workdir: as for `train`.
+      data: as for `train`; members may vary how arrays are fitted and split.
+      **options: `save`, `shared_data_order`, `strategy` and `chunk_size`, as the command's flags.
+
+    Returns:
+      The rows of `results.csv`: of each member its number, overrides and results.
+
+    Raises:
+      TypeError: an option is none of these.
+      UserError: the config, an option, the sweep, the data or the directory is not valid.
+      KeyboardInterrupt: the sweep was stopped; the same call resumes it.
+    """
+    import time
+
+    from lenet_jax.errors import ExitCode, writing
+    from lenet_jax.sweeps import file
+
+    checked = _prepare(config, data)
+    from lenet_jax.sweeps.options import make_options
+    from lenet_jax.sweeps.run import load_with, read_results, run  # JAX reads the environment
+
+    workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
+    chosen = make_options(workdir, **options)
+    if chosen.shared_data_order:
+        checked = file.share_order(checked)
+    members = file.load(sweep, checked)
+    more = "" if data is None else ", data=…"
+    command = ["python", "-c", f"import lenet_jax; lenet_jax.train_sweep(…, {workdir!r}{more})"]
+    load_data = load_with(data, members)
+    with writing(workdir):
+        code = run(checked, members, chosen, command, load_data)
+    if code not in (ExitCode.DONE, ExitCode.DIVERGED):
+        raise KeyboardInterrupt
+    return read_results(workdir)
+
+
+def _prepare(config: Config | str, data: Any) -> Config:
+    """Sets JAX up, before it is imported, and checks a config, which `data` may give the data."""
+    from lenet_jax import config as configs
+    from lenet_jax import machine
+    from lenet_jax.device import require_device
+
+    machine.use_compilation_cache()
+    machine.use_cores()
+    require_device()
+    checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
+    if data is None:
+        return checked
+    from lenet_jax.data.arrays import GIVEN
+
+    return configs.replace(checked, {"data.name": GIVEN})
 
 
 def load(path: str | Path, member: int | None = None, **description: Any) -> Network:

@@ -14,6 +14,8 @@ from lenet_jax import inspect, machine
 from lenet_jax.data.idx import read_idx
 from lenet_jax.errors import UserError
 from lenet_jax.storage.run_dir import RunDir
+from lenet_jax.sweeps.file import sweep
+from tests.support import tiny
 from tests.support.runs import Run, assert_same_end, make_config
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -73,11 +75,15 @@ def test_a_user_error_is_short_in_a_notebook(tmp_path):
     assert caught.value._render_traceback_() == [str(caught.value)]
 
 
+def read_arrays(folder):
+    names = (f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images", "labels"))
+    return [read_idx(next(folder.glob(f"{name}*"))) for name in names]
+
+
 def test_arrays_train_as_their_files_do_and_the_run_says_that_they_are_not_stored(
     folder, finished, tmp_path, run_command
 ):
-    names = (f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images", "labels"))
-    arrays = [read_idx(next(folder.glob(f"{name}*"))) for name in names]
+    arrays = read_arrays(folder)
     config, path = make_config(folder), tmp_path / "run"
     network = lenet_jax.train(config, path, data=(arrays[0] / 255, *arrays[1:]))
     weights, expected = (load_file(run / "model.safetensors") for run in (path, finished.path))
@@ -91,3 +97,40 @@ def test_arrays_train_as_their_files_do_and_the_run_says_that_they_are_not_store
         lenet_jax.train(str(path), tmp_path / "other")
     code, _, error = run_command(inspect.main, f"--workdir={path}")
     assert code == 2 and "were given in Python, and are not stored" in error
+
+
+@pytest.mark.slow
+def test_a_sweep_on_arrays_is_resumed_with_the_same_ones_only(folder, finished, tmp_path):
+    arrays, config, path = read_arrays(folder), make_config(folder), tmp_path / "sweep"
+    seeds = sweep("seed", [0, 1])
+    rows = lenet_jax.train_sweep(config, seeds, path, data=arrays, save="all")
+    assert [(row["member"], row["seed"], row["status"]) for row in rows] == [
+        (0, 0, "done"),
+        (1, 1, "done"),
+    ]
+    assert rows[0]["best_epoch"] == finished.read("summary.json")["best_epoch"]
+    network = lenet_jax.load(path, member=0)
+    for name, values in load_file(finished.path / "model.safetensors").items():
+        np.testing.assert_array_equal(network.state_dict[name], values)
+    assert lenet_jax.train_sweep(config, seeds, path, data=tuple(arrays), save="all") == rows
+    with pytest.raises(UserError, match="holds another sweep: its data_fingerprints differ"):
+        lenet_jax.train_sweep(config, seeds, path, data=arrays[:2], save="all")
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        (sweep("data.name", ["mnist"]), {}, "data.name cannot vary in a sweep whose data are"),
+        (sweep("data.valid_examples", [3, 4]), {}, "data.valid_examples cannot vary in a sweep wh"),
+        ({"seed": 1}, {}, "sweep: it is dict, not a list of overrides"),
+        ([], {}, "sweep: the sweep is empty"),
+        (sweep("lr", [1]), {}, "sweep: unknown key lr; did you mean optimizer.learning_rate"),
+        (sweep("seed", [1]), {"save": "bset"}, "save=bset: must be one of best, all, none"),
+        (sweep("seed", [1]), {"chunk_size": 0}, "chunk_size=0: must be an integer of at least 1"),
+    ],
+)
+def test_a_sweep_that_is_mistaken_writes_nothing(tmp_path, changes, options, message):
+    data = tiny.dataset()
+    with pytest.raises(UserError, match=message):
+        lenet_jax.train_sweep(tiny.config(), changes, tmp_path / "x", data=data, **options)
+    assert not (tmp_path / "x").exists()

@@ -14,6 +14,7 @@ as code: run only those you trust.
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
@@ -61,11 +62,12 @@ def chain(*sweeps: Sweep) -> Sweep:
     return [dict(overrides) for members in sweeps for overrides in members]
 
 
-def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> Members:
-    """Runs a sweep file and checks each of its members.
+def load(sweep: Any, config: Config, given: Sequence[str] = ()) -> Members:
+    """Checks each member of a sweep, which a sweep file may have.
 
     Args:
-      path_with_arg: `FILE.py` or `FILE.py:ARG`; the argument goes to `get_sweep`.
+      sweep: the overrides of each member; or `FILE.py` or `FILE.py:ARG`, which runs: the argument
+        goes to `get_sweep`.
       config: the config that members override.
       given: keys set on the command line, which cannot be swept.
 
@@ -73,11 +75,13 @@ def load(path_with_arg: str, config: Config, given: Sequence[str] = ()) -> Membe
       UserError: the file is missing or fails, or the sweep has mistakes; the first are listed, on
         at most three lines.
     """
-    changes = call_file(path_with_arg, "get_sweep", "sweep")
-    path = show(path_with_arg.partition(":")[0])
+    is_file = isinstance(sweep, str)
+    changes = call_file(sweep, "get_sweep", "sweep") if is_file else sweep
+    path = show(sweep.partition(":")[0]) if is_file else "sweep"
     if not (isinstance(changes, list) and all(isinstance(each, Mapping) for each in changes)):
+        which = "its get_sweep returns" if is_file else "it is"
         raise UserError(
-            f"{path}: its get_sweep returns {type(changes).__name__}, not a list of overrides\n"
+            f"{path}: {which} {type(changes).__name__}, not a list of overrides\n"
             "Build one with sweep, product, zipit and chain of lenet_jax.sweeps.file."
         )
     if not changes:

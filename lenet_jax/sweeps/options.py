@@ -1,7 +1,8 @@
 """How a sweep is run."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from lenet_jax.errors import UserError, show
 from lenet_jax.training.population import Strategy
 
 
@@ -16,3 +17,29 @@ class Options(NamedTuple):
     worker: tuple[int, int] = (1, 1)
     collect: bool = False
     dry_run: bool = False
+
+
+CHOICES = {"save": ("best", "all", "none"), "strategy": ("auto", "map", "vmap")}
+
+
+def make_options(workdir: str, **given: Any) -> Options:
+    """The options of a sweep that is started in Python.
+
+    Args:
+      workdir: its folder.
+      **given: `save`, `strategy`, `shared_data_order` and `chunk_size`.
+
+    Raises:
+      TypeError: one is none of these.
+      UserError: one has no such value.
+    """
+    names = (*CHOICES, "shared_data_order", "chunk_size")
+    if unknown := ", ".join(name for name in given if name not in names):
+        raise TypeError(f"the options of a sweep are {', '.join(names)}; not {unknown}")
+    for name, choices in CHOICES.items():
+        if name in given and given[name] not in choices:
+            raise UserError(f"{name}={show(given[name])}: must be one of {', '.join(choices)}")
+    size = given.get("chunk_size")
+    if size is not None and not (type(size) is int and size >= 1):
+        raise UserError(f"chunk_size={show(size)}: must be an integer of at least 1, or None")
+    return Options(workdir, **given)

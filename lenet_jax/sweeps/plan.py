@@ -144,7 +144,8 @@ def from_json(
     if different:
         raise UserError(
             f"{where} holds another sweep: its {' and '.join(different)} differ\n"
-            "Use the same config and sweep to resume it, or choose another --workdir to start over."
+            "Use the same config, sweep and data to resume it, or choose another --workdir to start"
+            " over."
         )
     numbers = [number for entry in written["chunks"] for number in entry["members"]]
     if sorted(numbers) != list(range(len(columns))):

@@ -6,6 +6,7 @@ from typing import Any
 
 from lenet_jax import config as configs
 from lenet_jax import data, machine
+from lenet_jax.data.arrays import given
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 from lenet_jax.machine import ASSUMED_MEMORY, what_changed
 from lenet_jax.plots.output import draw
@@ -23,9 +24,46 @@ from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training.environment import own_code, training_environment
 from lenet_jax.training.population import choose_strategy
 
+LoadData = Callable[[configs.Config], data.Dataset]
 
-def run(config: configs.Config, members: Members, options: Options, command: Sequence[str]) -> int:
+
+def _load(config: configs.Config) -> data.Dataset:
+    return data.load(**config.data)
+
+
+def load_with(arrays: Any, members: Members) -> LoadData:
+    """What loads the data of a config: those that it names, or arrays in their place.
+
+    Args:
+      arrays: what `lenet_jax.train` takes as `data`; None: a config names its data.
+      members: of the sweep.
+
+    Raises:
+      UserError: members vary what the arrays have already.
+    """
+    if arrays is None:
+        return _load
+    fixed = "data." if isinstance(arrays, data.Dataset) else "data.name"
+    if swept := [key for key in members.columns.by_key if key.startswith(fixed)]:
+        raise UserError(f"{swept[0]} cannot vary in a sweep whose data are given in Python")
+    return lambda config: given(arrays, **config.data)
+
+
+def run(
+    config: configs.Config,
+    members: Members,
+    options: Options,
+    command: Sequence[str],
+    load_data: LoadData = _load,
+) -> int:
     """Plans, trains the missing chunks of this worker's share, and collects the finished ones.
+
+    Args:
+      config: the base config.
+      members: which override it.
+      options: see `Options`.
+      command: resumes the sweep; for messages.
+      load_data: from `load_with`.
 
     Returns:
       The exit code: 0 if done, 3 if every member diverged, 129, 130, 141 or 143 if stopped, see
@@ -38,7 +76,7 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
     if config.train.initial_weights is not None:
         raise UserError("a sweep draws its members' weights: do not set train.initial_weights")
     console, store = Console(), SweepDir(options.workdir)
-    groups, chunks = make_plan(store, config, members, options, console.warn)
+    groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
     if options.dry_run:
         missing = missing_chunks(store, chunks)
         lines = estimate.describe(
@@ -70,12 +108,26 @@ def run(config: configs.Config, members: Members, options: Options, command: Seq
         return _collect(store, members, chunks, console)
 
 
+def read_results(workdir: str) -> list[dict[str, Any]]:
+    """The rows of a sweep's table: of each trained member its number, overrides and results.
+
+    Raises:
+      UserError: a chunk is damaged.
+    """
+    store = SweepDir(workdir)
+    members = store.members()
+    rows = [row for chunk in sorted(store.done()) for row in store.read_chunk(chunk)[0]]
+    rows.sort(key=lambda row: row["member"])
+    return [{"member": row["member"], **members[row["member"]], **row} for row in rows]
+
+
 def make_plan(
     store: SweepDir,
     config: configs.Config,
     members: Members,
     options: Options,
     warn: Callable[[str], None],
+    load_data: LoadData = _load,
 ) -> tuple[list[Group], list[Chunk]]:
     """The groups and chunks of a sweep: as its directory has them, or new ones, written there.
 
@@ -84,7 +136,7 @@ def make_plan(
     Raises:
       UserError: as for `run`.
     """
-    groups = plan.make_groups(members, _load, options.shared_data_order)
+    groups = plan.make_groups(members, load_data, options.shared_data_order)
     settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
     requested = plan.to_json(members, groups, **settings)
     written = store.plan()
@@ -124,10 +176,6 @@ def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
                 f"the file of the {what} changed since {store.path} was started, and members are"
                 " trained\nRestore it, or choose another --workdir to start over."
             )
-
-
-def _load(config: configs.Config) -> data.Dataset:
-    return data.load(**config.data)
 
 
 def _plan_chunks(
