@@ -245,8 +245,7 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
         figure=figure,
     )
     console.lines(result_lines(settings, summary, rows))
-    for file in store.results():
-        console.note(f"  {file}")
+    console.files(store.results())
     if winner:
         return ExitCode.DONE
     console.warn(

@@ -1,4 +1,7 @@
-"""What a run prints: colour and a progress bar on a terminal, plain lines to grep elsewhere."""
+"""What a run prints: colour and a progress bar on a terminal, plain lines to grep elsewhere.
+
+In a notebook the lines are plain too, and the bar is one that its pages can show.
+"""
 
 import math
 import sys
@@ -9,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax.errors import discard, is_gone, print_error, write_error
-from lenet_jax.terminal.progress import REFRESH_PER_SECOND, Epochs, MemberEpochs, progress_bar
+from lenet_jax.terminal import notebook
+from lenet_jax.terminal.progress import (
+    REFRESH_PER_SECOND,
+    Epochs,
+    MemberEpochs,
+    Update,
+    progress_bar,
+)
 
 DIMMED = ("train", "valid", "loss", "acc", "lr", "img/s")
 ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
@@ -64,9 +74,16 @@ class Console:
         """Prints to `stream`, a text stream; None: standard output."""
         from rich.console import Console as RichConsole
 
+        self._in_notebook = stream is None and notebook.is_output()
         stream = sys.stdout if stream is None else stream
         self._output = None if stream is None else Output(stream)
-        self._rich = RichConsole(file=self._output)  # pyright: ignore[reportArgumentType]
+        # A notebook sets FORCE_COLOR, and gives its cells' commands a terminal, but is none. In its
+        # kernel, rich would make a page element of each line.
+        self._rich = RichConsole(
+            file=self._output,  # pyright: ignore[reportArgumentType]
+            force_terminal=False if self._in_notebook else None,
+            force_jupyter=False,
+        )
 
     def is_closed(self) -> bool:
         """Whether nobody reads the output any more."""
@@ -90,6 +107,10 @@ class Console:
             layers: each layer's name, output shape without batch, and number of parameters.
             num_params: number of parameters of the network.
         """
+        if self._in_notebook and Path(workdir).is_relative_to(Path.cwd()):
+            workdir = Path(workdir).relative_to(
+                Path.cwd()
+            )  # shared notebooks name no one's folders
         self._pairs({"device": device, "dataset": dataset, "workdir": workdir})
         rows = [("layer", "output", "parameters")]
         rows += [(name, "×".join(map(str, shape)), f"{count:,}") for name, shape, count in layers]
@@ -119,13 +140,13 @@ class Console:
     @contextmanager
     def epochs(self, num_epochs: int, first_epoch: int = 1) -> Iterator[Epochs]:
         """Shows the progress of the epochs `first_epoch` to `num_epochs`, counted from 1."""
-        with progress_bar(self._rich, "epochs", num_epochs, first_epoch - 1) as update:
+        with self._bar("epochs", num_epochs, first_epoch - 1) as update:
             yield Epochs(self._print_epoch, num_epochs, update)
 
     @contextmanager
     def member_epochs(self, total: int) -> Iterator[MemberEpochs]:
         """Shows the progress of a sweep over `total` epochs of its members."""
-        with progress_bar(self._rich, "member-epochs", total) as update:
+        with self._bar("member-epochs", total) as update:
             if update is not None and total:
                 update(text=self._legible("compiling…"))  # until the first epoch is done
             yield MemberEpochs(self.note, total, update)
@@ -135,7 +156,7 @@ class Console:
 
         Args:
             summary: as in summary.json; lines whose keys are missing or None are left out.
-            files: paths, printed one per line.
+            files: paths, printed one per line; in a notebook none.
         """
         known = {key: value for key, value in summary.items() if value is not None}
         if {"test_accuracy", "test_examples"} <= known.keys():
@@ -162,8 +183,14 @@ class Console:
                 continue
         self._print()
         self._pairs(pairs)
-        for index, file in enumerate(files):
-            self._pairs({"" if index else "files": file})
+        if not self._in_notebook:  # see `files`
+            for index, file in enumerate(files):
+                self._pairs({"" if index else "files": file})
+
+    def files(self, files: Sequence[Path | str]) -> None:
+        """Prints paths; not in a notebook, which is shared, and shows the results themselves."""
+        if not self._in_notebook:
+            self.lines([f"  {file}" for file in files])
 
     def lines(self, lines: Sequence[str]) -> None:
         """Prints lines as they are."""
@@ -186,6 +213,15 @@ class Console:
         if self._rich.is_interactive:
             self._rich.show_cursor()
             self._print()
+
+    @contextmanager
+    def _bar(self, unit: str, total: int, completed: int = 0) -> Iterator[Update | None]:
+        """Shows a progress bar that suits the output, as `progress_bar`."""
+        if self._in_notebook and notebook.is_kernel() and completed < total:
+            yield notebook.show_bar(unit, total, completed)
+            return
+        with progress_bar(self._rich, unit, total, completed) as update:
+            yield update
 
     def _pairs(self, pairs: Mapping[str, object]) -> None:
         for name, value in pairs.items():

@@ -58,19 +58,6 @@ def plain(monkeypatch):
     return io.StringIO()
 
 
-@pytest.fixture
-def terminal(monkeypatch):
-    def make(columns):
-        for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("FORCE_COLOR", "1")
-        monkeypatch.setenv("TERM", "xterm-256color")
-        monkeypatch.setenv("COLUMNS", str(columns))
-        return io.StringIO()
-
-    return make
-
-
 def visible_lines(stream):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").split("\n")
 
