@@ -27,6 +27,7 @@ from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_stat
 from lenet_jax.inference.variables import to_arrays
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, step_names
+from lenet_jax.plots.style import Figure
 from lenet_jax.storage import weights
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
@@ -121,18 +122,50 @@ class Network:
         Raises:
           UserError: there is no image, or not one class for each, or an unknown class.
         """
-        images, classes = (
-            (data.test.images, data.test.labels) if isinstance(data, Dataset) else data
-        )
-        logits, labels = self.logits(images), self._labels(np.asarray(classes))
-        if len(labels) != len(logits) or not len(labels):
-            raise UserError(f"{len(logits):,} images, but {len(labels):,} classes")
+        images, labels = self.examples(data)
+        logits = self.run(_logits, images)
         losses = np.asarray(ops.cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
         return {
             "accuracy": float(np.mean(logits.argmax(axis=-1) == labels)),
             "loss": float(np.mean(losses, dtype=np.float64)),
             "examples": len(labels),
         }
+
+    def examples(
+        self, data: Dataset | tuple[Images, Any]
+    ) -> tuple[UInt8[np.ndarray, "n size size c"], Int[np.ndarray, " n"]]:
+        """Prepared images and the numbers of their classes; for the arguments see `evaluate`."""
+        if isinstance(data, Dataset):
+            data = data.test.images, data.test.labels
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise UserError("data must be a Dataset, or two: (images, classes)")
+        images, labels = self.prepare(data[0]), self._labels(np.asarray(data[1]))
+        if len(labels) != len(images) or not len(labels):
+            raise UserError(f"{len(images):,} images, but {len(labels):,} classes")
+        return images, labels
+
+    def plot(
+        self, what: str = "filters", data: Any = None, *, path: str | Path | None = None
+    ) -> Figure:
+        """Draws a figure, which a notebook shows.
+
+        Args:
+          what: `filters`, those of the first convolution; `feature_maps`, of one image after them;
+            `curves`, the metrics over the epochs; `confusion_matrix`; or `mistakes`, the most
+            confident ones.
+          data: of `feature_maps` one image; of the last two a dataset or (images, classes), see
+            `evaluate`. None: the test images of the network's run.
+          path: where to write it as well, replacing what is there: FILE.png, FILE.svg or FILE.pdf.
+
+        Returns:
+          The figure, of Matplotlib's, which pyplot does not hold.
+
+        Raises:
+          UserError: there is nothing of the kind to draw, or the file cannot be written.
+        """
+        from lenet_jax.inference.figures import plot  # late: it imports this module
+
+        return plot(self, what, data, path)
 
     def _labels(self, classes: np.ndarray) -> Int[np.ndarray, " n"]:
         """The number of each class.

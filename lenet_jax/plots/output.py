@@ -1,4 +1,4 @@
-"""A figure as the bytes of a PNG file, and as an element of a page."""
+"""A figure as the bytes of a file, PNG, SVG or PDF, and as an element of a page."""
 
 import io
 import re
@@ -18,6 +18,8 @@ PAGE_COLOURS = {
     RULE: "var(--rule)",
     **{colour: f"var(--series-{place})" for place, colour in enumerate(SERIES)},
 }
+
+FORMATS = (".png", ".svg", ".pdf")
 
 
 def draw(plot: Callable[[], Figure], name: str, warn: Callable[[str], None]) -> bytes | None:
@@ -54,6 +56,19 @@ def png(figure: Figure, software: str = "lenet_jax") -> bytes:
     made_by = PngImagePlugin.PngInfo()
     made_by.add_text("Software", software)
     Image.fromarray(pixels).save(stream, "PNG", dpi=(DPI, DPI), compress_level=3, pnginfo=made_by)
+    return stream.getvalue()
+
+
+def render(figure: Figure, suffix: str) -> bytes:
+    """The figure as a file of one of `FORMATS`, the same bytes for the same figure."""
+    if suffix == ".png":
+        return png(figure)
+    stream = io.BytesIO()
+    # Letters are drawn or embedded: a reader of the file may lack the font.
+    with house_style(**{"svg.fonttype": "path", "svg.hashsalt": "lenet_jax", "pdf.fonttype": 42}):
+        _arrange(figure)
+        undated = {"Creator": "lenet_jax", "Date" if suffix == ".svg" else "CreationDate": None}
+        figure.savefig(stream, format=suffix[1:], metadata=undated)
     return stream.getvalue()
 
 

@@ -147,10 +147,10 @@ def canvas(width: int, height: Number, title: str, subtitle: str = "") -> tuple[
 
 
 def _figure(width: Number, height: Number, title: str, subtitle: str, **options: Any) -> Figure:
-    from matplotlib.figure import Figure
+    from lenet_jax.plots.notebook import NotebookFigure  # late: it imports Matplotlib
 
     # A hundredth of a pixel more, as Agg rounds down.
-    figure = Figure(((width + 0.01) / DPI, (height + 0.01) / DPI), DPI, **options)
+    figure = NotebookFigure(((width + 0.01) / DPI, (height + 0.01) / DPI), DPI, **options)
     for y, text, weight in ((20, title, "bold"), (42, subtitle, "normal")):
         size = 11 if weight == "bold" else 9
         place = {"va": "center_baseline", "in_layout": False}
@@ -210,8 +210,8 @@ def mosaic(
 
 
 def network_title(sizes: Sequence[int], data: str) -> str:
-    """What a figure calls a network and its data: `LeNet 6–12–120–84–10 on mnist`."""
-    return f"LeNet {'–'.join(map(str, sizes))} on {data}"
+    """What a figure calls a network and its data, if known: `LeNet 6–12–120–84–10 on mnist`."""
+    return f"LeNet {'–'.join(map(str, sizes))}" + (f" on {data}" if data else "")
 
 
 def legible(text: str, limit: int) -> str:

@@ -4,21 +4,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.form import measure_form
-from lenet_jax.inference.network import energy
+from lenet_jax.inference import figures
+from lenet_jax.inference.network import Network, energy
 from lenet_jax.inference.others import describe_network, export_weights
 from lenet_jax.inference.state_dict import form_metadata, make_metadata
-from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
-from lenet_jax.plots import curves, filters, results
+from lenet_jax.plots import curves, results
 from lenet_jax.plots.output import draw
-from lenet_jax.plots.style import Figure, network_title
+from lenet_jax.plots.style import Figure
 from lenet_jax.storage import weights
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.run_dir import FIGURES
@@ -49,37 +48,20 @@ def draw_figures(
     confusion = results.confusion_matrix(labels, predictions, dataset.num_classes)
     example = results.example_index(labels, predictions, probabilities)
     image = dataset.test.images[example]
-    title = _title(spec, dataset.name)
-    model = nnx.merge(spec.graphdef, params)
-    first = _first_convolution(model, spec)
-
-    def plot_filters() -> Figure:
-        assert first is not None
-        return filters.plot_filters(np.asarray(first[1].kernel[...]), title=title, layer=first[0])
-
-    def plot_feature_maps() -> Figure:
-        assert first is not None
-        layer, convolution = first
-        pixels = ops.normalise(jnp.asarray(image[None]), spec.mean, spec.std)
-        if spec.network is LeNet:
-            maps, after = model.feature_maps(pixels)[0], model.activation
-        else:
-            maps, after = convolution(pixels)[0], "convolution"
-        captions = [
-            f"test image {example}",
-            f"true class: {names[labels[example]]}",
-            f"predicted: {names[predictions[example]]}",
-        ]
-        return filters.plot_feature_maps(
-            image,
-            np.asarray(convolution.kernel[...]),
-            np.asarray(maps),
-            title=title,
-            captions=captions,
-            activation="ReLU" if after == "relu" else after,
-            layer=layer,
-        )
-
+    network = Network(
+        nnx.merge(spec.graphdef, params),
+        spec.mean,
+        spec.std,
+        dataset.class_names,
+        str(folder),
+        image_shape=None if spec.network is LeNet else spec.image_shape,
+    )
+    title = figures.title_of(network, dataset.name)
+    captions = [
+        f"test image {example}",
+        f"true class: {names[labels[example]]}",
+        f"predicted: {names[predictions[example]]}",
+    ]
     plots: dict[str, Callable[[], Figure]] = {
         "curves.png": lambda: curves.plot_curves(
             rows,
@@ -89,13 +71,13 @@ def draw_figures(
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(
             confusion, names, title=title
         ),
-        "filters.png": plot_filters,
-        "feature_maps.png": plot_feature_maps,
+        "filters.png": lambda: figures.plot_filters(network, title),
+        "feature_maps.png": lambda: figures.plot_feature_maps(network, image, captions, title),
         "mistakes.png": lambda: results.plot_mistakes(
             dataset.test.images, labels, predictions, probabilities, names, title=title
         ),
     }
-    if first is None:
+    if not figures.has_filters(network):
         missing = [plots.pop(name) and name for name in ("filters.png", "feature_maps.png")]
         warn(f"no convolution takes the images: {' and '.join(missing)} are left out")
     drawn = []
@@ -117,26 +99,6 @@ def save_weights(
     metadata = make_metadata(spec.mean, spec.std, dataset.class_names) | dict(form)
     metadata |= describe_network(spec.network, spec.network_name, spec.model, spec.image_shape)
     weights.write(path, export_weights(spec.network, params), metadata)
-
-
-def _title(spec: Spec, data: str) -> str:
-    if spec.network is not LeNet:
-        return f"{spec.network.__name__} on {data}"
-    model = dict(spec.model)
-    sizes = *model["channels"], *model["features"], model["num_classes"]
-    return network_title(sizes, data)
-
-
-def _first_convolution(model: nnx.Module, spec: Spec) -> tuple[str, nnx.Conv] | None:
-    """The first convolution that can take the images, and its path."""
-    for path, module in nnx.iter_modules(model):
-        if (
-            isinstance(module, nnx.Conv)
-            and len(module.kernel[...].shape) == 4
-            and module.in_features == spec.image_shape[2]
-        ):
-            return ".".join(map(str, path)), module
-    return None
 
 
 def measure_images(
