@@ -2,7 +2,7 @@
 
     network = lenet_jax.train("configs/notes.py", workdir="runs/first")
     network = lenet_jax.load("runs/first")
-    network.predict(images), network.features(images)
+    network.predict(images), network.features(images), network.plot()
 
 Importing the package costs nothing: JAX is imported with the first call.
 """
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from lenet_jax.config import Config
     from lenet_jax.data import Dataset
     from lenet_jax.inference.network import Network
+    from lenet_jax.sweeps.collected import SweepResults
 
-__all__ = ["__version__", "load", "train", "train_sweep"]
+__all__ = ["__version__", "load", "load_sweep", "train", "train_sweep"]
 
 __version__ = "0.1.0"
 
@@ -104,13 +105,12 @@ def train_sweep(
     *,
     data: Dataset | Sequence[Any] | None = None,
     **options: Any,
-) -> list[dict[str, Any]]:
+) -> SweepResults:
     """Trains a sweep, as the command does; of one that is there, the members that are missing.
 
         rates = sweep("optimizer.learning_rate", [0.01, 0.1])  # of lenet_jax.sweeps.file
-        rows = lenet_jax.train_sweep("configs/notes.py", rates, "runs/rates", data=(x, y))
-
-    `lenet_jax.load("runs/rates", member=1)` is the network of a member whose weights are saved.
+        results = lenet_jax.train_sweep("configs/notes.py", rates, "runs/rates", data=(x, y))
+        results.rows, results.plot(), results.network(member=1)
 
     Args:
       config: as for `train`; members override it.
@@ -121,7 +121,7 @@ def train_sweep(
       **options: `save`, `shared_data_order`, `strategy` and `chunk_size`, as the command's flags.
 
     Returns:
-      The rows of `results.csv`: of each member its number, overrides and results.
+      The results, as `load_sweep`.
 
     Raises:
       TypeError: an option is none of these.
@@ -135,7 +135,7 @@ def train_sweep(
 
     checked = _prepare(config, data)
     from lenet_jax.sweeps.options import make_options
-    from lenet_jax.sweeps.run import load_with, read_results, run  # JAX reads the environment
+    from lenet_jax.sweeps.run import load_with, run  # JAX reads the environment
 
     workdir = str(workdir or time.strftime("runs/%Y-%m-%d_%H.%M.%S"))
     chosen = make_options(workdir, **options)
@@ -149,7 +149,7 @@ def train_sweep(
         code = run(checked, members, chosen, command, load_data)
     if code not in (ExitCode.DONE, ExitCode.DIVERGED):
         raise KeyboardInterrupt
-    return read_results(workdir)
+    return load_sweep(workdir)
 
 
 def _prepare(config: Config | str, data: Any) -> Config:
@@ -198,3 +198,17 @@ def load(path: str | Path, member: int | None = None, **description: Any) -> Net
     if unknown := ", ".join(name for name in description if name not in names):
         raise TypeError(f"lenet_jax.load takes {', '.join(names)}; not {unknown}")
     return load(path, member, Description(**description))
+
+
+def load_sweep(path: str | Path) -> SweepResults:
+    """Loads the results of a sweep: its table, its figure and its networks.
+
+    Raises:
+      UserError: there are none, or they are damaged.
+    """
+    from lenet_jax.device import require_device
+
+    require_device()
+    from lenet_jax.sweeps.collected import load_results
+
+    return load_results(path)

@@ -103,7 +103,7 @@ def test_arrays_train_as_their_files_do_and_the_run_says_that_they_are_not_store
 def test_a_sweep_on_arrays_is_resumed_with_the_same_ones_only(folder, finished, tmp_path):
     arrays, config, path = read_arrays(folder), make_config(folder), tmp_path / "sweep"
     seeds = sweep("seed", [0, 1])
-    rows = lenet_jax.train_sweep(config, seeds, path, data=arrays, save="all")
+    rows = lenet_jax.train_sweep(config, seeds, path, data=arrays, save="all").rows
     assert [(row["member"], row["seed"], row["status"]) for row in rows] == [
         (0, 0, "done"),
         (1, 1, "done"),
@@ -112,7 +112,8 @@ def test_a_sweep_on_arrays_is_resumed_with_the_same_ones_only(folder, finished, 
     network = lenet_jax.load(path, member=0)
     for name, values in load_file(finished.path / "model.safetensors").items():
         np.testing.assert_array_equal(network.state_dict[name], values)
-    assert lenet_jax.train_sweep(config, seeds, path, data=tuple(arrays), save="all") == rows
+    again = lenet_jax.train_sweep(config, seeds, path, data=tuple(arrays), save="all")
+    assert again.rows == rows
     with pytest.raises(UserError, match="holds another sweep: its data_fingerprints differ"):
         lenet_jax.train_sweep(config, seeds, path, data=arrays[:2], save="all")
 

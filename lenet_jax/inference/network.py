@@ -132,7 +132,7 @@ class Network:
         }
 
     def examples(
-        self, data: Dataset | tuple[Images, Any]
+        self, data: Any
     ) -> tuple[UInt8[np.ndarray, "n size size c"], Int[np.ndarray, " n"]]:
         """Prepared images and the numbers of their classes; for the arguments see `evaluate`."""
         if isinstance(data, Dataset):

@@ -14,6 +14,7 @@ from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.statistics import chance
 from lenet_jax.storage.sweep_dir import FIGURE, SweepDir
 from lenet_jax.sweeps import estimate, plan, results
+from lenet_jax.sweeps.collected import read_chunks
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
@@ -108,19 +109,6 @@ def run(
         return _collect(store, members, chunks, console)
 
 
-def read_results(workdir: str) -> list[dict[str, Any]]:
-    """The rows of a sweep's table: of each trained member its number, overrides and results.
-
-    Raises:
-      UserError: a chunk is damaged.
-    """
-    store = SweepDir(workdir)
-    members = store.members()
-    rows = [row for chunk in sorted(store.done()) for row in store.read_chunk(chunk)[0]]
-    rows.sort(key=lambda row: row["member"])
-    return [{"member": row["member"], **members[row["member"]], **row} for row in rows]
-
-
 def make_plan(
     store: SweepDir,
     config: configs.Config,
@@ -205,13 +193,7 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
     """
     finished = store.done()
     done = [chunk for chunk in chunks if chunk.number in finished]
-    rows, curves = [], {}
-    for chunk in done:
-        chunk_rows, arrays = store.read_chunk(chunk.number)
-        rows += chunk_rows
-        for index, row in enumerate(chunk_rows):
-            curves[row["member"]] = {name: array[index] for name, array in arrays.items()}
-    rows.sort(key=lambda row: row["member"])
+    rows, curves = read_chunks(store, [chunk.number for chunk in done])
     complete = len(done) == len(chunks)
     if not complete:
         console.warn(

@@ -40,7 +40,7 @@ def result_lines(
         entry = entries[place]
         finished = f"{entry['n']} of {entry['n'] + entry['diverged']}"
         best = entry["best"]["member"] if entry["best"] else "–"
-        star = "  ★" if winner and winner["setting"] is entry and len(entries) > 1 else ""
+        star = "  ★" if winner and winner["setting"] == entry and len(entries) > 1 else ""
         counts = f"{finished:>9}  {entry['diverged']:>8}  {entry['stuck']:>5}  {best:>6}"
         return f"{name_of[place]:<{width}}  {counts}   {_accuracy(entry, robust)}{star}"
 

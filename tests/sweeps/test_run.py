@@ -12,8 +12,9 @@ import pytest
 import scipy.special
 from safetensors.numpy import load_file
 
+import lenet_jax
 from lenet_jax import config as configs
-from lenet_jax import data, torch_bridge
+from lenet_jax import data, machine, torch_bridge
 from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.runs import figures as report
@@ -169,6 +170,33 @@ def test_one_member_is_loaded_from_stacked_weights(finished):
     assert accuracy == pytest.approx(float(row["test_accuracy"]))
 
 
+def test_python_has_the_table_the_figure_and_the_networks(finished, config, tmp_path, monkeypatch):
+    path, output = finished
+    loaded = lenet_jax.load_sweep(path)
+    title, *lines = repr(loaded).splitlines()
+    assert title == "Sweep finished, 17 networks"
+    assert "\n".join(lines) in output and "  ★" in repr(loaded)
+    assert [row["member"] for row in loaded.rows] == list(range(MEMBERS + 1))
+    assert loaded.rows[5] | {"train.batch_size": 16, "seed": 1} == loaded.rows[5]
+    assert loaded.plot(path=tmp_path / "a.png")._repr_png_() == (path / "sweep.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (path / "sweep.png").read_bytes()
+    winner = json.loads((path / "summary.json").read_text())["winner"]["member"]
+    assert loaded.network().source == f"{path}, member {winner}"
+    for name in ("use_compilation_cache", "use_cores"):
+        monkeypatch.setattr(machine, name, lambda: None)
+    again = lenet_jax.train_sweep(config, SWEEP, path, save="all")  # which is finished
+    assert repr(again) == repr(loaded)
+
+
+def test_results_that_are_not_there_or_not_collected_are_short_errors(finished, tmp_path):
+    with pytest.raises(UserError, match="is not a sweep's directory"):
+        lenet_jax.load_sweep(tmp_path)
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
+    shutil.rmtree(copy / "chunks" / "0001")
+    with pytest.raises(UserError, match="not collected yet\nRun its command again"):
+        lenet_jax.load_sweep(copy)
+
+
 def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, monkeypatch):
     path, _ = finished
     out = tmp_path / "member.safetensors"
@@ -267,6 +295,8 @@ def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):
     assert code == 3 and "0 of 1" in output and "★" not in output
     assert "every member diverged: there is no winner and no figure; lower optimizer" in output
     assert not (tmp_path / "winner.py").exists() and not (tmp_path / "sweep.png").exists()
+    with pytest.raises(UserError, match=r"every member of .* diverged: there is no best"):
+        lenet_jax.load_sweep(tmp_path).plot()
     code, output = start(tmp_path, config, SWEEP[MEMBERS:], chunk_size=1)
     assert code == 3 and "1 of 1 chunk is already done: nothing to train" in output
     with pytest.raises(UserError, match="a sweep of 1 network; choose one, for example --member=0"):
