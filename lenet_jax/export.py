@@ -164,11 +164,9 @@ def tolerance(precision: str, platform: str) -> float:
 
 def _images(network: "Network") -> tuple[UInt8[np.ndarray, "n h w c"], str]:
     """Test images of the run's data, or noise if the data is not available."""
-    from lenet_jax.inference.run_data import load_data
-
     if network.config is not None:
         with contextlib.suppress(UserError):
-            return load_data(network, lambda _: None).test.images[:COMPARED], "test images"
+            return network.load_data(lambda _: None).test.images[:COMPARED], "test images"
     shape = COMPARED, network.image_size, network.image_size, network.channels
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8), "random images"
 

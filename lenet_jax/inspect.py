@@ -117,10 +117,9 @@ def _load_data(
 ) -> "Dataset":
     """The data that the network was trained on; of a file of weights, those of --data."""
     from lenet_jax import data
-    from lenet_jax.inference.run_data import load_data
 
     if network.config is not None:
-        return load_data(network, say)
+        return network.load_data(say)
     size, fit = network.image_size, network.form.fit
     return data.load(arguments.data, image_size=size, fit=fit, valid_examples=1)
 

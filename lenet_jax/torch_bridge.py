@@ -83,7 +83,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from lenet_jax.inference.description import pixel_statistics
     from lenet_jax.inference.load import load
     from lenet_jax.inference.network import Network  # late, as above
-    from lenet_jax.inference.run_data import load_data
     from lenet_jax.inference.state_dict import read_form
 
     if getattr(arguments, "try"):
@@ -97,7 +96,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if (path / CONFIG).is_file() and not (arguments.fit or arguments.data_dir):
         trained = load(path, arguments.member, say=lambda _: None)
     if trained and trained.config is not None and trained.config.data.name == arguments.data:
-        dataset = load_data(trained, remarks.append)
+        dataset = trained.load_data(remarks.append)
     else:
         dataset = data.load(
             arguments.data,

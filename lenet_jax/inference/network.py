@@ -21,15 +21,21 @@ from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
 from lenet_jax.data.image_files import find_form, read_characters
 from lenet_jax.data.image_sources import Content, Entry
 from lenet_jax.errors import UserError, expand, show
-from lenet_jax.inference.description import architecture_metadata
+from lenet_jax.inference import figures
+from lenet_jax.inference.description import architecture_metadata, as_warning
 from lenet_jax.inference.pixels import fit_array, fit_item, items_of
+from lenet_jax.inference.run_data import load_data
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
+from lenet_jax.inference.torch_names import Say
 from lenet_jax.inference.variables import to_arrays
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet, step_names
+from lenet_jax.plots import curves, results
+from lenet_jax.plots.output import settle
 from lenet_jax.plots.style import Figure
 from lenet_jax.storage import weights
 
+FIGURES = "filters", "feature_maps", "curves", "confusion_matrix", "mistakes"
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
 
 # Arrays, PIL images, or names of files, one or many; `Network.prepare` checks what it is given.
@@ -163,9 +169,65 @@ class Network:
         Raises:
           UserError: there is nothing of the kind to draw, or the file cannot be written.
         """
-        from lenet_jax.inference.figures import plot  # late: it imports this module
+        if not isinstance(what, str) or what not in FIGURES:
+            raise UserError(f"what to plot must be one of {', '.join(FIGURES)}; not {show(what)}")
+        if path is not None:
+            figures.check_suffix(path)  # before what takes seconds
+        figure = settle(self._draw(what, data))
+        if path is not None:
+            figures.save(figure, path)
+        return figure
 
-        return plot(self, what, data, path)
+    def _draw(self, what: str, data: Any) -> Figure:
+        title = figures.title_of(self.model, self.config.data.name if self.config else "")
+        if what == "filters":
+            return figures.plot_filters(self.model, self.channels, title)
+        if what == "feature_maps":
+            return self._draw_feature_maps(data, title)
+        if what == "curves":
+            if not self.history:
+                raise UserError(f"{show(self.source)} has no curves: they are of runs, or members")
+            seam = self.config and self.config.train.schedule_epochs
+            return curves.plot_curves(self.history, title=title, seam=seam)
+        images, labels = self.examples(self.load_data(as_warning) if data is None else data)
+        probabilities, names = self.probabilities(images), self.class_names
+        predictions = probabilities.argmax(axis=-1)
+        if what == "mistakes":
+            answers = labels, predictions, probabilities
+            return results.plot_mistakes(images, *answers, names, title=title)
+        confusion = results.confusion_matrix(labels, predictions, len(names))
+        return results.plot_confusion_matrix(confusion, names, title=title)
+
+    def _draw_feature_maps(self, data: Any, title: str) -> Figure:
+        names, index, about = self.class_names, 0, []
+        if data is None:
+            images, labels = self.examples(self.load_data(as_warning))
+            probabilities = self.probabilities(images)
+            index = results.example_index(labels, probabilities.argmax(axis=-1), probabilities)
+            about = [f"test image {index}", f"true class: {names[labels[index]]}"]
+        else:
+            images = self.prepare(data)
+            if len(images) != 1:
+                raise UserError(f"feature maps are of one image, not of {len(images):,}")
+            probabilities = self.probabilities(images)
+        image, best = images[index], int(probabilities[index].argmax())
+        percent = 100 * float(probabilities[index, best])
+        captions = [*about, f"predicted: {names[best]}", f"probability: {percent:.1f} %"]
+        normalised = self.normalise(image[None])
+        return figures.plot_feature_maps(self.model, image, normalised, captions, title)
+
+    def load_data(self, say: Say) -> Dataset:
+        """Loads the data that the network was trained on, see `run_data`.
+
+        Args:
+          say: is given a remark if they changed since.
+
+        Raises:
+          UserError: they are not known, or cannot be read.
+        """
+        if self.config is None or self.folder is None:
+            raise UserError(f"{show(self.source)} does not say what data it was trained on")
+        return load_data(self.config, self.folder, self.source, say)
 
     def _labels(self, classes: np.ndarray) -> Int[np.ndarray, " n"]:
         """The number of each class.

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from lenet_jax import data
+from lenet_jax.config import Config
 from lenet_jax.data.dataset import GIVEN
 from lenet_jax.data.paths import resolve
 from lenet_jax.errors import UserError, show
-from lenet_jax.inference.network import Network
 from lenet_jax.inference.torch_names import Say
 from lenet_jax.reading import read_json
 from lenet_jax.storage.formats import RunRecord
@@ -14,25 +14,25 @@ from lenet_jax.storage.run_dir import RECORD
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 
 
-def load_data(network: Network, say: Say) -> data.Dataset:
+def load_data(config: Config, folder: Path, source: str, say: Say) -> data.Dataset:
     """Loads the data of a run, or of a sweep's member.
 
     Args:
-      network: with its config and its folder.
+      config: of the run or the member.
+      folder: of the run or the sweep.
+      source: its name, for people.
       say: is given a remark if the data are not those that it was trained on.
 
     Raises:
       UserError: they cannot be read.
     """
-    if network.config is None or network.folder is None:
-        raise UserError(f"{network.source} does not say what data it was trained on")
-    if network.config.data.name == GIVEN:
+    if config.data.name == GIVEN:
         raise UserError(
-            f"the data of {show(network.source)} were {GIVEN}, and are not stored\n"
+            f"the data of {show(source)} were {GIVEN}, and are not stored\n"
             "Write them with lenet_jax.data.write_idx(FOLDER, …), and train with data.name=FOLDER."
         )
-    working_directory, fingerprints = _recorded(network.folder)
-    values = dict(network.config.data)
+    working_directory, fingerprints = _recorded(folder)
+    values = dict(config.data)
     if working_directory is not None:
         values["name"] = resolve(values["name"], Path(working_directory))
         if values["data_dir"] is not None:
@@ -40,7 +40,7 @@ def load_data(network: Network, say: Say) -> data.Dataset:
     dataset = data.load(**values)
     if fingerprints and dataset.fingerprint not in fingerprints:
         say(
-            f"the data {show(dataset.name)} are not those that {show(network.source)} was trained"
+            f"the data {show(dataset.name)} are not those that {show(source)} was trained"
             " on: they, or how they are read, changed since"
         )
     return dataset

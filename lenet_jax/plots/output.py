@@ -120,6 +120,14 @@ def _number_ids(svg: str, label: str) -> str:
     )
 
 
+def settle(figure: Figure) -> Figure:
+    """Completes a figure in the house style, so that others may draw it in their own."""
+    with house_style():
+        figure.draw_without_rendering()  # which makes the ticks, too
+        figure.set_layout_engine(None)
+    return figure
+
+
 def _arrange(figure: Figure) -> None:
     """Lays out a figure for good: laid out again, it would differ a little."""
     if figure.get_layout_engine() is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -11,10 +12,10 @@ from jaxtyping import Float
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.form import measure_form
 from lenet_jax.inference import figures
-from lenet_jax.inference.network import Network, energy
+from lenet_jax.inference.network import energy
 from lenet_jax.inference.others import describe_network, export_weights
 from lenet_jax.inference.state_dict import form_metadata, make_metadata
-from lenet_jax.nn.lenet import LeNet
+from lenet_jax.nn import ops
 from lenet_jax.plots import curves, results
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.style import Figure
@@ -48,15 +49,9 @@ def draw_figures(
     confusion = results.confusion_matrix(labels, predictions, dataset.num_classes)
     example = results.example_index(labels, predictions, probabilities)
     image = dataset.test.images[example]
-    network = Network(
-        nnx.merge(spec.graphdef, params),
-        spec.mean,
-        spec.std,
-        dataset.class_names,
-        str(folder),
-        image_shape=None if spec.network is LeNet else spec.image_shape,
-    )
-    title = figures.title_of(network, dataset.name)
+    model, channels = nnx.merge(spec.graphdef, params), spec.image_shape[2]
+    title = figures.title_of(model, dataset.name)
+    normalised = ops.normalise(jnp.asarray(image[None]), spec.mean, spec.std)
     captions = [
         f"test image {example}",
         f"true class: {names[labels[example]]}",
@@ -71,13 +66,15 @@ def draw_figures(
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(
             confusion, names, title=title
         ),
-        "filters.png": lambda: figures.plot_filters(network, title),
-        "feature_maps.png": lambda: figures.plot_feature_maps(network, image, captions, title),
+        "filters.png": lambda: figures.plot_filters(model, channels, title),
+        "feature_maps.png": lambda: figures.plot_feature_maps(
+            model, image, normalised, captions, title
+        ),
         "mistakes.png": lambda: results.plot_mistakes(
             dataset.test.images, labels, predictions, probabilities, names, title=title
         ),
     }
-    if not figures.has_filters(network):
+    if not figures.has_filters(model, channels):
         missing = [plots.pop(name) and name for name in ("filters.png", "feature_maps.png")]
         warn(f"no convolution takes the images: {' and '.join(missing)} are left out")
     drawn = []

@@ -11,6 +11,7 @@ from lenet_jax.errors import UserError, counted, expand, show
 from lenet_jax.inference.figures import check_suffix, save
 from lenet_jax.inference.load import load as load_network
 from lenet_jax.inference.network import Network
+from lenet_jax.plots.output import settle
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.reading import read_json
@@ -75,7 +76,8 @@ class SweepResults:
             )
         ]
         complete = self.summary["status"] == "done"
-        figure = plot_sweep(shown, title=self.path.name + ("" if complete else ", so far"))
+        title = self.path.name + ("" if complete else ", so far")
+        figure = settle(plot_sweep(shown, title=title))
         if path is not None:
             save(figure, path)
         return figure

@@ -5,14 +5,13 @@ import matplotlib
 import numpy as np
 import pytest
 from flax import nnx
-from matplotlib.figure import Figure
 from PIL import Image
 
 from lenet_jax import data
 from lenet_jax.errors import UserError
-from lenet_jax.inference.figures import KINDS
 from lenet_jax.inference.load import load
-from lenet_jax.inference.network import Network
+from lenet_jax.inference.network import FIGURES, Network
+from lenet_jax.plots.notebook import NotebookFigure
 from tests.plots.test_figures import texts
 
 SIGNATURES = {".png": b"\x89PNG", ".svg": b"<?xml", ".PDF": b"%PDF"}
@@ -40,10 +39,13 @@ class Linear(nnx.Module):
 def test_every_figure_is_shown_by_a_notebook_and_leaves_nothing_behind(network, few):
     before = dict(matplotlib.rcParams)
     arguments = {"feature_maps": few[0][7], "confusion_matrix": few, "mistakes": few}
-    for kind in KINDS:
+    for kind in FIGURES:
         figure = network.plot(kind, arguments.get(kind))
-        assert isinstance(figure, Figure) and figure._repr_png_()[:4] == b"\x89PNG"
+        assert isinstance(figure, NotebookFigure) and figure._repr_png_()[:4] == b"\x89PNG"
         assert any("LeNet 6–12–120–84–10 on mnist" in text for text in texts(figure))
+        shown = figure._repr_png_()
+        with matplotlib.rc_context({"font.size": 30, "xtick.color": "red", "axes.grid": False}):
+            assert figure._repr_png_() == shown
     assert dict(matplotlib.rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")  # another test may have imported it
     assert pyplot is None or not pyplot.get_fignums()

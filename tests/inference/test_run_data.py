@@ -7,7 +7,6 @@ import pytest
 
 import lenet_jax
 from lenet_jax import torch_bridge
-from lenet_jax.inference.run_data import load_data
 from tests.support.runs import renew_sums
 
 
@@ -35,7 +34,7 @@ def test_relative_data_are_found_from_another_folder(run, tmp_path, monkeypatch)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     remarks = []
-    dataset = load_data(lenet_jax.load(run), remarks.append)
+    dataset = lenet_jax.load(run).load_data(remarks.append)
     assert dataset.name == str(tmp_path / "home" / "data" / "bars")
     assert remarks == []
 
@@ -45,7 +44,7 @@ def test_data_that_changed_are_remarked_on(run, tmp_path, monkeypatch, run_comma
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     remarks = []
-    load_data(lenet_jax.load(run), remarks.append)
+    lenet_jax.load(run).load_data(remarks.append)
     (remark,) = remarks
     assert remark.startswith("the data ") and "are not those that" in remark
     monkeypatch.chdir(tmp_path / "home")

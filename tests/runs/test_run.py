@@ -24,6 +24,7 @@ from lenet_jax import data
 from lenet_jax.errors import IF_DIVERGED, UserError, WriteError
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn import native, ops
+from lenet_jax.plots import curves, filters, results
 from lenet_jax.runs import figures as report
 from lenet_jax.runs import run as runs
 from lenet_jax.storage import checkpoint
@@ -263,7 +264,7 @@ def test_a_failing_figure_is_a_warning(finished, tmp_path, monkeypatch):
 
     for name in FIGURES:
         plot = f"plot_{name.removesuffix('.png')}"
-        modules = report.curves, report.filters, report.results
+        modules = curves, filters, results
         holder = next(module for module in modules if hasattr(module, plot))
         monkeypatch.setattr(holder, plot, fail)
     run = start(tmp_path, finished.config)

@@ -177,8 +177,8 @@ def test_python_has_the_table_the_figure_and_the_networks(finished, config, tmp_
     assert title == "Sweep finished, 17 networks"
     assert "\n".join(lines) in output and "  ★" in repr(loaded)
     assert [row["member"] for row in loaded.rows] == list(range(MEMBERS + 1))
-    assert loaded.rows[5] | {"train.batch_size": 16, "seed": 1} == loaded.rows[5]
-    assert loaded.plot(path=tmp_path / "a.png")._repr_png_() == (path / "sweep.png").read_bytes()
+    assert {"train.batch_size": 16, "seed": 1}.items() <= loaded.rows[5].items()
+    assert loaded.plot(path=tmp_path / "a.png").axes
     assert (tmp_path / "a.png").read_bytes() == (path / "sweep.png").read_bytes()
     winner = json.loads((path / "summary.json").read_text())["winner"]["member"]
     assert loaded.network().source == f"{path}, member {winner}"
