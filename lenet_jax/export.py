@@ -268,10 +268,18 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
 def _logits_of(network: "Network") -> Callable:
     """The network as a function of pixels."""
     if not network.is_lenet:
+        import jax
         from flax import nnx
 
-        split = nnx.split(network.model)  # a copy, for what a forward pass may change
-        return lambda pixels: nnx.merge(*split, copy=True)(network.normalise(pixels))
+        from lenet_jax.nn.calls import call
+
+        split = nnx.split(network.model)
+
+        def logits(image: "jax.Array") -> "jax.Array":
+            model = nnx.merge(*split, copy=True)  # for what a forward pass may change
+            return call(model, network.normalise(image[None]))[0]
+
+        return jax.vmap(logits)  # a module may need to know the size of a batch: it is 1
     return lambda pixels: network.model.activations(network.normalise(pixels))["fc3"]
 
 

@@ -79,7 +79,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     remarks: list[str] = []
     given = Description(**description(arguments))
     network = load(path, arguments.member, given, remarks.append)
-    network.require_lenet("inspect")
     if network.config is None and arguments.weights is None:
         raise UserError(
             f"{path} is a file, see --weights; --workdir must be a run, which has a config"
@@ -108,7 +107,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     _print_summary(network, findings)
     for file in (*sorted(images), "report.html"):
         print(f"  {out / file}")
-    print_remarks(remarks)
+    print_remarks([*findings.left_out, *remarks])
     return ExitCode.DONE
 
 

@@ -1,13 +1,15 @@
 """Figures of a trained network, from its module and arrays, and the files with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from lenet_jax.errors import UserError, expand, show, writing
+from lenet_jax.nn.layers import as_float, first_convolution, record
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.plots import filters
 from lenet_jax.plots.output import FORMATS, render
@@ -15,14 +17,14 @@ from lenet_jax.plots.style import Figure, network_title
 from lenet_jax.storage.files import write_atomically
 
 
-def plot_filters(model: nnx.Module, channels: int, title: str) -> Figure:
-    """Draws the filters of the first convolution that takes images of so many channels.
+def plot_filters(model: nnx.Module, normalised: Float[Array, "1 h w c"], title: str) -> Figure:
+    """Draws the filters of the first convolution that takes part when an image is classified.
 
     Raises:
       UserError: there is none.
     """
-    layer, convolution = _first_convolution(model, channels)
-    return filters.plot_filters(np.asarray(convolution.kernel[...]), title=title, layer=layer)
+    layer, convolution, _ = _first_convolution(model, normalised)
+    return filters.plot_filters(as_float(convolution.kernel[...]), title=title, layer=layer)
 
 
 def plot_feature_maps(
@@ -35,17 +37,16 @@ def plot_feature_maps(
     """Draws the feature maps of an image after the first convolution; of a LeNet, its activation.
 
     Raises:
-      UserError: no convolution takes the images.
+      UserError: there is no convolution, or what it gives is not known.
     """
-    layer, convolution = _first_convolution(model, image.shape[2])
-    if isinstance(model, LeNet):
-        maps, after = model.feature_maps(normalised)[0], model.activation
-    else:
-        maps, after = convolution(normalised)[0], "convolution"
+    layer, convolution, maps = _first_convolution(model, normalised)
+    if maps is None:
+        raise UserError(f"what {show(layer)} gives is not known: it runs inside a transformation")
+    after = model.activation if isinstance(model, LeNet) else "convolution"
     return filters.plot_feature_maps(
         image,
-        np.asarray(convolution.kernel[...]),
-        np.asarray(maps),
+        as_float(convolution.kernel[...]),
+        as_float(maps[0]),
         title=title,
         captions=captions,
         activation="ReLU" if after == "relu" else after,
@@ -53,9 +54,13 @@ def plot_feature_maps(
     )
 
 
-def has_filters(model: nnx.Module, channels: int) -> bool:
-    """Whether a convolution takes images of so many channels."""
-    return next(_convolutions(model, channels), None) is not None
+def left_out(model: nnx.Module, normalised: Float[Array, "1 h w c"]) -> tuple[list[str], str]:
+    """Which of `filters` and `feature_maps` cannot be drawn of a network, and a remark on why."""
+    try:
+        layer, _, maps = _first_convolution(model, normalised)
+    except UserError as error:
+        return ["filters", "feature_maps"], str(error).splitlines()[0]
+    return ["feature_maps"] if maps is None else [], f"what {show(layer)} gives is not known"
 
 
 def title_of(model: nnx.Module, data: str) -> str:
@@ -91,22 +96,17 @@ def save(figure: Figure, path: str | Path) -> None:
         write_atomically(path, render(figure, path.suffix.lower()))
 
 
-def _convolutions(model: nnx.Module, channels: int) -> Iterator[tuple[str, nnx.Conv]]:
-    """The convolutions that can take the images, and their paths."""
-    for path, module in nnx.iter_modules(model):
-        if (
-            isinstance(module, nnx.Conv)
-            and len(module.kernel[...].shape) == 4
-            and module.in_features == channels
-        ):
-            yield ".".join(map(str, path)), module
-
-
-def _first_convolution(model: nnx.Module, channels: int) -> tuple[str, nnx.Conv]:
-    first = next(_convolutions(model, channels), None)
+def _first_convolution(
+    model: nnx.Module, normalised: Float[Array, "1 h w c"]
+) -> tuple[str, Any, Float[Array, "1 h2 w2 o"] | None]:
+    """The name of the first convolution, itself, and its feature maps if they are known."""
+    if isinstance(model, LeNet):
+        return "conv1", model.conv1, model.feature_maps(normalised)
+    first = first_convolution(model, record(nnx.clone(model), normalised))
     if first is None:
         raise UserError(
-            f"{type(model).__name__} has no convolution that takes the images\n"
+            f"{type(model).__name__} has no convolution (nnx.Conv of images)\n"
             'Without one, there are .plot("curves"), "confusion_matrix" and "mistakes".'
         )
-    return first
+    layer, convolution, call = first
+    return layer, convolution, None if call is None else call.output

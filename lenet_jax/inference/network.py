@@ -29,6 +29,8 @@ from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_stat
 from lenet_jax.inference.torch_names import Say
 from lenet_jax.inference.variables import to_arrays
 from lenet_jax.nn import ops
+from lenet_jax.nn.calls import call
+from lenet_jax.nn.layers import LayerCall, as_float, record
 from lenet_jax.nn.lenet import LeNet, step_names
 from lenet_jax.plots import curves, results
 from lenet_jax.plots.output import settle
@@ -85,7 +87,6 @@ class Network:
 
     def __repr__(self) -> str:
         """A few lines: the layers and their sizes, the data, and the test accuracy if known."""
-        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
         size = self.image_size
         known = [f"input {size}×{size}×{self.channels}", f"{len(self.class_names)} classes"]
         if self.config is not None:
@@ -93,7 +94,7 @@ class Network:
         if (accuracy := self.summary.get("test_accuracy")) is not None:
             known.append(f"test accuracy {100 * accuracy:.2f} %")
         return (
-            f"Network of {self.source}: {count:,} parameters\n"
+            f"Network of {self.source}: {self.num_params:,} parameters\n"
             f"  {self._description()}\n"
             f"  {', '.join(known)}"
         )
@@ -181,7 +182,7 @@ class Network:
     def _draw(self, what: str, data: Any) -> Figure:
         title = figures.title_of(self.model, self.config.data.name if self.config else "")
         if what == "filters":
-            return figures.plot_filters(self.model, self.channels, title)
+            return figures.plot_filters(self.model, self.normalise(self._blank), title)
         if what == "feature_maps":
             return self._draw_feature_maps(data, title)
         if what == "curves":
@@ -283,19 +284,37 @@ class Network:
 
         Args:
           images: as everywhere here.
-          layer: one of `lenet.step_names`: `conv1`, `conv1.relu`, `conv1.pool`, …, `flatten`,
-            `fc1`, `fc1.relu`, …, `fc3`; of a network with tanh `conv1.tanh`, ….
+          layer: one of `layers`. Of a LeNet: `conv1`, `conv1.relu`, `conv1.pool`, …, `flatten`,
+            `fc1`, `fc1.relu`, …, `fc3`; of a network with tanh `conv1.tanh`, …. Of others the path
+            of a module; by default, what the last of them is given.
 
         Raises:
-          UserError: there is no such layer, or the network is no `LeNet`.
+          UserError: there is no such layer.
         """
-        self.require_lenet("features")
-        names = step_names(self.model.activation)
-        if layer is None:
-            layer = names[-2]
-        if layer not in names:
-            raise UserError(f"there is no layer {layer!r}; there are {', '.join(names)}")
-        return self.run(functools.partial(_activation, layer), self.prepare(images))
+        names = list(self.layers)
+        if not names or (layer is not None and layer not in names):
+            known = f"there are {', '.join(names)}" if names else "its layers are not known"
+            raise UserError(f"there is no layer {show(layer)}; {known}")
+        pixels = self.prepare(images)
+        if not self.is_lenet:
+            return self.responses(pixels, layer)
+        return self.run(functools.partial(_activation, layer or names[-2]), pixels)
+
+    def record(self, images: UInt8[np.ndarray, "n h w c"]) -> list[LayerCall]:
+        """The calls of the layers for images of this network's size; see `nn.layers.record`."""
+        with jax.default_matmul_precision(self.precision):
+            return record(nnx.clone(self.model), self.normalise(images))
+
+    def responses(
+        self, images: UInt8[np.ndarray, "n h w c"], layer: str | None
+    ) -> Float[np.ndarray, "n ..."]:
+        """What a layer of any module gives for images of its size; None: what the last is given."""
+        outputs = []
+        for start in range(0, max(len(images), 1), BATCH):
+            calls = self.record(images[start : start + BATCH])
+            named = {each.name: each.output for each in calls}
+            outputs.append(as_float(calls[-1].inputs if layer is None else named[layer]))
+        return np.concatenate(outputs)
 
     def require_lenet(self, what: str) -> None:
         """Checks that the layers have names.
@@ -312,6 +331,8 @@ class Network:
     @functools.cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """The names of the steps through the network, and the shape of one image's output."""
+        if not self.is_lenet:
+            return {each.name: each.output.shape[1:] for each in self.record(self._blank)}
         image = jnp.zeros((1, self.image_size, self.image_size, self.channels))
         shapes = jax.eval_shape(self.model.activations, image)
         return {name: shapes[name].shape[1:] for name in step_names(self.model.activation)}
@@ -368,6 +389,16 @@ class Network:
     def precision(self) -> str:
         """That of products, see `ops`."""
         return "float32" if self.config is None else self.config.train.precision
+
+    @property
+    def _blank(self) -> UInt8[np.ndarray, "1 size size c"]:
+        """An image of this network's size."""
+        return np.zeros((1, self.image_size, self.image_size, self.channels), np.uint8)
+
+    @property
+    def num_params(self) -> int:
+        """How many numbers are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
 
     @property
     def model_sizes(self) -> tuple[int, ...]:
@@ -444,7 +475,7 @@ def _logits(
     params: nnx.State,
     images: UInt8[Array, "n h w c"],
 ) -> Float[Array, "n k"]:
-    return nnx.merge(graphdef, params)(ops.normalise(images, mean, std))
+    return call(nnx.merge(graphdef, params), ops.normalise(images, mean, std))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))

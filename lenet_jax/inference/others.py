@@ -24,6 +24,7 @@ from lenet_jax.inference.network import Network
 from lenet_jax.inference.state_dict import read_form, to_state_dict
 from lenet_jax.inference.torch_names import Say
 from lenet_jax.inference.variables import from_arrays, to_arrays
+from lenet_jax.nn.calls import build
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import set_mode
 from lenet_jax.reading import decode
@@ -91,7 +92,7 @@ def build_other(
     mean, std = pixel_statistics(metadata, shape[2], source)
     classes = tuple(metadata.get("classes", "").splitlines())
     fixed = arguments(found, {"image_shape": shape, "num_classes": len(classes)})
-    model = guarded(Path(split(name)[0]), lambda: found(**fixed, **own, rngs=nnx.Rngs(0)))
+    model = guarded(Path(split(name)[0]), lambda: build(found, {**fixed, **own}, nnx.Rngs(0)))
     set_mode(model, training=False)
     nnx.update(model, from_arrays(weights, nnx.state(model), source))
     form, least_energy = read_form(metadata, shape[2], shape[0], source)

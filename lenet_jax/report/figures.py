@@ -1,5 +1,7 @@
 """The figures about a trained network, each drawn once: as PNG files and inside the page."""
 
+import re
+
 import jax
 import numpy as np
 
@@ -7,14 +9,14 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.inference.network import Network
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.style import Figure, network_title
-from lenet_jax.report.findings import CONVOLUTIONS, Findings, exciting_patches
+from lenet_jax.report.findings import Findings
 
 
 def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict[str, Figure]:
     """Draws the figures, by the names of their files."""
     names, test, example = network.class_names, findings.test, findings.example
-    title = network_title(network.model_sizes, dataset.name)
-    probabilities = np.asarray(jax.nn.softmax(findings.steps["fc3"]))
+    title = title_of(network, dataset.name)
+    probabilities = np.asarray(jax.nn.softmax(findings.example_logits))
     winner = names[int(probabilities.argmax())]
     confusion = results.confusion_matrix(test.labels, findings.predictions, len(names))
     answers = test.labels, findings.predictions, findings.probabilities
@@ -35,29 +37,38 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
             calibration.error,
             title=title,
         ),
-        "histograms": _plot_histograms(network, findings, title),
+        "histograms": _plot_histograms(findings, title),
     }
-    for layer in CONVOLUTIONS:
-        kernel = np.asarray(getattr(network.model, layer).kernel[...])
-        patches = exciting_patches(findings.survey, test.images, layer, network.model.padding)
-        figures[f"{layer}_filters"] = filters.plot_exciting_patches(
-            kernel, patches, layer=layer, title=title
-        )
+    for layer, own in findings.filters.items():
+        if own.patches is None:
+            figure = filters.plot_filters(own.kernel, title=title, layer=layer)
+        else:
+            figure = filters.plot_exciting_patches(
+                own.kernel, own.patches, layer=layer, title=title
+            )
+        figures[filters_figure(layer)] = figure
     if network.history:
         seam = network.config and network.config.train.schedule_epochs
         figures["curves"] = curves.plot_curves(network.history, title=title, seam=seam)
     return figures
 
 
-def _plot_histograms(network: Network, findings: Findings, title: str) -> Figure:
-    weights = {
-        name.removesuffix(".weight"): array
-        for name, array in network.state_dict.items()
-        if name.endswith(".weight")
-    }
+def title_of(network: Network, data: str) -> str:
+    """What figures call a network and its data."""
+    if network.is_lenet:
+        return network_title(network.model_sizes, data)
+    return f"{type(network.model).__name__} on {data}"
+
+
+def filters_figure(layer: str) -> str:
+    """The name of the figure of a convolution's filters, without characters of paths."""
+    return re.sub(r"[^\w.-]", "_", layer) + "_filters"
+
+
+def _plot_histograms(findings: Findings, title: str) -> Figure:
     captions = dict.fromkeys(findings.activations, "") | {"fc3": "logits"}
     for name, dead in findings.survey.dead().items():
         zeros = 100 * float((findings.activations[name] == 0).mean())
         units = findings.survey.active[name].shape[1]
         captions[name] = f"{zeros:.0f} % are 0\n{len(dead)} of {units} dead"
-    return results.plot_histograms(weights, findings.activations, captions, title=title)
+    return results.plot_histograms(findings.weights, findings.activations, captions, title=title)

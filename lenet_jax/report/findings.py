@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,14 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from lenet_jax.data.dataset import Split
 from lenet_jax.inference.network import Network
 from lenet_jax.nn import autograd, ops
+from lenet_jax.nn.calls import call
+from lenet_jax.nn.layers import Field
+from lenet_jax.report import modules
 
 CONVOLUTIONS = ("conv1", "conv2")
 ACTIVATED = ("conv1", "conv2", "fc1", "fc2")  # layers that an activation follows
 # Of a unit of a convolution: the side of what it sees of the image, and the step to the next unit.
-FIELDS = {"conv1": (5, 1), "conv2": (14, 2)}  # 5×5 behind a 2×2 pooling behind 5×5
+SIDES = {"conv1": (5, 1), "conv2": (14, 2)}  # 5×5 behind a 2×2 pooling behind 5×5
 PATCHES = 9  # a filter
 SAMPLE = 500  # images whose activations are counted
 
@@ -51,6 +55,21 @@ class Survey:
 
 
 @dataclasses.dataclass(frozen=True)
+class Filters:
+    """The filters of a convolution.
+
+    Attributes:
+      kernel: their weights.
+      size: of what each sees of the images, vertically and horizontally; None if unknown.
+      patches: the m patches that excite each filter most; None if `size` is.
+    """
+
+    kernel: Float[np.ndarray, "kh kw c o"]
+    size: tuple[int, int] | None = None
+    patches: UInt8[np.ndarray, "o m side side c2"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Calibration:
     """Accuracy at each confidence level, in m bins of equal width.
 
@@ -75,24 +94,35 @@ class Findings:
       test: the images that it was tested on, and their labels.
       logits: of each.
       survey: how it responds to them.
+      filters: of its convolutions by name; of others than LeNet of the first one.
+      weights: of each layer.
       activations: see `activations`.
       example: the image that is followed.
-      steps: the output of each layer for it, see `journey`.
+      steps: the output of each layer for it, see `journey`; the last are the logits.
       saliency: see `saliency`.
+      left_out: remarks on what is not measured.
     """
 
     test: Split
     logits: Float[np.ndarray, "n k"]
     survey: Survey
+    filters: Mapping[str, Filters]
+    weights: Mapping[str, Float[np.ndarray, "..."]]
     activations: Mapping[str, Float[np.ndarray, " m"]]
     example: Example
     steps: Mapping[str, Float[np.ndarray, "..."]]
     saliency: Float[np.ndarray, "h w"]
+    left_out: Sequence[str] = ()
 
     @functools.cached_property
     def probabilities(self) -> Float[np.ndarray, "n k"]:
         """Of each class, for each image."""
         return np.asarray(jax.nn.softmax(self.logits))
+
+    @property
+    def example_logits(self) -> Float[np.ndarray, " k"]:
+        """The logits of the example."""
+        return list(self.steps.values())[-1]
 
     @functools.cached_property
     def predictions(self) -> Int[np.ndarray, " n"]:
@@ -112,15 +142,65 @@ class Findings:
 
 def find(network: Network, test: Split, example: Example) -> Findings:
     """Measures everything."""
+    measure = _measure_lenet if network.is_lenet else _measure_module
     return Findings(
         test=test,
         logits=network.logits(test.images),
-        survey=survey(network, test.images),
-        activations=activations(network, test.images),
         example=example,
-        steps=journey(network, example.image),
         saliency=saliency(network, example.image),
+        **measure(network, test.images, example.image),
     )
+
+
+def _measure_lenet(
+    network: Network, images: UInt8[np.ndarray, "n h w c"], image: UInt8[np.ndarray, "h w c"]
+) -> dict[str, Any]:
+    """The fields of `Findings` about the layers of a LeNet."""
+    responses = survey(network, images)
+    filters = {}
+    for layer in CONVOLUTIONS:
+        kernel = np.asarray(getattr(network.model, layer).kernel[...])
+        patches = exciting_patches(responses, images, layer, network.model.padding)
+        filters[layer] = Filters(kernel, (SIDES[layer][0], SIDES[layer][0]), patches)
+    weights = network.state_dict.items()
+    return {
+        "survey": responses,
+        "filters": filters,
+        "weights": {n.removesuffix(".weight"): a for n, a in weights if n.endswith(".weight")},
+        "activations": activations(network, images),
+        "steps": journey(network, image),
+    }
+
+
+def _measure_module(
+    network: Network, images: UInt8[np.ndarray, "n h w c"], image: UInt8[np.ndarray, "h w c"]
+) -> dict[str, Any]:
+    """The fields of `Findings` about the layers of any other module."""
+    calls = network.record(image[None])
+    names, left_out, filters = modules.shown_layers(calls), list[str](), dict[str, Filters]()
+    if len(names) == modules.MOST_LAYERS < len(calls):
+        left_out.append(f"of {len(calls)} layers the first {len(names)} are shown")
+    if any(each.output.ndim == 4 and each.output.shape[-1] > modules.MOST_MAPS for each in calls):
+        left_out.append(f"of each layer the first {modules.MOST_MAPS} feature maps are shown")
+    first = modules.convolution(network, calls)
+    if first is None:
+        left_out.append("the network has no nnx.Conv: filters are left out")
+    else:
+        name, kernel, seen = first
+        filters[name] = Filters(kernel)
+        if seen is None:
+            left_out.append(f"{name} does not take the images: what excites it most is left out")
+        else:
+            patches = cut_patches(*modules.peaks(network, images, name), images, seen)
+            filters[name] = Filters(kernel, seen.size, patches)
+    return {
+        "survey": Survey({}, {}, {}),
+        "filters": filters,
+        "weights": modules.weights(network),
+        "activations": modules.activations(network, images[:SAMPLE], names),
+        "steps": modules.journey(network, image, names),
+        "left_out": left_out,
+    }
 
 
 def survey(network: Network, images: UInt8[np.ndarray, "n h w c"]) -> Survey:
@@ -136,16 +216,37 @@ def exciting_patches(
     A patch is what the unit sees: its receptive field, cut out of the image, which the network pads
     by `padding` pixels; they are shown black.
     """
-    side, step = FIELDS[layer]
-    images = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    width = (images.shape[2] - side) // step + 1  # of the feature map
+    side, step = SIDES[layer]
+    width = (images.shape[2] + 2 * padding - side) // step + 1  # of the feature map
+    field = Field((side, side), (step, step), (padding, padding))
+    return cut_patches(survey.peaks[layer], survey.places[layer], width, images, field)
+
+
+def cut_patches(
+    peaks: Float[np.ndarray, "n k"],
+    places: Int[np.ndarray, "n k"],
+    width: int,
+    images: UInt8[np.ndarray, "n h w c"],
+    field: Field,
+) -> UInt8[np.ndarray, "k m side side2 c"]:
+    """As `exciting_patches`, of any convolution.
+
+    Args:
+      peaks: the strongest response of each filter k to each image.
+      places: where in the feature map it is, counted row by row.
+      width: of the feature map.
+      images: what the convolution takes, before normalisation.
+      field: what a unit sees of them; what is outside an image is shown black.
+    """
+    (height, side), margins = field.size, tuple(zip(field.before, field.size, strict=True))
     rows = []
-    for peaks, places in zip(survey.peaks[layer].T, survey.places[layer].T, strict=True):
-        best = np.argsort(-peaks, kind="stable")[:PATCHES]
-        corners = [
-            (index, *(step * n for n in divmod(int(places[index]), width))) for index in best
-        ]
-        rows.append(np.stack([images[i, y : y + side, x : x + side] for i, y, x in corners]))
+    for strengths, where in zip(peaks.T, places.T, strict=True):
+        patches = []
+        for index in np.argsort(-strengths, kind="stable")[:PATCHES]:
+            y, x = (s * n for s, n in zip(field.step, divmod(where[index], width), strict=True))
+            image = np.pad(images[index], (*margins, (0, 0)))
+            patches.append(image[y : y + height, x : x + side])
+        rows.append(np.stack(patches))
     return np.stack(rows)
 
 
@@ -167,7 +268,7 @@ def saliency(network: Network, image: UInt8[np.ndarray, "h w c"]) -> Float[np.nd
     @functools.partial(jax.jit, compiler_options=ops.compiler_options())
     def gradient(pixels: Array) -> Array:
         def winner(pixels: Array, params: nnx.State) -> Array:
-            return jnp.max(nnx.merge(graphdef, params)(pixels))
+            return jnp.max(call(nnx.merge(graphdef, params), pixels))
 
         _, grads = autograd.backward(winner, pixels, params)
         return grads

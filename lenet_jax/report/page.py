@@ -13,16 +13,15 @@ from lenet_jax import config as configs
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.inference.network import Network
 from lenet_jax.plots.output import svg
-from lenet_jax.plots.style import Figure, network_title
-from lenet_jax.report.findings import CONVOLUTIONS, FIELDS, SAMPLE, Findings
+from lenet_jax.plots.style import Figure
+from lenet_jax.report.figures import filters_figure, title_of
+from lenet_jax.report.findings import SAMPLE, Findings
 
 STYLE = Path(__file__).with_name("page.css")
 LABELS = {
     "curves": "Learning curves over the epochs",
     "confusion_matrix": "Confusion matrix of the test images",
     "mistakes": "The most confident mistakes on the test images",
-    "conv1_filters": "Filters of conv1 and the patches that excite each most",
-    "conv2_filters": "Filters of conv2 and the patches that excite each most",
     "journey": "The output of every layer for one image",
     "saliency": "An image, and how much the winning logit changes with each pixel",
     "calibration": "Accuracy against confidence",
@@ -54,25 +53,25 @@ def report(
       remarks: on the data.
     """
     history = network.history
-    layers = []
-    for layer in CONVOLUTIONS:
-        height, width, c, o = getattr(network.model, layer).kernel.shape
-        side = FIELDS[layer][0]
-        text = f"{layer}: {o} filters of {height}×{width}×{c}, which see {side}×{side} pixels"
-        layers.append((layer, text))
+    labels = LABELS | {
+        filters_figure(layer): f"Filters of {layer}"
+        + ("" if own.patches is None else " and the patches that excite each most")
+        for layer, own in findings.filters.items()
+    }
     return render(
         "report.html",
-        title=network_title(network.model_sizes, dataset.name),
+        title=title_of(network, dataset.name),
         source=network.source,
         remarks=remarks,
         stats=_stats(network, findings),
-        svg={name: svg(figure, LABELS[name]) for name, figure in figures.items()},
+        svg={name: svg(figure, labels[name]) for name, figure in figures.items()},
         history=[list(row.values()) for row in history],
         columns=[name.replace("/", " ").replace("_", " ") for row in history[:1] for name in row],
         best_epoch=max(history, key=_valid_accuracy)["epoch"] if history else None,
-        layers=layers,
+        filters=_filters(findings),
+        left_out=findings.left_out,
         example=findings.example.label,
-        winner=network.class_names[int(findings.steps["fc3"].argmax())],
+        winner=network.class_names[int(findings.example_logits.argmax())],
         calibration_error=f"{100 * findings.calibration.error:.2f} %",
         calibration=_calibration(findings),
         sample=SAMPLE,
@@ -123,6 +122,18 @@ def _valid_accuracy(row: Mapping[str, float | int]) -> float | int:
     return row.get("valid/accuracy", -math.inf)
 
 
+def _filters(findings: Findings) -> list[tuple[str, str, str, bool]]:
+    """Of each convolution its name, what it is, its figure, and whether that has patches."""
+    rows = []
+    for layer, own in findings.filters.items():
+        height, width, c, o = own.kernel.shape
+        text = f"{layer}: {o} filters of {height}×{width}×{c}"
+        if own.size is not None:
+            text += f", which see {own.size[0]}×{own.size[1]} pixels"
+        rows.append((layer, text, filters_figure(layer), own.patches is not None))
+    return rows
+
+
 def _stats(network: Network, findings: Findings) -> list[tuple[str, str, str]]:
     """What matters most: the name, the number, and a note."""
     count, wrong = len(findings.test), len(findings.mistakes())
@@ -131,7 +142,7 @@ def _stats(network: Network, findings: Findings) -> list[tuple[str, str, str]]:
     error = f"{100 * findings.calibration.error:.2f} %"
     stats = [
         ("Test accuracy", f"{100 * (1 - wrong / count):.2f} %", f"{wrong:,} of {count:,} wrong"),
-        ("Parameters", f"{sum(map(np.size, network.state_dict.values())):,}", "weights and biases"),
+        ("Parameters", f"{network.num_params:,}", "weights and biases"),
         ("Calibration error", error, "expected calibration error"),
     ]
     if units:

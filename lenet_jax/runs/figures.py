@@ -49,7 +49,7 @@ def draw_figures(
     confusion = results.confusion_matrix(labels, predictions, dataset.num_classes)
     example = results.example_index(labels, predictions, probabilities)
     image = dataset.test.images[example]
-    model, channels = nnx.merge(spec.graphdef, params), spec.image_shape[2]
+    model = nnx.merge(spec.graphdef, params, copy=True)
     title = figures.title_of(model, dataset.name)
     normalised = ops.normalise(jnp.asarray(image[None]), spec.mean, spec.std)
     captions = [
@@ -66,7 +66,7 @@ def draw_figures(
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(
             confusion, names, title=title
         ),
-        "filters.png": lambda: figures.plot_filters(model, channels, title),
+        "filters.png": lambda: figures.plot_filters(model, normalised, title),
         "feature_maps.png": lambda: figures.plot_feature_maps(
             model, image, normalised, captions, title
         ),
@@ -74,9 +74,10 @@ def draw_figures(
             dataset.test.images, labels, predictions, probabilities, names, title=title
         ),
     }
-    if not figures.has_filters(model, channels):
-        missing = [plots.pop(name) and name for name in ("filters.png", "feature_maps.png")]
-        warn(f"no convolution takes the images: {' and '.join(missing)} are left out")
+    missing, why = figures.left_out(model, normalised)
+    if missing:
+        names = [plots.pop(f"{name}.png") and f"{name}.png" for name in missing]
+        warn(f"{why}: {' and '.join(names)} left out")
     drawn = []
     for name in (name for name in FIGURES if name in plots):
         content = draw(plots[name], name, warn)

@@ -188,10 +188,7 @@ class Checkpoints:
                     "Choose another --workdir to start over."
                 )
         restored = [
-            jax.random.wrap_key_data(jax.numpy.array(arrays[name]))
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else jax.numpy.array(arrays[name])
-            for name, leaf in leaves.items()
+            _from_bits(jax.numpy.array(arrays[name]), leaf.dtype) for name, leaf in leaves.items()
         ]
         return jax.tree.unflatten(jax.tree.structure(like), restored), metadata
 
@@ -218,6 +215,16 @@ def _leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def _bits(leaf: jax.Array) -> jax.Array:
+    """An array that safetensors reads in NumPy: of a key its data, of bfloat16 its bits."""
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
+    if leaf.dtype.kind == "V":  # NumPy has no such dtype
+        return jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
     return leaf
+
+
+def _from_bits(bits: jax.Array, dtype: Any) -> jax.Array:
+    """Inverts `_bits`."""
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(bits)
+    return bits if bits.dtype == dtype else jax.lax.bitcast_convert_type(bits, dtype)

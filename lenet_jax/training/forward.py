@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, UInt8
 
 from lenet_jax import machine
 from lenet_jax.nn import ops
+from lenet_jax.nn.calls import call
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.nn.variables import join_variables, split_variables
@@ -22,7 +23,7 @@ def apply(
 
     def forward(variables: nnx.State, images: Array) -> Array:
         model = nnx.merge(spec.graphdef, variables, copy=True)
-        return model(ops.normalise(images, spec.mean, spec.std))
+        return call(model, ops.normalise(images, spec.mean, spec.std))
 
     return _fast(spec, forward)(params, images)
 
@@ -37,7 +38,7 @@ def apply_in_training(
 
     def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
         model = nnx.merge(spec.train_graphdef, variables, copy=True)
-        logits = model(ops.normalise(images, spec.mean, spec.std))
+        logits = call(model, ops.normalise(images, spec.mean, spec.std), training=True)
         after = nnx.state(model)
         if spec.is_stateful:  # a pass may leave more, such as what it sows
             known = {path for path, _ in nnx.to_flat_state(variables)}

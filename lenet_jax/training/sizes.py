@@ -12,6 +12,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from lenet_jax import machine
 from lenet_jax.errors import UserError
+from lenet_jax.nn.calls import call
 from lenet_jax.nn.graph import bodies
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import split_variables
@@ -88,7 +89,8 @@ def _forward(spec: Spec) -> ClosedJaxpr:
     """The program of one image's forward pass in training."""
 
     def forward(variables: nnx.State, images: jax.Array) -> jax.Array:
-        return nnx.merge(spec.train_graphdef, variables, copy=True)(images)
+        model = nnx.merge(spec.train_graphdef, variables, copy=True)
+        return call(model, images, training=True)
 
     image = jax.ShapeDtypeStruct((1, *spec.image_shape), jnp.float32)
     return jax.make_jaxpr(forward)(spec.variables, image)

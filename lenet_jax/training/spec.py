@@ -19,6 +19,7 @@ from lenet_jax.config.source import guarded
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
+from lenet_jax.nn.calls import build, call
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
 from lenet_jax.training.losses import Loss, find_loss
@@ -133,7 +134,7 @@ class Spec:
     def make_model(self, key: Key[Array, ""]) -> Any:
         """The network with initial parameters drawn from `key`."""
         rngs = nnx.Rngs(params=key) if self.network is LeNet else nnx.Rngs(key)
-        return self.network(**dict(self.model), rngs=rngs)
+        return build(self.network, dict(self.model), rngs)
 
 
 def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = None) -> Spec:
@@ -233,7 +234,8 @@ def _check_network(spec: Spec, name: str) -> None:
     images = jax.ShapeDtypeStruct((2, *spec.image_shape), jnp.float32)
 
     def forward(variables: nnx.State, images: Array) -> Array:
-        return nnx.merge(spec.train_graphdef, variables, copy=True)(images)
+        model = nnx.merge(spec.train_graphdef, variables, copy=True)
+        return call(model, images, training=True)
 
     logits = guarded(path, lambda: jax.eval_shape(forward, spec.variables, images))
     expected = (2, spec.num_classes)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int32, Key, ScalarLike, UInt8
+from jaxtyping import Array, Bool, Float, Int32, Key, PyTree, ScalarLike, UInt8
 
 from lenet_jax.nn import autograd, ops
 from lenet_jax.nn.variables import join_variables, split_variables
@@ -275,7 +275,7 @@ def train_step(
     state = dataclasses.replace(
         state,
         params=join_variables(new, others),
-        opt_state=opt_state,
+        opt_state=_like(state.opt_state, opt_state),
         step=state.step + 1,
         ema=_average(state.ema, new, hyperparameters["ema_decay"]),
     )
@@ -288,7 +288,12 @@ def _average(
     """The moving average after a step; None if there is none."""
     if ema is None or decay is None:
         return None
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params)
+    return _like(ema, jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, params))
+
+
+def _like(old: PyTree, new: PyTree) -> PyTree:
+    """`new` in the dtypes of `old`: of parameters in bfloat16, products with rates are float32."""
+    return jax.tree.map(lambda old, new: new.astype(old.dtype), old, new)
 
 
 def evaluate(

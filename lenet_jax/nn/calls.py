@@ -1,0 +1,42 @@
+"""How any module is built and called: what its constructor and its `__call__` are given."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+STREAMS = "call_rngs"  # the attribute of a module that has the `rngs` which its `__call__` takes
+TRAINING = "train", "training", "is_training"  # arguments of `__call__`, true in training
+EVALUATION = "deterministic", "use_running_average"  # likewise, true in evaluation
+
+
+def build(network: type, arguments: Mapping[str, Any], rngs: nnx.Rngs) -> Any:
+    """A module; if its `__call__` takes `rngs`, they are kept with its other variables.
+
+    Args:
+      network: the class.
+      arguments: of its constructor, but for `rngs`.
+      rngs: of its constructor.
+    """
+    model = network(**arguments, rngs=rngs)
+    if "rngs" in _parameters(model):
+        setattr(model, STREAMS, rngs)
+    return model
+
+
+def call(model: Any, images: Float[Array, "b h w c"], *, training: bool = False) -> Any:
+    """What a module gives for normalised images; `__call__` is given `rngs` and its mode.
+
+    Flax's own layers have their mode from `set_mode`; some modules take it as an argument, such as
+    `train`.
+    """
+    given = dict.fromkeys(TRAINING, training) | dict.fromkeys(EVALUATION, not training)
+    given |= {"rngs": getattr(model, STREAMS, None)}
+    names = _parameters(model)
+    return model(images, **{name: value for name, value in given.items() if name in names})
+
+
+def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(type(model).__call__).parameters
