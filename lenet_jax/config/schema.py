@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lenet_jax.config import base
 from lenet_jax.config.key import Key
-from lenet_jax.config.networks import LENET, can_hold, constructor_keys, is_code
+from lenet_jax.config.networks import GIVEN, LENET, can_hold, constructor_keys, is_code
 from lenet_jax.config.rules import ALIASES, JOINT_RULES, OWN_KINDS, RENAMED, RULES
 from lenet_jax.errors import show
 
@@ -102,6 +102,10 @@ def find_mistakes(values: Mapping[str, Any], known: Mapping[str, Key]) -> list[s
     missing = [path for path in known if path not in values]
     if missing:
         mistakes.append(f"missing keys: {show(', '.join(missing))}")
+    if values.get("model.name", LENET) != LENET and any(p.startswith("model.") for p in missing):
+        mistakes[-1] += (
+            f" (give them values, or defaults; {', '.join(GIVEN)} are given to a network)"
+        )
     wrong = [
         path
         for path, key in known.items()

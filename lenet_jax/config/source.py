@@ -108,6 +108,10 @@ def guarded(path: Path, call: Callable[[], Any]) -> Any:
         message = f"{type(error).__name__}: {printable(error)}"
         if isinstance(error, NameError) and error.name in COMBINATORS:
             message += f"\nTo import it: from lenet_jax.sweeps.file import {error.name}"
+        if isinstance(error, ValueError) and "assigned to static attribute" in message:  # of Flax
+            message = (
+                f"{message[:120]}…\nPut layers and arrays into nnx.List([…]) or nnx.Dict({{…}})."
+            )
         raise UserError(f"{_line_in(path, error)}: {message}") from error
 
 

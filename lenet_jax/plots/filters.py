@@ -161,7 +161,7 @@ def plot_exciting_patches(
     cell_width, cell_height = 2 * block + 28, block + 38
     bar_left, below = 20 + columns * cell_width, max(TOP + rows * cell_height, 300)
     figure, axes = canvas(
-        max(bar_left + 84, 620),
+        max(bar_left + 84, 860),
         below,
         f"What excites the filters of {layer} most, {legible(title, 60)}",
         f"left: weights, {height}×{width}×{c}; right: the {side}×{side} patches of test images with"

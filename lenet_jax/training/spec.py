@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.extend.core import Var
 from jaxtyping import Array, Key
 
 from lenet_jax.config.file import Config
@@ -237,6 +238,7 @@ def _check_network(spec: Spec, name: str) -> None:
         model = nnx.merge(spec.train_graphdef, variables, copy=True)
         return call(model, images, training=True)
 
+    guarded(path, lambda: spec.variables)
     logits = guarded(path, lambda: jax.eval_shape(forward, spec.variables, images))
     expected = (2, spec.num_classes)
     shape = getattr(logits, "shape", type(logits).__name__)
@@ -250,6 +252,38 @@ def _check_network(spec: Spec, name: str) -> None:
         )
     if not jax.tree.leaves(split_variables(spec.variables)[0]):
         raise UserError(f"model.name={show(name)} has no parameters (nnx.Param) to train")
+    if changed := _changed_and_used(spec, images):
+        raise UserError(
+            f"model.name={show(name)} changes {show(', '.join(changed))} in evaluation too, and its"
+            " logits depend on that: they would differ with the other images of a batch\n"
+            "Change it in training only: def __call__(self, images, training): …"
+        )
+
+
+def _changed_and_used(spec: Spec, images: jax.ShapeDtypeStruct) -> list[str]:
+    """The variables that evaluation changes, by the images, before the logits use them."""
+
+    def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
+        model = nnx.merge(spec.graphdef, variables, copy=True)
+        logits = call(model, images)
+        return logits, nnx.filter_state(nnx.state(model), lambda path, _: path in known)
+
+    known = {path for path, _ in nnx.to_flat_state(spec.variables)}
+    program = jax.make_jaxpr(forward)(spec.variables, images).jaxpr
+    (logits, *after), before = program.outvars, program.invars
+    needed, seen = {logits}, {before[-1]}  # what the logits depend on; what depends on the images
+    for equation in reversed(program.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(x for x in equation.invars if isinstance(x, Var))
+    for equation in program.eqns:
+        if any(isinstance(x, Var) and x in seen for x in equation.invars):
+            seen.update(equation.outvars)
+    paths = [path for path, _ in jax.tree.leaves_with_path(spec.variables)]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        for path, old, new in zip(paths, before, after, strict=False)
+        if new is not old and isinstance(new, Var) and new in needed & seen
+    ]
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
