@@ -91,8 +91,14 @@ def test_a_finished_run_is_read_only_with_its_class(finished, monkeypatch):
     accuracy = np.mean(network.predict(images) == tiny.dataset().test.labels)
     assert accuracy == pytest.approx(finished.read("summary.json")["test_accuracy"], abs=1e-6)
     assert "Net: dropout 0.2, width 4" in repr(network)
-    with pytest.raises(UserError, match="features needs a LeNet"):
-        network.features(images)
+    assert network.layers == {
+        **dict.fromkeys(("conv", "norm"), (16, 16, 4)),
+        **{"dropout": (256,), "linear": (6,)},
+    }
+    logits = network.model.linear(network.features(images))  # what the last layer is given
+    np.testing.assert_allclose(logits, network.features(images, "linear"), atol=1e-6)
+    with pytest.raises(UserError, match="no layer fc2; there are conv, norm, dropout, linear"):
+        network.features(images, "fc2")
 
 
 def test_a_changed_file_is_said(finished, tmp_path):
@@ -215,7 +221,7 @@ class Net(nnx.Module):
     def __call__(self, x):
         self.calls[...] += 1
         self.seen = nnx.Intermediate(x)
-        return double(self.linear(x.reshape(x.shape[0], -1)))
+        return double(self.linear(x.reshape(len(x), -1)))
 """
 
 
@@ -240,10 +246,18 @@ def test_a_module_may_keep_what_it_likes(tmp_path):
     # Edited, its weights would mean something else.
     (tmp_path / "own.py").write_text(ODD.replace("2 * x", "x") + "\n")
     longer = configs.replace(run.config, {"train.num_epochs": 2, "train.schedule_epochs": 1})
-    with pytest.raises(UserError, match=r"own.py changed since .*run was started"):
+    changed = "own.py or a file that it imports changed since "
+    with pytest.raises(UserError, match=f"{changed}.*run was started"):
         start(run.path, longer)
     assert (run.path / "network.py").read_text() == ODD
-    assert "own.py changed since" in start(run.path, run.config).output
+    assert changed in start(run.path, run.config).output
+    (tmp_path / "own.py").write_text(ODD)
+    (tmp_path / "beside.py").write_text("def double(x):\n    return 3 * x  # edited\n")
+    with pytest.raises(UserError, match=changed):
+        start(run.path, longer)
+    with pytest.warns(UserWarning, match=changed):
+        edited = lenet_jax.load(run.path, model=name)
+    np.testing.assert_allclose(edited.logits(images), 1.5 * network.logits(images), rtol=1e-5)
 
 
 def test_a_sweep_does_not_mix_members_of_two_texts(tmp_path):

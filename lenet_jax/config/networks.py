@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lenet_jax.config.key import Key
-from lenet_jax.config.source import find_attribute, split, text_of
+from lenet_jax.config.source import code_of, find_attribute, split, text_of
 from lenet_jax.errors import UserError, show
 
 LENET = "lenet"
@@ -59,6 +59,15 @@ def source_of(name: str) -> bytes | None:
       UserError: it cannot be read.
     """
     return text_of(name, "network") if is_code(name) else None
+
+
+def code_of_network(name: str) -> bytes | None:
+    """The texts of all files that a class of the user's own is in; None of others.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    return code_of(name, "network") if is_code(name) else None
 
 
 def constructor_keys(name: str) -> dict[str, Key]:

@@ -104,7 +104,7 @@ def find_mistakes(values: Mapping[str, Any], known: Mapping[str, Key]) -> list[s
         mistakes.append(f"missing keys: {show(', '.join(missing))}")
     if values.get("model.name", LENET) != LENET and any(p.startswith("model.") for p in missing):
         mistakes[-1] += (
-            f" (give them values, or defaults; {', '.join(GIVEN)} are given to a network)"
+            f" (give them values or defaults; {', '.join(GIVEN)} are given to a network)"
         )
     wrong = [
         path

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from lenet_jax.config.imports import files_of
 from lenet_jax.errors import Stopped, UserError, printable, show
 from lenet_jax.reading import read_bytes
 
@@ -81,7 +82,8 @@ def find_attribute(name: str, key: str, kind: str) -> Any:
     if not where.endswith(".py"):
         return getattr(_import(where, key, attribute), attribute, None)
     path = Path(where)
-    return getattr(_run_once(path, read_source(path, kind), kind), attribute, None)
+    beside = code_of(name, kind) or b""  # edited, the file must run anew
+    return getattr(_run_once(path, read_source(path, kind), kind, beside), attribute, None)
 
 
 def text_of(name: str, kind: str) -> bytes | None:
@@ -92,6 +94,27 @@ def text_of(name: str, kind: str) -> bytes | None:
     """
     where, _ = split(name)
     return read_source(Path(where), kind) if where.endswith(".py") else None
+
+
+def code_of(name: str, kind: str) -> bytes | None:
+    """The texts of all files that the code in `FILE.py:NAME` or `package.module:NAME` is in.
+
+    Returns:
+      One after the other, see `files_of`; None if there is no file.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    where, attribute = split(name)
+    files = files_of(where) if attribute else ()  # else it is built in
+    return b"".join(read_source(path, kind) for path in files) or None
+
+
+def files_text(name: str) -> str:
+    """What the files of `code_of` are called in messages."""
+    where, _ = split(name)
+    others = [path.name for path in files_of(where)][1:]
+    return f"{show(where)}{' or a file that it imports' if others else ''}"
 
 
 def guarded(path: Path, call: Callable[[], Any]) -> Any:
@@ -109,9 +132,7 @@ def guarded(path: Path, call: Callable[[], Any]) -> Any:
         if isinstance(error, NameError) and error.name in COMBINATORS:
             message += f"\nTo import it: from lenet_jax.sweeps.file import {error.name}"
         if isinstance(error, ValueError) and "assigned to static attribute" in message:  # of Flax
-            message = (
-                f"{message[:120]}…\nPut layers and arrays into nnx.List([…]) or nnx.Dict({{…}})."
-            )
+            message = f"{message[:120]}…\nPut layers into nnx.List([…]) or nnx.Dict({{…}})."
         raise UserError(f"{_line_in(path, error)}: {message}") from error
 
 
@@ -140,11 +161,21 @@ def _call(module: ModuleType, path: Path, name: str, arg: str) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _run_once(path: Path, source: bytes, kind: str) -> ModuleType:
-    """Runs a file once for each of its contents, so that what it defines stays the same."""
-    name = f"{kind}_{path.stem}_{hashlib.sha256(source).hexdigest()[:8]}"
+def _run_once(path: Path, source: bytes, kind: str, code: bytes) -> ModuleType:
+    """Runs a file once for each of its contents, so that what it defines stays the same.
+
+    Args:
+      path: of the file.
+      source: its text.
+      kind: see `find_attribute`.
+      code: its text and those of the files that it imports from beside it.
+    """
+    name = f"{kind}_{path.stem}_{hashlib.sha256(code).hexdigest()[:8]}"
 
     def run() -> ModuleType:
+        beside = {module.partition(".")[0] for module in files_of(str(path)).values()}
+        for module in [each for each in sys.modules if each.partition(".")[0] in beside]:
+            del sys.modules[module]  # of an earlier text, or of another folder
         sys.path.insert(0, str(path.parent))  # for what it imports from beside it
         try:
             return run_source(source, path, name)

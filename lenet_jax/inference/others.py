@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from lenet_jax.config.networks import GIVEN, arguments, find_class, is_code, source_of
-from lenet_jax.config.source import guarded, split
+from lenet_jax.config.networks import GIVEN, arguments, code_of_network, find_class, is_code
+from lenet_jax.config.source import files_text, guarded, split
 from lenet_jax.errors import UserError, printable, show
 from lenet_jax.inference.description import (
     Description,
@@ -52,7 +52,7 @@ def describe_network(
     """
     if network is LeNet:
         return architecture_metadata(dict(model))
-    source = source_of(name)
+    source = code_of_network(name)
     return {
         NETWORK: name,
         ARGUMENTS: json.dumps({key: value for key, value in model if key not in GIVEN}),
@@ -84,9 +84,9 @@ def build_other(
                 "If you trust it, name it: --model=FILE.py:Class (in Python, load(…, model=…))."
             )
         name = given.model
-        text = source_of(name)
-        if text is not None and hashlib.sha256(text).hexdigest() != metadata.get(SOURCE):
-            say(f"{show(split(name)[0])} changed since {show(source)} was trained")
+        text = code_of_network(name) if SOURCE in metadata else None
+        if text is not None and hashlib.sha256(text).hexdigest() != metadata[SOURCE]:
+            say(f"{files_text(name)} changed since {show(source)} was trained")
     found = find_class(name)
     shape, own = _read(metadata, source)
     mean, std = pixel_statistics(metadata, shape[2], source)

@@ -138,7 +138,7 @@ def plot_feature_maps(
 @styled
 def plot_exciting_patches(
     kernel: Float[np.ndarray, "kh kw c o"],
-    patches: UInt8[np.ndarray, "o m side side c2"],
+    patches: UInt8[np.ndarray, "o m h w c2"],
     *,
     layer: str,
     title: str,
@@ -152,7 +152,8 @@ def plot_exciting_patches(
         title: the network and its data.
     """
     height, width, c, o = kernel.shape
-    side = patches.shape[2]
+    seen = patches.shape[2:4]
+    side = max(seen)
     across, deep = math.ceil(math.sqrt(patches.shape[1])), math.ceil(math.sqrt(c))
     enlarged = max(1, 42 // side)
     block = across * (enlarged * side + 1) + 1
@@ -164,8 +165,8 @@ def plot_exciting_patches(
         max(bar_left + 84, 860),
         below,
         f"What excites the filters of {layer} most, {legible(title, 60)}",
-        f"left: weights, {height}×{width}×{c}; right: the {side}×{side} patches of test images with"
-        " the strongest responses, strongest first",
+        f"left: weights, {height}×{width}×{c}; right: the {'×'.join(map(str, seen))} patches of test"
+        " images with the strongest responses, strongest first",
     )
     weights = signed_colours(kernel)
     for index in range(o):

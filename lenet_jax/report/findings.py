@@ -66,7 +66,7 @@ class Filters:
 
     kernel: Float[np.ndarray, "kh kw c o"]
     size: tuple[int, int] | None = None
-    patches: UInt8[np.ndarray, "o m side side c2"] | None = None
+    patches: UInt8[np.ndarray, "o m h w c2"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

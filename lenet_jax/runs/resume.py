@@ -12,8 +12,8 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.config.source import split, text_of
-from lenet_jax.errors import UserError, show
+from lenet_jax.config.source import code_of, files_text
+from lenet_jax.errors import UserError
 from lenet_jax.reading import convert, read_json
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.formats import Metrics as RowOfMetrics
@@ -159,9 +159,9 @@ def _changed_code(old: configs.Config, config: configs.Config, record: RunRecord
         ("network", old.model.name, config.model.name, record.get("network_sha256")),
         ("loss", old.train.loss, config.train.loss, record.get("loss_sha256")),
     ):
-        text = text_of(now, kind) if was == now and sum_then else None
+        text = code_of(now, kind) if was == now and sum_then else None
         if text is not None and hashlib.sha256(text).hexdigest() != sum_then:
-            return show(split(now)[0])
+            return files_text(now)
     return None
 
 

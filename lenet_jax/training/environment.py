@@ -8,8 +8,8 @@ from typing import Any
 
 from lenet_jax import machine
 from lenet_jax.config.file import Config
-from lenet_jax.config.networks import LENET, source_of
-from lenet_jax.config.source import text_of
+from lenet_jax.config.networks import LENET, code_of_network
+from lenet_jax.config.source import code_of
 from lenet_jax.nn import native, ops
 
 
@@ -35,8 +35,8 @@ def own_code(networks: Iterable[str], losses: Iterable[str]) -> dict[str, str | 
       UserError: one cannot be read.
     """
     texts = {
-        "network_sha256": [source_of(name) for name in networks],
-        "loss_sha256": [text_of(name, "loss") for name in losses],
+        "network_sha256": [code_of_network(name) for name in networks],
+        "loss_sha256": [code_of(name, "loss") for name in losses],
     }
     return {key: _sum([text for text in each if text is not None]) for key, each in texts.items()}
 

@@ -1,0 +1,64 @@
+"""The files that a user's file imports from beside it: they are its code, too."""
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+OWN = "lenet_jax"  # whose files a run records as its revision
+
+
+def files_of(where: str) -> dict[Path, str]:
+    """The files that the code of a network or loss is in, with the names of their modules.
+
+    They are the file itself, first, and those that it imports, or that these import, from its
+    folder or below it; of a module, from its package. Those of this package are left out.
+
+    Args:
+      where: `FILE.py` or `package.module`; the packages above a module are imported.
+    """
+    if where.endswith(".py"):
+        return _imported(Path(where), Path(where).parent, "")
+    try:
+        spec = importlib.util.find_spec(where)
+    except (ImportError, ValueError):  # which importing it reports
+        return {}
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return {}
+    path = Path(spec.origin)
+    return _imported(path, path.parents[where.count(".") + (path.name == "__init__.py")], where)
+
+
+def _imported(first: Path, root: Path, module: str) -> dict[Path, str]:
+    """As `files_of`, of a file below a folder; `module` is its name, or empty."""
+    top, files = module.partition(".")[0], {first: module}
+    waiting = [first]
+    while waiting:
+        path = waiting.pop()
+        for name in _imports(path, files[path]):
+            outermost = name.partition(".")[0]
+            if not outermost or outermost == OWN or (top and outermost != top):
+                continue
+            base = root.joinpath(*name.split("."))
+            for file in (base.with_name(f"{base.name}.py"), base / "__init__.py"):
+                if file.is_file() and file not in files:
+                    files[file] = name
+                    waiting.append(file)
+    return {path: files[path] for path in (first, *sorted(files.keys() - {first}))}
+
+
+def _imports(path: Path, module: str) -> Iterator[str]:
+    """The names of modules that a file may import; of `from a import b` both `a` and `a.b`."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # which running it reports
+        return
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = [*above, *filter(None, [node.module])]
+            yield ".".join(base)
+            yield from (".".join([*base, each.name]) for each in node.names)
