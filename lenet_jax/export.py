@@ -10,13 +10,14 @@ under PyTorch's names; `torch` adds a Python file that defines the network.
 """
 
 import contextlib
+import functools
 import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -184,7 +185,8 @@ def _write_stablehlo(
     batch = jax.export.symbolic_shape("batch")[0]
     size, channels = network.image_size, network.channels
     pixels = jax.ShapeDtypeStruct((batch, size, size, channels), np.uint8)
-    exported = jax.export.export(jax.jit(_logits_of(network)), platforms=PLATFORMS)(pixels)
+    logits = jax.jit(_logits_of(network, one_by_one=True))
+    exported = jax.export.export(logits, platforms=PLATFORMS)(pixels)
     draft.write_bytes(exported.serialize())
     reloaded = jax.jit(jax.export.deserialize(bytearray(draft.read_bytes())).call)
     return _no_companions, lambda images: np.asarray(reloaded(images))
@@ -207,7 +209,11 @@ def _write_safetensors(
 def _write_torch(
     network: "Network", draft: Path
 ) -> tuple[Callable[[str], dict[str, str]], Predict]:
-    network.require_lenet("--format=torch")
+    if not network.is_lenet:
+        raise UserError(
+            f"--format=torch is for LeNet; {network.source} is a {type(network.model).__name__}\n"
+            "--format=safetensors writes the weights of any network, under Flax's names."
+        )
     try:
         import torch
     except ImportError as error:
@@ -253,20 +259,43 @@ def _write_onnx(network: "Network", draft: Path) -> tuple[Callable[[str], dict[s
     shape = "batch", network.image_size, network.image_size, network.channels
     pixels = jax.ShapeDtypeStruct(shape, np.uint8)
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # hide warnings about shapes
-    model = jax2onnx.to_onnx(
-        _logits_of(network),
-        [pixels],
-        model_name="lenet",
-        input_names=["pixels"],
-        output_names=["logits"],
-    )
+    names = {"model_name": "lenet", "input_names": ["pixels"], "output_names": ["logits"]}
+    convert = functools.partial(jax2onnx.to_onnx, _logits_of(network), [pixels], **names)
+    model = convert() if network.is_lenet else _convert_module(network, convert)
     draft.write_bytes(model.SerializeToString())
     session = onnxruntime.InferenceSession(draft, providers=["CPUExecutionProvider"])
     return _no_companions, lambda images: session.run(["logits"], {"pixels": images})[0]
 
 
-def _logits_of(network: "Network") -> Callable:
-    """The network as a function of pixels."""
+def _convert_module(network: "Network", convert: Callable[[], Any]) -> Any:
+    """What `convert` gives of any module.
+
+    Raises:
+      UserError: jax2onnx does not know one of its operations, or the module needs to know the size
+        of a batch.
+    """
+    from lenet_jax.config.source import guarded, split
+    from lenet_jax.inference.others import NETWORK
+
+    where, _ = split(network.metadata[NETWORK])
+    try:
+        return guarded(Path(where), convert)
+    except UserError as error:
+        raise UserError(
+            f"--format=onnx: {str(error).splitlines()[0]}\n"
+            "jax2onnx cannot convert that; for a batch of any size write x.shape[0], not len(x)."
+            " --format=stablehlo takes any network."
+        ) from error
+
+
+def _logits_of(network: "Network", *, one_by_one: bool = False) -> Callable:
+    """The network as a function of pixels.
+
+    Args:
+      network: the network.
+      one_by_one: whether it is mapped over images, so that a module that needs to know the size of
+        a batch, as `len(images)` does, finds 1; of a LeNet this is ignored.
+    """
     if not network.is_lenet:
         import jax
         from flax import nnx
@@ -275,11 +304,11 @@ def _logits_of(network: "Network") -> Callable:
 
         split = nnx.split(network.model)
 
-        def logits(image: "jax.Array") -> "jax.Array":
+        def logits(pixels: "jax.Array") -> "jax.Array":
             model = nnx.merge(*split, copy=True)  # for what a forward pass may change
-            return call(model, network.normalise(image[None]))[0]
+            return call(model, network.normalise(pixels))
 
-        return jax.vmap(logits)  # a module may need to know the size of a batch: it is 1
+        return jax.vmap(lambda image: logits(image[None])[0]) if one_by_one else logits
     return lambda pixels: network.model.activations(network.normalise(pixels))["fc3"]
 
 

@@ -165,7 +165,7 @@ def plot_exciting_patches(
         max(bar_left + 84, 860),
         below,
         f"What excites the filters of {layer} most, {legible(title, 60)}",
-        f"left: weights, {height}×{width}×{c}; right: the {'×'.join(map(str, seen))} patches of test"
+        f"left: weights, {height}×{width}×{c}; right: the {seen[0]}×{seen[1]} patches of test"
         " images with the strongest responses, strongest first",
     )
     weights = signed_colours(kernel)
