@@ -1,8 +1,8 @@
 """The files that a user's file imports from beside it: they are its code, too."""
 
 import ast
+import functools
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 
 OWN = "lenet_jax"  # whose files a run records as its revision
@@ -35,7 +35,9 @@ def _imported(first: Path, root: Path, module: str) -> dict[Path, str]:
     waiting = [first]
     while waiting:
         path = waiting.pop()
-        for name in _imports(path, files[path]):
+        parts = files[path].split(".")
+        package = tuple(parts if path.name == "__init__.py" else parts[:-1])
+        for name in _imports(path.read_bytes() if path.is_file() else b"", package):
             outermost = name.partition(".")[0]
             if not outermost or outermost == OWN or (top and outermost != top):
                 continue
@@ -47,18 +49,19 @@ def _imported(first: Path, root: Path, module: str) -> dict[Path, str]:
     return {path: files[path] for path in (first, *sorted(files.keys() - {first}))}
 
 
-def _imports(path: Path, module: str) -> Iterator[str]:
-    """The names of modules that a file may import; of `from a import b` both `a` and `a.b`."""
+@functools.lru_cache(maxsize=4096)
+def _imports(text: bytes, package: tuple[str, ...]) -> list[str]:
+    """The names of modules that a text may import; of `from a import b` both `a` and `a.b`."""
     try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):  # which running it reports
-        return
-    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # which running it reports
+        return []
+    names = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
+            names += [each.name for each in node.names]
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
+            above = package[: len(package) - node.level + 1] if node.level else ()
             base = [*above, *filter(None, [node.module])]
-            yield ".".join(base)
-            yield from (".".join([*base, each.name]) for each in node.names)
+            names += [".".join(base), *(".".join([*base, each.name]) for each in node.names)]
+    return names

@@ -105,7 +105,7 @@ def _first_convolution(
     first = first_convolution(model, record(nnx.clone(model), normalised))
     if first is None:
         raise UserError(
-            f"{type(model).__name__} has no convolution (nnx.Conv of images)\n"
+            f"{type(model).__name__} has no convolution that takes the images\n"
             'Without one, there are .plot("curves"), "confusion_matrix" and "mistakes".'
         )
     layer, convolution, call = first

@@ -6,16 +6,17 @@ import jax
 import numpy as np
 
 from lenet_jax.data.dataset import Dataset
+from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.network import Network
 from lenet_jax.plots import curves, filters, results
-from lenet_jax.plots.style import Figure, network_title
+from lenet_jax.plots.style import Figure
 from lenet_jax.report.findings import Findings
 
 
 def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict[str, Figure]:
     """Draws the figures, by the names of their files."""
     names, test, example = network.class_names, findings.test, findings.example
-    title = title_of(network, dataset.name)
+    title = title_of(network.model, dataset.name)
     probabilities = np.asarray(jax.nn.softmax(findings.example_logits))
     winner = names[int(probabilities.argmax())]
     confusion = results.confusion_matrix(test.labels, findings.predictions, len(names))
@@ -51,13 +52,6 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
         seam = network.config and network.config.train.schedule_epochs
         figures["curves"] = curves.plot_curves(network.history, title=title, seam=seam)
     return figures
-
-
-def title_of(network: Network, data: str) -> str:
-    """What figures call a network and its data."""
-    if network.is_lenet:
-        return network_title(network.model_sizes, data)
-    return f"{type(network.model).__name__} on {data}"
 
 
 def filters_figure(layer: str) -> str:

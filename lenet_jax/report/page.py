@@ -11,10 +11,11 @@ import numpy as np
 
 from lenet_jax import config as configs
 from lenet_jax.data.dataset import Dataset
+from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.network import Network
 from lenet_jax.plots.output import svg
 from lenet_jax.plots.style import Figure
-from lenet_jax.report.figures import filters_figure, title_of
+from lenet_jax.report.figures import filters_figure
 from lenet_jax.report.findings import SAMPLE, Findings
 
 STYLE = Path(__file__).with_name("page.css")
@@ -60,7 +61,7 @@ def report(
     }
     return render(
         "report.html",
-        title=title_of(network, dataset.name),
+        title=title_of(network.model, dataset.name),
         source=network.source,
         remarks=remarks,
         stats=_stats(network, findings),
