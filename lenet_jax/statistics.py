@@ -35,27 +35,30 @@ class Summary(NamedTuple):
         return {key: value for key, value in self._asdict().items() if key != "n"}
 
 
-def summarise(values: Sequence[float], upper: float = math.inf) -> Summary:
-    """Describes values in [0, upper].
+def summarise(values: Sequence[float], upper: float = math.inf, lower: float = 0.0) -> Summary:
+    """Describes values in [0, upper], or, with `lower=-math.inf`, any values.
 
     The interval is Student's on the scale of the logarithm, or, of rates (upper 1) and percentages
     (upper 100), of the logit, around the mean: it is near the usual one where that is narrow, and
-    stays within the bounds where it is not.
+    stays within the bounds where it is not. Of values without bounds it is the usual one.
 
     Source: the delta method; Agresti, "Categorical Data Analysis", 2013, section 3.1.
 
     Args:
       values: of each seed.
       upper: what none of them can exceed.
+      lower: 0, or minus infinity.
 
     Raises:
-      ValueError: a finite value is not in [0, upper].
+      ValueError: a finite value is not in [lower, upper].
     """
     n = len(values)
     if not n or not _are_finite(values):
         return Summary(n)
-    if min(values) < 0 or max(values) > upper:
-        raise ValueError(f"values from {min(values)} to {max(values)} are not in [0, {upper}]")
+    if min(values) < lower or max(values) > upper:
+        raise ValueError(
+            f"values from {min(values)} to {max(values)} are not in [{lower:g}, {upper}]"
+        )
     mean = statistics.fmean(values)
     several = values if n > 1 else [*values, *values]
     # As NumPy's, in a tenth of its time for a few values.
@@ -63,7 +66,9 @@ def summarise(values: Sequence[float], upper: float = math.inf) -> Summary:
     sd = statistics.stdev(values) if n > 1 else None
     interval = None
     if sd is not None and n >= FEWEST:
-        interval = _interval(mean, _student(n - 1) * sd / math.sqrt(n), upper)
+        half = _student(n - 1) * sd / math.sqrt(n)
+        bounded = lower == 0
+        interval = _interval(mean, half, upper) if bounded else (mean - half, mean + half)
     return Summary(n, mean, sd, interval, median, (low, high))
 
 

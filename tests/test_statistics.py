@@ -35,6 +35,14 @@ def test_a_narrow_interval_is_students(upper):
     assert summarise(values, upper).ci95 == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_interval_of_any_numbers_is_students():
+    values = [-3.0, 1.0, 0.5, 2.0]
+    expected = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
+    assert summarise(values, lower=-math.inf).ci95 == pytest.approx(expected)
+    with pytest.raises(ValueError, match="not in"):
+        summarise(values)
+
+
 def test_rates_near_the_end_have_an_uneven_interval():
     summary = summarise([0.99, 0.98, 0.995, 0.1], 1.0)
     assert summary.ci95 is not None and summary.mean is not None

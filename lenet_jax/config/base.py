@@ -48,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
     config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
     config.train.loss = "cross_entropy"  # or `mse` (of one-hot targets), FILE.py:function
+    config.train.measurements = ()  # FILE.py:function, …: of logits and labels, see README
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.freeze = placeholder(str)  # layers not to train: `conv*,fc1.bias`; None: none
     config.train.initial_weights = placeholder(str)  # a run, a file, or SWEEP:MEMBER; None: random

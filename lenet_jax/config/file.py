@@ -296,13 +296,15 @@ def _parse(text: str, key: Key) -> object:
         items = text.strip()
         if items[:1] + items[-1:] in ("()", "[]"):
             items = items[1:-1].strip()
+        if not items:
+            return ()
         parse = _parse_integer if _holds_integers(key.default) else _parse_unknown
         return tuple(parse(item.strip()) for item in items.removesuffix(",").split(","))
     return key.kind(text)
 
 
 def _holds_integers(default: object) -> bool:
-    return isinstance(default, tuple) and all(type(item) is int for item in default)
+    return isinstance(default, tuple) and {type(item) for item in default} == {int}
 
 
 def _parse_unknown(text: str) -> object:

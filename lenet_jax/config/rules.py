@@ -3,8 +3,10 @@
 import itertools
 from collections.abc import Sequence
 
+from lenet_jax.config.measurements import AVERAGED, TAKEN, are_distinct, are_free
+
 # Allowed values: an interval for a number or each item of a tuple, the choices for a string.
-# A key that is not listed is a boolean or an arbitrary string.
+# A key that is not listed is a boolean, an arbitrary string or a tuple of some.
 RULES: dict[str, str | tuple[str, ...]] = {
     "seed": "[0, inf)",
     "seeds.init": "[0, inf)",
@@ -102,6 +104,12 @@ JOINT_RULES = (
         lambda smoothing, loss: smoothing == 0 or loss == "cross_entropy",
         "label smoothing is for cross_entropy",
     ),
+    (("train.measurements",), are_distinct, "the names of the functions must differ"),
+    (
+        ("train.measurements",),
+        are_free,
+        f"{', '.join(TAKEN)} and {AVERAGED}… are names of other results",
+    ),
     (
         ("optimizer.nesterov", "optimizer.name"),
         lambda nesterov, name: not nesterov or name == "sgd",
@@ -146,7 +154,7 @@ RENAMED = {"model.lowering": "model.backend"}
 ADDED = (
     *("model.name", "train.schedule_epochs", "train.precision"),
     *("model.activation", "model.pool", "model.padding"),
-    *("train.loss", "train.ema_decay", "train.patience", "train.freeze"),
+    *("train.loss", "train.ema_decay", "train.patience", "train.freeze", "train.measurements"),
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.
@@ -171,6 +179,7 @@ ALIASES = {
     "ema": "train.ema_decay",
     "criterion": "train.loss",
     "objective": "train.loss",
+    "metrics": "train.measurements",
     "dataset": "data.name",
     "resolution": "data.image_size",
     "act": "model.activation",

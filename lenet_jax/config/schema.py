@@ -180,6 +180,8 @@ def is_valid(path: str, value: object, key: Key) -> bool:
         return isinstance(value, bool)
     if key.kind is str:
         return isinstance(value, str) and (value in rule if rule else bool(value.strip()))
+    if _is_list(key):
+        return _are_names(value, rule)
     assert isinstance(rule, str), f"{path} needs an interval in RULES"
     if key.kind is tuple:
         default: Any = key.default
@@ -197,6 +199,18 @@ def _is_own(path: str, key: Key) -> bool:
     It may have the name of one of LeNet's.
     """
     return path.startswith("model.") and _base_keys().get(path) is not key
+
+
+def _is_list(key: Key) -> bool:
+    """Whether the values of a key are tuples of any length, of names."""
+    return key.kind is tuple and not key.required and key.default == ()
+
+
+def _are_names(value: object, choices: str | tuple[str, ...] | None) -> bool:
+    if not isinstance(value, tuple | list) or not all(isinstance(item, str) for item in value):
+        return False
+    known = choices is None or set(value) <= set(choices)
+    return known and len(set(value)) == len(value) and all(item.strip() for item in value)
 
 
 def _is_of_kind(kind: type, value: object) -> bool:
@@ -251,6 +265,12 @@ def _expected(path: str, key: Key) -> str:
     rule = RULES.get(path)
     if _is_own(path, key):
         text = OWN_KINDS[key.kind]
+    elif _is_list(key):
+        text = (
+            f"a tuple of different ones of {', '.join(rule)}"
+            if rule
+            else "a tuple of different names"
+        )
     elif isinstance(rule, tuple):
         text = f"one of {', '.join(rule)}"
     elif rule is None:

@@ -24,11 +24,14 @@ from lenet_jax.plots.style import (
 )
 
 TRAIN, VALID = VERMILION, BLUE
+ROW, GAP = 222, 66  # height of a row of panels, and between two, in pixels
 History = Sequence[Mapping[str, float | int]]
 
 
 @styled
-def plot_curves(history: History, *, title: str, seam: int | None = None) -> Figure:
+def plot_curves(
+    history: History, *, title: str, seam: int | None = None, measured: Sequence[str] = ()
+) -> Figure:
     """Plots loss, accuracy and, where it is known, the learning rate over the epochs.
 
     Accuracy is drawn on the scale of the logarithm of the error: 98 and 99 % are as far apart as 90
@@ -40,41 +43,46 @@ def plot_curves(history: History, *, title: str, seam: int | None = None) -> Fig
         title: the network and its data.
         seam: the epoch after which a run was extended at its last learning rate; it is marked if
             the history goes further.
+        measured: the names of extra measurements, whose `valid/NAME` are drawn below the others.
     """
     epochs = np.array([row["epoch"] for row in history])
     losses = [_column(history, "train/loss"), _column(history, "valid/loss")]
     losses = [np.where(loss > 1e-30, loss, math.nan) for loss in losses]
     errors = [100 * (1 - _column(history, f"{split}/accuracy")) for split in ("train", "valid")]
     best = int(np.nanargmin(errors[1])) if np.isfinite(errors[1]).any() else None
-    panels = {"loss, nats (log scale)": losses, "accuracy, % (log scale of the error)": errors}
+    panels: list[tuple[str, list[np.ndarray], tuple[str, ...]]] = [
+        ("loss, nats (log scale)", losses, (TRAIN, VALID)),
+        ("accuracy, % (log scale of the error)", errors, (TRAIN, VALID)),
+    ]
     if "learning_rate" in history[0]:
-        panels["learning rate, end of epoch"] = [_column(history, "learning_rate")]
+        panels.append(
+            ("learning rate, end of epoch", [_column(history, "learning_rate")], (FAINT,))
+        )
+    columns = len(panels)
+    more = math.ceil(len(measured) / columns)  # rows
+    panels += [
+        (legible(name, 40), [_column(history, f"valid/{name}")], (VALID,)) for name in measured
+    ]
 
+    height = 350 + more * (ROW + GAP)
     title = f"Learning curves, {legible(title, 80)}"
-    figure = chart(WIDTH, 350, title, margins=(74, 16, 46, 0.26))
-    figure.text(16 / WIDTH, 1 - 42 / 350, "● train", color=TRAIN, va="center_baseline")
-    all_axes = figure.subplots(1, len(panels))
-    for axes, (name, lines) in zip(all_axes, panels.items(), strict=True):
+    figure = chart(WIDTH, height, title, margins=(74, 16, 46, 0.26))
+    if more:
+        figure.subplots_adjust(hspace=GAP / ROW)
+    figure.text(16 / WIDTH, 1 - 42 / height, "● train", color=TRAIN, va="center_baseline")
+    all_axes = list(figure.subplots(1 + more, columns).flat)
+    for axes in all_axes[len(panels) :]:
+        axes.remove()
+    for axes, (name, lines, colours) in zip(all_axes, panels, strict=False):
         axes.set_title(name)
         _epoch_axis(axes)
-        for values, colour in zip(lines, (TRAIN, VALID), strict=False):
-            colour = FAINT if len(lines) == 1 else colour
+        for values, colour in zip(lines, colours, strict=True):
             axes.plot(epochs, values, color=colour, marker=_marker(epochs))
         if best is not None:
             axes.axvline(epochs[best], color=FAINT, linestyle=":", linewidth=1)
         if seam is not None and seam < epochs[-1]:
-            axes.axvline(seam + 0.5, color=INK, linestyle="--", linewidth=1)
-            axes.annotate(
-                "extended",
-                (seam + 0.5, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(3, -3),
-                textcoords="offset points",
-                va="top",
-                fontsize="small",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
-    if len(panels) == 3:
+            _mark_seam(axes, seam)
+    if columns == 3:
         all_axes[2].set_ylim(bottom=0)
     all_axes[0].set_yscale("log")
     _round_limits(all_axes[0], losses, "{:g}".format)
@@ -84,9 +92,24 @@ def plot_curves(history: History, *, title: str, seam: int | None = None) -> Fig
             axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
         text = f"★ best epoch {epochs[best]:g}: validation accuracy {100 - errors[1][best]:.2f} %"
         for x, label, colour in ((80, "● validation", VALID), (190, text, INK)):
-            y = 1 - 42 / 350
+            y = 1 - 42 / height
             figure.text(x / WIDTH, y, label, color=colour, va="center_baseline")
     return figure
+
+
+def _mark_seam(axes: Axes, epoch: int) -> None:
+    """Marks the epoch after which a run was extended."""
+    axes.axvline(epoch + 0.5, color=INK, linestyle="--", linewidth=1)
+    axes.annotate(
+        "extended",
+        (epoch + 0.5, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(3, -3),
+        textcoords="offset points",
+        va="top",
+        fontsize="small",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )
 
 
 @styled

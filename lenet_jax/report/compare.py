@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lenet_jax import config as configs
+from lenet_jax.config.measurements import names
 from lenet_jax.errors import UserError
 from lenet_jax.inference.network import Network
 from lenet_jax.plots.curves import plot_accuracies
@@ -34,9 +35,14 @@ def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
         settings.append(flatten(configs.to_dict(network.config)))
     keys = {key: len({str(s[key]) for s in settings}) > 1 for key in settings[0]}
     sources = [network.source for network in networks]
+    measured = {
+        f"test_{name}": f"test {name}"
+        for setting in settings
+        for name in names(setting["train.measurements"])
+    }
     results = [
         [name, *(_number(network.summary.get(key), name) for network in networks)]
-        for key, name in RESULTS.items()
+        for key, name in (RESULTS | measured).items()
         if any(key in network.summary for network in networks)
     ]
     different = [[key, *(values[key] for values in settings)] for key in keys if keys[key]]

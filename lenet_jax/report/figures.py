@@ -5,6 +5,7 @@ import re
 import jax
 import numpy as np
 
+from lenet_jax.config.measurements import names as names_of
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.network import Network
@@ -49,8 +50,13 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
             )
         figures[filters_figure(layer)] = figure
     if network.history:
-        seam = network.config and network.config.train.schedule_epochs
-        figures["curves"] = curves.plot_curves(network.history, title=title, seam=seam)
+        train = network.config and network.config.train
+        figures["curves"] = curves.plot_curves(
+            network.history,
+            title=title,
+            seam=train and train.schedule_epochs,
+            measured=names_of(train.measurements) if train else (),
+        )
     return figures
 
 

@@ -62,6 +62,7 @@ def draw_figures(
             rows,
             title=f"{title}, {spec.num_examples:,} training images",
             seam=spec.schedule_epochs,
+            measured=spec.measured,
         ),
         "confusion_matrix.png": lambda: results.plot_confusion_matrix(
             confusion, names, title=title

@@ -67,7 +67,7 @@ class Job:
             num_epochs=progress.epoch if stalled else spec.num_epochs,
             trace=trace,
         )
-        display = self.console.epochs(spec.num_epochs, progress.epoch + 1)
+        display = self.console.epochs(spec.num_epochs, progress.epoch + 1, spec.measured)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
                 seconds = progress.epoch_seconds + segment.seconds
@@ -157,6 +157,7 @@ class Job:
         if ema is not None:
             averaged["valid/ema_loss"] = shortest(ema.loss / ema.count)
             averaged["valid/ema_accuracy"] = shortest(ema.correct / ema.count)
+            averaged |= _measured("valid/ema_", ema)
         return {
             "epoch": progress.epoch + 1,
             "step": segment.step,
@@ -165,6 +166,7 @@ class Job:
             "train/accuracy": shortest(sums.correct / sums.count),
             "valid/loss": shortest(valid.loss / valid.count),
             "valid/accuracy": shortest(valid.correct / valid.count),
+            **_measured("valid/", valid),
             **averaged,
             "learning_rate": shortest(rate),
             "images_per_second": self.trainer.spec.num_examples / progress.epoch_seconds,
@@ -183,6 +185,7 @@ class Job:
             "test_loss": shortest(test.mean_loss),
             "test_examples": int(test.count),
             "test_mistakes": int(test.count - test.correct),
+            **_measured("test_", test),
             "best_epoch": progress.best_epoch,
             "valid_accuracy": progress.best_accuracy,
             "num_params": sizes.num_params(spec),
@@ -201,16 +204,22 @@ class Job:
         )
         figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
         if averaged is not None:
-            summary["test_ema_accuracy"] = shortest(
-                self.trainer.evaluate(averaged, "test")[0].accuracy
-            )
+            ema = self.trainer.evaluate(averaged, "test")[0]
+            summary["test_ema_accuracy"] = shortest(ema.accuracy)
+            summary |= _measured("test_ema_", ema)
             figures.save_weights(folder / EMA_WEIGHTS, spec, averaged, dataset, form)
         self.directory.write_json(SUMMARY, summary)
         self.directory.write_sums()
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(dataset.test)]
         figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)
-        self.console.result(summary, self.directory.files())
+        self.console.result(summary, self.directory.files(), spec.measured)
+
+
+def _measured(prefix: str, metrics: Metrics) -> dict[str, float]:
+    """The means of the measurements, their names prefixed."""
+    sums, count = metrics.measured, metrics.count
+    return {f"{prefix}{name}": shortest(total / count) for name, total in sums.items()}
 
 
 def _failed_step(segment: Segment) -> int | None:

@@ -117,9 +117,10 @@ class Record:
             ("data_fingerprint", "the data"),
             ("network_sha256", "the network's file"),
             ("loss_sha256", "the loss's file"),
+            ("measurement_sha256", "the measurements' files"),
             ("git_revision", "the revision"),
         ):
-            was, now = previous.get(key), self.values[key]
+            was, now = previous.get(key), self.values.get(key)
             changes += [f"{what} changed"] if None not in (was, now) and was != now else []
         return "; ".join(filter(None, changes)) or None
 

@@ -1,7 +1,6 @@
 """Whether a run may resume what its directory holds, and the state to resume from."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +11,14 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax import data
-from lenet_jax.config.source import code_of, files_text
+from lenet_jax.config.source import files_text
 from lenet_jax.errors import UserError
 from lenet_jax.reading import convert, read_json
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.formats import Metrics as RowOfMetrics
 from lenet_jax.storage.formats import RunRecord, Summary
 from lenet_jax.storage.run_dir import CONFIG, NETWORK, RECORD, SUMMARY, Row, RunDir, check
+from lenet_jax.training.environment import sum_of_files
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.optim import depends_on_length
 from lenet_jax.training.spec import Spec, hyperparameters, make_spec
@@ -154,14 +154,15 @@ def look_back(
 
 
 def _changed_code(old: configs.Config, config: configs.Config, record: RunRecord) -> str | None:
-    """The file of the user's own network or loss that is not as the run's record has it."""
-    for kind, was, now, sum_then in (
-        ("network", old.model.name, config.model.name, record.get("network_sha256")),
-        ("loss", old.train.loss, config.train.loss, record.get("loss_sha256")),
+    """The file of the user's own code that is not as the run's record has it."""
+    for kind, was, now in (
+        ("network", [old.model.name], [config.model.name]),
+        ("loss", [old.train.loss], [config.train.loss]),
+        ("measurement", old.train.measurements, config.train.measurements),
     ):
-        text = code_of(now, kind) if was == now and sum_then else None
-        if text is not None and hashlib.sha256(text).hexdigest() != sum_then:
-            return files_text(now)
+        before = record.get(f"{kind}_sha256")
+        if before and was == now and sum_of_files(now, kind) not in (None, before):
+            return ", ".join(dict.fromkeys(map(files_text, now)))
     return None
 
 

@@ -105,7 +105,7 @@ def run(
             longer = epochs > config.train.num_epochs
             extended = f", and extended to {epochs} epochs" if longer else ""
             console.note(f"this run is already finished{extended}")
-            console.result(summary, directory.files())
+            console.result(summary, directory.files(), trainer.spec.measured)
             return ExitCode.DONE
         with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
             # May raise; nothing is written before.

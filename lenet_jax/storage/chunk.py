@@ -3,7 +3,7 @@
 import math
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ Curves = dict[str, np.ndarray]
 
 
 def read_chunk(
-    folder: Path, members: Sequence[int], epochs: int
+    folder: Path, members: Sequence[int], epochs: int, measured: Sequence[str] = ()
 ) -> tuple[list[MemberResult], Curves]:
     """The rows and curves of a finished chunk.
 
@@ -35,6 +35,7 @@ def read_chunk(
       folder: the chunk's.
       members: their numbers, in the order of the plan.
       epochs: how many each was trained for, unless it stopped early.
+      measured: the names of extra measurements.
 
     Raises:
       UserError: they cannot be read, or are not results of these members.
@@ -48,14 +49,16 @@ def read_chunk(
     if [row["member"] for row in rows] != list(members):
         raise damaged(folder, f"{ROWS} does not have each of its members once")
     for row in rows:
-        if not _is_possible(row, epochs):
+        if not (_is_possible(row, epochs) and _has_measurements(row, measured)):
             raise damaged(folder, f"{ROWS} has impossible results for member {row['member']}")
     averaged = any(name in row for row in rows for name in EMA_RESULTS)
-    if curves.keys() != {*CURVES, *(EMA_CURVES if averaged else ())}:
+    own = [f"valid_{name}" for name in measured]
+    if curves.keys() != {*CURVES, *own, *(EMA_CURVES if averaged else ())}:
         raise damaged(folder, f"{HISTORY} does not have the curves of its members")
     done = [(row.get("epochs") or epochs) * (row["status"] == "done") for row in rows]
     for name, curve in curves.items():
-        if not _is_curve(curve, done, epochs, rate=name.endswith("accuracy")):
+        rate = None if name in own else name.endswith("accuracy")
+        if not _is_curve(curve, done, epochs, rate):
             raise damaged(folder, f"{name} in {HISTORY} is not a curve of its members")
     return rows, curves
 
@@ -86,20 +89,31 @@ def _is_possible(row: MemberResult, epochs: int) -> bool:
     )
 
 
-def _is_curve(curve: Any, done: Sequence[int], epochs: int, *, rate: bool) -> bool:
+def _has_measurements(row: Mapping[str, Any], measured: Sequence[str]) -> bool:
+    """Whether a row has a number for each extra measurement, or None of a member that diverged."""
+    kinds = (int, float) if row["status"] == "done" else type(None)
+    return all(
+        isinstance(row.get(f"{split}_{name}", ""), kinds)
+        for split in ("valid", "test")
+        for name in measured
+    )
+
+
+def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool | None) -> bool:
     """Whether an array is a metric of each member and epoch; NaN once a member diverged or stopped.
 
     Args:
       curve: what there is.
       done: the epochs of each member; 0 if it diverged.
       epochs: the most.
-      rate: whether it is in [0, 1].
+      rate: whether it is in [0, 1]; None of an extra measurement, which may be anything.
     """
     if not isinstance(curve, np.ndarray) or curve.dtype.kind != "f":
         return False
     if curve.shape != (len(done), epochs):
         return False
-    if np.isnan(curve[np.arange(epochs) < np.array(done)[:, None]]).any():
+    missing = np.isnan(curve[np.arange(epochs) < np.array(done)[:, None]])
+    if rate is not None and missing.any():
         return False
     return not rate or not np.any((curve < 0) | (curve > 1))
 

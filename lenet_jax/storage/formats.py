@@ -29,6 +29,7 @@ class RunRecord(TypedDict):
     git_revision: NotRequired[str | None]
     network_sha256: NotRequired[str | None]
     loss_sha256: NotRequired[str | None]
+    measurement_sha256: NotRequired[str | None]
     processor: NotRequired[str]
     python: NotRequired[str]
     versions: NotRequired[dict[str, str]]

@@ -215,8 +215,10 @@ class SweepDir:
         if not 0 <= members[0] < len(self._members):
             raise UserError(f"{self.path / PLAN} is damaged: it has no member {members[0]}")
         overrides = self._members[members[0]]  # in the number of epochs they are alike
-        epochs = overrides.get("train.num_epochs", self.config()["train"]["num_epochs"])
-        return read_chunk(self._folder(chunk), members, epochs)
+        train = self.config()["train"]
+        epochs = overrides.get("train.num_epochs", train["num_epochs"])
+        measured = [name.rpartition(":")[2] for name in train.get("measurements", ())]
+        return read_chunk(self._folder(chunk), members, epochs, measured)
 
     def read_member(self, member: int) -> StoredMember:
         """The weights and results of a member.

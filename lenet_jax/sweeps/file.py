@@ -35,6 +35,7 @@ FIXED = {
     "checkpoint.keep": "a sweep saves whole chunks, not checkpoints",
     "data.data_dir": "it says where the data is, not which data",
     "train.initial_weights": "a sweep draws its members' weights",
+    "train.measurements": "the table has the same columns for all members",
 }
 
 

@@ -105,10 +105,17 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
         for name in (name for name in STATISTICS if name in setting.rows[0]):
             upper = 1.0 if name.endswith("accuracy") else math.inf
             entry[name] = describe([row[name] for row in done], upper).to_json()
+        for name in measured(setting.rows[0]):
+            entry[name] = describe([row[name] for row in done], lower=-math.inf).to_json()
         best = max(done, key=rank, default=None)
         entry["best"] = best and {"member": best["member"], "test_accuracy": best["test_accuracy"]}
         table.append(entry)
     return table
+
+
+def measured(row: Row) -> list[str]:
+    """The columns of the extra measurements in a row of results."""
+    return [name for name in row if name not in ("member", *COLUMNS)]
 
 
 def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
@@ -279,6 +286,7 @@ def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
     """The content of results.csv: one row per member, with its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
+    columns[columns.index("best_epoch") : columns.index("best_epoch")] = measured(rows[0])
     lines: list[list[Any]] = [["member", *swept, *columns]]
     for row in rows:
         changed = overrides[row["member"]]

@@ -95,7 +95,8 @@ def run(
     if store.lock_note:
         console.warn(store.lock_note)
     record = training_environment(config, command)
-    record |= own_code(members.values("model.name"), members.values("train.loss"))
+    names, losses = members.values("model.name"), members.values("train.loss")
+    record |= own_code(names, losses, config.train.measurements)
     _check_code(store, record)
     if changed := what_changed(store.environment(), record):
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
@@ -155,10 +156,10 @@ def _check_config(store: SweepDir, config: configs.Config) -> None:
 
 
 def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
-    """Raises UserError if a network's or a loss's file changed since chunks were trained."""
+    """Raises UserError if a file of the user's code changed since chunks were trained."""
     before = store.environment()
-    for what in ("network", "loss"):
-        was, now = before.get(f"{what}_sha256"), record[f"{what}_sha256"]
+    for what in ("network", "loss", "measurement"):
+        was, now = before.get(f"{what}_sha256"), record.get(f"{what}_sha256")
         if was is not None and was != now and store.done():
             raise UserError(
                 f"the file of the {what} changed since {store.path} was started, and members are"

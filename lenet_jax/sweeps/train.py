@@ -131,7 +131,8 @@ class Trainer:
         seconds = time.perf_counter() - started
         rows = [_row(chunk, index, outcome, stacked, seconds) for index in range(count)]
         curves = {name: curve for name, curve in stacked._asdict().items() if curve is not None}
-        write_chunk(folder, rows, curves)
+        measured = {f"valid_{name}": curve for name, curve in curves.pop("measured").items()}
+        write_chunk(folder, rows, curves | measured)
         self._save_weights(chunk, folder, members, rows)
         return rows
 
@@ -192,6 +193,8 @@ def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, secon
         size = max(sums.count, 1.0)  # a diverged member may have no best epoch
         results[f"{name}_loss"] = shortest(sums.loss / size)
         results[f"{name}_accuracy"] = sums.correct / size
+        for measured, total in sums.measured.items():
+            results[f"{name}_{measured}"] = shortest(total / size)
     results["best_epoch"] = best_epoch
     epochs = stopped or chunk.group.spec.num_epochs
     if curves.valid_ema_accuracy is not None:

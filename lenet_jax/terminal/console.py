@@ -138,10 +138,18 @@ class Console:
         self._print((f"compiled in {time.perf_counter() - start:.1f} s", "dim"))
 
     @contextmanager
-    def epochs(self, num_epochs: int, first_epoch: int = 1) -> Iterator[Epochs]:
-        """Shows the progress of the epochs `first_epoch` to `num_epochs`, counted from 1."""
+    def epochs(
+        self, num_epochs: int, first_epoch: int = 1, measured: Sequence[str] = ()
+    ) -> Iterator[Epochs]:
+        """Shows the progress of the epochs `first_epoch` to `num_epochs`, counted from 1.
+
+        Args:
+            num_epochs: the last of them.
+            first_epoch: the first of them.
+            measured: the names of extra measurements.
+        """
         with self._bar("epochs", num_epochs, first_epoch - 1) as update:
-            yield Epochs(self._print_epoch, num_epochs, update)
+            yield Epochs(self._print_epoch, num_epochs, update, measured)
 
     @contextmanager
     def member_epochs(self, total: int) -> Iterator[MemberEpochs]:
@@ -151,12 +159,15 @@ class Console:
                 update(text=self._legible("compiling…"))  # until the first epoch is done
             yield MemberEpochs(self.note, total, update)
 
-    def result(self, summary: Mapping[str, Any], files: Sequence[Path | str]) -> None:
+    def result(
+        self, summary: Mapping[str, Any], files: Sequence[Path | str], measured: Sequence[str] = ()
+    ) -> None:
         """Prints the test result, the cost of the run, and its files.
 
         Args:
             summary: as in summary.json; lines whose keys are missing or None are left out.
             files: paths, printed one per line; in a notebook none.
+            measured: the names of extra measurements.
         """
         known = {key: value for key, value in summary.items() if value is not None}
         if {"test_accuracy", "test_examples"} <= known.keys():
@@ -168,6 +179,7 @@ class Console:
             "status": "{status}",
             "test accuracy": "{percent:.2f} %  ({wrong:,} wrong of {test_examples:,})",
             "test loss": "{test_loss:.4f}",
+            **{f"test {name}": f"{{test_{name}:.4g}}" for name in measured},
             "averaged": "{ema_percent:.2f} %  (of the moving average of the weights)",
             "weights": "of epoch {best_epoch:,} of {epochs:,}, the best on validation",
             "parameters": "{num_params:,}",

@@ -51,8 +51,15 @@ def progress_bar(
 class Epochs:
     """The progress over the epochs: a bar on a terminal, and one permanent line per epoch."""
 
-    def __init__(self, write: WriteEpoch, num_epochs: int, update: Update | None):
+    def __init__(
+        self,
+        write: WriteEpoch,
+        num_epochs: int,
+        update: Update | None,
+        measured: Sequence[str] = (),
+    ):
         self._write, self._num_epochs, self._update = write, num_epochs, update
+        self._measured = measured
 
     def advance(self, epochs: float) -> None:
         """Shows how many epochs are done, including the fraction of the current one."""
@@ -66,7 +73,7 @@ class Epochs:
             row: the epoch's metrics, named as in metrics.jsonl; `valid/…` may be missing.
             best: whether it is the best one so far.
         """
-        self._write(epoch_lines(row, self._num_epochs), best)
+        self._write(epoch_lines(row, self._num_epochs, self._measured), best)
         if self._update is not None:
             split = "valid" if "valid/loss" in row else "train"
             text = f"loss {_significant(row[f'{split}/loss'])}"
@@ -104,10 +111,13 @@ class MemberEpochs:
         return time.perf_counter() - self._start
 
 
-def epoch_lines(row: Mapping[str, float | int], num_epochs: int) -> list[str]:
-    """Formats an epoch's metrics as one line: in full, and in two shorter variants.
+def epoch_lines(
+    row: Mapping[str, float | int], num_epochs: int, measured: Sequence[str] = ()
+) -> list[str]:
+    """Formats an epoch's metrics as one line: in full, and in shorter variants.
 
-    The second has at most 80 columns with a star after it, up to 999 epochs.
+    The last but one has at most 80 columns with a star after it, up to 999 epochs. The first alone
+    has the extra measurements of these names.
     """
     digits = len(str(num_epochs))
     long = short = f"epoch {row['epoch']:>{digits}}/{num_epochs}"
@@ -118,9 +128,12 @@ def epoch_lines(row: Mapping[str, float | int], num_epochs: int) -> list[str]:
             long += f"  {split} loss {loss} acc {percent} %"
             short += f"  {split} {loss} {percent}%"
     rate = row["images_per_second"]
-    long += f"  lr {row['learning_rate']:<7.3g}  {rate:>7,.0f} img/s"
+    values = [(name, row.get(f"valid/{name}")) for name in measured]
+    extra = "".join(f"  {name} {value:.4g}" for name, value in values if value is not None)
+    end = f"  lr {row['learning_rate']:<7.3g}  {rate:>7,.0f} img/s"
     short += f"  lr {row['learning_rate']:<7.2g}"
-    return [long, f"{short}  {_thousands(rate)}/s", short]
+    lines = [f"{long}{extra}{end}", f"{long}{end}", f"{short}  {_thousands(rate)}/s", short]
+    return lines if measured else lines[1:]
 
 
 def clock(seconds: float) -> str:

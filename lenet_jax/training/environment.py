@@ -8,7 +8,7 @@ from typing import Any
 
 from lenet_jax import machine
 from lenet_jax.config.file import Config
-from lenet_jax.config.networks import LENET, code_of_network
+from lenet_jax.config.networks import LENET
 from lenet_jax.config.source import code_of
 from lenet_jax.nn import native, ops
 
@@ -23,23 +23,38 @@ def training_environment(config: Config, command: Sequence[str]) -> dict[str, An
         "jax_backend": devices[0].platform,
         "devices": [device.device_kind for device in devices],
         "backend": backend,
-        **own_code([config.model.name], [config.train.loss]),
+        **own_code([config.model.name], [config.train.loss], config.train.measurements),
         "native_code": native.key() if backend == "native" else None,
     }
 
 
-def own_code(networks: Iterable[str], losses: Iterable[str]) -> dict[str, str | None]:
-    """The SHA-256 of the files of networks and losses by name, in order; None if none has a file.
+def own_code(
+    networks: Iterable[str], losses: Iterable[str], measurements: Iterable[str] = ()
+) -> dict[str, str | None]:
+    """The sums of the files of networks, losses and measurements by name, see `sum_of_files`.
+
+    Of measurements there is one only if one has a file.
 
     Raises:
       UserError: one cannot be read.
     """
-    texts = {
-        "network_sha256": [code_of_network(name) for name in networks],
-        "loss_sha256": [code_of(name, "loss") for name in losses],
+    measured = sum_of_files(measurements, "measurement")
+    return {
+        "network_sha256": sum_of_files(networks, "network"),
+        "loss_sha256": sum_of_files(losses, "loss"),
+        **({"measurement_sha256": measured} if measured else {}),
     }
-    return {key: _sum([text for text in each if text is not None]) for key, each in texts.items()}
 
 
-def _sum(texts: Sequence[bytes]) -> str | None:
+def sum_of_files(names: Iterable[str], kind: str) -> str | None:
+    """The SHA-256 of the code that names have, see `source.code_of`; None if none is in a file.
+
+    Args:
+      names: such as `FILE.py:Class`.
+      kind: `network`, `loss` or `measurement`, for messages.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    texts = [text for name in names if (text := code_of(name, kind)) is not None]
     return hashlib.sha256(b"".join(texts)).hexdigest() if texts else None

@@ -89,6 +89,7 @@ class EpochMetrics(NamedTuple):
     train_accuracy: Float[Array, "..."]
     valid_loss: Float[Array, "..."]
     valid_accuracy: Float[Array, "..."]
+    measured: dict[str, Float[Array, "..."]]  # on the validation images
     valid_ema_loss: Float[Array, "..."] | None = None
     valid_ema_accuracy: Float[Array, "..."] | None = None
 
@@ -223,7 +224,8 @@ class Population:
         state = init_state(self.spec, settings.seeds, settings.hyperparameters)
         state = dataclasses.replace(state, step=jnp.where(settings.active, state.step, -1))
         # Fewer hits than any network has, so that the first epoch is better.
-        none = dataclasses.replace(no_metrics(), correct=jnp.float32(-1))
+        measured = {name: jnp.zeros(()) for name in self.spec.measured}
+        none = dataclasses.replace(no_metrics(), correct=jnp.float32(-1), measured=measured)
         return Members(state, state.params, jnp.int32(0), none, jnp.int32(0))
 
     def _advance_apart(
@@ -317,11 +319,19 @@ class Population:
             best_valid=choose(better, valid, member.best_valid),
             stopped_epoch=choose(stops, epoch + 1, member.stopped_epoch),
         )
-        values = [metrics.mean_loss, metrics.accuracy, valid.mean_loss, valid.accuracy]
+        values = EpochMetrics(
+            metrics.mean_loss,
+            metrics.accuracy,
+            valid.mean_loss,
+            valid.accuracy,
+            {name: total / valid.count for name, total in valid.measured.items()},
+        )
         if state.averaged is not None:
             averaged, _ = evaluate(self.spec, state.averaged, valid_split)
-            values += [averaged.mean_loss, averaged.accuracy]
-        return member, EpochMetrics(*(jnp.where(going, value, jnp.nan) for value in values))
+            values = values._replace(
+                valid_ema_loss=averaged.mean_loss, valid_ema_accuracy=averaged.accuracy
+            )
+        return member, jax.tree.map(lambda value: jnp.where(going, value, jnp.nan), values)
 
     def _unless_frozen(
         self, run: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState

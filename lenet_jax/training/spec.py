@@ -23,7 +23,7 @@ from lenet_jax.nn import ops
 from lenet_jax.nn.calls import build, call
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
-from lenet_jax.training.losses import Loss, find_loss
+from lenet_jax.training.losses import PerExample, find_loss, find_measurements
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
@@ -58,6 +58,7 @@ class Spec:
       num_devices: how many share each batch, see `parallel`.
       frozen: patterns of the layers that are not trained, see `nn.variables`.
       loss: what training minimises, of each example; None: cross-entropy with label smoothing.
+      measurements: names and functions of what else an evaluation averages over the examples.
     """
 
     network: Any
@@ -78,8 +79,14 @@ class Spec:
     schedule: tuple[tuple[str, Any], ...]
     augments: bool
     num_devices: int = 1
-    loss: Loss | None = None
+    loss: PerExample | None = None
+    measurements: tuple[tuple[str, PerExample], ...] = ()
     frozen: str = ""
+
+    @property
+    def measured(self) -> list[str]:
+        """The names of the measurements."""
+        return [name for name, _ in self.measurements]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -148,7 +155,7 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
 
     Raises:
       UserError: the model's sizes do not match the data, its backend is not available, or its class
-        or loss cannot be used.
+        or loss or a measurement cannot be used.
     """
     network = find_class(config.model.name)
     model = _lenet(config, dataset) if network is LeNet else _other(network, config, dataset)
@@ -172,6 +179,7 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
         augments=any(config.augment.values()),
         loss=find_loss(config.train.loss, dataset.num_classes),
+        measurements=find_measurements(config.train.measurements, dataset.num_classes),
         frozen=config.train.freeze or "",
     )
     if network is not LeNet:

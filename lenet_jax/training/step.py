@@ -68,12 +68,14 @@ class Metrics:
         loss.
       correct: examples whose largest logit is the label's.
       count: all examples.
+      measured: the spec's measurements by name, in an evaluation.
     """
 
     loss: Float[Array, "..."]
     objective: Float[Array, "..."]
     correct: Float[Array, "..."]
     count: Float[Array, "..."]
+    measured: dict[str, Float[Array, "..."]] = dataclasses.field(default_factory=dict)
 
     @property
     def mean_loss(self) -> Float[Array, "..."]:
@@ -92,7 +94,7 @@ MicroBatch: TypeAlias = tuple[Array, Array, Array]  # images, labels, weights
 
 def no_metrics() -> Metrics:
     """The sums over no examples."""
-    return Metrics(*(jnp.zeros(()) for _ in range(4)))
+    return Metrics(*(jnp.zeros(()) for _ in range(4)), measured={})
 
 
 def init_state(
@@ -299,7 +301,7 @@ def _like(old: PyTree, new: PyTree) -> PyTree:
 def evaluate(
     spec: Spec, params: nnx.State, split: DeviceSplit
 ) -> tuple[Metrics, Float[Array, "n k"]]:
-    """Loss and hits over the real images of a split, and their logits, padded with rows of 0.
+    """Sums over the real images of a split, and their logits, padded with rows of 0.
 
     The number of real images may be traced, so that splits padded to one size share a compilation.
     """
@@ -331,7 +333,11 @@ def evaluate(
     counted = (jnp.arange(capacity) < count).astype(jnp.float32)
     hits = (jnp.argmax(logits, axis=-1) == split.labels).astype(jnp.float32)
     loss = jnp.sum(counted * ops.cross_entropy(logits, split.labels))
-    metrics = Metrics(loss, loss, jnp.sum(counted * hits), jnp.sum(counted))
+    measured = {
+        name: jnp.sum(jnp.where(counted > 0, measure(logits, split.labels), 0))
+        for name, measure in spec.measurements
+    }
+    metrics = Metrics(loss, loss, jnp.sum(counted * hits), jnp.sum(counted), measured)
     return metrics, jnp.where(counted[:, None] > 0, logits, 0.0)
 
 

@@ -134,6 +134,18 @@ def test_counts_have_no_place_for_zero_and_dots_are_explained(figures):
             assert axes.get_yscale() == "log" and axes.get_ylim()[0] == 0.5
 
 
+def test_measurements_have_panels_below():
+    rows = [row | {"valid/a": -row["epoch"], "valid/b": float("nan")} for row in HISTORY]
+    figure = curves.plot_curves(rows, title="t", measured=["a", "b"])
+    titles = [axes.get_title("left") for axes in figure.axes]
+    assert titles[2:] == ["learning rate, end of epoch", "a", "b"]
+    np.testing.assert_array_equal(figure.axes[3].lines[0].get_ydata(), [-1, -2, -3, -4, -5])
+    (one, _), (two, _) = (
+        f.canvas.get_width_height()[::-1] for f in (curves.plot_curves(HISTORY, title="t"), figure)
+    )
+    assert two == one + 288
+
+
 def test_small_losses_have_whole_labels():
     figure = curves.plot_curves([row | {"train/loss": 1.2e-4} for row in HISTORY], title="a")
     figure.draw_without_rendering()

@@ -15,6 +15,14 @@ from tests.support.runs import assert_same_end, make_config, send_in_epoch, star
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
+FUNCTIONS = """
+def twice(logits, labels):
+    return 2 * (logits**2).sum(axis=1)
+def peak(logits, labels):
+    return logits.max(axis=1)
+"""
+
+
 class Failing:
     """Fails in the second epoch."""
 
@@ -44,12 +52,12 @@ def test_patience_ends_a_run_and_its_resumption(folder, finished, tmp_path):
     assert again.code == 0 and again.read("summary.json")["epochs"] == 2
 
 
-def test_an_own_loss_and_the_average_of_the_weights_are_resumed_exactly(
+def test_own_functions_and_the_average_of_the_weights_are_resumed_exactly(
     folder, tmp_path, monkeypatch
 ):
     source = tmp_path / "own.py"
-    source.write_text("def twice(logits, labels):\n    return 2 * (logits**2).sum(axis=1)\n")
-    train = {"ema_decay": 0.9, "loss": f"{source}:twice"}
+    source.write_text(FUNCTIONS)
+    train = {"ema_decay": 0.9, "loss": f"{source}:twice", "measurements": (f"{source}:peak",)}
     config = make_config(folder, train=train)
     whole = start(tmp_path / "whole", config)
     with monkeypatch.context() as patch:
@@ -60,6 +68,8 @@ def test_an_own_loss_and_the_average_of_the_weights_are_resumed_exactly(
     last = run.rows()[-1]
     assert {"train/objective", "valid/ema_loss", "valid/ema_accuracy"} <= last.keys()
     assert last["train/objective"] != last["train/loss"]
+    assert {"valid/peak", "valid/ema_peak"} <= last.keys()
+    assert f"peak {last['valid/peak']:.4g}  lr" in run.output
     averages = [load_file(each.path / "model_ema.safetensors") for each in (run, whole)]
     assert all((averages[0][name] == averages[1][name]).all() for name in averages[1])
     network = lenet_jax.load(run.path / "model_ema.safetensors")
@@ -68,5 +78,13 @@ def test_an_own_loss_and_the_average_of_the_weights_are_resumed_exactly(
     test = tiny.dataset().test
     accuracy = np.mean(network.predict(test.images) == test.labels)
     assert accuracy == pytest.approx(summary["test_ema_accuracy"], abs=1e-6)
+    peaks = network.logits(test.images).max(axis=1)
+    assert summary["test_ema_peak"] == pytest.approx(peaks.mean(), rel=1e-5)
+    best = lenet_jax.load(run.path).logits(test.images).max(axis=1)
+    assert summary["test_peak"] == pytest.approx(best.mean(), rel=1e-5)
     text = hashlib.sha256(source.read_bytes()).hexdigest()
-    assert run.read("run.json")["loss_sha256"] == text
+    record = run.read("run.json")
+    assert record["loss_sha256"] == record["measurement_sha256"] == text
+    source.write_text(FUNCTIONS + "\n")
+    changed = start(run.path, config).output
+    assert "own.py changed since" in changed and "test peak" in changed

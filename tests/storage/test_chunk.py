@@ -20,11 +20,15 @@ VALID_LOSS = CURVES["valid_loss"]
 @pytest.fixture
 def sweep(tmp_path):
     """A sweep of two members of three epochs, in one chunk that is not there yet."""
+    return make_sweep(tmp_path, num_epochs=3)
+
+
+def make_sweep(path, **train):
     members = [{"member": member, "overrides": {"seed": member}} for member in range(2)]
     plan = {"settings": {}, "data_fingerprints": [], "members": members}
-    sweep = SweepDir(tmp_path)
+    sweep = SweepDir(path)
     chunks = [{"members": [0, 1], "size": 2}]
-    sweep.open({**plan, "chunks": chunks}, {"train": {"num_epochs": 3}})
+    sweep.open({**plan, "chunks": chunks}, {"train": train})
     return sweep
 
 
@@ -106,6 +110,28 @@ def test_averaged_weights_and_members_that_stopped_have_their_curves(sweep):
     write(sweep, [stopped, ROWS[1] | nothing], curves)
     rows, read = sweep.read_chunk(0)
     assert rows[0] == stopped and read.keys() == curves.keys()
+
+
+def test_measurements_may_be_any_numbers_but_must_be_there(tmp_path):
+    own = [{"valid_m": -1.0, "test_m": float("nan")}, dict.fromkeys(("valid_m", "test_m"))]
+    rows = [row | more for row, more in zip(ROWS, own, strict=True)]
+    curves = CURVES | {"valid_m": np.full((2, 3), np.nan, np.float32)}
+    for place, (written, arrays, reason) in enumerate(
+        [
+            (rows, curves, None),
+            (ROWS, curves, "impossible results for member 0"),
+            ([rows[0], ROWS[1]], curves, "impossible results for member 1"),
+            (rows, CURVES, "does not have the curves"),
+            (rows, curves | {"valid_m": VALID_LOSS[:1]}, "valid_m in history.npz is not a curve"),
+        ]
+    ):
+        sweep = make_sweep(tmp_path / str(place), num_epochs=3, measurements=["a.py:m"])
+        write(sweep, written, arrays)
+        if reason is None:
+            assert sweep.read_chunk(0)[1].keys() == curves.keys()
+            continue
+        with pytest.raises(UserError, match=reason):
+            sweep.read_chunk(0)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text"])

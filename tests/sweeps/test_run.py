@@ -55,10 +55,12 @@ SWEEP = chain(
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     folder = tiny.write_idx_folder(tmp_path_factory.mktemp("data") / "bars")
+    own = folder.parent / "own.py"
+    own.write_text("def peak(logits, labels):\n    return logits.max(axis=1) - 9\n")
     return tiny.config(
         data={"name": str(folder)},
         model={"backend": "plain"},
-        train={"micro_batch_size": 8},
+        train={"micro_batch_size": 8, "measurements": (f"{own}:peak",)},
         schedule={"name": "constant"},
     )
 
@@ -103,6 +105,7 @@ def test_the_table_has_one_row_per_member(finished):
     for row in rows[:MEMBERS]:
         assert 0 <= float(row["test_accuracy"]) <= 1
         assert np.isfinite(float(row["valid_loss"]))
+        assert -9 < float(row["valid_peak"]) < 0
         assert 1 <= int(row["best_epoch"]) <= EPOCHS
 
 
@@ -110,7 +113,9 @@ def test_the_history_has_every_members_curves(finished):
     path, _ = finished
     with np.load(path / "history.npz") as history:
         assert history["member"].tolist() == list(range(MEMBERS + 1))
-        for name in ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy"):
+        names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "valid_peak")
+        assert history.keys() == {"member", *names}
+        for name in names:
             assert history[name].shape == (MEMBERS + 1, EPOCHS)
             assert (
                 np.isfinite(history[name][:MEMBERS]).all()
@@ -140,6 +145,9 @@ def test_the_summary_has_statistics_over_seeds_per_setting(finished, config):
         assert scipy.special.logit([low, high]) == pytest.approx(
             scipy.special.logit(mean) + np.array([-step, step]), rel=1e-4
         )
+        peaks = [float(row["test_peak"]) for row in seeds]
+        assert entry["test_peak"]["mean"] == pytest.approx(np.mean(peaks))
+        assert entry["test_peak"]["sd"] == pytest.approx(np.std(peaks, ddof=1))
         base = chance(data.load(**config.data).valid.labels)
         stuck = [is_stuck(float(row["valid_accuracy"]), base) for row in seeds]
         assert entry["stuck"] == sum(stuck)
@@ -168,6 +176,9 @@ def test_one_member_is_loaded_from_stacked_weights(finished):
     bars = tiny.dataset().test
     accuracy = np.mean(network.predict(bars.images) == bars.labels)
     assert accuracy == pytest.approx(float(row["test_accuracy"]))
+    peaks = network.logits(bars.images).max(axis=1) - 9
+    assert peaks.mean() == pytest.approx(float(row["test_peak"]), rel=1e-5)
+    assert {"valid/accuracy", "valid/peak"} <= network.history[0].keys()
 
 
 def test_python_has_the_table_the_figure_and_the_networks(finished, config, tmp_path, monkeypatch):

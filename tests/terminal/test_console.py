@@ -180,6 +180,13 @@ def test_short_epoch_lines_fit_80_columns_and_align(change):
     assert short.index("valid") == without.index("valid")
 
 
+def test_measurements_are_in_the_longest_line_alone():
+    measured = row(7, **{"valid/margin": -1.23456})
+    first, *others = epoch_lines(measured, 9, ["margin"])
+    assert "acc  98.44 %  margin -1.235  lr" in first
+    assert others == epoch_lines(measured, 9)
+
+
 def test_an_epoch_without_validation(plain):
     metrics = {key: value for key, value in row(1).items() if "valid" not in key}
     with Console(plain).epochs(3) as epochs:

@@ -8,7 +8,7 @@ import pytest
 
 from lenet_jax.errors import UserError
 from lenet_jax.training.environment import own_code
-from lenet_jax.training.losses import find_loss, squared_error
+from lenet_jax.training.losses import find_loss, find_measurements, squared_error
 
 SOURCE = """
 import jax
@@ -60,6 +60,16 @@ def test_a_function_of_a_file_is_the_same_each_time(file):
     labels = jnp.asarray([2, 0], jnp.int32)
     assert loss is not None
     np.testing.assert_allclose(loss(jnp.asarray([[1.0, 0, 3], [0, 0, 0]]), labels), [1, 3])
+
+
+def test_measurements_are_called_as_their_functions(file):
+    ((name, function),) = find_measurements([f"{file}:backwards"], 3)  # none is differentiated
+    assert name == "backwards" and callable(function)
+    message = r"own.py:hits maps .* to int32 \(4,\), not to float32 \(4,\)\nIt must return a "
+    with pytest.raises(UserError, match=message + r"measurement .* add .astype\(jnp.float32\)"):
+        find_measurements([f"{file}:hits"], 3)
+    with pytest.raises(UserError, match=r"own.py:\d+: TypeError: one|own.py: TypeError: one"):
+        find_measurements([f"{file}:margin", f"{file}:one"], 3)
 
 
 @pytest.mark.parametrize(
