@@ -89,6 +89,7 @@ OVERRIDES = [
     ("train.measurements=a.py:f,a.py:f", "must be a tuple of different names"),
     ("train.measurements=a.py:f,b.py:f", "the names of the functions must differ"),
     ("train.measurements=a.py:loss", "accuracy, examples, loss, mistakes and ema_… are names of"),
+    ("log.trackers=mlflow,comet", "must be a tuple of different ones of mlflow, wandb"),
     ("train.ema_decay=1", "train.ema_decay=1.0: must be a number in (0, 1) or None"),
     ("train.patience=0", "train.patience=0: must be an integer of at least 1 and below 2**31 or N"),
     ("checkpoint.keep=0", "checkpoint.keep=0: must be an integer of at least 1"),

@@ -89,6 +89,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.checkpoint.every_epochs = 1  # epochs between checkpoints
     config.checkpoint.keep = 2  # latest checkpoints to keep; each also holds the best weights
 
+    config.log = ConfigDict()
+    config.log.trackers = ()  # beside TensorBoard: `mlflow`, `wandb`
+
     if arg not in ("", "smoke"):
         raise UserError(f"unknown config argument {arg!r}; the only one is smoke")
     return smoke(config) if arg == "smoke" else config

@@ -58,6 +58,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "augment.shear": "[0, 90)",
     "checkpoint.every_epochs": "[1, inf)",
     "checkpoint.keep": "[1, inf)",
+    "log.trackers": ("mlflow", "wandb"),
 }
 
 MOST_PARAMS = 2**31 - 1  # which int32 counts
@@ -155,6 +156,7 @@ ADDED = (
     *("model.name", "train.schedule_epochs", "train.precision"),
     *("model.activation", "model.pool", "model.padding"),
     *("train.loss", "train.ema_decay", "train.patience", "train.freeze", "train.measurements"),
+    "log.trackers",
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.
@@ -180,6 +182,8 @@ ALIASES = {
     "criterion": "train.loss",
     "objective": "train.loss",
     "metrics": "train.measurements",
+    "logger": "log.trackers",
+    "tracker": "log.trackers",
     "dataset": "data.name",
     "resolution": "data.image_size",
     "act": "model.activation",

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from lenet_jax.data.form import measure_form
 from lenet_jax.errors import UserError, printable, show
 from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
+from lenet_jax.runs.trackers import Tracker
 from lenet_jax.storage.run_dir import Row
 from lenet_jax.training.loop import Trainer
 
@@ -25,8 +26,8 @@ METHODS = ("on_start", "on_epoch", "on_end")
 class Hooks:
     """The hooks of a run, called in their order; `lenet_jax.train` says what they are given."""
 
-    def __init__(self, hooks: Any = ()):
-        """Checks the hooks.
+    def __init__(self, hooks: Any = (), trackers: Sequence[Tracker] = ()):
+        """Checks the hooks, which come after the trackers.
 
         Raises:
           UserError: they are no list of objects that have some of `METHODS`.
@@ -35,7 +36,7 @@ class Hooks:
             raise UserError(f"hooks must be a list of objects, not {show(type(hooks).__name__)}")
         for hook in hooks:
             _check(hook)
-        self._hooks = hooks
+        self._hooks = (*trackers, *hooks)
 
     def start(self, trainer: Trainer, folder: Path, epoch: int) -> None:
         """Calls `on_start` of a run with so many complete epochs; raises as `_call` does."""

@@ -31,6 +31,7 @@ from lenet_jax.runs.resume import (
     repeated_config,
     restore,
 )
+from lenet_jax.runs.trackers import make_trackers
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.files import make_folder, write_atomically
 from lenet_jax.storage.run_dir import (
@@ -78,10 +79,12 @@ def run(
       The exit code: 0 done, 3 diverged, 129, 130, 141 or 143 stopped, see `Interrupt`.
 
     Raises:
-      UserError: the data or the directory is not as required, or a hook failed.
+      UserError: the data or the directory is not as required, or a hook failed; or the library of
+        a tracker is not installed.
       WriteError: the disk is full, or has failed; earlier checkpoints stay intact.
     """
-    console, called = Console(), Hooks(hooks)
+    console = Console()
+    called = Hooks(hooks, make_trackers(config.log.trackers, console.warn))
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
     if repeats is not None and (remark := check(repeats.parent)):

@@ -27,6 +27,7 @@ METRICS, TABLE, WEIGHTS = "metrics.jsonl", "metrics.csv", "model.safetensors"
 CHECKPOINTS, TENSORBOARD = "checkpoints", "tensorboard"
 EMA_WEIGHTS = "model_ema.safetensors"  # the moving average of the weights, if one is taken
 NETWORK = "network.py"  # the text of a network of the user's own, as it was trained
+TRACKERS = "trackers.json"  # the ids of the run in MLflow and the like
 SUMMED = (CONFIG, METRICS, WEIGHTS, SUMMARY)  # what a finished run is read from
 FIGURES = ("curves.png", "confusion_matrix.png", "filters.png", "feature_maps.png", "mistakes.png")
 
@@ -111,7 +112,7 @@ class RunDir:
 
     def refuse_others(self) -> None:
         """As `files.refuse_others`, for what a run writes."""
-        names = (CONFIG, NETWORK, SUMMARY, METRICS, TABLE, WEIGHTS, EMA_WEIGHTS)
+        names = (CONFIG, NETWORK, SUMMARY, METRICS, TABLE, WEIGHTS, EMA_WEIGHTS, TRACKERS)
         names += (MANIFEST, *FIGURES)
         refuse_others(self.path, names, RECORD, "run")
 

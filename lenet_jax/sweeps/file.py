@@ -36,6 +36,7 @@ FIXED = {
     "data.data_dir": "it says where the data is, not which data",
     "train.initial_weights": "a sweep draws its members' weights",
     "train.measurements": "the table has the same columns for all members",
+    "log.trackers": "a sweep writes its own tables",
 }
 
 
@@ -76,6 +77,11 @@ def load(sweep: Any, config: Config, given: Sequence[str] = ()) -> Members:
       UserError: the file is missing or fails, or the sweep has mistakes; the first are listed, on
         at most three lines.
     """
+    if config.log.trackers:
+        raise UserError(
+            f"log.trackers={','.join(config.log.trackers)} is for single runs: a sweep writes its"
+            " own tables"
+        )
     is_file = isinstance(sweep, str)
     changes = call_file(sweep, "get_sweep", "sweep") if is_file else sweep
     path = show(sweep.partition(":")[0]) if is_file else "sweep"

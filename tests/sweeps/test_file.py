@@ -76,6 +76,7 @@ def test_the_argument_reaches_get_sweep(tmp_path):
         ("[]", ["the sweep is empty"]),
         ("sweep('seed', [])", ["the sweep is empty"]),
         ("sweep('checkpoint.keep', [1, 2])", ["checkpoint.keep cannot vary in a sweep"]),
+        ("sweep('log.trackers', [('mlflow',), ()])", ["log.trackers cannot vary in a sweep"]),
         ("sweep('seed', [0, -1])", ["member 1", "seed=-1: must be an integer"]),
         ("sweep('seed', [1, 2, 1])", ["members 0 and 2 are the same"]),
         (
@@ -107,6 +108,12 @@ def test_mistakes_are_reported_briefly(tmp_path, text, phrases):
 def test_a_swept_key_cannot_be_overridden(tmp_path):
     with pytest.raises(UserError, match=r"seed is swept, but also set by --config\.seed"):
         load(tmp_path, "sweep('seed', range(2))", given=["seed"])
+
+
+def test_trackers_are_refused(tmp_path):
+    config = tiny.config(log={"trackers": ("mlflow", "wandb")})
+    with pytest.raises(UserError, match="log.trackers=mlflow,wandb is for single runs: a sweep"):
+        file.load(write(tmp_path, "sweep('seed', range(2))"), config)
 
 
 def test_a_missing_sweep_file_suggests_another():
