@@ -112,7 +112,7 @@ def test_a_swept_key_cannot_be_overridden(tmp_path):
 
 def test_trackers_are_refused(tmp_path):
     config = tiny.config(log={"trackers": ("mlflow", "wandb")})
-    with pytest.raises(UserError, match="log.trackers=mlflow,wandb is for single runs: a sweep"):
+    with pytest.raises(UserError, match=r"log\.trackers=mlflow,wandb is for single runs: a sweep"):
         file.load(write(tmp_path, "sweep('seed', range(2))"), config)
 
 
