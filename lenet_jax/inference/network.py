@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt8
 from PIL import Image
 
 from lenet_jax import config as configs
+from lenet_jax.config.measurements import names as names_of
 from lenet_jax.data.characters import Character
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.decode import from_pil
@@ -188,8 +189,11 @@ class Network:
         if what == "curves":
             if not self.history:
                 raise UserError(f"{show(self.source)} has no curves: they are of runs, or members")
-            seam = self.config and self.config.train.schedule_epochs
-            return curves.plot_curves(self.history, title=title, seam=seam)
+            train = self.config and self.config.train
+            seam, measured = train and train.schedule_epochs, train.measurements if train else ()
+            return curves.plot_curves(
+                self.history, title=title, seam=seam, measured=names_of(measured)
+            )
         images, labels = self.examples(self.load_data(as_warning) if data is None else data)
         probabilities, names = self.probabilities(images), self.class_names
         predictions = probabilities.argmax(axis=-1)

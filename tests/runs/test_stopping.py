@@ -80,8 +80,10 @@ def test_own_functions_and_the_average_of_the_weights_are_resumed_exactly(
     assert accuracy == pytest.approx(summary["test_ema_accuracy"], abs=1e-6)
     peaks = network.logits(test.images).max(axis=1)
     assert summary["test_ema_peak"] == pytest.approx(peaks.mean(), rel=1e-5)
-    best = lenet_jax.load(run.path).logits(test.images).max(axis=1)
-    assert summary["test_peak"] == pytest.approx(best.mean(), rel=1e-5)
+    best = lenet_jax.load(run.path)
+    peaks = best.logits(test.images).max(axis=1)
+    assert summary["test_peak"] == pytest.approx(peaks.mean(), rel=1e-5)
+    assert best.plot("curves").axes[3].get_title("left") == "peak"
     text = hashlib.sha256(source.read_bytes()).hexdigest()
     record = run.read("run.json")
     assert record["loss_sha256"] == record["measurement_sha256"] == text
