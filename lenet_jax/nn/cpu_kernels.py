@@ -162,6 +162,59 @@ def _linear_input_gradient(
 _linear = Trilinear("linear", _linear_forward, _linear_kernel_gradient, _linear_input_gradient)
 
 
+def convolve(
+    x: Float[Array, "c h w b"], kernel: Float[Array, "s t c k"], strides: tuple[int, int]
+) -> Float[Array, "k h2 w2 b"]:
+    """The convolution of float32 images, padded already, with a kernel that is not larger.
+
+    It has no derivative of its own, see `windows.convolve`.
+
+    Raises:
+      UserError: the C++ cannot be compiled here, see `native.missing`.
+    """
+    native.load()
+    batch = x.shape[-1]
+    x = _pad_batch(x)
+    (height, width), (rows, columns) = x.shape[1:3], kernel.shape[:2]
+    shape = (
+        kernel.shape[-1],
+        (height - rows) // strides[0] + 1,
+        (width - columns) // strides[1] + 1,
+        x.shape[-1],
+    )
+    call = jax.ffi.ffi_call("convolution_forward", _like(x, shape))
+    return call(_apart(x), kernel, **_geometry(x, strides))[..., :batch]
+
+
+def convolution_kernel_gradient(
+    x: Float[Array, "c h w b"],
+    cotangent: Float[Array, "k h2 w2 b"],
+    size: tuple[int, int],
+    strides: tuple[int, int],
+) -> Float[Array, "s t c k"]:
+    """The gradient of the kernel of `convolve`, of this size; it has no derivative either.
+
+    Raises:
+      UserError: the C++ cannot be compiled here, see `native.missing`.
+    """
+    native.load()
+    x, cotangent = _pad_batch(x), _pad_batch(cotangent)
+    out = _like(x, (*size, x.shape[0], cotangent.shape[0]))
+    call = jax.ffi.ffi_call("convolution_kernel_gradient", out)
+    return call(_apart(x), cotangent, **_geometry(x, strides))
+
+
+def _apart(x: Float[Array, "c h w b"]) -> Float[Array, "c n"]:
+    """Planes with a gap between them: a cache holds few lines whose distance is a power of two."""
+    return jnp.pad(x.reshape(len(x), -1), ((0, 0), (0, LANES)))
+
+
+def _geometry(x: Float[Array, "c h w b"], strides: tuple[int, int]) -> dict[str, np.int32]:
+    rows, columns = strides
+    values = {"width": x.shape[2], "row_stride": rows, "column_stride": columns}
+    return {name: np.int32(value) for name, value in values.items()}
+
+
 def _pad_batch(x: Array) -> Array:
     padding = -x.shape[-1] % LANES
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) if padding else x

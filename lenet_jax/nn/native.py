@@ -33,6 +33,7 @@ MSVC = ("cl", "clang-cl")  # and what takes its flags
 CALLS = (
     *("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient"),
     *("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
+    *("convolution_forward", "convolution_kernel_gradient"),
 )
 
 

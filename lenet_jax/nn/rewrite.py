@@ -1,12 +1,12 @@
-"""Any function with its convolutions and pools in forms that XLA compiles well in loops on a CPU.
+"""Any function with its convolutions and pools in forms that run well in loops on a CPU.
 
 XLA's own convolution is several times slower inside a loop than outside it there, and so is the
 gradient of its pools. `fast_forms` traces a function, whatever library it is written with, and runs
-its program with these operations in other forms: a convolution is a matrix product of windows, with
-the batch last; a pool selects from shifted copies. Both have derivatives of every order. Between
-them images stay with the batch last (`_Turned`), as far as operations go that allow it: a
-transposition would take longer than the convolution. What has no such form (dilated or grouped
-convolutions, operations inside `scan`, `cond` or `custom_vjp`) stays as it is.
+its program with these operations in other forms: a convolution is C++, or a matrix product of
+windows (`windows.py`), with the batch last; a pool combines shifted copies. Both have derivatives
+of every order. Between them images stay with the batch last (`_Turned`), as far as operations go
+that allow it: a transposition would take longer than the convolution. What has no such form
+(dilated or grouped convolutions, operations inside `scan`, `cond` or `custom_vjp`) stays as it is.
 """
 
 import dataclasses
@@ -14,17 +14,16 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.extend.core import Jaxpr, Literal, Var
-from jax.extend.random import threefry2x32_p
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from lenet_jax.nn.primitives import Trilinear
+from lenet_jax.nn import native, windows
 
 MOST_TAPS = 49  # of a window: 7×7
 TURN, BACK = (3, 1, 2, 0), (3, 1, 2, 0)  # (b, h, w, c) → (c, h, w, b), and its inverse
@@ -39,7 +38,6 @@ ELEMENTWISE = frozenset(
         *("square", "stop_gradient", "sub", "tan", "tanh", "xor"),
     )
 )
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 
 def fast_forms(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,11 +130,16 @@ def _activations() -> Mapping[str, Callable[[Array], Array]]:
     """JAX's own functions with rules for their derivatives, by where they are written."""
     shape = jax.ShapeDtypeStruct((1,), jnp.float32)
     found = {}
-    for function in (jax.nn.relu, jax.nn.relu6, jax.nn.silu):
+    for function, form in ((jax.nn.relu, _relu), (jax.nn.relu6, jax.nn.relu6), (jax.nn.silu,) * 2):
         for equation in jax.make_jaxpr(function)(shape).eqns:
             if equation.primitive.name == "custom_jvp_call":
-                found[equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info] = function
+                found[equation.params["call_jaxpr"].jaxpr.debug_info.func_src_info] = form
     return found
+
+
+def _relu(x: Array) -> Array:
+    """ReLU that XLA fuses: of a maximum with 0 it would first write the zeros to memory."""
+    return jnp.where(x <= 0, 0, x)
 
 
 def _plain(x: Any) -> Any:
@@ -163,79 +166,16 @@ def _convolution(params: Mapping[str, Any], x: Any, kernel: Any) -> _Turned | No
     if any(side < taps for side, taps in zip(sides, kernel.shape[:2], strict=True)):
         return None
     turned = x if isinstance(x, _Turned) else _Turned.of(x)
-    layer = _layer(
-        kernel.shape[:2],
+    out = windows.convolve(
+        turned.array,
+        kernel,
         tuple(params["window_strides"]),
-        tuple(map(tuple, params["padding"])),
-        turned.array.shape[1:3],
-        params["precision"],
+        cast(windows.Pads, tuple(map(tuple, params["padding"]))),
+        precision=params["precision"],
+        native=turned.array.dtype == kernel.dtype == jnp.float32 and native.missing() is None,
     )
-    out = layer.apply(turned.array, kernel, jnp.zeros(kernel.shape[-1:], kernel.dtype))
     kind = params["preferred_element_type"]
     return _Turned(out if kind is None else out.astype(kind))
-
-
-@functools.cache
-def _layer(
-    size: tuple[int, int],
-    strides: tuple[int, int],
-    padding: Pads,
-    sides: tuple[int, int],
-    precision: Any,
-) -> Trilinear:
-    """A convolution without bias of images with these sides; for layouts see `Trilinear`."""
-    matmul = functools.partial(jnp.matmul, precision=precision)
-
-    def apply(x: Array, kernel: Array, _: Array) -> Array:
-        columns, shape = _columns(x, size, strides, padding)
-        return matmul(kernel.reshape(-1, kernel.shape[-1]).T, columns).reshape(-1, *shape)
-
-    def kernel_gradient(x: Array, cotangent: Array, groups: int) -> tuple[Array, Array]:
-        columns, _ = _columns(x, size, strides, padding)
-        k, b = cotangent.shape[0], cotangent.shape[-1] // groups
-        if groups == 1:
-            gradient = matmul(columns, cotangent.reshape(k, -1).T)
-        else:
-            apart = (array.reshape(array.shape[0], -1, groups, b) for array in (columns, cotangent))
-            gradient = jnp.einsum("npgb,kpgb->gnk", *apart, precision=precision)
-        return gradient.reshape(groups, *size, x.shape[0], k), jnp.zeros((groups, k), x.dtype)
-
-    def input_gradient(kernel: Array, cotangent: Array) -> Array:
-        # The convolution of the cotangent, strides apart, with the kernel turned by 180°.
-        edges = []
-        for side, taps, stride, (low, _), count in zip(
-            sides, size, strides, padding, cotangent.shape[1:3], strict=True
-        ):
-            before = taps - 1 - low
-            edges.append((before, side - before - (count - 1) * stride + taps - 2, stride - 1))
-        spread = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), _inside(edges))
-        columns, shape = _columns(spread, size, (1, 1), ((0, 0), (0, 0)))
-        turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2).reshape(-1, kernel.shape[2])
-        return matmul(turned.T, columns).reshape(-1, *shape)
-
-    return Trilinear("windows_convolution", apply, kernel_gradient, input_gradient)
-
-
-def _inside(edges: Sequence[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """The padding of the middle axes of an array with the channels first and the batch last."""
-    return [(0, 0, 0), *edges, (0, 0, 0)]
-
-
-def _columns(
-    x: Float[Array, "c h w b"], size: tuple[int, int], strides: tuple[int, int], padding: Pads
-) -> tuple[Float[Array, "taps_c h2_w2_b"], tuple[int, ...]]:
-    """The windows of images as columns of a matrix, and their number per side and batch."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    counts = [
-        (side - taps) // stride + 1
-        for side, taps, stride in zip(x.shape[1:3], size, strides, strict=True)
-    ]
-    rows, columns = (
-        [slice(tap, tap + (count - 1) * stride + 1, stride) for tap in range(taps)]
-        for count, taps, stride in zip(counts, size, strides, strict=True)
-    )
-    windows = jnp.stack([x[:, i, j] for i in rows for j in columns])
-    return windows.reshape(math.prod(size) * x.shape[0], -1), (*counts, x.shape[3])
 
 
 def _max_pool(params: Mapping[str, Any], x: Any) -> Any:
@@ -243,22 +183,23 @@ def _max_pool(params: Mapping[str, Any], x: Any) -> Any:
     dtype = (x.array if isinstance(x, _Turned) else x).dtype
     lowest = -jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).min
 
-    def choose(taps: Array) -> Array:
-        winner = jnp.argmax(taps, axis=0)
-        number = jnp.arange(len(taps)).reshape(-1, *[1] * winner.ndim)
-        # One comparison for all taps, whose transpose is one select.
-        return jnp.sum(jnp.where(winner[None] == number, taps, 0), axis=0, dtype=dtype)
+    def choose(best: Array, other: Array) -> Array:
+        # A maximum passes the gradient of a tie on by halves; the first NaN remains.
+        return jnp.where((other <= best) | jnp.isnan(best), best, other)
 
     return _pool(params, x, lowest, choose)
 
 
 def _sum_pool(params: Mapping[str, Any], x: Any) -> Any:
     """The sum over each window."""
-    return _pool(params, x, 0, lambda taps: jnp.sum(taps, axis=0, dtype=taps.dtype))
+    return _pool(params, x, 0, jnp.add)
 
 
 def _pool(
-    params: Mapping[str, Any], x: Any, outside: float | int, reduce: Callable[[Array], Array]
+    params: Mapping[str, Any],
+    x: Any,
+    outside: float | int,
+    combine: Callable[[Array, Array], Array],
 ) -> Any:
     """A pool that sees `outside` where there is padding; None if it has no fast form."""
     order = TURN if isinstance(x, _Turned) else tuple(range(np.ndim(x)))
@@ -270,11 +211,12 @@ def _pool(
     taps = _taps(turned, x.array if isinstance(x, _Turned) else x, outside)
     if taps is None:
         return None
-    return _Turned(reduce(taps)) if isinstance(x, _Turned) else reduce(taps)
+    pooled = functools.reduce(combine, taps)
+    return _Turned(pooled) if isinstance(x, _Turned) else pooled
 
 
-def _taps(params: Mapping[str, Any], x: Array, outside: float | int) -> Array | None:
-    """The pixels of every window, stacked in front; None if the windows are unusual."""
+def _taps(params: Mapping[str, Any], x: Array, outside: float | int) -> list[Array] | None:
+    """The pixels of every window, by place; None if the windows are unusual."""
     window, strides = params["window_dimensions"], params["window_strides"]
     dilated = any(d != 1 for d in (*params["base_dilation"], *params["window_dilation"]))
     if dilated or 0 in x.shape or not 1 < math.prod(window) <= MOST_TAPS:
@@ -291,19 +233,18 @@ def _taps(params: Mapping[str, Any], x: Array, outside: float | int) -> Array | 
         x = x[tuple(slice(0, n * taps) for n, taps in zip(counts, window, strict=True))]
         x = x.reshape([size for pair in zip(counts, window, strict=True) for size in pair])
         x = x.transpose(*range(1, x.ndim, 2), *range(0, x.ndim, 2))
-        return x.reshape(-1, *counts)
+        split = lax.split(x.reshape(-1, *counts), [1] * math.prod(window))
+        return [tap[0] for tap in split]
     offsets = itertools.product(*map(range, window))
-    return jnp.stack(
-        [
-            x[
-                tuple(
-                    slice(tap, tap + (n - 1) * stride + 1, stride)
-                    for tap, n, stride in zip(offset, counts, strides, strict=True)
-                )
-            ]
-            for offset in offsets
+    return [
+        x[
+            tuple(
+                slice(tap, tap + (n - 1) * stride + 1, stride)
+                for tap, n, stride in zip(offset, counts, strides, strict=True)
+            )
         ]
-    )
+        for offset in offsets
+    ]
 
 
 def _random_bits(params: Mapping[str, Any], key: Array) -> _Turned | None:
@@ -322,8 +263,24 @@ def _random_bits(params: Mapping[str, Any], key: Array) -> _Turned | None:
         index = lax.broadcasted_iota(jnp.uint32, turned, place)
         numbers += index * jnp.uint32(strides[axis])
     first, second = jax.random.key_data(key)
-    high, low = threefry2x32_p.bind(first, second, jnp.zeros_like(numbers), numbers)
+    high, low = _threefry((first, second), (jnp.zeros_like(numbers), numbers))
     return _Turned(high ^ low)
+
+
+def _threefry(key: tuple[Array, Array], counts: tuple[Array, Array]) -> tuple[Array, Array]:
+    """JAX's Threefry, 20 rounds on two words, in a row: XLA would keep its loop's words in memory.
+
+    Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
+    """
+    keys = *key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
+    first, second = counts[0] + keys[0], counts[1] + keys[1]
+    for group in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            first += second
+            second = first ^ (second << jnp.uint32(turn) | second >> jnp.uint32(32 - turn))
+        first += keys[(group + 1) % 3]
+        second += keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return first, second
 
 
 FORMS: Mapping[str, Callable[..., Any]] = {

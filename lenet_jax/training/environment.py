@@ -16,7 +16,10 @@ from lenet_jax.nn import native, ops
 def training_environment(config: Config, command: Sequence[str]) -> dict[str, Any]:
     """The machine, its devices, the backend that is chosen there, the user's code, the command."""
     devices = machine.devices()
-    backend = ops.choose_backend(config.model.backend if config.model.name == LENET else "plain")
+    is_lenet = config.model.name == LENET
+    backend = ops.choose_backend(config.model.backend if is_lenet else "auto")
+    if backend != "native" and not is_lenet:  # which has no other choice
+        backend = "plain"
     return machine.environment() | {
         "command": shlex.join(command),
         "working_directory": str(Path.cwd()),

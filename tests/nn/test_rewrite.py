@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
+from lenet_jax.nn import native
 from lenet_jax.nn.flax_mnist import FlaxMNIST
 from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.nn.variables import split_variables
@@ -71,6 +72,65 @@ def test_values_and_derivatives_are_the_modules(name, size, stride, padding, act
         derive = DERIVATIVES[name]
         expected, found = (jax.jit(derive(f))(params, x) for f in (loss, fast_forms(loss)))
         equal(expected, found, 1e-12)
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no C++ compiler")
+@pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.parametrize(
+    ("images", "sides", "channels", "size", "strides", "padding"),
+    [
+        (64, (10, 9), (3, 40), (3, 3), (1, 1), "SAME"),
+        (17, (11, 12), (30, 17), (5, 3), (2, 1), "VALID"),
+        (1, (7, 7), (1, 33), (2, 2), (2, 3), ((0, 2), (3, 1))),
+    ],
+)
+def test_the_native_convolution_and_its_derivatives(
+    name, images, sides, channels, size, strides, padding
+):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (images, *sides, channels[0]))
+    kernel = jax.random.normal(keys[1], (*size, *channels))
+
+    def loss(kernel, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+        return jnp.sum(jnp.sin(y.reshape(len(y), -1) / 10) ** 2)
+
+    assert "native_convolution" in str(jax.make_jaxpr(fast_forms(loss))(kernel, x))
+    derive = DERIVATIVES[name]
+    expected, found = (jax.jit(derive(f))(kernel, x) for f in (loss, fast_forms(loss)))
+    equal(expected, found, 2e-5)
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no C++ compiler")
+def test_the_native_convolution_gives_the_same_bits_to_equal_windows_and_images():
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 20, 29))
+    tile = jax.random.normal(jax.random.key(1), (1, 2, 2, 20))
+    x = jnp.tile(tile, (37, 6, 5, 1))
+
+    def convolve(x, kernel):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=numbers)
+
+    y = np.asarray(fast_forms(convolve)(x, kernel))
+    np.testing.assert_array_equal(y, np.broadcast_to(np.tile(y[:1, :2, :2], (1, 5, 4, 1)), y.shape))
+    kernels = jnp.stack([kernel, kernel[::-1]])
+    both = jax.vmap(fast_forms(convolve), in_axes=(None, 0))(x, kernels)
+    np.testing.assert_array_equal(both[0], y)
+
+
+def test_a_pool_keeps_the_first_not_a_number():
+    x = jnp.array([1.0, 2.0, jnp.nan, 3.0]).reshape(1, 2, 2, 1)
+
+    def pool(x):
+        return nnx.max_pool(x, (2, 2), strides=(2, 2)).sum()
+
+    value, gradient = jax.value_and_grad(fast_forms(pool))(x)
+    assert jnp.isnan(value)
+    np.testing.assert_array_equal(gradient.ravel(), [0, 0, 1, 0])
+    assert jnp.isnan(
+        fast_forms(lambda x: pool(nnx.relu(nnx.Conv(1, 2, (1, 1), rngs=nnx.Rngs(0))(x))))(x)
+    )
 
 
 def test_the_first_maximum_gets_the_gradient():

@@ -1,10 +1,11 @@
-// The layers of LeNet and their gradients, called by XLA on a CPU.
+// The layers of LeNet, any convolution, and their gradients, called by XLA on a CPU.
 //
 // Arrays have the batch as their last axis, a multiple of kLanes: x (c, h, w, b), kernel
 // (5, 5, c, k), output (k, h2, w2, b). All loops work on tiles whose sums stay in registers.
 
 #include "convolution.h"
 #include "linear.h"
+#include "windows.h"
 #include "winners.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -68,6 +69,33 @@ ffi::Error call_linear_kernel_gradient(Floats32 x, Floats32 cotangent,
   return ffi::Error::Success();
 }
 
+// The sizes of a convolution, from x (channels, plane), its kernel and its output.
+template <class Kernel, class Out>
+Windows windows_of(Floats32& x, int32_t width, int32_t row_stride, int32_t column_stride,
+                   Kernel& kernel, Out& out) {
+  const auto x_shape = x.dimensions(), size = kernel.dimensions(), maps = out.dimensions();
+  return {x_shape[0], x_shape[1], width,         maps[3], size[0], size[1],
+          size[3],    row_stride, column_stride, maps[1], maps[2]};
+}
+
+ffi::Error call_convolution(ffi::ThreadPool pool, Floats32 x, Floats32 kernel, int32_t width,
+                            int32_t row_stride, int32_t column_stride,
+                            ffi::Result<Floats32> out) {
+  Threads threads(pool);
+  forward(windows_of(x, width, row_stride, column_stride, kernel, *out), threads, x.typed_data(),
+          kernel.typed_data(), out->typed_data());
+  return ffi::Error::Success();
+}
+
+ffi::Error call_convolution_kernel_gradient(ffi::ThreadPool pool, Floats32 x, Floats32 cotangent,
+                                            int32_t width, int32_t row_stride,
+                                            int32_t column_stride, ffi::Result<Floats32> kernel) {
+  Threads threads(pool);
+  kernel_gradient(windows_of(x, width, row_stride, column_stride, *kernel, cotangent), threads,
+                  x.typed_data(), cotangent.typed_data(), kernel->typed_data());
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -93,3 +121,21 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>().Ret<Floats32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(linear_input_gradient, call_linear_input_gradient,
                               ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_forward, call_convolution,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats32>()
+                                  .Arg<Floats32>()
+                                  .Attr<int32_t>("width")
+                                  .Attr<int32_t>("row_stride")
+                                  .Attr<int32_t>("column_stride")
+                                  .Ret<Floats32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_kernel_gradient, call_convolution_kernel_gradient,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<Floats32>()
+                                  .Arg<Floats32>()
+                                  .Attr<int32_t>("width")
+                                  .Attr<int32_t>("row_stride")
+                                  .Attr<int32_t>("column_stride")
+                                  .Ret<Floats32>());
