@@ -102,6 +102,14 @@ def test_what_cannot_be_trained_is_refused(tmp_path, text, message):
     assert len(str(caught.value).splitlines()) <= 3
 
 
+def test_a_list_is_a_key(tmp_path):
+    head = HEAD.replace("rngs):", "rngs, widths=[8, 6]):")
+    text = f"{head}        self.widths = nnx.static(widths + [num_classes])\n{CALL}"
+    config = config_of(tmp_path, text, **{"model.widths": (4, 3)})
+    assert make_spec(config, tiny.dataset()).abstract_model.widths == [4, 3, 6]
+    assert config_of(tmp_path, text).model.widths == (8, 6)
+
+
 @jax.numpy_dtype_promotion("standard")  # as in a run
 def test_bfloat16_parameters_are_trained_and_kept(tmp_path):
     text = HEAD.replace("rngs=rngs)", "param_dtype=jnp.bfloat16, rngs=rngs)") + CALL

@@ -135,12 +135,14 @@ def _key(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Key | None:
         return Key(hinted or object, required=True) if hinted or hint is None else None
     if parameter.default is None:
         return Key(hinted or object, None) if hinted or hint is None else None
-    kind = type(parameter.default)
-    if kind not in KINDS or not can_hold(parameter.default):
+    default = parameter.default
+    default = tuple(default) if isinstance(default, list) else default
+    kind = type(default)
+    if kind not in KINDS or not can_hold(default):
         return None
     if kind is int and hinted is float:  # `rate: float = 0`
-        return Key(float, float(parameter.default))
-    return Key(kind, parameter.default)
+        return Key(float, float(default))
+    return Key(kind, default)
 
 
 def can_hold(value: object) -> bool:
@@ -164,6 +166,6 @@ def _kind_of(hint: Any) -> type | None:
         kinds = {float} if kinds == {int, float} else kinds
         return kinds.pop() if len(kinds) == 1 else None
     base = origin or hint
-    if base is collections.abc.Sequence:
+    if base in (collections.abc.Sequence, list):
         return tuple
     return base if base in KINDS else None

@@ -20,13 +20,16 @@ def build(network: type, arguments: Mapping[str, Any], rngs: nnx.Rngs) -> Any:
 
     Args:
       network: the class.
-      arguments: of its constructor, but for `rngs`.
+      arguments: of its constructor, but for `rngs`; a tuple becomes a list where the default is.
       rngs: of its constructor.
 
     Raises:
       UserError: it keeps a bare JAX array, which Flax neither trains nor treats as its state.
     """
-    model = network(**arguments, rngs=rngs)
+    parameters = inspect.signature(network.__init__).parameters
+    are_lists = {name for name, each in parameters.items() if isinstance(each.default, list)}
+    lists = {n: list(v) for n, v in arguments.items() if n in are_lists and isinstance(v, tuple)}
+    model = network(**arguments | lists, rngs=rngs)
     if bare := _bare_arrays(model):
         raise UserError(
             f"{network.__name__} keeps bare JAX arrays: {printable(', '.join(bare))}\n"
