@@ -202,10 +202,10 @@ def _compare(arguments: argparse.Namespace) -> int:
     from lenet_jax.device import require_device  # late, as above
 
     require_device()
-    from lenet_jax.inference.load import load
+    from lenet_jax.inference.load import load_results
     from lenet_jax.report.compare import compare
 
-    page, lines = compare([load(path, member) for path, member in sources])
+    page, lines = compare([load_results(path, member) for path, member in sources])
     out = _make_folder(arguments.out, sources[0][0] / "inspect")
     with writing(out):
         _write(out, {"compare.html": page}, force=arguments.force)

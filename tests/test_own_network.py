@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 
 import lenet_jax
 from lenet_jax import config as configs
+from lenet_jax import inspect
 from lenet_jax.config.flags import help_text, make_flags, parse
 from lenet_jax.errors import UserError
 from lenet_jax.export import export
@@ -97,8 +98,14 @@ def test_a_finished_run_is_read_only_with_its_class(finished, monkeypatch):
     }
     logits = network.model.linear(network.features(images))  # what the last layer is given
     np.testing.assert_allclose(logits, network.features(images, "linear"), atol=1e-6)
-    with pytest.raises(UserError, match="no layer fc2; there are conv, norm, dropout, linear"):
+    with pytest.raises(UserError, match="no layer 'fc2'; there are conv, norm, dropout, linear"):
         network.features(images, "fc2")
+
+
+def test_it_is_compared_with_others_without_its_class(finished, notes_run, tmp_path, capsys):
+    assert inspect.main([f"--compare={finished.path},{notes_run}", f"--out={tmp_path}"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert lines["model.width"] == ["4", "None"] and lines["model.pool"] == ["None", "max"]
 
 
 def test_a_changed_file_is_said(finished, tmp_path):

@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import nnx
 
@@ -36,9 +36,18 @@ from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
+from lenet_jax.storage.sweep_dir import StoredMember, SweepDir, is_sweep
 
 NOTHING = Description()
+
+
+class Results(NamedTuple):
+    """What is known of a trained network beside its weights; see `Network`."""
+
+    source: str
+    config: configs.Config
+    summary: Mapping[str, Any]
+    history: Sequence[Mapping[str, float | int]]
 
 
 def load(
@@ -66,8 +75,7 @@ def load(
         raise UserError(f"{path} does not exist")
     if is_sweep(path):
         return _load_member(path, member, given, say)
-    if member is not None:
-        raise UserError(f"{path} is not a sweep, so it has no member {member}")
+    _check_no_member(path, member)
     if not path.is_dir():
         state_dict, metadata = _read(path, given, say)
         if NETWORK not in metadata and (remark := unsaid(metadata, str(path))):
@@ -76,16 +84,39 @@ def load(
         if network.is_lenet:
             _say_unusual_size(network.model, metadata, str(path), say)
         return network
+    results = _read_run(path, say)
+    state_dict, metadata = _read(_weights_file(path), given, say)
+    network = _make(state_dict, metadata, *results, given, say)
+    return dataclasses.replace(network, folder=path)
+
+
+def load_results(path: Path, member: int | None = None) -> Results:
+    """What is known of a run or a member without its network, whose code does not run.
+
+    Raises:
+      UserError: as for `load`.
+    """
+    if is_sweep(path):
+        return _read_member(path, member)[0]
+    _check_no_member(path, member)
+    results = _read_run(path, as_warning)
+    _weights_file(path)  # may raise
+    return results
+
+
+def _check_no_member(path: Path, member: int | None) -> None:
+    if member is not None:
+        raise UserError(f"{path} is not a sweep, so it has no member {member}")
+
+
+def _read_run(path: Path, say: Say) -> Results:
     if not (path / run_dir.CONFIG).is_file():
         raise UserError(f"{path} is not a run directory: it has no {run_dir.CONFIG}")
     if remark := run_dir.check(path):
         say(remark)
     config = configs.load_json(path / run_dir.CONFIG)
-    state_dict, metadata = _read(_weights_file(path), given, say)
-    summary = read_json(path / run_dir.SUMMARY, Summary)
-    rows = run_dir.read_rows(path)
-    network = _make(state_dict, metadata, str(path), config, summary, rows, given, say)
-    return dataclasses.replace(network, folder=path)
+    summary = read_json(path / run_dir.SUMMARY, Summary) or {}
+    return Results(str(path), config, summary, run_dir.read_rows(path))
 
 
 def load_model(
@@ -178,6 +209,13 @@ def _weights_file(path: str | Path) -> Path:
 
 
 def _load_member(path: Path, member: int | None, given: Description, say: Say) -> Network:
+    results, stored = _read_member(path, member)
+    metadata = describe(stored.metadata, given, results.source, say)
+    network = _make(stored.state_dict, metadata, *results, given, say)
+    return dataclasses.replace(network, folder=path)
+
+
+def _read_member(path: Path, member: int | None) -> tuple[Results, StoredMember]:
     sweep = SweepDir(path)
     overrides = sweep.members()
     if member is None:
@@ -192,12 +230,7 @@ def _load_member(path: Path, member: int | None, given: Description, say: Say) -
     config = configs.from_dict(sweep.config())
     config = configs.replace(config, overrides[member], run_code=False)
     stored = sweep.read_member(member)
-    source = f"{path}, member {member}"
-    metadata = describe(stored.metadata, given, source, say)
-    network = _make(
-        stored.state_dict, metadata, source, config, stored.row, stored.history, given, say
-    )
-    return dataclasses.replace(network, folder=path)
+    return Results(f"{path}, member {member}", config, stored.row, stored.history), stored
 
 
 def _make(

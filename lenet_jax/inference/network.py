@@ -298,7 +298,7 @@ class Network:
         names = list(self.layers)
         if not names or (layer is not None and layer not in names):
             known = f"there are {', '.join(names)}" if names else "its layers are not known"
-            raise UserError(f"there is no layer {show(layer)}; {known}")
+            raise UserError(f"there is no layer {layer!r}; {known}")
         pixels = self.prepare(images)
         if not self.is_lenet:
             return self.responses(pixels, layer)

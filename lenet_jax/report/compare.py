@@ -5,8 +5,7 @@ from typing import Any
 
 from lenet_jax import config as configs
 from lenet_jax.config.measurements import names
-from lenet_jax.errors import UserError
-from lenet_jax.inference.network import Network
+from lenet_jax.inference.load import Results
 from lenet_jax.plots.curves import plot_accuracies
 from lenet_jax.plots.output import svg
 from lenet_jax.report.page import flatten, render
@@ -22,18 +21,11 @@ RESULTS = {
 }
 
 
-def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
-    """The page that compares runs, and the lines of it for a terminal.
-
-    Raises:
-      UserError: one of them has no config.
-    """
-    settings = []
-    for network in networks:
-        if network.config is None:
-            raise UserError(f"{network.source} is no run: it has no config.json")
-        settings.append(flatten(configs.to_dict(network.config)))
-    keys = {key: len({str(s[key]) for s in settings}) > 1 for key in settings[0]}
+def compare(networks: Sequence[Results]) -> tuple[str, list[str]]:
+    """The page that compares runs, and the lines of it for a terminal."""
+    settings = [flatten(configs.to_dict(network.config)) for network in networks]
+    every = dict.fromkeys(key for values in settings for key in values)  # networks have their own
+    keys = {key: len({str(values.get(key)) for values in settings}) > 1 for key in every}
     sources = [network.source for network in networks]
     measured = {
         f"test_{name}": f"test {name}"
@@ -45,7 +37,7 @@ def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
         for key, name in (RESULTS | measured).items()
         if any(key in network.summary for network in networks)
     ]
-    different = [[key, *(values[key] for values in settings)] for key in keys if keys[key]]
+    different = [[key, *(values.get(key) for values in settings)] for key in keys if keys[key]]
     figure = None
     if all(network.history for network in networks):
         figure = plot_accuracies([(network.source, network.history) for network in networks])
@@ -55,7 +47,7 @@ def compare(networks: Sequence[Network]) -> tuple[str, list[str]]:
         sources=sources,
         results=results,
         different=different,
-        same=[[key, settings[0][key]] for key in keys if not keys[key]],
+        same=[[key, settings[0].get(key)] for key in keys if not keys[key]],
         svg=figure and svg(figure, "Validation accuracy of each run over the epochs"),
     )
     return page, _columns([["", *sources], *results, *different])
