@@ -135,8 +135,9 @@ def _key(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Key | None:
         return Key(hinted or object, required=True) if hinted or hint is None else None
     if parameter.default is None:
         return Key(hinted or object, None) if hinted or hint is None else None
-    default = parameter.default
-    default = tuple(default) if isinstance(default, list) else default
+    default: Any = parameter.default
+    if isinstance(default, list):
+        default = tuple(default)
     kind = type(default)
     if kind not in KINDS or not can_hold(default):
         return None

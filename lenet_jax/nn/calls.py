@@ -29,7 +29,7 @@ def build(network: type, arguments: Mapping[str, Any], rngs: nnx.Rngs) -> Any:
     parameters = inspect.signature(network.__init__).parameters
     are_lists = {name for name, each in parameters.items() if isinstance(each.default, list)}
     lists = {n: list(v) for n, v in arguments.items() if n in are_lists and isinstance(v, tuple)}
-    model = network(**arguments | lists, rngs=rngs)
+    model = network(**{**arguments, **lists}, rngs=rngs)
     if bare := _bare_arrays(model):
         raise UserError(
             f"{network.__name__} keeps bare JAX arrays: {printable(', '.join(bare))}\n"
