@@ -75,6 +75,7 @@ def train(
 
     started = time.perf_counter()
     from lenet_jax import config as configs
+    from lenet_jax.config.networks import is_code
     from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 
     checked = _prepare(config, data)
@@ -95,7 +96,8 @@ def train(
         )
     if code != ExitCode.DONE:
         raise KeyboardInterrupt
-    return load(workdir)
+    name = checked.model.name  # of a file that ran just now, so it may again
+    return load(workdir, **({"model": name} if is_code(name) else {}))
 
 
 def train_sweep(

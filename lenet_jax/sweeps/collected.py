@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lenet_jax.errors import UserError, counted, expand, show
+from lenet_jax.inference.description import Description
 from lenet_jax.inference.figures import check_suffix, save
 from lenet_jax.inference.load import load as load_network
 from lenet_jax.inference.network import Network
@@ -47,15 +48,19 @@ class SweepResults:
         title = f"Sweep {show(self.path.name)}, {counted(len(rows), 'network')}"
         return "\n".join([title, *lines[1:]])
 
-    def network(self, member: int | None = None) -> Network:
+    def network(self, member: int | None = None, model: str | None = None) -> Network:
         """The network of a member, by default of the best on validation.
+
+        Args:
+          member: its number.
+          model: the class of a network of one's own, whose file runs as code: `FILE.py:Class`.
 
         Raises:
           UserError: its weights were not saved; or every member diverged.
         """
         if member is None:
             member = self._winner()["member"]
-        return load_network(self.path, member)
+        return load_network(self.path, member, Description(model=model))
 
     def plot(self, *, path: str | Path | None = None) -> Figure:
         """Draws the figure of the sweep, see `plots.sweeps`; a notebook shows it.
