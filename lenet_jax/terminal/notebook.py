@@ -55,7 +55,7 @@ class Bar:
     def update(self, *, completed: float | int | None = None, text: str | None = None) -> None:
         """Changes how many are done, or what else is said."""
         self._completed = self._completed if completed is None else completed
-        self._text = self._text if text is None else text
+        self._text = self._text if text is None else " ".join(text.split())
 
     def __repr__(self) -> str:
         done, elapsed = self._completed - self._first, time.perf_counter() - self._start

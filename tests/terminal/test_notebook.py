@@ -33,7 +33,7 @@ def test_the_bar_says_in_words_what_it_shows(monkeypatch):
     bar = Bar("epochs", 12, 2)
     assert repr(bar) == "epochs 2/12"
     now[0] += 60
-    bar.update(completed=4.5, text="loss 0.1")
+    bar.update(completed=4.5, text="loss  0.1")
     assert repr(bar) == "epochs 4/12, loss 0.1, 3:00 left"
     assert (
         '<progress value="4.500" max="12"' in bar._repr_html_() and repr(bar) in bar._repr_html_()
