@@ -19,6 +19,7 @@ from lenet_jax.export import export
 from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
+from lenet_jax.sweeps.plan import make_groups
 from lenet_jax.sweeps.run import run as run_sweep
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import hyperparameters, make_spec, seeds
@@ -151,6 +152,52 @@ def test_members_of_a_population_are_single_runs():
         )
 
 
+TRACED = """
+from flax import nnx
+class Net(nnx.Module):
+    traced = ("slope",)
+    def __init__(self, *, image_shape, num_classes, rngs, slope: float, dropout=0.1):
+        self.linear = nnx.Linear(256, num_classes, rngs=rngs)
+        self.slope = nnx.Variable(slope)
+    def __call__(self, x):
+        return nnx.leaky_relu(self.linear(x.reshape(len(x), -1)), self.slope[...])
+"""
+
+
+@pytest.mark.slow
+def test_members_that_differ_in_a_traced_number_share_a_program_and_are_single_runs(
+    tmp_path, no_figures
+):
+    file, data = tmp_path / "own.py", tiny.write_idx_folder(tmp_path / "bars")
+    file.write_text(TRACED)
+    name, slopes = f"{file}:Net", [0.1, 0.0, 3.0]
+    own = {path: value for path, value in TINY.items() if path not in LENET}
+    changes = own | {"model.name": name, "data.name": str(data), "model.slope": 0.5}
+    base = configs.load("configs/notes.py", changes.items())
+    path, sweep = tmp_path / "sweep", [{"model.slope": slope} for slope in slopes]
+    members = Members(base, Columns.of(sweep))
+    assert len(make_groups(members, lambda _: tiny.dataset(), shared_data_order=False)) == 1
+    assert run_sweep(base, members, Options(str(path), save="all"), ["again"]) == 0
+    alone = start(tmp_path / "run", configs.replace(base, sweep[2]))
+    network, single = (
+        lenet_jax.load(each, member, model=name) for each, member in ((path, 2), (alone.path, None))
+    )
+    for weight, values in single.state_dict.items():
+        np.testing.assert_array_equal(network.state_dict[weight], values)
+    assert [float(lenet_jax.load(path, m, model=name).model.slope[...]) for m in range(3)] == (
+        pytest.approx(slopes)
+    )
+    assert "Net: dropout 0.1, slope 3.0" in repr(network)
+    network.save(tmp_path / "one.safetensors")
+    again = lenet_jax.load(tmp_path / "one.safetensors", model=name)
+    images = tiny.dataset().test.images
+    np.testing.assert_array_equal(again.logits(images), single.logits(images))
+    # A run that starts from its weights has its own slope.
+    changes = {"model.slope": 0.7, "train.initial_weights": f"{path}:2", "train.num_epochs": 1}
+    run = start(tmp_path / "on", configs.replace(base, changes))
+    assert load_file(run.path / "model.safetensors")["slope"] == np.float32(0.7)
+
+
 NETWORK = """
 from flax import nnx
 class Net(nnx.Module):
@@ -158,6 +205,7 @@ class Net(nnx.Module):
         self.linear = nnx.Linear(256, {units}, rngs=rngs)
     def __call__(self, x):
         return self.linear(x.reshape(len(x), {inputs}))
+    {traced}
 class Other:
     pass
 """
@@ -180,6 +228,22 @@ class Other:
             "model.w=x: must be an int",
         ),
         ("{file}:Net", {"arguments": ", w: dict"}, {}, "argument w has no default"),
+        (
+            "{file}:Net",
+            {
+                "arguments": ", w=0.1",
+                "units": "6, rngs=rngs); self.dropout = nnx.Dropout(w",
+                "traced": "traced = ('w',)",
+            },
+            {},
+            "keeps bare JAX arrays: .*\n.*\nIf a layer needs the value of w, as nnx.Dropout does",
+        ),
+        (
+            "{file}:Net",
+            {"arguments": ", w: int = 2", "traced": "traced = 'w'"},
+            {},
+            "Net.traced names w, which is no argument of its constructor that takes a float",
+        ),
         ("{file}:Net", {"units": 5}, {}, r"to \(2, 5\), not to logits of shape \(2, 6\)"),
         ("..x:Net", None, {}, r"model.name: ..x is neither a module nor a file"),
         ("lenet_jax.nn.lenet:LeNet", None, {}, "is called lenet here"),
@@ -203,7 +267,7 @@ class Other:
 def test_mistakes_are_short(tmp_path, name, text, changes, message):
     file = tmp_path / "own.py"
     if text is not None:
-        defaults = {"arguments": "", "units": "num_classes", "inputs": -1}
+        defaults = {"arguments": "", "units": "num_classes", "inputs": -1, "traced": ""}
         file.write_text(NETWORK.format(**defaults | (text or {})))
     with pytest.raises(UserError, match=message) as caught:
         own = {path: value for path, value in TINY.items() if path not in LENET}
@@ -224,11 +288,12 @@ class Net(nnx.Module):
         self.mask = nnx.BatchStat(jnp.array([True, False]))
         self.bias = nnx.BatchStat(jnp.full(2, -jnp.inf))
         self.calls = Count(jnp.int32(0))
+        self.scale = nnx.Variable(2.0)
         self.key = nnx.Variable(jax.random.key(0))
     def __call__(self, x):
         self.calls[...] += 1
         self.seen = nnx.Intermediate(x)
-        return double(self.linear(x.reshape(len(x), -1)))
+        return double(self.scale / 2.0 * self.linear(x.reshape(len(x), -1)))
 """
 
 
@@ -242,7 +307,7 @@ def test_a_module_may_keep_what_it_likes(tmp_path):
     run = start(tmp_path / "run", configs.load("configs/notes.py", changes.items()))
     assert run.code == 0
     weights = load_file(run.path / "model.safetensors")
-    assert set(weights) == {"linear.kernel", "linear.bias", "mask", "bias", "calls"}
+    assert set(weights) == {"linear.kernel", "linear.bias", "mask", "bias", "calls", "scale"}
     assert weights["calls"] == 70 // 16 + 1  # the last batch is smaller
     network = lenet_jax.load(run.path, model=name)
     images = tiny.dataset().test.images
@@ -268,7 +333,8 @@ def test_a_module_may_keep_what_it_likes(tmp_path):
 
 
 def test_a_sweep_does_not_mix_members_of_two_texts(tmp_path):
-    (tmp_path / "own.py").write_text(text := NETWORK.format(arguments="", units=6, inputs=-1))
+    text = NETWORK.format(arguments="", units=6, inputs=-1, traced="")
+    (tmp_path / "own.py").write_text(text)
     data = tiny.write_idx_folder(tmp_path / "bars")
     own = {path: value for path, value in TINY.items() if path not in LENET}
     name = f"{tmp_path / 'own.py'}:Net"

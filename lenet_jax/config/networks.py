@@ -104,6 +104,31 @@ def constructor_keys(name: str) -> dict[str, Key]:
     return keys
 
 
+def traced_arguments(found: type) -> tuple[str, ...]:
+    """The arguments of a class whose numbers may differ between the members of a population.
+
+    The class names them in an attribute, `traced = ("slope",)`. Its constructor is given arrays ()
+    of float32 for them, and keeps what a forward pass needs of them in variables:
+    `self.slope = nnx.Variable(slope)`.
+
+    Raises:
+      UserError: an argument is missing, or takes no float.
+    """
+    names = getattr(found, "traced", ())
+    if not isinstance(names, str | tuple | list):
+        return ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    parameters = _parameters(found)
+    for name in names:
+        key = _key(parameters[name], _hints(found)) if name in parameters else None
+        if key is None or key.kind is not float:
+            raise UserError(
+                f"{found.__name__}.traced names {show(name)}, which is no argument of its"
+                f" constructor that takes a float, such as {show(name)}: float = 0.1"
+            )
+    return names
+
+
 def arguments(found: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a constructor takes of `GIVEN`."""
     parameters = _parameters(found)

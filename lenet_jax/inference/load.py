@@ -244,7 +244,7 @@ def _make(
     say: Say = as_warning,
 ) -> Network:
     if NETWORK in metadata:
-        network = build_other(state_dict, metadata, source, given, say)
+        network = build_other(state_dict, metadata, source, given, say, config)
         return dataclasses.replace(network, config=config, summary=summary or {}, history=history)
     if config is not None:  # it says what is not given
         metadata = {name: str(config.model[name]) for name in DEFAULTS} | dict(metadata)

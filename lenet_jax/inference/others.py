@@ -9,10 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lenet_jax.config.networks import GIVEN, arguments, code_of_network, find_class, is_code
+from lenet_jax.config.file import Config
+from lenet_jax.config.networks import (
+    GIVEN,
+    arguments,
+    code_of_network,
+    find_class,
+    is_code,
+    traced_arguments,
+)
 from lenet_jax.config.source import files_text, guarded, split
 from lenet_jax.errors import UserError, printable, show
 from lenet_jax.inference.description import (
@@ -62,7 +72,12 @@ def describe_network(
 
 
 def build_other(
-    weights: StateDict, metadata: Mapping[str, str], source: str, given: Description, say: Say
+    weights: StateDict,
+    metadata: Mapping[str, str],
+    source: str,
+    given: Description,
+    say: Say,
+    config: Config | None = None,
 ) -> Network:
     """The network of a file of weights.
 
@@ -72,6 +87,8 @@ def build_other(
       source: the name of the file.
       given: names the class, if it is the user's own.
       say: is given a remark if its file changed.
+      config: of a run, or of a sweep's member, which has arguments that the file of several
+        members lacks.
 
     Raises:
       UserError: the class is not given, or is another; or the file is damaged.
@@ -89,12 +106,17 @@ def build_other(
             say(f"{files_text(name)} changed since {show(source)} was trained")
     found = find_class(name)
     shape, own = _read(metadata, source)
+    if config is not None:
+        own = {key: value for key, value in config.model.items() if key != "name"} | own
     mean, std = pixel_statistics(metadata, shape[2], source)
     classes = tuple(metadata.get("classes", "").splitlines())
     fixed = arguments(found, {"image_shape": shape, "num_classes": len(classes)})
-    model = guarded(Path(split(name)[0]), lambda: build(found, {**fixed, **own}, nnx.Rngs(0)))
+    traced = {n: jnp.float32(own[n]) for n in traced_arguments(found) if own.get(n) is not None}
+    every = fixed | own | traced
+    model = guarded(Path(split(name)[0]), lambda: build(found, every, nnx.Rngs(0)))
     set_mode(model, training=False)
-    nnx.update(model, from_arrays(weights, nnx.state(model), source))
+    like = jax.eval_shape(lambda state: state, nnx.state(model))  # which may hold Python's numbers
+    nnx.update(model, from_arrays(weights, like, source))
     form, least_energy = read_form(metadata, shape[2], shape[0], source)
     return Network(
         model,
@@ -104,7 +126,7 @@ def build_other(
         source,
         form=form,
         least_energy=least_energy,
-        stated={**metadata, NETWORK: name},
+        stated={**metadata, NETWORK: name, ARGUMENTS: json.dumps(own)},
         image_shape=shape,
     )
 

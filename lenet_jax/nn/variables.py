@@ -26,8 +26,8 @@ def weights_of(variables: nnx.State) -> nnx.State:
     """What a trained network consists of: its variables, but for random keys and their streams."""
 
     def is_weight(path: tuple[Any, ...], value: Any) -> bool:
-        dtype = getattr(value[...], "dtype", None)
-        is_key = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+        dtypes = [jax.numpy.result_type(leaf) for leaf in jax.tree.leaves(value)]
+        is_key = any(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes)
         return not is_key and not isinstance(value, nnx.RngState)
 
     return nnx.filter_state(variables, is_weight)

@@ -166,7 +166,10 @@ def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State 
     if spec.network is not LeNet:
         given = Description(model=spec.network_name if is_code(spec.network_name) else None)
         arrays = load(start, member, given, warn).state_dict
-        return from_arrays(arrays, spec.variables, name)
+        params = from_arrays(arrays, spec.variables, name)
+        if spec.traced:  # whose values are the config's, not those of the run to start from
+            params = nnx.filter_state(params, lambda _, value: type(value) is not nnx.Variable)
+        return params
     model, metadata = load_model(start, member, say=warn)
     like = nnx.state(spec.abstract_model, nnx.Param)
     for remark in disagreements(metadata, dict(trainer.config.model), (spec.mean, spec.std)):

@@ -18,6 +18,7 @@ import numpy as np
 
 from lenet_jax.config import base
 from lenet_jax.config.file import Config
+from lenet_jax.config.networks import find_class, traced_arguments
 from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError
@@ -82,13 +83,17 @@ def make_groups(
     """
     parts: dict[Any, list[Members]] = {}
     datasets: dict[str, tuple[Dataset, Statistics]] = {}
-    for part in members.split(compiled_value):
+    networks = map(find_class, members.values("model.name"))
+    traced = [{f"model.{name}" for name in traced_arguments(each)} for each in networks]
+    view = functools.partial(compiled_value, traced=set.intersection(*traced))
+    for part in members.split(view):
         config = part[0].config
         section = config.data.to_json()
         if section not in datasets:
             dataset = load_data(config)
             datasets[section] = dataset, pixel_statistics(dataset)
-        spec = dataclasses.replace(make_spec(config, *datasets[section]), augments=False)
+        spec = make_spec(config, *datasets[section]).without_traced()
+        spec = dataclasses.replace(spec, augments=False)
         shape = jax.tree.structure(hyperparameters(config))
         parts.setdefault((section, spec, shape), []).append(part)
     groups = []

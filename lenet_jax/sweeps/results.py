@@ -4,6 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -256,12 +257,15 @@ def winner_file(config: Config, row: Row, overrides: Overrides) -> str:
       overrides: its values of the swept keys, which are written even where they are the defaults.
     """
     network = config.model.name
-    default: Config = replace(base.get_config(), {"model.name": network})
+    known = keys(network)
+    required = {path: attrgetter(path)(config) for path, key in known.items() if key.required}
+    default: Config = replace(base.get_config(), {"model.name": network} | required)
     different = {}
-    for path in keys(network):
+    for path in known:
         section, _, name = path.rpartition(".")
         ours, theirs = (c[section][name] if section else c[name] for c in (config, default))
-        if ours != theirs or path in overrides or (path == "model.name" and network != LENET):
+        written = path in overrides or path in required
+        if ours != theirs or written or (path == "model.name" and network != LENET):
             different[path] = ours
     lines = "".join(f"            {path!r}: {value!r},\n" for path, value in different.items())
     return (

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.extend.core import Var
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, ScalarLike
 
 from lenet_jax.config.file import Config
-from lenet_jax.config.networks import arguments, find_class
+from lenet_jax.config.networks import arguments, find_class, traced_arguments
 from lenet_jax.config.source import guarded
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError, show
@@ -30,6 +30,7 @@ Hyperparameters = Mapping[str, Any]
 # Mean and standard deviation of a pixel per channel.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 SECTIONS = ("optimizer", "schedule", "augment")  # whose numbers are hyperparameters
+EMPTY: Mapping[str, ScalarLike] = {}
 
 
 MOST_STEPS = 2**31  # which int32 counts
@@ -42,7 +43,8 @@ class Spec:
     Attributes:
       network: the class, an `nnx.Module` that maps normalised images to logits.
       network_name: as `config.model.name` names it.
-      model: the arguments of its constructor, but for `rngs`.
+      model: the arguments of its constructor, but for `rngs`; those of a population lack the
+        values in which members may differ, see `without_traced`.
       image_shape: height, width and channels of an image.
       num_classes: of the data.
       precision: of products; `LeNet` has it as an argument too.
@@ -115,9 +117,21 @@ class Spec:
         return nnx.graphdef(model)
 
     @functools.cached_property
+    def traced(self) -> tuple[str, ...]:
+        """The arguments of the constructor for which it is given arrays."""
+        model = dict(self.model)
+        return tuple(n for n in traced_arguments(self.network) if model.get(n, 0.0) is not None)
+
+    def without_traced(self) -> "Spec":
+        """What networks have in common that differ in the values of `traced`."""
+        model = tuple(item for item in self.model if item[0] not in self.traced)
+        return dataclasses.replace(self, model=model)
+
+    @functools.cached_property
     def abstract_model(self) -> Any:
         """The network in its mode of evaluation, with shapes and dtypes in place of variables."""
-        model = nnx.eval_shape(lambda: self.make_model(jax.random.key(0)))
+        traced = dict.fromkeys(self.traced, np.float32(0))
+        model = nnx.eval_shape(lambda t: self.make_model(jax.random.key(0), t), traced)
         set_mode(model, training=False)
         return model
 
@@ -139,10 +153,12 @@ class Spec:
         """
         return ops.compiler_options(platform) if self.network is LeNet else {}
 
-    def make_model(self, key: Key[Array, ""]) -> Any:
-        """The network with initial parameters drawn from `key`."""
+    def make_model(self, key: Key[Array, ""], traced: Mapping[str, ScalarLike] = EMPTY) -> Any:
+        """The network with initial parameters drawn from `key`, and with arrays for `traced`."""
         rngs = nnx.Rngs(params=key) if self.network is LeNet else nnx.Rngs(key)
-        return build(self.network, dict(self.model), rngs)
+        own: dict[str, Any] = dict(self.model)
+        own |= {name: jnp.asarray(value, jnp.float32) for name, value in traced.items()}
+        return build(self.network, own, rngs)
 
 
 def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = None) -> Spec:
@@ -246,8 +262,16 @@ def _check_network(spec: Spec, name: str) -> None:
         model = nnx.merge(spec.train_graphdef, variables, copy=True)
         return call(model, images, training=True)
 
-    guarded(path, lambda: spec.variables)
-    logits = guarded(path, lambda: jax.eval_shape(forward, spec.variables, images))
+    try:
+        guarded(path, lambda: spec.variables)
+        logits = guarded(path, lambda: jax.eval_shape(forward, spec.variables, images))
+    except UserError as error:
+        if not spec.traced:
+            raise
+        raise UserError(
+            f"{error}\nIf a layer needs the value of {show(', '.join(spec.traced))}, as nnx.Dropout"
+            " does, take it out of `traced`."
+        ) from error
     expected = (2, spec.num_classes)
     shape = getattr(logits, "shape", type(logits).__name__)
     dtype: Any = getattr(logits, "dtype", jnp.float32)
@@ -299,25 +323,34 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     sections = {
         name: {k: float(v) for k, v in config[name].items() if _is_number(v)} for name in SECTIONS
     }
+    traced = traced_arguments(find_class(config.model.name))
+    values = {name: config.model[name] for name in traced}
     return {
         **sections,
+        "model": {name: value for name, value in values.items() if value is not None},
         "label_smoothing": config.train.label_smoothing,
         "max_grad_norm": config.train.max_grad_norm,
         "ema_decay": config.train.ema_decay,
     }
 
 
-def compiled_value(path: str, value: Any) -> Any:
+def compiled_value(path: str, value: Any, traced: Collection[str] = ()) -> Any:
     """What compiled functions depend on in the value of a config key.
 
     Configs that agree in it, key by key, have the same spec, and the same structure of
-    hyperparameters, but for `augments`.
+    hyperparameters, but for `augments` and the values of `traced`.
+
+    Args:
+      path: of the key.
+      value: of the key.
+      traced: the keys that a network of the user's own declares as traced.
     """
     section = path.partition(".")[0]
     if section in ("seed", "seeds") or path == "train.patience":
         return None
     smooth = path in ("train.label_smoothing", "train.max_grad_norm", "train.ema_decay")
-    return float if (smooth or section in SECTIONS) and _is_number(value) else value
+    varies = smooth or section in SECTIONS or path in traced
+    return float if varies and _is_number(value) else value
 
 
 def seeds(config: Config) -> dict[str, int]:

@@ -102,7 +102,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; `seeds` has `init`, `order` and `augment`."""
     init, order, augment = (stream(seeds[name], name) for name in STREAMS)
-    variables = nnx.state(spec.make_model(init))
+    variables = nnx.state(spec.make_model(init, hyperparameters["model"]))
     params, _ = split_variables(variables, spec.frozen)
     return TrainState(
         params=variables,

@@ -144,7 +144,7 @@ def test_no_two_purposes_draw_from_one_key(monkeypatch):
     """The parameters fold their number into `init`, the order the epoch, augmentation the step."""
     make_model, drawn_from = Spec.make_model, []
 
-    def record(spec, key):
+    def record(spec, key, traced):
         drawn_from.append(key)
         return make_model(spec, key)
 
