@@ -145,9 +145,10 @@ class Deep(nnx.Module):
         self.blocks = nnx.List([Block(shared, rngs), Block(shared, rngs)])
         self.stem = nnx.Sequential(nnx.Conv(3, 8, (5, 3), rngs=rngs, **options), nnx.relu)
         self.out = nnx.Linear(8, 4, rngs=rngs)
+        self.rngs = rngs  # which a pass in evaluation changes, as an `nnx.RNN` does
 
     def __call__(self, x):
-        x = self.stem(x)
+        x = self.stem(x) + 0 * self.rngs.normal()
         for block in self.blocks:
             x = block(x)
         return self.out(x.mean((1, 2)))

@@ -306,6 +306,10 @@ def test_a_module_may_keep_what_it_likes(tmp_path):
     changes = own | {"model.name": name, "data.name": str(data), "train.num_epochs": 1}
     run = start(tmp_path / "run", configs.load("configs/notes.py", changes.items()))
     assert run.code == 0
+    assert "Net has no convolution that takes the images: filters.png and feat" in run.output
+    assert {file.name for file in run.path.glob("*.png")} == {
+        *("confusion_matrix.png", "curves.png", "mistakes.png"),
+    }
     weights = load_file(run.path / "model.safetensors")
     assert set(weights) == {"linear.kernel", "linear.bias", "mask", "bias", "calls", "scale"}
     assert weights["calls"] == 70 // 16 + 1  # the last batch is smaller

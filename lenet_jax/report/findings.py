@@ -268,7 +268,7 @@ def saliency(network: Network, image: UInt8[np.ndarray, "h w c"]) -> Float[np.nd
     @functools.partial(jax.jit, compiler_options=ops.compiler_options())
     def gradient(pixels: Array) -> Array:
         def winner(pixels: Array, params: nnx.State) -> Array:
-            return jnp.max(call(nnx.merge(graphdef, params), pixels))
+            return jnp.max(call(nnx.merge(graphdef, params, copy=True), pixels))
 
         _, grads = autograd.backward(winner, pixels, params)
         return grads

@@ -77,8 +77,9 @@ def draw_figures(
     }
     missing, why = figures.left_out(model, normalised)
     if missing:
-        names = [plots.pop(f"{name}.png") and f"{name}.png" for name in missing]
-        warn(f"{why}: {' and '.join(names)} left out")
+        files = [f"{name}.png" for name in missing]
+        plots = {file: plot for file, plot in plots.items() if file not in files}
+        warn(f"{why}: {' and '.join(files)} left out")
     drawn = []
     for name in (name for name in FIGURES if name in plots):
         content = draw(plots[name], name, warn)
