@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
+from lenet_jax.data.dataset import GIVEN
 from lenet_jax.errors import UserError, expand, show, writing
 from lenet_jax.nn.layers import as_float, first_convolution, record
 from lenet_jax.nn.lenet import LeNet
@@ -65,6 +66,7 @@ def left_out(model: nnx.Module, normalised: Float[Array, "1 h w c"]) -> tuple[li
 
 def title_of(model: nnx.Module, data: str) -> str:
     """What a figure calls a network, and its data if they are known."""
+    data = f"data {GIVEN}" if data == GIVEN else data
     if not isinstance(model, LeNet):
         return type(model).__name__ + (f" on {data}" if data else "")
     layers = model.conv1, model.conv2, model.fc1, model.fc2, model.fc3

@@ -9,6 +9,7 @@ from PIL import Image
 
 from lenet_jax import data
 from lenet_jax.errors import UserError
+from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import FIGURES, Network
 from lenet_jax.plots.notebook import NotebookFigure
@@ -97,6 +98,7 @@ def test_a_network_without_a_convolution_has_no_filters(few):
     network = Network(Linear(), (33.0,), (78.0,), names, "mine", image_shape=(32, 32, 1))
     with pytest.raises(UserError, match="Linear has no convolution that takes the images"):
         network.plot()
+    assert title_of(Linear(), "given in Python") == "Linear on data given in Python"
     assert "Confusion matrix, Linear" in texts(network.plot("confusion_matrix", few))
 
 
