@@ -8,7 +8,6 @@ import pytest
 from flax import nnx
 from safetensors import safe_open
 
-from lenet_jax import config as configs
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.plots import curves, filters, output, results
 from lenet_jax.runs import figures as report
@@ -136,18 +135,6 @@ def test_a_failing_figure_is_a_warning_and_the_others_are_drawn(
     (warning,) = warnings
     assert warning.startswith(message)
     assert len(warning.splitlines()) == 1
-
-
-def test_without_a_convolution_the_other_figures_are_drawn(tmp_path):
-    config = configs.load("configs/mlp.py", {"data.image_size": 16, "train.batch_size": 16}.items())
-    spec = make_spec(config, DATASET)
-    params = nnx.state(spec.make_model(jax.random.key(0)))
-    said, logits = [], logits_of((DATASET.test.labels + 1) % 6)
-    rows = [{"epoch": 1, "train/loss": 1.5, "train/accuracy": 0.5}]
-    report.draw_figures(tmp_path, spec, params, DATASET, logits, rows, said.append)
-    names = {"curves.png", "confusion_matrix.png", "mistakes.png"}
-    assert {file.name for file in tmp_path.iterdir()} == names
-    assert len(said) == 1 and said[0].endswith("filters.png and feature_maps.png left out")
 
 
 def test_a_full_disk_is_an_error(spec, params, plots, monkeypatch, tmp_path):
