@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.extend.core import Var
 from jaxtyping import Array, Float
 
 from lenet_jax.errors import UserError, printable
@@ -50,6 +51,40 @@ def call(model: Any, images: Float[Array, "b h w c"], *, training: bool = False)
     given |= {"rngs": getattr(model, STREAMS, None)}
     names = _parameters(model)
     return model(images, **{name: value for name, value in given.items() if name in names})
+
+
+def changed_by_images(
+    graphdef: nnx.GraphDef, variables: nnx.State, images: jax.ShapeDtypeStruct
+) -> list[str]:
+    """The variables that evaluation changes, by the images, before the logits use them.
+
+    Args:
+      graphdef: of a module in its mode of evaluation.
+      variables: its variables, which may be abstract.
+      images: the shape and dtype of some.
+    """
+
+    def forward(variables: nnx.State, images: jax.Array) -> tuple[jax.Array, nnx.State]:
+        model = nnx.merge(graphdef, variables, copy=True)
+        logits = call(model, images)
+        return logits, nnx.filter_state(nnx.state(model), lambda path, _: path in known)
+
+    known = {path for path, _ in nnx.to_flat_state(variables)}
+    program = jax.make_jaxpr(forward)(variables, images).jaxpr
+    (logits, *after), before = program.outvars, program.invars
+    needed, seen = {logits}, {before[-1]}  # what the logits depend on; what depends on the images
+    for equation in reversed(program.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            needed.update(x for x in equation.invars if isinstance(x, Var))
+    for equation in program.eqns:
+        if any(isinstance(x, Var) and x in seen for x in equation.invars):
+            seen.update(equation.outvars)
+    paths = [path for path, _ in jax.tree.leaves_with_path(variables)]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        for path, old, new in zip(paths, before, after, strict=False)
+        if new is not old and isinstance(new, Var) and new in needed & seen
+    ]
 
 
 def _bare_arrays(model: nnx.Module) -> list[str]:

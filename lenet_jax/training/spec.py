@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.extend.core import Var
 from jaxtyping import Array, Key, ScalarLike
 
 from lenet_jax.config.file import Config
@@ -20,7 +19,7 @@ from lenet_jax.config.source import guarded
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
-from lenet_jax.nn.calls import build, call
+from lenet_jax.nn.calls import build, call, changed_by_images
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
 from lenet_jax.training.losses import PerExample, find_loss, find_measurements
@@ -284,38 +283,12 @@ def _check_network(spec: Spec, name: str) -> None:
         )
     if not jax.tree.leaves(split_variables(spec.variables)[0]):
         raise UserError(f"model.name={show(name)} has no parameters (nnx.Param) to train")
-    if changed := _changed_and_used(spec, images):
+    if changed := changed_by_images(spec.graphdef, spec.variables, images):
         raise UserError(
             f"model.name={show(name)} changes {show(', '.join(changed))} in evaluation too, and its"
             " logits depend on that: they would differ with the other images of a batch\n"
             "Change it in training only: def __call__(self, images, training): …"
         )
-
-
-def _changed_and_used(spec: Spec, images: jax.ShapeDtypeStruct) -> list[str]:
-    """The variables that evaluation changes, by the images, before the logits use them."""
-
-    def forward(variables: nnx.State, images: Array) -> tuple[Array, nnx.State]:
-        model = nnx.merge(spec.graphdef, variables, copy=True)
-        logits = call(model, images)
-        return logits, nnx.filter_state(nnx.state(model), lambda path, _: path in known)
-
-    known = {path for path, _ in nnx.to_flat_state(spec.variables)}
-    program = jax.make_jaxpr(forward)(spec.variables, images).jaxpr
-    (logits, *after), before = program.outvars, program.invars
-    needed, seen = {logits}, {before[-1]}  # what the logits depend on; what depends on the images
-    for equation in reversed(program.eqns):
-        if not needed.isdisjoint(equation.outvars):
-            needed.update(x for x in equation.invars if isinstance(x, Var))
-    for equation in program.eqns:
-        if any(isinstance(x, Var) and x in seen for x in equation.invars):
-            seen.update(equation.outvars)
-    paths = [path for path, _ in jax.tree.leaves_with_path(spec.variables)]
-    return [
-        jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
-        for path, old, new in zip(paths, before, after, strict=False)
-        if new is not old and isinstance(new, Var) and new in needed & seen
-    ]
 
 
 def hyperparameters(config: Config) -> dict[str, Any]:
