@@ -184,7 +184,7 @@ def _measure_module(
         left_out.append(f"of each layer the first {modules.MOST_MAPS} feature maps are shown")
     first = modules.convolution(network, calls)
     if first is None:
-        left_out.append("the network has no nnx.Conv: filters are left out")
+        left_out.append("the network has no convolution (nnx.Conv) of images: filters are left out")
     else:
         name, kernel, seen = first
         filters[name] = Filters(kernel)
