@@ -1,7 +1,9 @@
 """A network of one's own, from its file to a run that is resumed, loaded and swept."""
 
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -107,6 +109,21 @@ def test_it_is_compared_with_others_without_its_class(finished, notes_run, tmp_p
     assert inspect.main([f"--compare={finished.path},{notes_run}", f"--out={tmp_path}"]) == 0
     lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert lines["model.width"] == ["4", "None"] and lines["model.pool"] == ["None", "max"]
+
+
+def test_what_cannot_be_exported_is_said_in_a_line(finished, tmp_path, monkeypatch):
+    network = lenet_jax.load(finished.path, model=EXAMPLE)
+    with pytest.raises(UserError, match="is for LeNet; .* is a Net\n--format=safetensors writes"):
+        export(network, "torch", tmp_path / "a.safetensors")
+
+    def to_onnx(*arguments, **options):
+        raise NotImplementedError("no operation erf_inv")
+
+    monkeypatch.setitem(sys.modules, "jax2onnx", SimpleNamespace(to_onnx=to_onnx))
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace())
+    with pytest.raises(UserError, match=r"--format=onnx: examples/own_network.py: .* erf_inv\n"):
+        export(network, "onnx", tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_file_is_said(finished, tmp_path):
