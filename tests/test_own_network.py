@@ -113,7 +113,7 @@ def test_it_is_compared_with_others_without_its_class(finished, notes_run, tmp_p
 
 def test_what_cannot_be_exported_is_said_in_a_line(finished, tmp_path, monkeypatch):
     network = lenet_jax.load(finished.path, model=EXAMPLE)
-    with pytest.raises(UserError, match="is for LeNet; .* is a Net\n--format=safetensors writes"):
+    with pytest.raises(UserError, match=r"is for LeNet; .* is a Net\n--format=safetensors writes"):
         export(network, "torch", tmp_path / "a.safetensors")
 
     def to_onnx(*arguments, **options):
