@@ -78,7 +78,7 @@ def test_a_killed_and_resumed_sweep_gives_the_same_table(tmp_path):
     folder = tiny.write_idx_folder(tmp_path / "bars")
     settings = {f"config.{key}": value for key, value in tiny.CONFIG.items()}
     settings |= {"config.data.name": folder, "config.model.backend": "plain", "chunk_size": 2}
-    settings["config.train.num_epochs"] = 30
+    settings |= {"config.train.num_epochs": 30, "config.train.ema_decay": 0.9}
     shown = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in settings.items()}
     command = [sys.executable, "-m", "experiments.sweep", *FLAGS[1:], "--config=configs/notes.py"]
     command += [f"--{key}={value}" for key, value in shown.items()]

@@ -85,10 +85,13 @@ def load(sweep: Any, config: Config, given: Sequence[str] = ()) -> Members:
     is_file = isinstance(sweep, str)
     changes = call_file(sweep, "get_sweep", "sweep") if is_file else sweep
     path = show(sweep.partition(":")[0]) if is_file else "sweep"
-    if not (isinstance(changes, list) and all(isinstance(each, Mapping) for each in changes)):
+    is_list = isinstance(changes, list)
+    others = [each for each in changes if not isinstance(each, Mapping)] if is_list else []
+    if not is_list or others:
+        kind = f"a list with {show(others[0])}" if others else type(changes).__name__
         which = "its get_sweep returns" if is_file else "it is"
         raise UserError(
-            f"{path}: {which} {type(changes).__name__}, not a list of overrides\n"
+            f"{path}: {which} {kind}, not a list of overrides\n"
             "Build one with sweep, product, zipit and chain of lenet_jax.sweeps.file."
         )
     if not changes:

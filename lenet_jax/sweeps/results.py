@@ -304,13 +304,16 @@ def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:
-    """Member numbers, and curves (members, epochs), padded with NaN to the longest."""
-    names = list(next(iter(curves.values()), {}))
-    longest = max((len(c[name]) for c in curves.values() for name in names), default=0)
+    """Member numbers, and curves (members, epochs), padded with NaN to the longest.
+
+    Those that only some members have, of averaged weights, are NaN for the others.
+    """
+    names = dict.fromkeys(name for own in curves.values() for name in own)
+    longest = max((len(curve) for own in curves.values() for curve in own.values()), default=0)
     arrays: Curves = {"member": np.asarray(members, np.int32)}
     for name in names:
         arrays[name] = np.full((len(members), longest), np.nan, np.float32)
         for index, member in enumerate(members):
-            values = curves[member][name]
+            values = curves[member].get(name, ())
             arrays[name][index, : len(values)] = values
     return arrays

@@ -26,7 +26,7 @@ from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from lenet_jax.sweeps.members import Members, Overrides
 from lenet_jax.sweeps.options import Options
-from lenet_jax.sweeps.results import winner_file
+from lenet_jax.sweeps.results import history, winner_file
 from lenet_jax.sweeps.run import run
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
@@ -125,6 +125,17 @@ def test_the_history_has_every_members_curves(finished):
     np.testing.assert_allclose(
         [float(row["valid_accuracy"]) for row in table(path)[:MEMBERS]], best
     )
+
+
+def test_a_member_without_averaged_weights_has_no_curve_of_them():
+    own, plain = (
+        {"valid_loss": np.ones(2), "valid_ema_loss": np.ones(2)},
+        {"valid_loss": np.ones(1)},
+    )
+    for curves in ({0: own, 1: plain}, {1: plain, 0: own}):
+        arrays = history([0, 1], curves)
+        np.testing.assert_array_equal(arrays["valid_ema_loss"], [[1, 1], [np.nan, np.nan]])
+        np.testing.assert_array_equal(arrays["valid_loss"], [[1, 1], [1, np.nan]])
 
 
 def test_the_summary_has_statistics_over_seeds_per_setting(finished, config):
