@@ -181,10 +181,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Ru
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Disables the drawing of figures."""
+    """Disables the drawing of figures of runs and sweeps."""
     from lenet_jax.runs import figures as report
+    from lenet_jax.sweeps import run as sweeps
 
     monkeypatch.setattr(report, "draw_figures", lambda *_: [])
+    monkeypatch.setattr(sweeps, "draw", lambda *_: None)
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def test_members_that_differ_in_a_traced_number_share_a_program_and_are_single_r
     images = tiny.dataset().test.images
     np.testing.assert_array_equal(again.logits(images), single.logits(images))
     # A run that starts from its weights has its own slope.
-    changes = {"model.slope": 0.7, "train.initial_weights": f"{path}:2", "train.num_epochs": 1}
+    changes = {"model.slope": 0.7, "train.initial_weights": f"{path}:2"}
     run = start(tmp_path / "on", configs.replace(base, changes))
     assert load_file(run.path / "model.safetensors")["slope"] == np.float32(0.7)
 
