@@ -41,20 +41,26 @@ SCRIPTS = {
 }
 
 
-def flops_per_image(network: Network, *, training: bool) -> int:
+def flops_per_image(name: str, *, training: bool) -> int:
     """Floating-point operations per image; a multiply-add counts as two.
 
     Training computes each layer's product three times: forward, for the weight gradient, and for
     the input gradient, which the first layer does not need. All products count as dense, although
     max-pooling sends back only one cotangent of four. Bias, pooling and ReLU are not counted.
     """
+    first, *rest = _multiplications(name)
+    return 2 * (2 * first + 3 * sum(rest) if training else first + sum(rest))
+
+
+def _multiplications(name: str) -> list[int]:
+    if name in MODULES:
+        return multiplications(name)
     from flax import nnx  # late: the workers come first
 
     from lenet_jax.nn.lenet import LeNet
 
-    model = nnx.eval_shape(lambda: LeNet(*network, rngs=nnx.Rngs(0)))
-    first, *rest = (layer.multiplications for layer in model.layer_sizes().values())
-    return 2 * (2 * first + 3 * sum(rest) if training else first + sum(rest))
+    model = nnx.eval_shape(lambda: LeNet(*NETWORKS[name], rngs=nnx.Rngs(0)))
+    return [layer.multiplications for layer in model.layer_sizes().values()]
 
 
 def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> list[dict[str, Any]]:
@@ -155,10 +161,7 @@ def describe(
             "ratio_min": min(ratios),
             "ratio_max": max(ratios),
         }
-    if name in NETWORKS:
-        flops = flops_per_image(NETWORKS[name], training=training)
-    else:
-        flops = 2 * multiplications(name) * (3 if training else 1)
+    flops = flops_per_image(name, training=training)
     rate = flops * peers[OURS]["images_per_second"]
     return {"network": name, "case": case, "flops_per_image": flops, "flops": rate, "peers": peers}
 

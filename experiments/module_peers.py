@@ -109,8 +109,8 @@ def load_data() -> Dataset:
     return data.load("mnist", image_size=28)
 
 
-def multiplications(name: str) -> int:
-    """Those of one image's forward pass."""
+def multiplications(name: str) -> list[int]:
+    """Those of each layer in one image's forward pass."""
     from lenet_jax.training import sizes
     from lenet_jax.training.spec import make_spec
 

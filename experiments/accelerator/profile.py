@@ -28,7 +28,7 @@ from experiments.accelerator.populations import (
     seeded_configs,
 )
 from experiments.accelerator.record import Stage, log
-from experiments.benchmark import NETWORKS, flops_per_image
+from experiments.benchmark import flops_per_image
 from lenet_jax.nn import ops
 from lenet_jax.training import batches
 from lenet_jax.training import step as train
@@ -54,7 +54,7 @@ def measure(stage: Stage) -> None:
     members, seconds = time_epoch(compiled)
     seconds /= steps
     images = variant.members * 64
-    dense = images * flops_per_image(NETWORKS["notes"], training=True)
+    dense = images * flops_per_image("notes", training=True)
     stage.save(
         variant=dataclasses.asdict(variant),
         seconds_a_step=seconds,

@@ -66,10 +66,10 @@ def describe(
             len(c.members)
             / len(c.group.members)
             * c.group.images
-            * sizes.multiplications(c.group.spec)
+            * sum(sizes.multiplications(c.group.spec))
             for c in missing
         )
-        unit = sizes.multiplications(missing[0].group.spec)
+        unit = sum(sizes.multiplications(missing[0].group.spec))
         lines += [
             "",
             f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')}"

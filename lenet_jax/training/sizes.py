@@ -41,11 +41,12 @@ def layers(spec: Spec) -> list[Layer]:
     return [(name, (), count) for name, count in counts.items()]
 
 
-def multiplications(spec: Spec) -> int:
-    """Those of one image's forward pass, all counted as dense."""
+def multiplications(spec: Spec) -> list[int]:
+    """Those of each layer in one image's forward pass, in order, all counted as dense."""
     if spec.network is LeNet:
-        return sum(size.multiplications for size in spec.abstract_model.layer_sizes().values())
-    return sum(map(_multiplications, _equations(_forward(spec).jaxpr)))
+        return [size.multiplications for size in spec.abstract_model.layer_sizes().values()]
+    counts = map(_multiplications, _equations(_forward(spec).jaxpr))
+    return [count for count in counts if count]
 
 
 def floats_per_image(spec: Spec) -> int:

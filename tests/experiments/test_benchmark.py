@@ -1,11 +1,13 @@
-from experiments.benchmark import NETWORKS, describe, flops_per_image
+from experiments.benchmark import describe, flops_per_image
 
 
 def test_flops_by_hand():
     # lenet5: conv1 117,600 products, conv2 240,000, the linear layers 58,920
-    assert flops_per_image(NETWORKS["lenet5"], training=False) == 2 * 416_520
-    assert flops_per_image(NETWORKS["lenet5"], training=True) == 2_263_920
-    assert flops_per_image(NETWORKS["notes"], training=True) == 1_831_920
+    assert flops_per_image("lenet5", training=False) == 2 * 416_520
+    assert flops_per_image("lenet5", training=True) == 2_263_920
+    assert flops_per_image("notes", training=True) == 1_831_920
+    # LeNet-300-100: the first layer, 235,200 products, has no input gradient
+    assert flops_per_image("mlp", training=True) == 2 * (2 * 235_200 + 3 * 31_000)
 
 
 def test_a_ratio_compares_the_turns_of_one_round():
@@ -14,4 +16,4 @@ def test_a_ratio_compares_the_turns_of_one_round():
     torch = record["peers"]["torch"]
     assert (torch["ratio_min"], torch["ratio_median"], torch["ratio_max"]) == (2, 3, 4)
     assert torch["images_per_second"] == 25
-    assert record["flops"] == 100 * flops_per_image(NETWORKS["notes"], training=True)
+    assert record["flops"] == 100 * flops_per_image("notes", training=True)
