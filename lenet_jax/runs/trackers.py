@@ -45,12 +45,13 @@ class Tracker(abc.ABC):
         Raises:
           ImportError: the library is not installed.
         """
-        self._warn, self._works = warn, True
+        self._warn, self._works = warn, False
 
     def on_start(self, workdir: Path, config: Mapping[str, Any], epoch: int) -> None:
         """Starts the tracker's run, or continues that of the folder."""
         ids = read_json(workdir / TRACKERS, dict[str, str]) or {}
         started = self._start(workdir, config, ids.get(self.name))
+        self._works = True
         write_json(workdir / TRACKERS, ids | {self.name: started})
 
     def on_epoch(self, row: Row, network: Callable[[], Any]) -> None:
@@ -105,6 +106,8 @@ class MLflow(Tracker):
     def _start(self, workdir: Path, config: Mapping[str, Any], run: str | None) -> str:
         uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
         if not uri:
+            if {"%", "?"} & set(str(workdir)):  # which MLflow decodes in part
+                raise ValueError("set MLFLOW_TRACKING_URI: no store can be in a path with % or ?")
             uri, artifacts = f"sqlite:///{workdir / 'mlflow.db'}", (workdir / "mlflow").as_uri()
         with warnings.catch_warnings(action="ignore"):
             self._client = self._mlflow.tracking.MlflowClient(tracking_uri=uri)
