@@ -16,6 +16,9 @@ from lenet_jax.nn import native
 from lenet_jax.nn.phase import at_winner, conv_phases
 from lenet_jax.nn.primitives import Trilinear, make_primitive, map_images
 
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]  # before and after the rows, and the columns
+
 SIZE = 5  # the kernel size that the convolution supports
 LANES = 16  # a multiple of every vector's length
 CUT = 4  # instead of the winner's phase, where ReLU gives 0
@@ -163,11 +166,11 @@ _linear = Trilinear("linear", _linear_forward, _linear_kernel_gradient, _linear_
 
 
 def convolve(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "s t c k"], strides: tuple[int, int]
+    x: Float[Array, "c h w b"], kernel: Float[Array, "s t c k"], strides: Pair, padding: Pads
 ) -> Float[Array, "k h2 w2 b"]:
-    """The convolution of float32 images, padded already, with a kernel that is not larger.
+    """The convolution of float32 images, which after padding are not smaller than the kernel.
 
-    It has no derivative of its own, see `windows.convolve`.
+    It has no derivative of its own, see `windows.convolve`. Negative padding crops.
 
     Raises:
       UserError: the C++ cannot be compiled here, see `native.missing`.
@@ -175,22 +178,23 @@ def convolve(
     native.load()
     batch = x.shape[-1]
     x = _pad_batch(x)
-    (height, width), (rows, columns) = x.shape[1:3], kernel.shape[:2]
-    shape = (
-        kernel.shape[-1],
-        (height - rows) // strides[0] + 1,
-        (width - columns) // strides[1] + 1,
-        x.shape[-1],
+    counts = (
+        (side + sum(pads) - taps) // stride + 1
+        for side, pads, taps, stride in zip(
+            x.shape[1:3], padding, kernel.shape[:2], strides, strict=True
+        )
     )
-    call = jax.ffi.ffi_call("convolution_forward", _like(x, shape))
-    return call(_apart(x), kernel, **_geometry(x, strides))[..., :batch]
+    out = _like(x, (kernel.shape[-1], *counts, x.shape[-1]))
+    call = jax.ffi.ffi_call("convolution_forward", out)
+    return call(x, kernel, **_steps(strides, padding))[..., :batch]
 
 
 def convolution_kernel_gradient(
     x: Float[Array, "c h w b"],
     cotangent: Float[Array, "k h2 w2 b"],
-    size: tuple[int, int],
-    strides: tuple[int, int],
+    size: Pair,
+    strides: Pair,
+    padding: Pads,
 ) -> Float[Array, "s t c k"]:
     """The gradient of the kernel of `convolve`, of this size; it has no derivative either.
 
@@ -201,18 +205,13 @@ def convolution_kernel_gradient(
     x, cotangent = _pad_batch(x), _pad_batch(cotangent)
     out = _like(x, (*size, x.shape[0], cotangent.shape[0]))
     call = jax.ffi.ffi_call("convolution_kernel_gradient", out)
-    return call(_apart(x), cotangent, **_geometry(x, strides))
+    return call(x, cotangent, **_steps(strides, padding))
 
 
-def _apart(x: Float[Array, "c h w b"]) -> Float[Array, "c n"]:
-    """Planes with a gap between them: a cache holds few lines whose distance is a power of two."""
-    return jnp.pad(x.reshape(len(x), -1), ((0, 0), (0, LANES)))
-
-
-def _geometry(x: Float[Array, "c h w b"], strides: tuple[int, int]) -> dict[str, np.int32]:
-    rows, columns = strides
-    values = {"width": x.shape[2], "row_stride": rows, "column_stride": columns}
-    return {name: np.int32(value) for name, value in values.items()}
+def _steps(strides: Pair, padding: Pads) -> dict[str, np.int32]:
+    names = "row_stride", "column_stride", "top", "left"
+    values = *strides, *(low for low, _ in padding)
+    return {name: np.int32(value) for name, value in zip(names, values, strict=True)}
 
 
 def _pad_batch(x: Array) -> Array:

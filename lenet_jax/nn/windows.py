@@ -13,10 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lenet_jax.nn import cpu_kernels
+from lenet_jax.nn.cpu_kernels import Pads, Pair
 from lenet_jax.nn.primitives import Trilinear
-
-Pair = tuple[int, int]
-Pads = tuple[Pair, Pair]
 
 
 def convolve(
@@ -49,57 +47,63 @@ def _layer(
     """The convolution of images with these sides."""
     products = functools.partial(_products, precision=precision)
     convolve = cpu_kernels.convolve if native else products
-    sums = functools.partial(_sums, precision=precision)
 
     def apply(x: Array, kernel: Array, _: Array) -> Array:
-        return convolve(_pad(x, padding), kernel, strides)
+        return convolve(x, kernel, strides, padding)
 
     def kernel_gradient(x: Array, cotangent: Array, groups: int) -> tuple[Array, Array]:
-        x = _pad(x, padding)
         if native and groups == 1:
-            gradient = cpu_kernels.convolution_kernel_gradient(x, cotangent, size, strides)[None]
+            gradient = cpu_kernels.convolution_kernel_gradient(
+                x, cotangent, size, strides, padding
+            )[None]
         else:
-            gradient = sums(x, cotangent, size, strides, groups)
+            columns, _ = _columns(_pad(x, padding), size, strides)
+            gradient = _sums(columns, cotangent, groups, precision)
+            gradient = gradient.reshape(groups, *size, x.shape[0], -1)
         return gradient, jnp.zeros((groups, cotangent.shape[0]), x.dtype)
 
     def input_gradient(kernel: Array, cotangent: Array) -> Array:
         # The convolution of the cotangent, strides apart, with the kernel turned by 180°.
+        between = [(0, 0, stride - 1) for stride in strides]
+        spread = lax.pad(cotangent, _zero(cotangent), [(0, 0, 0), *between, (0, 0, 0)])
         edges = []
-        for side, taps, stride, (low, _), count in zip(
-            sides, size, strides, padding, cotangent.shape[1:3], strict=True
+        for side, taps, (low, _), given in zip(
+            sides, size, padding, spread.shape[1:3], strict=True
         ):
             before = taps - 1 - low
-            edges.append((before, side - before - (count - 1) * stride + taps - 2, stride - 1))
-        spread = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-        return convolve(spread, kernel[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1))
+            edges.append((before, side - before - given + taps - 1))
+        turned = kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+        return convolve(spread, turned, (1, 1), tuple(edges))
 
     name = "native_convolution" if native else "windows_convolution"
     return Trilinear(name, apply, kernel_gradient, input_gradient)
 
 
-def _pad(x: Float[Array, "c h w b"], padding: Pads) -> Float[Array, "c h2 w2 b"]:
-    return jnp.pad(x, ((0, 0), *padding, (0, 0)))
-
-
-def _products(x: Array, kernel: Array, strides: Pair, *, precision: Any) -> Array:
-    """The convolution of padded images, as a matrix product."""
-    columns, shape = _columns(x, kernel.shape[:2], strides)
+def _products(x: Array, kernel: Array, strides: Pair, padding: Pads, *, precision: Any) -> Array:
+    """The convolution as a matrix product."""
+    columns, shape = _columns(_pad(x, padding), kernel.shape[:2], strides)
     weights = kernel.reshape(-1, kernel.shape[-1]).T
     return jnp.matmul(weights, columns, precision=precision).reshape(-1, *shape)
 
 
 def _sums(
-    x: Array, cotangent: Array, size: Pair, strides: Pair, groups: int, *, precision: Any
-) -> Float[Array, "g s t c k"]:
+    columns: Float[Array, "n p"], cotangent: Array, groups: int, precision: Any
+) -> Float[Array, "g n k"]:
     """The kernel's gradient of each group of images."""
-    columns, _ = _columns(x, size, strides)
     k, b = cotangent.shape[0], cotangent.shape[-1] // groups
     if groups == 1:
-        gradient = jnp.matmul(columns, cotangent.reshape(k, -1).T, precision=precision)
-    else:
-        apart = (array.reshape(array.shape[0], -1, groups, b) for array in (columns, cotangent))
-        gradient = jnp.einsum("npgb,kpgb->gnk", *apart, precision=precision)
-    return gradient.reshape(groups, *size, x.shape[0], k)
+        return jnp.matmul(columns, cotangent.reshape(k, -1).T, precision=precision)[None]
+    apart = (array.reshape(array.shape[0], -1, groups, b) for array in (columns, cotangent))
+    return jnp.einsum("npgb,kpgb->gnk", *apart, precision=precision)
+
+
+def _pad(x: Float[Array, "c h w b"], padding: Pads) -> Float[Array, "c h2 w2 b"]:
+    """Adds zeros at the sides; negative padding crops."""
+    return lax.pad(x, _zero(x), [(0, 0, 0), *((*pads, 0) for pads in padding), (0, 0, 0)])
+
+
+def _zero(x: Array) -> Array:
+    return jnp.zeros((), x.dtype)
 
 
 def _columns(

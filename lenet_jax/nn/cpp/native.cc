@@ -69,30 +69,35 @@ ffi::Error call_linear_kernel_gradient(Floats32 x, Floats32 cotangent,
   return ffi::Error::Success();
 }
 
-// The sizes of a convolution, from x (channels, plane), its kernel and its output.
+// How a window moves: rows and columns from one to the next, and the padding before the first.
+struct Steps {
+  int32_t row_stride, column_stride, top, left;
+};
+
 template <class Kernel, class Out>
-Windows windows_of(Floats32& x, int32_t width, int32_t row_stride, int32_t column_stride,
-                   Kernel& kernel, Out& out) {
+Windows windows_of(Floats32& x, const Steps& steps, Kernel& kernel, Out& out) {
   const auto x_shape = x.dimensions(), size = kernel.dimensions(), maps = out.dimensions();
-  return {x_shape[0], x_shape[1], width,         maps[3], size[0], size[1],
-          size[3],    row_stride, column_stride, maps[1], maps[2]};
+  return {x_shape[0], x_shape[1],       x_shape[2],          x_shape[3], size[0],    size[1],
+          size[3],    steps.row_stride, steps.column_stride, steps.top,  steps.left, maps[1],
+          maps[2]};
 }
 
-ffi::Error call_convolution(ffi::ThreadPool pool, Floats32 x, Floats32 kernel, int32_t width,
-                            int32_t row_stride, int32_t column_stride,
+ffi::Error call_convolution(ffi::ThreadPool pool, Floats32 x, Floats32 kernel, int32_t row_stride,
+                            int32_t column_stride, int32_t top, int32_t left,
                             ffi::Result<Floats32> out) {
   Threads threads(pool);
-  forward(windows_of(x, width, row_stride, column_stride, kernel, *out), threads, x.typed_data(),
-          kernel.typed_data(), out->typed_data());
+  forward(windows_of(x, {row_stride, column_stride, top, left}, kernel, *out), threads,
+          x.typed_data(), kernel.typed_data(), out->typed_data());
   return ffi::Error::Success();
 }
 
 ffi::Error call_convolution_kernel_gradient(ffi::ThreadPool pool, Floats32 x, Floats32 cotangent,
-                                            int32_t width, int32_t row_stride,
-                                            int32_t column_stride, ffi::Result<Floats32> kernel) {
+                                            int32_t row_stride, int32_t column_stride,
+                                            int32_t top, int32_t left,
+                                            ffi::Result<Floats32> kernel) {
   Threads threads(pool);
-  kernel_gradient(windows_of(x, width, row_stride, column_stride, *kernel, cotangent), threads,
-                  x.typed_data(), cotangent.typed_data(), kernel->typed_data());
+  kernel_gradient(windows_of(x, {row_stride, column_stride, top, left}, *kernel, cotangent),
+                  threads, x.typed_data(), cotangent.typed_data(), kernel->typed_data());
   return ffi::Error::Success();
 }
 
@@ -126,16 +131,18 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_forward, call_convolution,
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats32>()
                                   .Arg<Floats32>()
-                                  .Attr<int32_t>("width")
                                   .Attr<int32_t>("row_stride")
                                   .Attr<int32_t>("column_stride")
+                                  .Attr<int32_t>("top")
+                                  .Attr<int32_t>("left")
                                   .Ret<Floats32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_kernel_gradient, call_convolution_kernel_gradient,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .Arg<Floats32>()
                                   .Arg<Floats32>()
-                                  .Attr<int32_t>("width")
                                   .Attr<int32_t>("row_stride")
                                   .Attr<int32_t>("column_stride")
+                                  .Attr<int32_t>("top")
+                                  .Attr<int32_t>("left")
                                   .Ret<Floats32>());

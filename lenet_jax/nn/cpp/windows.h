@@ -14,44 +14,51 @@
 
 namespace {
 
-// x has its padding already: planes of (height, width, batch), one for each channel.
+// x is (channels, height, width, batch), the kernel (rows, columns, channels, filters).
 struct Windows {
-  long channels, plane, width, batch;  // of x; `plane` floats from one channel to the next
-  long rows, columns, filters;         // of the kernel (rows, columns, channels, filters)
+  long channels, height, width, batch;
+  long rows, columns, filters;
   long row_stride, column_stride;
+  long top, left;  // of the padding; a negative one crops
   long out_height, out_width;
 
   long taps() const { return rows * columns * channels; }
   long pixels() const { return out_height * out_width; }
+  long plane() const { return height * width * batch; }
 
-  // Offset in x of each weight's pixel, for the first output pixel, in the order of the kernel.
-  std::vector<long> offsets() const {
-    std::vector<long> all;
-    for (long row = 0; row < rows; ++row) {
-      for (long column = 0; column < columns; ++column) {
-        for (long channel = 0; channel < channels; ++channel) {
-          all.push_back(channel * plane + (row * width + column) * batch);
-        }
-      }
-    }
-    return all;
-  }
-
-  // Offset in x of an output pixel's window.
-  long corner(long pixel) const {
-    const long y = pixel / out_width, x = pixel % out_width;
-    return (y * row_stride * width + x * column_stride) * batch;
+  bool has(long y, long x) const { return 0 <= y && y < height && 0 <= x && x < width; }
+  long at(long channel, long y, long x) const {
+    return channel * plane() + (y * width + x) * batch;
   }
 };
 
+// A pixel of a window that is not padding, and its weight, as offsets in x and in the kernel.
+struct Tap {
+  long pixel, weight;
+};
+
+void find_taps(const Windows& layer, long pixel, std::vector<Tap>& taps) {
+  taps.clear();
+  const long y = pixel / layer.out_width * layer.row_stride - layer.top;
+  const long x = pixel % layer.out_width * layer.column_stride - layer.left;
+  for (long place = 0; place < layer.rows * layer.columns; ++place) {
+    const long row = y + place / layer.columns, column = x + place % layer.columns;
+    if (!layer.has(row, column)) continue;
+    for (long channel = 0; channel < layer.channels; ++channel) {
+      taps.push_back({layer.at(channel, row, column),
+                      (place * layer.channels + channel) * layer.filters});
+    }
+  }
+}
+
 template <int kRows, int kVectors>
-void forward_tile(const Windows& layer, const long* offsets, const float* x, const float* kernel,
-                  float* out) {
+void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const float* x,
+                  const float* kernel, float* out) {
   Floats sums[kRows][kVectors] = {};
-  for (long tap = 0; tap < layer.taps(); ++tap) {
+  for (const Tap& tap : taps) {
     Floats values[kVectors];
-    for (int v = 0; v < kVectors; ++v) values[v] = load(x + offsets[tap] + v * kLanes);
-    const float* weights = kernel + tap * layer.filters;
+    for (int v = 0; v < kVectors; ++v) values[v] = load(x + tap.pixel + v * kLanes);
+    const float* weights = kernel + tap.weight;
 #pragma GCC unroll 12
     for (long row = 0; row < kRows; ++row) {
       for (int v = 0; v < kVectors; ++v) sums[row][v] += values[v] * weights[row];
@@ -66,18 +73,18 @@ void forward_tile(const Windows& layer, const long* offsets, const float* x, con
 
 void forward(const Windows& layer, Threads& threads, const float* x, const float* kernel,
              float* out) {
-  const std::vector<long> offsets = layer.offsets();
   threads.share(layer.pixels(), [&](long pixel) {
+    thread_local std::vector<Tap> taps;
+    find_taps(layer, pixel, taps);
     for (long image = 0; image < layer.batch;) {
-      const float* window = x + layer.corner(pixel) + image;
       float* to = out + pixel * layer.batch + image;
       const bool pair = image + 2 * kLanes <= layer.batch;
       for_tiles<kLinearRows>(layer.filters, [&](auto rows, long row) {
         float* maps = to + row * layer.pixels() * layer.batch;
         if (pair) {
-          forward_tile<rows(), 2>(layer, offsets.data(), window, kernel + row, maps);
+          forward_tile<rows(), 2>(layer, taps, x + image, kernel + row, maps);
         } else {
-          forward_tile<rows(), 1>(layer, offsets.data(), window, kernel + row, maps);
+          forward_tile<rows(), 1>(layer, taps, x + image, kernel + row, maps);
         }
       });
       image += pair ? 2 * kLanes : kLanes;
@@ -85,13 +92,14 @@ void forward(const Windows& layer, Threads& threads, const float* x, const float
   });
 }
 
-// Adds to kRows rows of the kernel's gradient, of kVectors vectors of filters, the terms of one row
-// of output pixels. The cotangent is (pixels, batch, filters), `stride` floats from image to image.
+// Adds to kRows rows of the kernel's gradient, of kVectors vectors of filters, the terms of some
+// output pixels beside each other. The cotangent is (pixels, batch, filters), `stride` floats from
+// image to image.
 template <int kRows, int kVectors>
-void kernel_gradient_tile(const Windows& layer, const float* const (&x)[kRows],
+void kernel_gradient_tile(const Windows& layer, long pixels, const float* const (&x)[kRows],
                           const float* cotangent, long stride, float* out) {
   Floats sums[kRows][kVectors] = {};
-  for (long pixel = 0; pixel < layer.out_width; ++pixel) {
+  for (long pixel = 0; pixel < pixels; ++pixel) {
     const long first = pixel * layer.column_stride * layer.batch;
     for (long image = 0; image < layer.batch; ++image) {
       Floats values[kVectors];
@@ -127,9 +135,34 @@ void transpose_pixel(const Windows& layer, const float* cotangent, long stride, 
   }
 }
 
+// The same for all filters, from an output pixel of a row on. Padding is read as `zeros`.
+template <int kRows>
+void kernel_gradient_rows(const Windows& layer, long tap, long y, long x, long pixels,
+                          const float* input, const float* zeros, const float* cotangent,
+                          long stride, float* out) {
+  const float* windows[kRows];
+  for (long row = 0; row < kRows; ++row) {
+    const long place = (tap + row) / layer.channels, channel = (tap + row) % layer.channels;
+    const long from_y = y * layer.row_stride - layer.top + place / layer.columns;
+    const long from_x = x * layer.column_stride - layer.left + place % layer.columns;
+    windows[row] =
+        layer.has(from_y, from_x) ? input + layer.at(channel, from_y, from_x) : zeros;
+  }
+  for (long filter = 0; filter < stride;) {
+    const bool pair = filter + 2 * kLanes <= stride;
+    if (pair) {
+      kernel_gradient_tile<kRows, 2>(layer, pixels, windows, cotangent + filter, stride,
+                                     out + filter);
+    } else {
+      kernel_gradient_tile<kRows, 1>(layer, pixels, windows, cotangent + filter, stride,
+                                     out + filter);
+    }
+    filter += pair ? 2 * kLanes : kLanes;
+  }
+}
+
 void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
                      const float* cotangent, float* kernel) {
-  const std::vector<long> offsets = layer.offsets();
   const long stride = (layer.filters + kLanes - 1) / kLanes * kLanes;  // whole vectors
   thread_local std::vector<float> turned_buffer, sums_buffer;
   float* const turned = reserve(turned_buffer, layer.pixels() * layer.batch * stride);
@@ -138,26 +171,28 @@ void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
     transpose_pixel(layer, cotangent + pixel * layer.batch, stride,
                     turned + pixel * layer.batch * stride);
   });
+  // The output pixels of a row whose windows have no padding at their sides: from `first` on.
+  const long first = std::clamp((layer.left + layer.column_stride - 1) / layer.column_stride, 0L,
+                                layer.out_width);
+  long inner = 0;
+  while (first + inner < layer.out_width &&
+         (first + inner) * layer.column_stride - layer.left + layer.columns <= layer.width) {
+    ++inner;
+  }
+  const std::vector<float> zeros(std::max(inner, 1L) * layer.column_stride * layer.batch);
   constexpr long kBlock = 4 * kLinearRows;  // which read a row of the cotangent together
   threads.share((layer.taps() + kBlock - 1) / kBlock, [&](long block) {
     const long start = block * kBlock, count = std::min(layer.taps() - start, kBlock);
     std::fill_n(sums + start * stride, count * stride, 0.0f);
     for (long y = 0; y < layer.out_height; ++y) {
-      const float* from = turned + y * layer.out_width * layer.batch * stride;
       for_tiles<kLinearRows>(count, [&](auto rows, long row) {
-        const float* windows[rows()];
-        for (long i = 0; i < rows(); ++i) {
-          windows[i] = x + offsets[start + row + i] + layer.corner(y * layer.out_width);
-        }
-        for (long filter = 0; filter < stride;) {
-          float* to = sums + (start + row) * stride + filter;
-          const bool pair = filter + 2 * kLanes <= stride;
-          if (pair) {
-            kernel_gradient_tile<rows(), 2>(layer, windows, from + filter, stride, to);
-          } else {
-            kernel_gradient_tile<rows(), 1>(layer, windows, from + filter, stride, to);
-          }
-          filter += pair ? 2 * kLanes : kLanes;
+        for (long pixel = 0; pixel < layer.out_width;) {
+          const long pixels = pixel == first ? std::max(inner, 1L) : 1;
+          kernel_gradient_rows<rows()>(
+              layer, start + row, y, pixel, pixels, x, zeros.data(),
+              turned + (y * layer.out_width + pixel) * layer.batch * stride, stride,
+              sums + (start + row) * stride);
+          pixel += pixels;
         }
       });
     }
