@@ -96,7 +96,7 @@ def classify(
       A row for each character, see `answers`, and what was wrong with the files that have none.
     """
     from lenet_jax.data.image_files import read_all
-    from lenet_jax.inference.network import largest
+    from lenet_jax.inference.images import largest
 
     rows: list[dict] = []
     errors: list[UserError] = []
@@ -141,7 +141,7 @@ def answers(network: "Network", characters: Sequence[tuple[str, bool, "Character
     import jax
     import numpy as np
 
-    from lenet_jax.inference.network import energy
+    from lenet_jax.inference.forward import energy
 
     if not characters:
         return []

@@ -51,7 +51,7 @@ def test_inspect_prints_what_a_run_left(capsys, run):
 
 
 def test_evaluate_counts_every_test_image(capsys, monkeypatch, run):
-    monkeypatch.setattr("lenet_jax.inference.network.BATCH", 20)  # the last batch has 13
+    monkeypatch.setattr("lenet_jax.inference.forward.BATCH", 20)  # the last batch has 13
     folder, spec, params, dataset = run
     metrics, _ = evaluate(spec, params, jax.device_put(DeviceSplit.of(dataset.test)))
     wrong = int(metrics.count - metrics.correct)

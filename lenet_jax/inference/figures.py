@@ -14,7 +14,7 @@ from lenet_jax.nn.layers import as_float, first_convolution, record
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.plots import filters
 from lenet_jax.plots.output import FORMATS, render
-from lenet_jax.plots.style import Figure, network_title
+from lenet_jax.plots.style import Figure
 from lenet_jax.storage.files import write_atomically
 
 
@@ -65,12 +65,12 @@ def left_out(model: nnx.Module, normalised: Float[Array, "1 h w c"]) -> tuple[li
 
 
 def title_of(model: nnx.Module, data: str) -> str:
-    """What a figure calls a network, and its data if they are known."""
+    """What a figure calls a network and its data, if known: `LeNet 6–12–120–84–10 on mnist`."""
+    name = type(model).__name__
+    if isinstance(model, LeNet):
+        name = f"LeNet {'–'.join(str(size.shape[-1]) for size in model.layer_sizes().values())}"
     data = f"data {GIVEN}" if data == GIVEN else data
-    if not isinstance(model, LeNet):
-        return type(model).__name__ + (f" on {data}" if data else "")
-    layers = model.conv1, model.conv2, model.fc1, model.fc2, model.fc3
-    return network_title([layer.out_features for layer in layers], data)
+    return f"{name} on {data}" if data else name
 
 
 def check_suffix(path: str | Path) -> Path:

@@ -4,33 +4,27 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree, UInt8
-from PIL import Image
 
 from lenet_jax import config as configs
 from lenet_jax.config.measurements import names as names_of
-from lenet_jax.data.characters import Character
 from lenet_jax.data.dataset import Dataset
-from lenet_jax.data.decode import from_pil
 from lenet_jax.data.form import MNIST_FORM, ImageForm, fit_form
-from lenet_jax.data.image_files import find_form, read_characters
-from lenet_jax.data.image_sources import Content, Entry
 from lenet_jax.errors import UserError, expand, show
-from lenet_jax.inference import figures
+from lenet_jax.inference import figures, forward
 from lenet_jax.inference.description import architecture_metadata, as_warning
-from lenet_jax.inference.pixels import fit_array, fit_item, items_of
+from lenet_jax.inference.images import Images, prepare
 from lenet_jax.inference.run_data import load_data
 from lenet_jax.inference.state_dict import form_metadata, make_metadata, to_state_dict
 from lenet_jax.inference.torch_names import Say
 from lenet_jax.inference.variables import to_arrays
 from lenet_jax.nn import ops
-from lenet_jax.nn.calls import call
 from lenet_jax.nn.layers import LayerCall, as_float, record
 from lenet_jax.nn.lenet import LeNet, step_names
 from lenet_jax.plots import curves, results
@@ -39,10 +33,6 @@ from lenet_jax.plots.style import Figure
 from lenet_jax.storage import weights
 
 FIGURES = "filters", "feature_maps", "curves", "confusion_matrix", "mistakes"
-BATCH = 128  # images per forward pass; what a pass touches then fits the cache
-
-# Arrays, PIL images, or names of files, one or many; `Network.prepare` checks what it is given.
-Images: TypeAlias = Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,9 +93,8 @@ class Network:
     def _description(self) -> str:
         """The layers and their sizes, of a `LeNet`; of others the class and its arguments."""
         if self.is_lenet:
-            names = "conv1", "conv2", "fc1", "fc2", "fc3"
-            layers = zip(names, self.model_sizes, strict=True)
-            sizes = ", ".join(f"{name} {units}" for name, units in layers)
+            layers = self.model.layer_sizes().items()
+            sizes = ", ".join(f"{name} {layer.shape[-1]}" for name, layer in layers)
             return f"{sizes}; {self.model.activation}, {self.model.pool} pooling"
         values = {} if self.config is None else self.config.model.to_dict()
         own = ", ".join(f"{name} {show(value)}" for name, value in values.items() if name != "name")
@@ -131,7 +120,7 @@ class Network:
           UserError: there is no image, or not one class for each, or an unknown class.
         """
         images, labels = self.examples(data)
-        logits = self.run(_logits, images)
+        logits = self.run(forward.logits, images)
         losses = np.asarray(ops.cross_entropy(jnp.asarray(logits), jnp.asarray(labels)))
         return {
             "accuracy": float(np.mean(logits.argmax(axis=-1) == labels)),
@@ -281,7 +270,7 @@ class Network:
 
     def logits(self, images: Images) -> Float[np.ndarray, "n k"]:
         """The network's output."""
-        return self.run(_logits, self.prepare(images))
+        return self.run(forward.logits, self.prepare(images))
 
     def features(self, images: Images, layer: str | None = None) -> Float[np.ndarray, "n ..."]:
         """What a layer gives, by default the last one before the logits, `fc2.relu`.
@@ -302,7 +291,7 @@ class Network:
         pixels = self.prepare(images)
         if not self.is_lenet:
             return self.responses(pixels, layer)
-        return self.run(functools.partial(_activation, layer or names[-2]), pixels)
+        return self.run(functools.partial(forward.activation, layer or names[-2]), pixels)
 
     def record(self, images: UInt8[np.ndarray, "n h w c"]) -> list[LayerCall]:
         """The calls of the layers for images of this network's size; see `nn.layers.record`."""
@@ -314,8 +303,8 @@ class Network:
     ) -> Float[np.ndarray, "n ..."]:
         """What a layer of any module gives for images of its size; None: what the last is given."""
         outputs = []
-        for start in range(0, max(len(images), 1), BATCH):
-            calls = self.record(images[start : start + BATCH])
+        for start in range(0, max(len(images), 1), forward.BATCH):
+            calls = self.record(images[start : start + forward.BATCH])
             named = {each.name: each.output for each in calls}
             outputs.append(as_float(calls[-1].inputs if layer is None else named[layer]))
         return np.concatenate(outputs)
@@ -347,30 +336,7 @@ class Network:
         Raises:
           UserError: they are no images, cannot be read, or are arrays of another range or shape.
         """
-        items = items_of(images)
-        if items is None:
-            return fit_array(images, self.channels, self.form, self.image_size)
-        fitted, errors = [], []
-        for item in items:
-            try:
-                fitted.append(self._prepare_item(item))
-            except UserError as error:
-                errors.append(error)
-        if errors:
-            first, *remedy = str(errors[0]).split("\n")
-            more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-            raise UserError("\n".join([first + more, *remedy]))
-        return np.concatenate(fitted)
-
-    def _prepare_item(self, item: Any) -> UInt8[np.ndarray, "1 size size c"]:
-        """One image of a list: the largest character of a file or a PIL image, or an array."""
-        if isinstance(item, str | Path | Entry | Content):
-            characters = read_characters(item, self.channels, self.form).characters
-        elif isinstance(item, Image.Image):
-            characters = find_form(from_pil(item, self.channels), self.form)
-        else:
-            return fit_item(item, self.channels, self.form, self.image_size)
-        return self.fit([largest(characters).pixels])
+        return prepare(images, self.channels, self.form, self.image_size)
 
     def fit(
         self, images: Sequence[UInt8[np.ndarray, "h w c"]]
@@ -405,13 +371,6 @@ class Network:
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self.model, nnx.Param)))
 
     @property
-    def model_sizes(self) -> tuple[int, ...]:
-        """Feature maps of the convolutions, then units of the linear layers."""
-        model = self.model
-        convolutions, linears = (model.conv1, model.conv2), (model.fc1, model.fc2, model.fc3)
-        return tuple(layer.out_features for layer in (*convolutions, *linears))
-
-    @property
     def channels(self) -> int:
         """Channels of an image."""
         return self.model.conv1.in_features if self.image_shape is None else self.image_shape[2]
@@ -444,51 +403,4 @@ class Network:
         Returns:
           What the program gives, for all images.
         """
-        graphdef, params = nnx.split(self.model)
-        size = min(BATCH, 1 << max(len(images) - 1, 0).bit_length())
-        outputs = []
-        for start in range(0, max(len(images), 1), size):
-            batch = images[start : start + size]
-            if len(batch) < size:
-                batch = np.pad(batch, [(0, size - len(batch)), (0, 0), (0, 0), (0, 0)])
-            # Not waited for: the next batch is on its way meanwhile.
-            with jax.default_matmul_precision(self.precision):
-                outputs.append(program(graphdef, self.mean, self.std, params, batch))
-        # What pads the last batch is cut off.
-        return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(images)], *outputs)
-
-
-def energy(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " n"]:
-    """Returns log Σ exp of the logits: high where the network knows what it sees.
-
-    Source: Liu et al., "Energy-based Out-of-distribution Detection", 2020; their energy, negated.
-    """
-    return np.logaddexp.reduce(logits.astype(np.float64), axis=-1)
-
-
-def largest(characters: Sequence[Character]) -> Character:
-    """Returns the character whose box is largest."""
-    return max(characters, key=lambda c: (c.box[2] - c.box[0]) * (c.box[3] - c.box[1]))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _logits(
-    graphdef: nnx.GraphDef,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    params: nnx.State,
-    images: UInt8[Array, "n h w c"],
-) -> Float[Array, "n k"]:
-    return call(nnx.merge(graphdef, params), ops.normalise(images, mean, std))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _activation(
-    layer: str,
-    graphdef: nnx.GraphDef,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    params: nnx.State,
-    images: UInt8[Array, "n h w c"],
-) -> Float[Array, "n ..."]:
-    return nnx.merge(graphdef, params).activations(ops.normalise(images, mean, std))[layer]
+        return forward.run(program, self.model, self.mean, self.std, self.precision, images)

@@ -189,7 +189,7 @@ def _in_polarity(
     if not inverted.any():
         return images
     known, given = ("dark on light", "light on dark")[:: 1 if form.dark_on_light else -1]
-    warnings.warn(f"images that are {given} were inverted: the network knows {known}", stacklevel=6)
+    warnings.warn(f"images that are {given} were inverted: the network knows {known}", stacklevel=7)
     turned = 255 - images[within][inverted]
     images[inverted] = 0
     images[within][inverted] = turned

@@ -209,11 +209,6 @@ def mosaic(
     return pixels
 
 
-def network_title(sizes: Sequence[int], data: str) -> str:
-    """What a figure calls a network and its data, if known: `LeNet 6–12–120–84–10 on mnist`."""
-    return f"LeNet {'–'.join(map(str, sizes))}" + (f" on {data}" if data else "")
-
-
 def legible(text: str, limit: int) -> str:
     """Shortens a long text and replaces the letters that the font lacks."""
     from matplotlib.font_manager import findfont, get_font

@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int, UInt8
 
-from lenet_jax.inference.network import BATCH, Network
+from lenet_jax.inference.forward import BATCH
+from lenet_jax.inference.network import Network
 from lenet_jax.nn.layers import Field, LayerCall, as_float, field, first_convolution
 
 MOST_LAYERS = 16  # that figures show

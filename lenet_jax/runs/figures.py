@@ -12,7 +12,7 @@ from jaxtyping import Float
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.data.form import measure_form
 from lenet_jax.inference import figures
-from lenet_jax.inference.network import energy
+from lenet_jax.inference.forward import energy
 from lenet_jax.inference.others import describe_network, export_weights
 from lenet_jax.inference.state_dict import form_metadata, make_metadata
 from lenet_jax.nn import ops

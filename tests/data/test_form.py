@@ -131,7 +131,7 @@ def test_a_run_knows_the_form_of_its_data_and_reads_its_own_test_images(notes_ru
 
 
 def test_what_is_none_of_the_classes_has_little_energy(notes_run):
-    from lenet_jax.inference.network import energy
+    from lenet_jax.inference.forward import energy
 
     network = lenet_jax.load(notes_run)
     assert network.least_energy is not None
