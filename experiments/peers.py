@@ -37,7 +37,7 @@ class Peer(NamedTuple):
 
 def normalised(dataset: Dataset, name: str) -> np.ndarray:
     """A split's images as float32 with mean 0 and sd 1, for peers that preload them."""
-    from lenet_jax.training.spec import pixel_statistics
+    from lenet_jax.data.dataset import pixel_statistics
 
     (mean,), (std,) = pixel_statistics(dataset)
     images = getattr(dataset, name).images
@@ -217,7 +217,8 @@ def project_peer(config: configs.Config, dataset: Dataset, initial: Callable[[An
     """
     from lenet_jax.training import parallel, step
     from lenet_jax.training.batches import DeviceSplit, EpochSlice
-    from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
+    from lenet_jax.training.hyperparameters import hyperparameters, seeds
+    from lenet_jax.training.spec import Spec, make_spec
 
     spec, settings = make_spec(config, dataset), hyperparameters(config)
     options = spec.compiler_options()

@@ -39,7 +39,8 @@ def measure() -> dict[str, Any]:
     from lenet_jax import data
     from lenet_jax.training import parallel
     from lenet_jax.training.batches import DeviceSplit
-    from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+    from lenet_jax.training.hyperparameters import hyperparameters, seeds
+    from lenet_jax.training.spec import make_spec
     from lenet_jax.training.step import TrainState, init_state, train_epoch
 
     changes = {"data.train_examples": STEPS * BATCH_SIZE, "train.batch_size": BATCH_SIZE}

@@ -23,9 +23,10 @@ from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.population import Population
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.spec import make_spec
 from tests.support import tiny
 
 DATASET = tiny.dataset()

@@ -20,7 +20,8 @@ from lenet_jax.report import findings
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.forward import apply, apply_in_training
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
+from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, train_epoch
 from tests.support import tiny
 

@@ -11,7 +11,8 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax.training.batches import Batch, DeviceSplit
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
+from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import evaluate, init_state, train_step
 from tests.support import tiny
 

@@ -23,8 +23,9 @@ from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import make_groups
 from lenet_jax.sweeps.run import run as run_sweep
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.population import Population
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, train_epoch
 from tests.support import tiny
 from tests.support.runs import send_in_epoch, start

@@ -59,7 +59,7 @@ def train_and_hash(steps: int, count: int) -> None:
     from experiments.accelerator import populations
     from lenet_jax.nn import ops
     from lenet_jax.training.batches import DeviceSplit
-    from lenet_jax.training.spec import hyperparameters, seeds
+    from lenet_jax.training.hyperparameters import hyperparameters, seeds
     from lenet_jax.training.step import TrainState, init_state, train_epoch
 
     variant = populations.Variant(count)

@@ -18,7 +18,8 @@ from lenet_jax import data
 from lenet_jax.nn import ops
 from lenet_jax.training import step
 from lenet_jax.training.batches import DeviceSplit
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
+from lenet_jax.training.spec import make_spec
 
 TARGET = 0.99
 # Backend, images per gradient: the config's, and the whole batch at once.

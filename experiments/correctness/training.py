@@ -20,8 +20,9 @@ from lenet_jax import data
 from lenet_jax.nn import ops
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.training import batches, optim, step
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.population import Population
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.spec import make_spec
 
 ORACLE = "NumPy, float64"
 SETTINGS, STEPS = 40, 25

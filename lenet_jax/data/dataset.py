@@ -27,6 +27,8 @@ VALID_EXAMPLES = 5000
 SMOKE_VALID_EXAMPLES, SMOKE_TRAIN_EXAMPLES = 500, 3000
 RULES_VERSION = 1  # of the fit and split rules below; part of every fingerprint
 GIVEN = "given in Python"  # the name of data that `lenet_jax.train` was given as arrays
+# Mean and standard deviation of a pixel per channel.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,6 +232,24 @@ def split_indices(
     order = np.argsort(draws, kind="stable")
     valid, train = np.split(order[: valid_examples + train_examples], [valid_examples])
     return np.sort(train), np.sort(valid)
+
+
+def pixel_statistics(dataset: Dataset) -> Statistics:
+    """Mean and standard deviation of the training pixels per channel, in 0..255.
+
+    A constant channel gets the standard deviation 1, since images are divided by it.
+    """
+    count, total, squares = 0, np.zeros(()), np.zeros(())
+    for start in range(0, len(dataset.train), 4096):
+        pixels = dataset.train.images[start : start + 4096].reshape(-1, dataset.image_shape[2])
+        values = np.arange(256.0)
+        histogram = np.stack([np.bincount(p, minlength=256) for p in pixels.T])
+        count += len(pixels)
+        total = total + histogram @ values
+        squares = squares + histogram @ values**2
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
 
 
 def digests_of(source: Source) -> tuple[str, ...]:

@@ -20,22 +20,15 @@ from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import find_class, traced_arguments
 from lenet_jax.config.schema import current_names
-from lenet_jax.data.dataset import Dataset
+from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
 from lenet_jax.errors import UserError
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.members import Members
+from lenet_jax.training.hyperparameters import compiled_value, hyperparameters, seeds
 from lenet_jax.training.optim import make_optimizer
 from lenet_jax.training.sizes import floats_per_image, num_params
-from lenet_jax.training.spec import (
-    Spec,
-    Statistics,
-    compiled_value,
-    hyperparameters,
-    make_spec,
-    pixel_statistics,
-    seeds,
-)
+from lenet_jax.training.spec import Spec, make_spec
 
 MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
 MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json

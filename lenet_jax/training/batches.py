@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int32, Key, ScalarLike, UInt8
 
 from lenet_jax.data.dataset import Split
 from lenet_jax.training import augment, parallel
-from lenet_jax.training.spec import Hyperparameters, Spec
+from lenet_jax.training.hyperparameters import Hyperparameters
+from lenet_jax.training.spec import Spec
 
 
 class DeviceSplit(NamedTuple):

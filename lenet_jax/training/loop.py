@@ -22,7 +22,8 @@ from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order
-from lenet_jax.training.spec import Hyperparameters, Spec, hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
+from lenet_jax.training.spec import Spec, make_spec
 from lenet_jax.training.step import (
     Metrics,
     TrainState,

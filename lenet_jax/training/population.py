@@ -30,7 +30,8 @@ from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
 from lenet_jax.training.batches import Batch, DeviceSplit, epoch_order, make_batch
-from lenet_jax.training.spec import Hyperparameters, Spec, hyperparameters, seeds
+from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
+from lenet_jax.training.spec import Spec
 from lenet_jax.training.step import (
     Metrics,
     TrainState,

@@ -1,9 +1,9 @@
-"""What training takes from a config: the static specification, hyperparameters, and seeds."""
+"""The static specification of training, made of a config and its data, and checked."""
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,16 @@ from jaxtyping import Array, Key, ScalarLike
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import arguments, find_class, traced_arguments
 from lenet_jax.config.source import guarded
-from lenet_jax.data.dataset import Dataset
+from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
 from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
 from lenet_jax.nn.calls import build, call, changed_by_images
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
+from lenet_jax.training.hyperparameters import is_number
 from lenet_jax.training.losses import PerExample, find_loss, find_measurements
 
-# Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
-Hyperparameters = Mapping[str, Any]
-# Mean and standard deviation of a pixel per channel.
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-SECTIONS = ("optimizer", "schedule", "augment")  # whose numbers are hyperparameters
 EMPTY: Mapping[str, ScalarLike] = {}
-
-
 MOST_STEPS = 2**31  # which int32 counts
 
 
@@ -190,8 +184,8 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         batch_size=config.train.batch_size,
         micro_batch_size=min(config.train.micro_batch_size, config.train.batch_size),
         eval_batch_size=config.train.eval_batch_size,
-        optimizer=tuple((k, v) for k, v in config.optimizer.items() if not _is_number(v)),
-        schedule=tuple((k, v) for k, v in config.schedule.items() if not _is_number(v)),
+        optimizer=tuple((k, v) for k, v in config.optimizer.items() if not is_number(v)),
+        schedule=tuple((k, v) for k, v in config.schedule.items() if not is_number(v)),
         augments=any(config.augment.values()),
         loss=find_loss(config.train.loss, dataset.num_classes),
         measurements=find_measurements(config.train.measurements, dataset.num_classes),
@@ -291,64 +285,6 @@ def _check_network(spec: Spec, name: str) -> None:
         )
 
 
-def hyperparameters(config: Config) -> dict[str, Any]:
-    """The hyperparameters of a config that compiled functions take as arguments."""
-    sections = {
-        name: {k: float(v) for k, v in config[name].items() if _is_number(v)} for name in SECTIONS
-    }
-    traced = traced_arguments(find_class(config.model.name))
-    values = {name: config.model[name] for name in traced}
-    return {
-        **sections,
-        "model": {name: value for name, value in values.items() if value is not None},
-        "label_smoothing": config.train.label_smoothing,
-        "max_grad_norm": config.train.max_grad_norm,
-        "ema_decay": config.train.ema_decay,
-    }
-
-
-def compiled_value(path: str, value: Any, traced: Collection[str] = ()) -> Any:
-    """What compiled functions depend on in the value of a config key.
-
-    Configs that agree in it, key by key, have the same spec, and the same structure of
-    hyperparameters, but for `augments` and the values of `traced`.
-
-    Args:
-      path: of the key.
-      value: of the key.
-      traced: the keys that a network of the user's own declares as traced.
-    """
-    section = path.partition(".")[0]
-    if section in ("seed", "seeds") or path == "train.patience":
-        return None
-    smooth = path in ("train.label_smoothing", "train.max_grad_norm", "train.ema_decay")
-    varies = smooth or section in SECTIONS or path in traced
-    return float if varies and _is_number(value) else value
-
-
-def seeds(config: Config) -> dict[str, int]:
-    """The seeds of initial weights, data order and augmentation."""
-    return {k: config.seed if v is None else v for k, v in config.seeds.items()}
-
-
-def pixel_statistics(dataset: Dataset) -> Statistics:
-    """Mean and standard deviation of the training pixels per channel, in 0..255.
-
-    A constant channel gets the standard deviation 1, since images are divided by it.
-    """
-    count, total, squares = 0, np.zeros(()), np.zeros(())
-    for start in range(0, len(dataset.train), 4096):
-        pixels = dataset.train.images[start : start + 4096].reshape(-1, dataset.image_shape[2])
-        values = np.arange(256.0)
-        histogram = np.stack([np.bincount(p, minlength=256) for p in pixels.T])
-        count += len(pixels)
-        total = total + histogram @ values
-        squares = squares + histogram @ values**2
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
-
-
 def _agree(section: Config, key: str, value: int, name: str) -> int:
     configured = section[key]
     if configured is not None and configured != value:
@@ -357,7 +293,3 @@ def _agree(section: Config, key: str, value: int, name: str) -> int:
             f"Leave --config.model.{key} out: it is taken from the data."
         )
     return value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

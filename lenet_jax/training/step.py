@@ -20,7 +20,8 @@ from lenet_jax.nn.variables import join_variables, split_variables
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
 from lenet_jax.training.forward import apply, apply_in_training
-from lenet_jax.training.spec import Hyperparameters, Spec
+from lenet_jax.training.hyperparameters import Hyperparameters
+from lenet_jax.training.spec import Spec
 from lenet_jax.training.streams import STREAMS, stream
 
 
@@ -152,7 +153,7 @@ def train_steps(
       metrics: sums over the epoch's steps so far; those of these steps are added.
       split: the training images.
       steps: which steps of the epoch, and the order of its examples.
-      hyperparameters: see `spec.hyperparameters`.
+      hyperparameters: see `hyperparameters`.
     """
     steps_before = state.step - steps.first
     augment_key = state.augment_key

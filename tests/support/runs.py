@@ -21,7 +21,8 @@ from lenet_jax.runs.resume import RunState
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import SUMMED, RunDir
 from lenet_jax.storage.sums import write_sums
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
+from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, no_metrics
 from tests.support import tiny
 

@@ -17,7 +17,8 @@ from lenet_jax.sweeps import members as sweep_members
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import chain, product, sweep
 from lenet_jax.sweeps.members import Members
-from lenet_jax.training.spec import hyperparameters, make_spec
+from lenet_jax.training.hyperparameters import hyperparameters
+from lenet_jax.training.spec import make_spec
 from tests.support import tiny
 
 VALUES = {

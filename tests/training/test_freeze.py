@@ -10,7 +10,8 @@ from flax import nnx
 
 from lenet_jax.errors import UserError
 from lenet_jax.training.batches import DeviceSplit
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
+from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, train_epoch
 from tests.support import tiny
 

@@ -7,8 +7,9 @@ import pytest
 
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, EpochSlice
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.loop import Trainer
-from lenet_jax.training.spec import hyperparameters, make_spec, seeds
+from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import evaluate, init_state, no_metrics, train_epoch
 from tests.support import tiny
 

@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lenet_jax.data.dataset import Split
+from lenet_jax.data.dataset import Split, pixel_statistics
 from lenet_jax.errors import UserError
-from lenet_jax.training.spec import hyperparameters, make_spec, pixel_statistics
+from lenet_jax.training.hyperparameters import hyperparameters
+from lenet_jax.training.spec import make_spec
 from tests.support import tiny
 
 

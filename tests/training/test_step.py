@@ -10,7 +10,8 @@ from flax import nnx
 from lenet_jax.nn import ops
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order, make_batch
-from lenet_jax.training.spec import Spec, hyperparameters, make_spec, seeds
+from lenet_jax.training.hyperparameters import hyperparameters, seeds
+from lenet_jax.training.spec import Spec, make_spec
 from tests.support import tiny
 
 DATASET = tiny.dataset()
