@@ -41,15 +41,15 @@ def find_class(name: str) -> type:
     if not class_name:
         near = f"one of {', '.join(BUILT_IN)}, FILE.py:Class or package.module:Class"
         raise UserError(f"model.name={show(name)}: must be {near}")
-    found = find_attribute(BUILT_IN.get(name, name), "model.name", "network")
+    network = find_attribute(BUILT_IN.get(name, name), "model.name", "network")
     from flax import nnx  # late: a config of LeNet needs no JAX
 
-    if not (isinstance(found, type) and issubclass(found, nnx.Module)):
-        what = "has no class" if found is None else "has no nnx.Module"
+    if not (isinstance(network, type) and issubclass(network, nnx.Module)):
+        what = "has no class" if network is None else "has no nnx.Module"
         raise UserError(f"model.name={show(name)}: {show(where)} {what} {show(class_name)}")
-    if is_code(name) and f"{found.__module__}:{found.__qualname__}" == BUILT_IN[LENET]:
+    if is_code(name) and f"{network.__module__}:{network.__qualname__}" == BUILT_IN[LENET]:
         raise UserError(f"model.name={show(name)} is called {LENET} here")
-    return found
+    return network
 
 
 def source_of(name: str) -> bytes | None:
@@ -79,8 +79,8 @@ def constructor_keys(name: str) -> dict[str, Key]:
       UserError: there is no such class; or its constructor takes no `rngs`, or an argument without
         a default that a config cannot give.
     """
-    found = find_class(name)
-    parameters = _parameters(found)
+    network = find_class(name)
+    parameters = _parameters(network)
     if "rngs" not in parameters and not _takes_any(parameters):
         raise UserError(
             f"model.name={show(name)}: its constructor takes no rngs\n"
@@ -93,7 +93,7 @@ def constructor_keys(name: str) -> dict[str, Key]:
             parameter.VAR_POSITIONAL,
         ):
             continue
-        key = _key(parameter, _hints(found))
+        key = _key(parameter, _hints(network))
         if key is not None:
             keys[parameter.name] = key
         elif parameter.default is parameter.empty:
@@ -104,7 +104,7 @@ def constructor_keys(name: str) -> dict[str, Key]:
     return keys
 
 
-def traced_arguments(found: type) -> tuple[str, ...]:
+def traced_arguments(network: type) -> tuple[str, ...]:
     """The arguments of a class whose numbers may differ between the members of a population.
 
     The class names them in an attribute, `traced = ("slope",)`. Its constructor is given arrays ()
@@ -114,30 +114,30 @@ def traced_arguments(found: type) -> tuple[str, ...]:
     Raises:
       UserError: an argument is missing, or takes no float.
     """
-    names = getattr(found, "traced", ())
+    names = getattr(network, "traced", ())
     if not isinstance(names, str | tuple | list):
         return ()
     names = (names,) if isinstance(names, str) else tuple(names)
-    parameters = _parameters(found)
+    parameters = _parameters(network)
     for name in names:
-        key = _key(parameters[name], _hints(found)) if name in parameters else None
+        key = _key(parameters[name], _hints(network)) if name in parameters else None
         if key is None or key.kind is not float:
             raise UserError(
-                f"{found.__name__}.traced names {show(name)}, which is no argument of its"
+                f"{network.__name__}.traced names {show(name)}, which is no argument of its"
                 f" constructor that takes a float, such as {show(name)}: float = 0.1"
             )
     return names
 
 
-def arguments(found: type, given: Mapping[str, Any]) -> dict[str, Any]:
+def arguments(network: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """What a constructor takes of `GIVEN`."""
-    parameters = _parameters(found)
+    parameters = _parameters(network)
     every = _takes_any(parameters)
     return {name: value for name, value in given.items() if every or name in parameters}
 
 
-def _parameters(found: type) -> dict[str, inspect.Parameter]:
-    own = list(inspect.signature(found.__init__).parameters.items())[1:]  # without self
+def _parameters(network: type) -> dict[str, inspect.Parameter]:
+    own = list(inspect.signature(network.__init__).parameters.items())[1:]  # without self
     return dict(own)
 
 
@@ -145,9 +145,9 @@ def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
     return any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
-def _hints(found: type) -> dict[str, Any]:
+def _hints(network: type) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(found.__init__)
+        return typing.get_type_hints(network.__init__)
     except (NameError, TypeError):  # of names that only a type checker sees
         return {}
 

@@ -45,7 +45,7 @@ def show_bar(unit: str, total: int, completed: float | int = 0) -> Callable[...,
 
 
 class Bar:
-    """A progress bar in HTML; where only text is shown, its words."""
+    """A progress bar: in HTML, or as text where that is not shown."""
 
     def __init__(self, unit: str, total: int, completed: float | int):
         self._unit, self._total, self._first = unit, total, completed
@@ -59,13 +59,13 @@ class Bar:
 
     def __repr__(self) -> str:
         done, elapsed = self._completed - self._first, time.perf_counter() - self._start
-        words = [f"{self._unit} {int(self._completed):,}/{self._total:,}"]
-        words += [self._text] if self._text else []
+        texts = [f"{self._unit} {int(self._completed):,}/{self._total:,}"]
+        texts += [self._text] if self._text else []
         if self._completed >= self._total:
-            words.append(clock(elapsed))
+            texts.append(clock(elapsed))
         elif done > 0:
-            words.append(f"{clock(elapsed / done * (self._total - self._completed))} left")
-        return ", ".join(words)
+            texts.append(f"{clock(elapsed / done * (self._total - self._completed))} left")
+        return ", ".join(texts)
 
     def _repr_html_(self) -> str:
         return (
