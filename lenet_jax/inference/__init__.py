@@ -1,1 +1,1 @@
-"""A trained network: loading it, asking it, and its PyTorch form."""
+"""A trained network: loading it, predicting with it, its figures, and its form in PyTorch."""
