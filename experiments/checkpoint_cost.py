@@ -33,8 +33,8 @@ def measure(turns: int) -> dict[str, Any]:
     from lenet_jax.runs.resume import RunState
     from lenet_jax.storage.checkpoint import Checkpoints
     from lenet_jax.training.batches import EpochSlice
+    from lenet_jax.training.evaluation import no_metrics
     from lenet_jax.training.loop import Trainer
-    from lenet_jax.training.step import no_metrics
 
     config = configs.load("configs/notes.py")
     trainer = Trainer(config, data.load(**config.data))

@@ -215,7 +215,7 @@ def project_peer(config: configs.Config, dataset: Dataset, initial: Callable[[An
       dataset: its data.
       initial: the variables to start from, in the structure of those that it is given.
     """
-    from lenet_jax.training import parallel, step
+    from lenet_jax.training import evaluation, parallel, step
     from lenet_jax.training.batches import DeviceSplit, EpochSlice
     from lenet_jax.training.hyperparameters import hyperparameters, seeds
     from lenet_jax.training.spec import Spec, make_spec
@@ -240,13 +240,15 @@ def project_peer(config: configs.Config, dataset: Dataset, initial: Callable[[An
 
         def run_steps(state: step.TrainState, order: Any, split: DeviceSplit) -> Any:
             steps = EpochSlice(order, 0, order.shape[0])
-            return step.train_steps(sized_spec, state, step.no_metrics(), split, steps, settings)
+            return step.train_steps(
+                sized_spec, state, evaluation.no_metrics(), split, steps, settings
+            )
 
         return parallel.compile_shared(run_steps, sized_spec.num_devices, (0,), options)
 
     default = sized(config.train.batch_size)
     evaluate_all = parallel.compile_shared(
-        functools.partial(step.evaluate, default), default.num_devices, (), options
+        functools.partial(evaluation.evaluate, default), default.num_devices, (), options
     )
     state = step.init_state(spec, seeds(config), settings)
     held = {"state": dataclasses.replace(state, params=initial(state.params))}

@@ -26,8 +26,8 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     machine.use_cores()
     from lenet_jax import config as configs  # imported here: JAX reads the environment
     from lenet_jax import data
+    from lenet_jax.training.evaluation import no_metrics
     from lenet_jax.training.loop import Trainer, train_in_segments
-    from lenet_jax.training.step import no_metrics
 
     runs = []
     for seed in seeds:

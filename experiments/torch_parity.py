@@ -41,9 +41,10 @@ from lenet_jax.plots.style import chart, house_style
 from lenet_jax.storage.files import write_atomically, write_json
 from lenet_jax.storage.weights import StateDict
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.evaluation import evaluate
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.spec import Spec, make_spec
-from lenet_jax.training.step import TrainState, evaluate, init_state, train_step
+from lenet_jax.training.step import TrainState, init_state, train_step
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 TOLERANCE = 1e-3  # nats

@@ -36,7 +36,8 @@ import pytest  # noqa: E402
 
 from lenet_jax.nn import native  # noqa: E402
 from lenet_jax.training import population  # noqa: E402
-from lenet_jax.training.step import Metrics, TrainState  # noqa: E402
+from lenet_jax.training.evaluation import Metrics  # noqa: E402
+from lenet_jax.training.step import TrainState  # noqa: E402
 
 if TYPE_CHECKING:
     from tests.support import runs

@@ -21,6 +21,7 @@ from lenet_jax.sweeps import plan
 from lenet_jax.sweeps import run as sweeps
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
+from lenet_jax.training import evaluation
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
@@ -57,7 +58,7 @@ def test_every_product_of_training_and_inference_states_its_precision(backend, p
     epoch = functools.partial(steps.train_epoch, spec)
     graphs = [
         jax.make_jaxpr(epoch)(state, split, jnp.int32(0), settings),
-        jax.make_jaxpr(functools.partial(steps.evaluate, spec))(state.params, split),
+        jax.make_jaxpr(functools.partial(evaluation.evaluate, spec))(state.params, split),
         jax.make_jaxpr(nnx.merge(spec.graphdef, state.params).activations)(
             jnp.zeros((1, 16, 16, 1))
         ),

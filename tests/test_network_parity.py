@@ -11,9 +11,10 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax.training.batches import Batch, DeviceSplit
+from lenet_jax.training.evaluation import evaluate
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.spec import make_spec
-from lenet_jax.training.step import evaluate, init_state, train_step
+from lenet_jax.training.step import init_state, train_step
 from tests.support import tiny
 
 DATASET = tiny.dataset()

@@ -15,8 +15,8 @@ from lenet_jax.inference.load import load_model
 from lenet_jax.runs import figures as report
 from lenet_jax.storage import weights
 from lenet_jax.training.batches import DeviceSplit
+from lenet_jax.training.evaluation import evaluate
 from lenet_jax.training.spec import make_spec
-from lenet_jax.training.step import evaluate
 from tests.support import tiny
 from tests.support.weights import SIZES, refusal, split
 

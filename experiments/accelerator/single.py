@@ -16,7 +16,7 @@ from experiments.accelerator.record import Stage, log, memory
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.nn import ops
-from lenet_jax.training import step
+from lenet_jax.training import evaluation, step
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.spec import make_spec
@@ -61,7 +61,7 @@ def train_network(changes: dict[str, Any], stage: Stage) -> dict[str, Any]:
     train_epoch = train_epoch.lower(*arguments).compile()
     compile_seconds = time.perf_counter() - started
     started = time.perf_counter()
-    evaluate = compile_jit(lambda params, split: step.evaluate(spec, params, split)[0])
+    evaluate = compile_jit(lambda params, split: evaluation.evaluate(spec, params, split)[0])
     for split in (valid_split, test_split):
         jax.block_until_ready(evaluate(state.params, split))
     evaluation_compile_seconds = time.perf_counter() - started

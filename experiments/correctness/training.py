@@ -19,7 +19,7 @@ from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.nn import ops
 from lenet_jax.storage.checkpoint import Checkpoints
-from lenet_jax.training import batches, optim, step
+from lenet_jax.training import batches, evaluation, optim, step
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import make_spec
@@ -159,7 +159,7 @@ def _evaluation() -> Comparison:
         spec = make_spec(changed, dataset)
         params = step.init_state(spec, seeds(changed), hyperparameters(changed)).params
         split = batches.DeviceSplit.of(dataset.valid)
-        metrics, logits = jax.jit(functools.partial(step.evaluate, spec))(params, split)
+        metrics, logits = jax.jit(functools.partial(evaluation.evaluate, spec))(params, split)
         images = (dataset.valid.images - np.array(spec.mean)) / spec.std
         expected = reference.lenet(_nested(_plain_params(params)), images, dataset.valid.labels)
         hits = expected["logits"].argmax(axis=1) == dataset.valid.labels
@@ -189,7 +189,7 @@ def _repetition() -> Iterator[Comparison]:
         settings = hyperparameters(config)
         state = init(seeds(config), settings)
         for epoch in range(spec.num_epochs):
-            order, sums = shuffle(state.order_key, np.int32(epoch)), step.no_metrics()
+            order, sums = shuffle(state.order_key, np.int32(epoch)), evaluation.no_metrics()
             for first, last in itertools.pairwise([0, *cuts, spec.steps_per_epoch]):
                 slice_ = batches.EpochSlice(order, np.int32(first), np.int32(last))
                 state, sums = take(state, sums, split, slice_, settings)

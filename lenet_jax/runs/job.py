@@ -24,8 +24,8 @@ from lenet_jax.storage.run_dir import EMA_WEIGHTS, SUMMARY, WEIGHTS, Row, RunDir
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training import sizes
+from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
-from lenet_jax.training.step import Metrics
 
 
 class Outcome(NamedTuple):

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from lenet_jax.training.batches import EpochSlice
+from lenet_jax.training.evaluation import no_metrics
 from lenet_jax.training.loop import Trainer
-from lenet_jax.training.step import no_metrics
 
 CHECKS = 20  # of whether to stop, over the test
 MEMORY = 0.02  # of the test: the steps over which the loss is averaged

@@ -19,11 +19,12 @@ from lenet_jax.storage.formats import Metrics as RowOfMetrics
 from lenet_jax.storage.formats import RunRecord, Summary
 from lenet_jax.storage.run_dir import CONFIG, NETWORK, RECORD, SUMMARY, Row, RunDir, check
 from lenet_jax.training.environment import sum_of_files
+from lenet_jax.training.evaluation import Metrics, no_metrics
 from lenet_jax.training.hyperparameters import hyperparameters
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.optim import depends_on_length
 from lenet_jax.training.spec import Spec, make_spec
-from lenet_jax.training.step import Metrics, TrainState, learning_rate, no_metrics
+from lenet_jax.training.step import TrainState, learning_rate
 
 LOW_RATE = 0.01  # of the peak; below, training hardly changes a network
 

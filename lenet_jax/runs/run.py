@@ -46,8 +46,8 @@ from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training import sizes
+from lenet_jax.training.evaluation import no_metrics
 from lenet_jax.training.loop import Trainer
-from lenet_jax.training.step import no_metrics
 
 
 def run(

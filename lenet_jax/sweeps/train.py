@@ -23,8 +23,8 @@ from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training import population as populations
+from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.population import EpochMetrics, Population
-from lenet_jax.training.step import Metrics
 
 MOST_LINES = 50  # of chunks
 

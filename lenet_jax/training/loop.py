@@ -22,17 +22,10 @@ from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order
+from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
 from lenet_jax.training.spec import Spec, make_spec
-from lenet_jax.training.step import (
-    Metrics,
-    TrainState,
-    evaluate,
-    init_state,
-    learning_rate,
-    no_metrics,
-    train_steps,
-)
+from lenet_jax.training.step import TrainState, init_state, learning_rate, train_steps
 
 SECONDS = 1.0  # of a segment; a signal waits for two
 FIRST_IMAGES = 4096  # in a segment, until the speed is known

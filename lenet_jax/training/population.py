@@ -30,18 +30,10 @@ from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
 from lenet_jax.training.batches import Batch, DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
 from lenet_jax.training.spec import Spec
-from lenet_jax.training.step import (
-    Metrics,
-    TrainState,
-    evaluate,
-    guarded_step,
-    init_state,
-    loop,
-    no_metrics,
-    train_epoch,
-)
+from lenet_jax.training.step import TrainState, guarded_step, init_state, loop, train_epoch
 
 Strategy = Literal["auto", "map", "vmap"]
 Tree = TypeVar("Tree", bound=PyTree)

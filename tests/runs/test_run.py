@@ -31,10 +31,11 @@ from lenet_jax.storage import checkpoint
 from lenet_jax.storage.run_dir import RunDir
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.evaluation import evaluate
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import make_spec
-from lenet_jax.training.step import evaluate, init_state, train_step
+from lenet_jax.training.step import init_state, train_step
 from tests.support import tiny
 from tests.support.datasets import digits, write_images
 from tests.support.runs import (

@@ -21,9 +21,10 @@ from lenet_jax.runs.resume import RunState
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import SUMMED, RunDir
 from lenet_jax.storage.sums import write_sums
+from lenet_jax.training.evaluation import no_metrics
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.spec import make_spec
-from lenet_jax.training.step import init_state, no_metrics
+from lenet_jax.training.step import init_state
 from tests.support import tiny
 
 EPOCHS, STEPS, TRAIN, TEST = 3, 5, 70, 33

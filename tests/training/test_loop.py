@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from lenet_jax.training import loop
-from lenet_jax.training.step import no_metrics
+from lenet_jax.training.evaluation import no_metrics
 from tests.support import tiny
 
 CONFIG = tiny.config(model={"backend": "plain"}, train={"num_epochs": 2})

@@ -7,10 +7,11 @@ import pytest
 
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, EpochSlice
+from lenet_jax.training.evaluation import evaluate, no_metrics
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import make_spec
-from lenet_jax.training.step import evaluate, init_state, no_metrics, train_epoch
+from lenet_jax.training.step import init_state, train_epoch
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,11 @@ from lenet_jax.config.file import replace
 from lenet_jax.nn import ops
 from lenet_jax.training import population
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.evaluation import evaluate
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import make_spec
-from lenet_jax.training.step import evaluate, init_state, train_epoch, train_step
+from lenet_jax.training.step import init_state, train_epoch, train_step
 from tests.support import tiny
 from tests.support.backends import at_hand
 

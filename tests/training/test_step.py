@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 from lenet_jax.nn import ops
+from lenet_jax.training import evaluation
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order, make_batch
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
@@ -167,7 +168,7 @@ def test_an_epoch_in_slices_is_bit_identical(split):
     order = epoch_order(spec, state.order_key, jnp.int32(0))
     ends = []
     for slices in ([(0, 5)], [(0, 1), (1, 4), (4, 5)]):
-        at, metrics = state, steps.no_metrics()
+        at, metrics = state, evaluation.no_metrics()
         for first, last in slices:
             epoch_slice = EpochSlice(order, np.int32(first), np.int32(last))
             at, metrics = compiled(at, metrics, split, epoch_slice, settings)
@@ -224,7 +225,7 @@ def test_the_loss_is_without_label_smoothing_and_the_objective_with_it(split):
 def test_the_average_follows_the_parameters_step_by_step(split):
     spec, state, settings = start(tiny.config(train={"ema_decay": 0.75, "loss": "mse"}))
     take = jax.jit(functools.partial(steps.train_steps, spec))
-    order, sums = epoch_order(spec, state.order_key, jnp.int32(0)), steps.no_metrics()
+    order, sums = epoch_order(spec, state.order_key, jnp.int32(0)), evaluation.no_metrics()
     expected = state.params
     for step in range(3):
         bounds = EpochSlice(order, np.int32(step), np.int32(step + 1))
@@ -240,7 +241,7 @@ def test_evaluation_counts_every_image_whatever_the_batch(eval_batch_size):
     spec, state, _ = start(tiny.config())
     spec = dataclasses.replace(spec, eval_batch_size=eval_batch_size)
     split = jax.device_put(DeviceSplit.of(DATASET.test))
-    evaluate = jax.jit(functools.partial(steps.evaluate, spec))
+    evaluate = jax.jit(functools.partial(evaluation.evaluate, spec))
     metrics, logits = evaluate(state.params, split)
     assert logits.shape == (33, 6)
     assert metrics.count == 33
