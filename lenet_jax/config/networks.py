@@ -37,11 +37,12 @@ def find_class(name: str) -> type:
     Raises:
       UserError: there is none.
     """
-    where, class_name = split(BUILT_IN.get(name, name))
+    place = BUILT_IN.get(name, name)
+    where, class_name = split(place)
     if not class_name:
         near = f"one of {', '.join(BUILT_IN)}, FILE.py:Class or package.module:Class"
         raise UserError(f"model.name={show(name)}: must be {near}")
-    network = find_attribute(BUILT_IN.get(name, name), "model.name", "network")
+    network = find_attribute(place, "model.name", "network")
     from flax import nnx  # late: a config of LeNet needs no JAX
 
     if not (isinstance(network, type) and issubclass(network, nnx.Module)):

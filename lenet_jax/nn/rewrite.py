@@ -147,7 +147,7 @@ def _plain(x: Any) -> Any:
 
 
 def _convolution(params: Mapping[str, Any], x: Any, kernel: Any) -> _Turned | None:
-    """A convolution of images as a matrix product; None if it has no such form."""
+    """A convolution of images, as in `windows`; None if it has no such form."""
     kernel = _plain(kernel)  # which may be drawn at random
     shape = x.array.shape if isinstance(x, _Turned) else jnp.shape(x)
     numbers = params["dimension_numbers"]
