@@ -37,7 +37,7 @@ __version__ = "0.1.0"
 
 
 def train(
-    config: Config | str,
+    config: Config | str | Path,
     workdir: str | Path | None = None,
     *,
     data: Dataset | Sequence[Any] | None = None,
@@ -101,7 +101,7 @@ def train(
 
 
 def train_sweep(
-    config: Config | str,
+    config: Config | str | Path,
     sweep: str | Sequence[Mapping[str, Any]],
     workdir: str | Path | None = None,
     *,
@@ -154,16 +154,23 @@ def train_sweep(
     return load_sweep(workdir)
 
 
-def _prepare(config: Config | str, data: Any) -> Config:
+def _prepare(config: Config | str | Path, data: Any) -> Config:
     """Sets JAX up, before it is imported, and checks a config, which `data` may give the data."""
     from lenet_jax import config as configs
     from lenet_jax import machine
     from lenet_jax.device import require_device
+    from lenet_jax.errors import UserError, show
 
     machine.use_compilation_cache()
     machine.use_cores()
     require_device()
-    checked = configs.load(config) if isinstance(config, str) else configs.replace(config, {})
+    if isinstance(config, str | os.PathLike):
+        checked = configs.load(os.fspath(config))
+    elif hasattr(config, "items"):
+        checked = configs.replace(config, {})
+    else:
+        kind = show(type(config).__name__)
+        raise UserError(f"config must be a config, or the name of a file or a run, not {kind}")
     if data is None:
         return checked
     from lenet_jax.data.arrays import GIVEN

@@ -75,6 +75,12 @@ def test_a_user_error_is_short_in_a_notebook(tmp_path):
     assert caught.value._render_traceback_() == [str(caught.value)]
 
 
+@pytest.mark.parametrize("config", [None, 3, ["configs/notes.py"]])
+def test_what_is_no_config_is_refused(config, tmp_path):
+    with pytest.raises(UserError, match="config must be a config, or the name of a file or a run"):
+        lenet_jax.train(config, tmp_path / "run")
+
+
 def read_arrays(folder):
     names = (f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images", "labels"))
     return [read_idx(next(folder.glob(f"{name}*"))) for name in names]
@@ -94,7 +100,7 @@ def test_arrays_train_as_their_files_do_and_the_run_says_that_they_are_not_store
     with pytest.raises(UserError, match="the data 'given in Python' changed since"):
         lenet_jax.train(config, path, data=arrays[:2])
     with pytest.raises(UserError, match="in Python, and are not stored"):
-        lenet_jax.train(str(path), tmp_path / "other")
+        lenet_jax.train(path, tmp_path / "other")
     code, _, error = run_command(inspect.main, f"--workdir={path}")
     assert code == 2 and "were given in Python, and are not stored" in error
 

@@ -169,6 +169,7 @@ ALIASES = {
     "opt": "optimizer.name",
     "optimizer": "optimizer.name",
     "optimiser": "optimizer.name",
+    "schedule": "schedule.name",
     "beta1": "optimizer.b1",
     "beta2": "optimizer.b2",
     "bs": "train.batch_size",

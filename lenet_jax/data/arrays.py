@@ -158,9 +158,12 @@ def _images(x: Any, name: str) -> Shaped[np.ndarray, "..."]:
     if not np.isfinite([low, high]).all():
         raise UserError(f"{name} has pixels that are NaN or infinite")
     if low < 0 or high > 255 or (high > 1 and not _are_whole(images)):
+        hint = "Scale them as those of x."
+        if name == "x":
+            hint = "To scale them: (x - x.min()) / (x.max() - x.min()), x_test by the same numbers"
         raise UserError(
             f"{name} has pixels of {low:g} to {high:g}; floats are in 0 to 1, or 0, 1, 2, … 255\n"
-            f"To scale them: (x - {low:g}) / ({high:g} - {low:g})"
+            f"{hint}"
         )
     return images
 
@@ -176,7 +179,10 @@ def _no_array(x: Any, name: str) -> UserError:
     except (ValueError, TypeError, RuntimeError):
         shapes = []
     if len(shapes) < 2:
-        return UserError(f"{name} is no array of pixels, but a {type(x).__name__}")
+        what = f"a {type(x).__name__}"
+        if isinstance(x, np.ndarray):
+            what = f"an array of objects; of numbers: np.stack({name}).astype(float)"
+        return UserError(f"{name} is no array of pixels, but {what}")
     sizes = " and ".join("×".join(map(str, shape)) or "a number" for shape in shapes[:2])
     return UserError(
         f"{name} has images of {len(shapes)} sizes, such as {sizes}; they must be of one\n"

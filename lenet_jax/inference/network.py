@@ -137,7 +137,9 @@ class Network:
         if not isinstance(data, tuple | list) or len(data) != 2:
             raise UserError("data must be a Dataset, or two: (images, classes)")
         images, labels = self.prepare(data[0]), self._labels(np.asarray(data[1]))
-        if len(labels) != len(images) or not len(labels):
+        if not len(images):
+            raise UserError("there are no images to evaluate")
+        if len(labels) != len(images):
             raise UserError(f"{len(images):,} images, but {len(labels):,} classes")
         return images, labels
 

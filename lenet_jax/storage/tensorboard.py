@@ -27,9 +27,8 @@ class EventFile:
             from tensorboardX.event_file_writer import EventsWriter  # late: takes 0.3 s
             from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
             from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
-            from tensorboardX.summary import scalar
 
-        self._event, self._summary, self._scalar = Event, Summary, scalar
+        self._event, self._summary = Event, Summary
         make_folder(folder)
         # The default name, seconds and host, would be the same for two files within a second.
         self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}{suffix}")
@@ -39,7 +38,8 @@ class EventFile:
     def add(self, step: int, row: Mapping[str, float | int]) -> None:
         """Writes the scalars of a step; raises OSError if they cannot be written."""
         for name, value in row.items():
-            self._write(step=step, summary=self._scalar(name, value))
+            scalar = self._summary.Value(tag=name, simple_value=value)
+            self._write(step=step, summary=self._summary(value=[scalar]))
         self._writer.flush()
 
     def add_image(self, name: str, png: bytes, width: int, height: int) -> None:

@@ -129,6 +129,11 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
             "unknown flag --config.optimizer; did you mean --config.optimizer.name (now sgd)?",
         ),
         (
+            "--config.optimizer.schedule=constant",
+            "unknown flag --config.optimizer.schedule; did you mean --config.schedule.name"
+            " (now one_cycle)?",
+        ),
+        (
             "--config.optimiser.nam=adam",
             "unknown flag --config.optimiser.nam; did you mean --config.optimizer.name (now sgd)?",
         ),

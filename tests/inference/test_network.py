@@ -47,6 +47,11 @@ def test_wrong_classes_are_one_line(network, classes, message):
         network.evaluate((np.zeros((3, 28, 28), np.uint8), classes))
 
 
+def test_no_images_are_not_evaluated(network):
+    with pytest.raises(UserError, match="there are no images to evaluate"):
+        network.evaluate((np.zeros((0, 28, 28), np.uint8), []))
+
+
 def test_what_is_saved_is_loaded(network, tmp_path):
     file = network.save(tmp_path / "a.safetensors")
     images = np.random.default_rng(0).integers(0, 256, (4, 28, 28), np.uint8)

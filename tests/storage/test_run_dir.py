@@ -1,6 +1,7 @@
 import csv
 import errno
 import json
+import math
 import struct
 import subprocess
 import sys
@@ -184,9 +185,10 @@ def test_a_resumed_run_appends_to_the_given_rows(tmp_path):
     assert starts == [1, 3]  # TensorBoard hides what the first process logged of epoch 3
 
 
-def test_events_are_on_the_disk_at_once(tmp_path):
+def test_events_are_on_the_disk_at_once(tmp_path, caplog):
     with RunDir(tmp_path) as directory:
-        directory.log(row(1))
+        directory.log(row(1, math.nan))
+        assert not caplog.records
         tags = {v.tag for e in read_events(tmp_path / "tensorboard") for v in e.summary.value}
         assert tags == row(1).keys() - {"epoch"}
 
