@@ -86,6 +86,11 @@ def read_arrays(folder):
     return [read_idx(next(folder.glob(f"{name}*"))) for name in names]
 
 
+def test_a_folder_whose_name_is_too_long_is_refused():
+    with pytest.raises(UserError, match="cannot be read: File name too long"):
+        lenet_jax.train("configs/notes.py:smoke", "x" * 300)
+
+
 def test_arrays_train_as_their_files_do_and_the_run_says_that_they_are_not_stored(
     folder, finished, tmp_path, run_command
 ):

@@ -140,10 +140,10 @@ def look_back(
             " or choose another --workdir to start over."
         )
     if changed and (extended or not finished):
+        kept_text = f" (its text is {NETWORK} there)" if "network" in changed else ""
         raise UserError(
             f"{changed} changed since {directory.path} was started\n"
-            f"Restore it (a network is kept in {NETWORK} there), or choose another --workdir to"
-            " start over."
+            f"Restore it{kept_text}, or choose another --workdir to start over."
         )
     if previous["data_fingerprint"] != dataset.fingerprint:
         raise UserError(

@@ -178,8 +178,13 @@ def check(folder: Path) -> str | None:
             return f"{show(folder)} has no {MANIFEST}: its files cannot be checked"
         damaged = MANIFEST
     if damaged is not None:
+        what = (
+            "is missing or incomplete"
+            if damaged == MANIFEST
+            else f"is not as its run wrote it, see {MANIFEST}"
+        )
         raise UserError(
-            f"{folder} is damaged: {damaged} is not as its run wrote it, see {MANIFEST}\n"
+            f"{folder} is damaged: {damaged} {what}\n"
             "Restore a backup; if the change is yours, update the sums in that folder:\n"
             f"sha256sum {' '.join(SUMMED)} > {MANIFEST}"
         )

@@ -360,8 +360,10 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether a folder holds a sweep."""
-    return (path / PLAN).is_file()
+    """Whether a folder holds a sweep; one whose name no file can have holds none."""
+    with contextlib.suppress(OSError):
+        return (path / PLAN).is_file()
+    return False
 
 
 def _write_arrays(path: Path, arrays: Curves) -> None:
