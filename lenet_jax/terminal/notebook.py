@@ -32,10 +32,8 @@ def show_bar(unit: str, total: int, completed: float | int = 0) -> Callable[...,
     Returns:
       The function that updates its `completed` and `text`.
     """
-    from IPython.display import display
-
     bar = Bar(unit, total, completed)
-    handle: Any = display(bar, display_id=True)
+    handle: Any = sys.modules["IPython"].display.display(bar, display_id=True)
 
     def update(**changes: Any) -> None:
         bar.update(**changes)
