@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from lenet_jax.errors import UserError, printable
 from lenet_jax.reading import read_json
 from lenet_jax.storage.files import write_json
@@ -219,5 +217,7 @@ def make_trackers(names: Iterable[str], warn: Callable[[str], None]) -> list[Tra
 
 def _has_key() -> bool:
     """Whether `wandb login`, or the environment, has left an API key."""
+    import requests  # late: it takes 40 ms
+
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url))
