@@ -144,6 +144,8 @@ def _examples(x: Any, y: Any, images_name: str, labels_name: str) -> Examples:
 
 def _images(x: Any, name: str) -> Shaped[np.ndarray, "..."]:
     """Images with channels last, whose floats are in 0..1, or 0, 1, 2, … 255."""
+    if np.ma.is_masked(x):
+        raise UserError(f"{name} has masked pixels\nFill them: {name}.filled(0)")
     try:
         images = to_numpy(x)
     except (ValueError, TypeError, RuntimeError) as error:

@@ -108,6 +108,7 @@ WRONG = [
     ((X[:0], Y[:0]), "x has shape (0, 6, 6, 1): it is empty"),
     ((X[..., None].repeat(4, -1), Y), "x has shape (40, 6, 6, 4); images are"),
     ((None, Y), "x is no array of pixels, but a NoneType"),
+    ((np.ma.masked_less(X, 9), Y), "x has masked pixels\nFill them: x.filled(0)"),
     ((["a.png"] * 40, Y), "x has shape (40,); images are"),
     ((X, Y * 0 + 3), "y has the one label 3; at least two are needed"),
     ((X, Y + 0.5), "y has labels that are not whole numbers"),
