@@ -2,8 +2,9 @@
 
     python -m lenet_jax.main --config=configs/flax_mnist.py --workdir=runs/flax_mnist
 
-Expect: about 99.5 % test accuracy (of one seed), 824,650 parameters. The optimiser is the example's
-AdamW; the epochs and the schedule are ours.
+Expect: 99.37 ± 0.05 % test accuracy (mean ± sd over 20 seeds, see
+results/accuracy_flax_mnist.json), 824,650 parameters. The optimiser is the example's AdamW; the
+epochs and the schedule are ours.
 """
 
 from ml_collections import ConfigDict
