@@ -13,5 +13,9 @@ from lenet_jax.config import base
 def get_config(arg: str = "") -> ConfigDict:
     """Returns the config; the argument is `smoke` or empty."""
     config = base.get_config(arg)
-    config.update(model={"name": "mlp"}, data={"image_size": 28})
+    config.update(
+        model={"name": "mlp"},
+        data={"image_size": 28},
+        train={"micro_batch_size": 512},  # without windows to hold, larger products are faster
+    )
     return config
