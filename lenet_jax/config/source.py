@@ -82,7 +82,7 @@ def find_attribute(name: str, key: str, kind: str) -> Any:
     if not where.endswith(".py"):
         return getattr(_import(where, key, attribute), attribute, None)
     path = Path(where)
-    beside = code_of(name, kind) or b""  # edited, the file must run anew
+    beside = code_of(name, kind) or b""  # edited, they have the file run again
     return getattr(_run_once(path, read_source(path, kind), kind, beside), attribute, None)
 
 

@@ -217,7 +217,7 @@ def make_trackers(names: Iterable[str], warn: Callable[[str], None]) -> list[Tra
 
 def _has_key() -> bool:
     """Whether `wandb login`, or the environment, has left an API key."""
-    import requests  # late: it takes 40 ms
+    import requests  # late: few runs need it
 
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url))

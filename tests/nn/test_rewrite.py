@@ -82,6 +82,7 @@ def test_values_and_derivatives_are_the_modules(name, size, stride, padding, act
         (64, (10, 9), (3, 40), (3, 3), (1, 1), "SAME"),
         (17, (11, 12), (30, 17), (5, 3), (2, 1), "VALID"),
         (1, (7, 7), (1, 33), (2, 2), (2, 3), ((0, 2), (3, 1))),
+        (32, (50, 60), (2, 17), (3, 3), (1, 1), "SAME"),  # in several bands of rows
     ],
 )
 def test_the_native_convolution_and_its_derivatives(

@@ -101,6 +101,18 @@ ffi::Error call_convolution_kernel_gradient(ffi::ThreadPool pool, Floats32 x, Fl
   return ffi::Error::Success();
 }
 
+auto convolution_binding() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .Arg<Floats32>()
+      .Arg<Floats32>()
+      .Attr<int32_t>("row_stride")
+      .Attr<int32_t>("column_stride")
+      .Attr<int32_t>("top")
+      .Attr<int32_t>("left")
+      .Ret<Floats32>();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
@@ -126,23 +138,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>().Ret<Floats32>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(linear_input_gradient, call_linear_input_gradient,
                               ffi::Ffi::Bind().Arg<Floats32>().Arg<Floats32>().Ret<Floats32>());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_forward, call_convolution,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats32>()
-                                  .Arg<Floats32>()
-                                  .Attr<int32_t>("row_stride")
-                                  .Attr<int32_t>("column_stride")
-                                  .Attr<int32_t>("top")
-                                  .Attr<int32_t>("left")
-                                  .Ret<Floats32>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_forward, call_convolution, convolution_binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_kernel_gradient, call_convolution_kernel_gradient,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .Arg<Floats32>()
-                                  .Arg<Floats32>()
-                                  .Attr<int32_t>("row_stride")
-                                  .Attr<int32_t>("column_stride")
-                                  .Attr<int32_t>("top")
-                                  .Attr<int32_t>("left")
-                                  .Ret<Floats32>());
+                              convolution_binding());

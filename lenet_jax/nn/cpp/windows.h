@@ -165,12 +165,8 @@ void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
                      const float* cotangent, float* kernel) {
   const long stride = (layer.filters + kLanes - 1) / kLanes * kLanes;  // whole vectors
   thread_local std::vector<float> turned_buffer, sums_buffer;
-  float* const turned = reserve(turned_buffer, layer.pixels() * layer.batch * stride);
   float* const sums = reserve(sums_buffer, layer.taps() * stride);
-  threads.share(layer.pixels(), [&](long pixel) {
-    transpose_pixel(layer, cotangent + pixel * layer.batch, stride,
-                    turned + pixel * layer.batch * stride);
-  });
+  std::fill_n(sums, layer.taps() * stride, 0.0f);
   // The output pixels of a row whose windows have no padding at their sides: from `first` on.
   const long first = std::clamp((layer.left + layer.column_stride - 1) / layer.column_stride, 0L,
                                 layer.out_width);
@@ -180,27 +176,37 @@ void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
     ++inner;
   }
   const std::vector<float> zeros(std::max(inner, 1L) * layer.column_stride * layer.batch);
-  constexpr long kBlock = 4 * kLinearRows;  // which read a row of the cotangent together
-  threads.share((layer.taps() + kBlock - 1) / kBlock, [&](long block) {
-    const long start = block * kBlock, count = std::min(layer.taps() - start, kBlock);
-    std::fill_n(sums + start * stride, count * stride, 0.0f);
-    for (long y = 0; y < layer.out_height; ++y) {
-      for_tiles<kLinearRows>(count, [&](auto rows, long row) {
-        for (long pixel = 0; pixel < layer.out_width;) {
-          const long pixels = pixel == first ? std::max(inner, 1L) : 1;
-          kernel_gradient_rows<rows()>(
-              layer, start + row, y, pixel, pixels, x, zeros.data(),
-              turned + (y * layer.out_width + pixel) * layer.batch * stride, stride,
-              sums + (start + row) * stride);
-          pixel += pixels;
-        }
-      });
-    }
-    for (long row = start; row < start + count; ++row) {
-      std::memcpy(kernel + row * layer.filters, sums + row * stride,
-                  layer.filters * sizeof(float));
-    }
-  });
+  // Rows of the output whose cotangent is turned at once: megabytes, however large the images.
+  constexpr long kTurned = 1L << 20;
+  const long row_floats = layer.out_width * layer.batch * stride;
+  const long band = std::clamp(kTurned / row_floats, 1L, layer.out_height);
+  float* const turned = reserve(turned_buffer, band * row_floats);
+  constexpr long kBlock = 4 * kLinearRows;  // taps, which read a row of the cotangent together
+  for (long top = 0; top < layer.out_height; top += band) {
+    const long bottom = std::min(top + band, layer.out_height);
+    threads.share((bottom - top) * layer.out_width, [&](long pixel) {
+      transpose_pixel(layer, cotangent + (top * layer.out_width + pixel) * layer.batch, stride,
+                      turned + pixel * layer.batch * stride);
+    });
+    threads.share((layer.taps() + kBlock - 1) / kBlock, [&](long block) {
+      const long start = block * kBlock, count = std::min(layer.taps() - start, kBlock);
+      for (long y = top; y < bottom; ++y) {
+        for_tiles<kLinearRows>(count, [&](auto rows, long row) {
+          for (long pixel = 0; pixel < layer.out_width;) {
+            const long pixels = pixel == first ? std::max(inner, 1L) : 1;
+            kernel_gradient_rows<rows()>(
+                layer, start + row, y, pixel, pixels, x, zeros.data(),
+                turned + (y - top) * row_floats + pixel * layer.batch * stride, stride,
+                sums + (start + row) * stride);
+            pixel += pixels;
+          }
+        });
+      }
+    });
+  }
+  for (long tap = 0; tap < layer.taps(); ++tap) {
+    std::memcpy(kernel + tap * layer.filters, sums + tap * stride, layer.filters * sizeof(float));
+  }
 }
 
 }  // namespace
