@@ -107,18 +107,19 @@ class Console:
             layers: each layer's name, output shape without batch, and number of parameters.
             num_params: number of parameters of the network.
         """
+        # Notebooks that are shared name no one's folders.
         if self._in_notebook and Path(workdir).is_relative_to(Path.cwd()):
-            workdir = Path(workdir).relative_to(
-                Path.cwd()
-            )  # shared notebooks name no one's folders
+            workdir = Path(workdir).relative_to(Path.cwd())
         self._pairs({"device": device, "dataset": dataset, "workdir": workdir})
         rows = [("layer", "output", "parameters")]
         rows += [(name, "×".join(map(str, shape)), f"{count:,}") for name, shape, count in layers]
         rows += [("total", "", f"{num_params:,}")]
-        wide = max(len(shape) for _, shape, _ in rows)
+        names, shapes = (max(len(row[column]) for row in rows) for column in (0, 1))
+        are_known = any(shape for _, shape, _ in layers)
         self._print()
         for index, (name, shape, count) in enumerate(rows):
-            line = f"{name:<14} {shape:<{wide}} {count:>12}"
+            output = f" {shape:<{shapes}}" if are_known else ""
+            line = f"{name:<{max(names, 14)}}{output} {count:>12}"
             self._print((line, "" if index else "dim"))
         self._print()
 

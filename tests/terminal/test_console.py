@@ -95,6 +95,19 @@ def test_header_has_a_table_of_aligned_layers(plain):
     assert len({len(line) for line in table}) == 1
 
 
+def test_header_has_no_column_of_outputs_where_none_is_known(plain):
+    layers = [("blocks.0.convolution", (), 156), ("linear", (), 1_250)]
+    Console(plain).header("cpu", "mnist", WORKDIR, layers, 1_406)
+    table = plain.getvalue().splitlines()[-5:-1]
+    assert [line.split() for line in table] == [
+        ["layer", "parameters"],
+        ["blocks.0.convolution", "156"],
+        ["linear", "1,250"],
+        ["total", "1,406"],
+    ]
+    assert len({len(line) for line in table}) == 1
+
+
 def test_result_counts_the_wrong_images(plain):
     Console(plain).result(SUMMARY, [])
     assert "test accuracy  99.12 %  (88 wrong of 10,000)" in plain.getvalue().splitlines()
