@@ -97,7 +97,9 @@ def test_header_has_a_table_of_aligned_layers(plain):
 
 def test_header_has_no_column_of_outputs_where_none_is_known(plain):
     layers = [("blocks.0.convolution", (), 156), ("linear", (), 1_250)]
-    Console(plain).header("cpu", "mnist", WORKDIR, layers, 1_406)
+    Console(plain).header(
+        device="cpu", dataset="mnist", workdir=WORKDIR, layers=layers, num_params=1_406
+    )
     table = plain.getvalue().splitlines()[-5:-1]
     assert [line.split() for line in table] == [
         ["layer", "parameters"],
