@@ -27,6 +27,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Integer, UInt8
 
 from lenet_jax import machine
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
 from lenet_jax.nn import cpu_kernels, native
 from lenet_jax.nn.phase import conv_phases, first_equals, max_over_phases
@@ -149,21 +150,22 @@ def linear(
     return jnp.matmul(x, kernel, precision=precision) + bias.reshape(1, -1)
 
 
-def choose_backend(backend: Backend, platform: str | None = None) -> Backend:
-    """Resolves `auto`: `native` on a CPU with a C++ compiler, else `phase`.
+def choose_backend(backend: Backend, device: Any = None) -> Backend:
+    """Resolves `auto` to the first backend of `device_defaults` that is available.
 
     Args:
       backend: as requested.
-      platform: of the device that computes; None: that of `machine.devices`.
+      device: the one that computes; None: the first of `machine.devices`.
 
     Raises:
       UserError: `native` is requested, and not available.
     """
-    on_cpu = (platform or machine.devices()[0].platform) == "cpu"
+    device = device or machine.devices()[0]
     if backend == "auto":
-        return "native" if on_cpu and native.missing() is None else "phase"
+        backends = defaults_of(device).backends
+        return next(name for name in backends if name != "native" or native.missing() is None)
     if backend == "native":
-        if not on_cpu:
+        if device.platform != "cpu":
             raise UserError(
                 "config.model.backend=native is for CPUs\nLeave it out: the fastest is taken."
             )
@@ -173,7 +175,7 @@ def choose_backend(backend: Backend, platform: str | None = None) -> Backend:
 
 def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) -> Backend:
     """`choose_backend` for arrays; `native` supports one kernel size, and float32."""
-    chosen = choose_backend(backend, _platform(x) or _platform(kernel))
+    chosen = choose_backend(backend, _device(x) or _device(kernel))
     if 0 in x.shape:  # of which there is nothing to gain
         return "plain"
     if chosen != "native" or (has_size and x.dtype == kernel.dtype == jnp.float32):
@@ -184,28 +186,26 @@ def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) ->
     raise ValueError(f"`native` takes float32, and 5×5 kernels, not {size} of {kernel.dtype}")
 
 
-def _platform(array: Array) -> str | None:
-    """The platform that an array is bound to; None while it is traced, or may be moved."""
+def _device(array: Array) -> Any:
+    """A device that an array is bound to; None while it is traced, or may be moved."""
     if not isinstance(array, jax.Array) or isinstance(array, Tracer):
         return None
-    return next(iter(array.devices())).platform if array.committed else None
+    return next(iter(array.devices())) if array.committed else None
 
 
-def compiler_options(platform: str | None = None) -> dict[str, Any]:
+def compiler_options(device: Any = None) -> dict[str, Any]:
     """Options for `jax.jit` under which `phase` adds the terms of its sums in one order.
 
-    They choose Eigen's matrix product over YNNPACK's, on one thread. Equal windows tie under any
-    product (`phase.first_equals`). Unequal windows that differ only where a pruned kernel is 0 have
-    equal sums only if the terms of every phase are added in the same order. With these options they
-    are, for up to 8 input channels of a 5×5 kernel; on four or more threads a product of few
-    columns may still be split within a phase.
+    On a CPU they choose Eigen's matrix product over YNNPACK's, on one thread. Equal windows tie
+    under any product (`phase.first_equals`). Unequal windows that differ only where a pruned kernel
+    is 0 have equal sums only if the terms of every phase are added in the same order. With these
+    options they are, for up to 8 input channels of a 5×5 kernel; on four or more threads a product
+    of few columns may still be split within a phase.
 
     Args:
-      platform: of the device that computes; None: that of `machine.devices`.
+      device: the one that computes; None: the first of `machine.devices`.
     """
-    if (platform or machine.devices()[0].platform) != "cpu":
-        return {}
-    return {"xla_cpu_experimental_ynn_fusion_type": "", "xla_cpu_multi_thread_eigen": False}
+    return dict(defaults_of(device or machine.devices()[0]).compiler_options)
 
 
 def _promote(x: Array, kernel: Array, bias: Array, rank: int) -> tuple[Array, Array, Array]:

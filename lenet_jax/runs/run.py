@@ -9,8 +9,9 @@ from typing import Any
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax import data
+from lenet_jax import data, machine
 from lenet_jax.config.networks import is_code, source_of
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import ExitCode, UserError, expand, writing
 from lenet_jax.inference.description import Description, disagreements
 from lenet_jax.inference.load import load, load_model
@@ -204,7 +205,9 @@ def _print_header(console: Console, trainer: Trainer, record: Record, workdir: P
     )
     for remark in dataset.remarks:
         console.note(remark)
-    on_cpu = values["jax_backend"] == "cpu"
+    defaults = defaults_of(machine.devices()[0])
+    if remark := defaults.faster(trainer.config):
+        console.note(remark)
     auto = trainer.config.model.get("backend") == "auto" and trainer.spec.network is LeNet
-    if auto and on_cpu and native.missing():
+    if auto and "native" in defaults.backends and native.missing():
         console.note(f"training is slower than it could be: {native.missing()}")

@@ -21,6 +21,7 @@ from lenet_jax.config.file import Config
 from lenet_jax.config.networks import find_class, traced_arguments
 from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
@@ -30,9 +31,6 @@ from lenet_jax.training.optim import make_optimizer
 from lenet_jax.training.sizes import floats_per_image, num_params
 from lenet_jax.training.spec import Spec, make_spec
 
-MEMBERS_PER_DEVICE = {"cpu": 4}  # so that an interruption loses at most a minute of work
-MOST_PER_DEVICE = 1024  # where members train side by side; see results/accelerator_*.json
-SHARE_OF_MEMORY = 0.8
 FLOAT = 4  # bytes
 
 
@@ -176,9 +174,9 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
     Raises:
       UserError: not even one member fits.
     """
-    platform = devices[0].platform
-    per_device = MEMBERS_PER_DEVICE.get(platform, MOST_PER_DEVICE)
-    while memory_needed(group, devices, per_device, strategy) > SHARE_OF_MEMORY * memory:
+    defaults = defaults_of(devices[0])
+    per_device, allowed = defaults.members, defaults.share_of_memory * memory
+    while memory_needed(group, devices, per_device, strategy) > allowed:
         if per_device == 1:
             need = memory_needed(group, devices, 1, strategy)
             raise UserError(
@@ -203,7 +201,7 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
     member = 3 * FLOAT * num_params(spec) * copies
     concurrent = per_device if strategy == "vmap" else 1
     images = max(spec.micro_batch_size, spec.eval_batch_size)
-    work = concurrent * images * FLOAT * floats_per_image(spec)
+    work = round(concurrent * images * FLOAT * floats_per_image(spec, devices[0]))
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
     device = data + per_device * member + work

@@ -7,6 +7,7 @@ from typing import Any
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.data.arrays import given
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 from lenet_jax.machine import ASSUMED_MEMORY, what_changed
 from lenet_jax.plots.output import draw
@@ -91,6 +92,8 @@ def run(
         with store.lock("collect"):
             return _collect(store, members, chunks, console)
     for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
+        console.note(remark)
+    if remark := defaults_of(machine.devices()[0]).faster(config):
         console.note(remark)
     if store.lock_note:
         console.warn(store.lock_note)

@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from lenet_jax import machine
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.nn import ops
 from lenet_jax.nn.calls import call
 from lenet_jax.nn.lenet import LeNet
@@ -49,13 +50,16 @@ def apply_in_training(
 
 
 def _fast(spec: Spec, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward pass in the run's precision; on a CPU in fast forms, which LeNet has itself."""
+    """The forward pass in the run's precision, in fast forms where they suit the device.
+
+    LeNet has them itself.
+    """
     if spec.network is LeNet:
         return forward
-    on_cpu = machine.devices()[0].platform == "cpu"
+    rewrites = defaults_of(machine.devices()[0]).rewrites
 
     def run(*args: Any) -> Any:
         with jax.default_matmul_precision(spec.precision):
-            return (fast_forms(forward) if on_cpu else forward)(*args)
+            return (fast_forms(forward) if rewrites else forward)(*args)
 
     return run

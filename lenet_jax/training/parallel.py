@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree, Shaped
 
 from lenet_jax import machine
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.nn import ops
 
 AXIS = "devices"
@@ -26,7 +27,7 @@ def count_sharing(batch_size: int, micro_batch_size: int) -> int:
     Only the cores of a CPU do: a batch is little work for one accelerator, let alone for several.
     """
     devices = machine.devices()
-    if devices[0].platform != "cpu" or batch_size % micro_batch_size:
+    if not defaults_of(devices[0]).shares_batches or batch_size % micro_batch_size:
         return 1
     micro_batches = batch_size // micro_batch_size
     return max(n for n in range(1, len(devices) + 1) if micro_batches % n == 0)

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int32, PyTree
 from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.training.batches import Batch, DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
@@ -200,7 +201,7 @@ class Population:
         first = self._mesh.devices.flat[0]
 
         def compute(*args: Any) -> Any:
-            with jax.default_device(first):  # the layers' backend is that of its platform
+            with jax.default_device(first):  # for which the layers choose their backend
                 return function(*args)
 
         sharded = jax.shard_map(
@@ -210,7 +211,7 @@ class Population:
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        options |= {"compiler_options": self.spec.compiler_options(first.platform)}
+        options |= {"compiler_options": self.spec.compiler_options(first)}
         return jax.jit(sharded, **options)
 
     def _begin(self, settings: Settings) -> Members:
@@ -345,7 +346,7 @@ class Population:
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:
     """Resolves `auto` to what suits the device."""
     if strategy == "auto":
-        return "map" if device.platform == "cpu" else "vmap"
+        return defaults_of(device).strategy
     return strategy
 
 

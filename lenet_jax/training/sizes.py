@@ -11,6 +11,7 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from lenet_jax import machine
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
 from lenet_jax.nn.calls import call
 from lenet_jax.nn.graph import bodies
@@ -49,10 +50,10 @@ def multiplications(spec: Spec) -> list[int]:
     return [count for count in counts if count]
 
 
-def floats_per_image(spec: Spec) -> int:
-    """Floats held at once for one image in training, estimated.
+def floats_per_image(spec: Spec, device: Any) -> float:
+    """Floats held at once for one image in training on a device, estimated.
 
-    Of LeNet ten times its windows and phases; of others twice what all operations give.
+    Of LeNet a multiple of its windows and phases; of others twice what all operations give.
     """
     if spec.network is LeNet:
         channels, total = dict(spec.model)["in_channels"], sum(dict(spec.model)["features"])
@@ -61,7 +62,7 @@ def floats_per_image(spec: Spec) -> int:
             if positions:  # a convolution
                 total += (36 * channels + 2 * 4 * features) * math.prod(positions)
             channels = features
-        return 10 * total
+        return defaults_of(device).windows_held * total
     outputs = (out for equation in _equations(_forward(spec).jaxpr) for out in equation.outvars)
     return 2 * sum(math.prod(out.aval.shape) for out in outputs)
 

@@ -138,13 +138,13 @@ class Spec:
         """Whether a forward pass in training changes variables, or draws from them."""
         return bool(jax.tree.leaves(split_variables(self.variables)[1]))
 
-    def compiler_options(self, platform: str | None = None) -> dict[str, Any]:
+    def compiler_options(self, device: Any = None) -> dict[str, Any]:
         """Options for `jax.jit`: LeNet's layers need some, see `ops.compiler_options`.
 
         Args:
-          platform: of the device that computes; None: that of `machine.devices`.
+          device: the one that computes; None: the first of `machine.devices`.
         """
-        return ops.compiler_options(platform) if self.network is LeNet else {}
+        return ops.compiler_options(device) if self.network is LeNet else {}
 
     def make_model(self, key: Key[Array, ""], traced: Mapping[str, ScalarLike] = EMPTY) -> Any:
         """The network with initial parameters drawn from `key`, and with arrays for `traced`."""
