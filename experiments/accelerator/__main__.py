@@ -2,6 +2,7 @@ r"""What does a GPU or TPU compute, how fast, and how far from float64? Minutes,
 
     python -m experiments.accelerator
     python -m experiments.accelerator --stages=populations,thousand --minutes=4 --again
+    python -m experiments.accelerator --decide=results/accelerator_nvidia_h200.json
 
 The stages, each a process of its own, the most valuable first:
 
@@ -17,8 +18,10 @@ The stages, each a process of its own, the most valuable first:
 
 Each writes its results into `results/accelerator_DEVICE.json` as soon as it has them. A stage that
 is done is left out when the command runs again; one that failed is recorded, with its error, and
-the others run. It needs the package, with JAX, Flax, optax, ml_collections and absl: neither TFDS,
-nor figures, nor a network connection. Exit code: 0, or 1 if a stage failed.
+the others run. At the end, and with `--decide` from results that are there, it prints the row of
+`lenet_jax.device_defaults` that the results imply. It needs the package, with JAX, Flax, optax,
+ml_collections and absl: neither TFDS, nor figures, nor a network connection. Exit code: 0, or 1 if
+a stage failed.
 """
 
 import argparse
@@ -32,7 +35,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments.accelerator import device, record, table
+from experiments.accelerator import decide, device, record, table
 from experiments.accelerator.record import Stage, log
 from lenet_jax import machine
 
@@ -55,6 +58,9 @@ DONE, FAILED = 0, 1
 def main(argv: list[str] | None = None) -> int:
     """Runs the stages that are asked for and not done; the exit code."""
     arguments = parse(argv)
+    if arguments.decide:
+        print("\n".join(decide.lines(record.read(arguments.decide), arguments.decide)))
+        return DONE
     if arguments.run_stage:
         run_stage(arguments)
         return DONE
@@ -79,6 +85,8 @@ def main(argv: list[str] | None = None) -> int:
     results = record.read(file)
     for line in table.lines(results):
         log(line)
+    if not arguments.short:
+        log("\n".join(decide.lines(results, file)))
     log(f"written: {file}")
     asked = [results["stages"].get(name, {}).get("status") for name in arguments.stages]
     return FAILED if set(asked) & {"failed", "out of time"} else DONE
@@ -97,11 +105,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="repeat stages that are done")
     parser.add_argument("--short", action="store_true", help="sizes that a CPU can train")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument(
+        "--decide", type=Path, metavar="FILE", help="only say what the results in a file imply"
+    )
     # How the command starts a stage in a process of its own.
     parser.add_argument("--run_stage", help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, default=0.0, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.decide and not arguments.decide.is_file():
+        parser.error(f"there is no file {arguments.decide}")
     unknown = [name for name in arguments.stages if name not in SECONDS]
     if unknown:
         parser.error(f"no stage {', '.join(unknown)}; there are {', '.join(SECONDS)}")

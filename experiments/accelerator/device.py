@@ -30,6 +30,7 @@ def describe(file: Path) -> None:
 
     results = record.read(file)
     results["environment"] = environment(_installed(PACKAGES + CUDA_PACKAGES)) | {
+        "jax_backend": jax.devices()[0].platform,
         "devices": [device.device_kind for device in jax.devices()],
         "platform_version": jax.devices()[0].client.platform_version,
         "memory": record.memory(),

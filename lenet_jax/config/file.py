@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from lenet_jax.config import base
 from lenet_jax.config.key import Key
 from lenet_jax.config.networks import LENET
-from lenet_jax.config.rules import ADDED, RENAMED
+from lenet_jax.config.rules import ADDED, RENAMED, SPELLINGS
 from lenet_jax.config.schema import (
     current_names,
     find_mistakes,
@@ -65,7 +65,7 @@ def stored_value(path: str, value: Any, key: Key) -> Any:
       ValueError: the key cannot have it.
     """
     if isinstance(value, str):
-        value = _parse(value, key)
+        value = _respelled(path, _parse(value, key))
     if not is_valid(path, value, key):
         raise ValueError(f"{path} cannot be {show(value)}")
     if value is None:
@@ -214,6 +214,7 @@ def build(
             except ValueError:
                 values[path] = value
         overridden.add(path)
+    values = {path: _respelled(path, value) for path, value in values.items()}
     mistakes += find_mistakes(values, known)
     if mistakes:
         lines = [*mistakes[:2], "; ".join(mistakes[2:])]
@@ -264,6 +265,11 @@ def _model(known: Mapping[str, Key]) -> dict[str, Key]:
         for path, key in known.items()
         if path.startswith("model.") and path != "model.name"
     }
+
+
+def _respelled(path: str, value: Any) -> Any:
+    """The usual spelling of a value."""
+    return SPELLINGS.get(f"{path}={value}", value) if isinstance(value, str) else value
 
 
 def _as_kind(value: Any, kind: type) -> Any:

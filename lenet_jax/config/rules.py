@@ -151,6 +151,9 @@ OWN_KINDS = {
 # Former names of keys, still accepted in files and on command lines.
 RENAMED = {"model.lowering": "model.backend"}
 
+# Other spellings of values, which are replaced.
+SPELLINGS = {"train.precision=tf32": "tensorfloat32"}
+
 # Keys that the config.json of an older version lacks; their defaults are what it did.
 ADDED = (
     *("model.name", "train.schedule_epochs", "train.precision"),

@@ -78,6 +78,10 @@ def test_a_former_name_of_a_key_sets_it() -> None:
         parse_overrides("--config.model.lowering=fast")
 
 
+def test_a_value_has_other_spellings() -> None:
+    assert parse_overrides("--config.train.precision=tf32").train.precision == "tensorfloat32"
+
+
 def test_a_command_has_flags_of_its_own() -> None:
     flag_values = make_flags()
     flags.DEFINE_bool("profile", False, "record a trace", flag_values=flag_values)
