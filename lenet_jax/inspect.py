@@ -1,7 +1,8 @@
 """Shows what a network has learned: `python -m lenet_jax.inspect --workdir=RUN`.
 
-Writes figures as PNG and to TensorBoard, and `report.html`, a self-contained page. With
-`--compare=RUN,RUN,…`, writes a page that compares several runs.
+Writes figures as PNG and to TensorBoard, and two self-contained pages: `report.html`, and, of a
+LeNet, `network.html`, in which it reads what one draws. With `--compare=RUN,RUN,…`, writes a page
+that compares several runs.
 """
 
 import argparse
@@ -75,6 +76,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.report import page
     from lenet_jax.report.figures import draw_figures
     from lenet_jax.report.findings import find
+    from lenet_jax.report.live import live_page
 
     remarks: list[str] = []
     given = Description(**description(arguments))
@@ -100,12 +102,17 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     figures = draw_figures(network, dataset, findings)
     record = read_json(path / RECORD, RunRecord) or {}
     images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
-    report = page.report(network, dataset, findings, figures, record, changed)
+    pages = {"report.html": page.report(network, dataset, findings, figures, record, changed)}
+    if network.is_lenet:
+        pages["network.html"] = live_page(network, dataset, findings.logits)
+    else:
+        kind = type(network.model).__name__
+        remarks.append(f"network.html is left out: it shows LeNets, and this is a {kind}")
     with writing(out):
-        _write(out, {**images, "report.html": report}, force=arguments.force)
+        _write(out, {**images, **pages}, force=arguments.force)
         _write_events(out / TENSORBOARD, figures, images)
     _print_summary(network, findings)
-    for file in (*sorted(images), "report.html"):
+    for file in (*sorted(images), *pages):
         print(f"  {out / file}")
     print_remarks([*findings.left_out, *remarks])
     return ExitCode.DONE
