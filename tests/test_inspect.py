@@ -1,6 +1,5 @@
 import functools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tensorboardX.proto import event_pb2
 
 from lenet_jax import inspect
+from tests.support.chromium import browse, need_chromium
 from tests.support.photos import photo
 from tests.support.root import ROOT
 from tests.support.runs import renew_sums
@@ -24,7 +24,6 @@ FIGURES = [
     *("calibration", "confusion_matrix", "conv1_filters", "conv2_filters", "curves"),
     *("histograms", "journey", "mistakes", "saliency"),
 ]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
 @pytest.fixture(scope="session")
@@ -66,35 +65,6 @@ class Page(HTMLParser):
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
-
-
-def browse(page, folder):
-    """The page as Chromium has it once loaded, and what its console says."""
-    assert CHROMIUM
-    switches = [
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
-        *("disable-background-networking", "disable-component-update", "dump-dom"),
-        "enable-logging=stderr",
-    ]
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *(f"--{switch}" for switch in switches),
-            f"--user-data-dir={folder / 'profile'}",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, re.findall(r"CONSOLE.*", done.stderr)
-
-
-def need_chromium():
-    if CHROMIUM is None:
-        assert not os.environ.get("LENET_JAX_REQUIRE_CHROMIUM"), "chromium is not installed"
-        pytest.skip("chromium is not installed: apt-get install chromium")
 
 
 def test_chromium_loads_the_report_without_errors(inspected, tmp_path):
@@ -315,4 +285,4 @@ def test_the_reports_style_and_templates_are_installed_with_the_package():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     files = project["tool"]["setuptools"]["package-data"]["lenet_jax.report"]
-    assert files == ["page.css", "templates/*"]
+    assert files == ["page.css", "templates/*", "live/*"]

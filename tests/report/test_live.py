@@ -1,0 +1,240 @@
+import base64
+import html
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from lenet_jax.data.dataset import Dataset, Split
+from lenet_jax.data.form import ImageForm
+from lenet_jax.inference.load import load
+from lenet_jax.inference.network import Network
+from lenet_jax.nn.lenet import LeNet
+from lenet_jax.report.live import SCRIPTS, live_page, to_data
+from tests.support.chromium import browse, need_chromium
+from tests.support.handwriting import draw_digit
+
+pytestmark = pytest.mark.slow
+
+DRAWINGS = [(digit, seed) for seed in range(10) for digit in range(10)]
+NETWORKS = {
+    "average, tanh, 3 channels": {"pool": "avg", "activation": "tanh", "in_channels": 3},
+    "gelu, padding": {"activation": "gelu", "padding": 2, "image_size": 28},
+    "silu, elsewhere sized": {
+        **{"activation": "silu", "channels": (3, 5), "features": (30, 20)},
+        **{"num_classes": 26, "image_size": 40},
+    },
+    "elu": {"activation": "elu"},
+    "leaky_relu": {"activation": "leaky_relu"},
+    "sigmoid": {"activation": "sigmoid", "pool": "avg"},
+}
+# What the proof runs in the page: `given` is what Python wants it to compute.
+PROBE = """
+const encode = (array) => btoa(String.fromCharCode(...new Uint8Array(array.buffer)));
+function logitsOf(network, pixels) {
+  const { imageSize, channels } = network;
+  const size = imageSize ** 2 * channels;
+  return Array.from({ length: pixels.length / size }, (_, i) => {
+    const values = Float32Array.from(pixels.subarray(i * size, (i + 1) * size));
+    const image = { height: imageSize, width: imageSize, channels, values };
+    return [...forward(network, image).fc3.values];
+  });
+}
+function draw(strokes) {
+  sheet.clear();
+  sheet.strokes = strokes;
+  redraw();
+  return {
+    sheet: sheet.canvas.toDataURL(),
+    image: encode(Uint8Array.from(state.outputs.image.values)),
+    answer: byId("answer").textContent,
+    redraw: state.redraw,
+  };
+}
+function drawWithEvents([{ points }]) {
+  sheet.clear();
+  const box = sheet.canvas.getBoundingClientRect();
+  const send = (target, kind, { x, y }) =>
+    target.dispatchEvent(
+      new PointerEvent(kind, {
+        pointerId: 7,
+        clientX: box.left + (x * box.width) / SHEET,
+        clientY: box.top + (y * box.height) / SHEET,
+      }),
+    );
+  send(sheet.canvas, "pointerdown", points[0]);
+  for (const point of points.slice(1)) send(window, "pointermove", point);
+  send(window, "pointerup", points.at(-1));
+  redraw();
+  return byId("answer").textContent;
+}
+/** How far what is explained of some values of each stage is from the values themselves. */
+function explanations() {
+  const far = {};
+  for (const stage of stages) {
+    const view = views.get(stage.key);
+    const { channels, width, values } = state.outputs[stage.output];
+    const { rows, columns, maps } = view.layout;
+    for (let i = 0; i < 20; i++) {
+      const [map, row, column] = [i % maps, (7 * i) % rows, (5 * i) % columns];
+      const place = view.at({ map, row, column });
+      if (!place) continue;
+      choose(place);
+      const index = place.unit ?? (row * width + column) * channels + map;
+      const { sentence, total, block } = explain(network, state.outputs, stage, place);
+      if (!sentence.includes(stage.kind === "image" ? `${values[index]}` : format(values[index])))
+        far[`${stage.key} ${i}`] = sentence;
+      const sum = total ? total.sum + total.bias : null;
+      if (total && Math.abs(sum - total.before) > 1e-4) far[stage.key] = [sum, total.before];
+      if (block && block.winner !== null && block.values[block.winner] !== values[index])
+        far[stage.key] = block;
+    }
+  }
+  choose(null);
+  return far;
+}
+function goThroughSteps() {
+  const names = [];
+  byId("slow-toggle").click();
+  for (; !byId("slow-next").disabled; byId("slow-next").click())
+    names.push(byId("slow-name").textContent);
+  byId("slow-toggle").click();
+  return names;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def network(notes_run):
+    return load(notes_run)
+
+
+@pytest.fixture(scope="module")
+def dataset(network):
+    return network.load_data(print)
+
+
+def run_probe(page, code, given, folder):
+    """What code gives within a page; the page as Chromium has it then, and its console."""
+    need_chromium()
+    data = json.dumps(given).replace("<", "\\u003c")
+    proof = (
+        f"<script>{PROBE} const given = {data};\n"
+        "const proof = document.createElement('pre'); proof.id = 'proof';\n"
+        f"proof.textContent = JSON.stringify((() => {{ {code} }})()); document.body.append(proof);"
+        "</script>"
+    )
+    (folder / "page.html").write_text(page.replace("</body>", f"{proof}</body>"))
+    dom, console = browse(folder / "page.html", folder)
+    found = re.search(r'<pre id="proof">(.*?)</pre>', dom, re.DOTALL)
+    assert found, console
+    return json.loads(html.unescape(found[1])), dom, console
+
+
+def encode(array):
+    return base64.b64encode(array.tobytes()).decode()
+
+
+def other_networks():
+    """LeNets of other sizes and layers, with images: all that a page is given of them."""
+    rng = np.random.default_rng(0)
+    for arguments in NETWORKS.values():
+        model = LeNet(**arguments, rngs=nnx.Rngs(0))
+        channels, side = model.conv1.in_features, model.image_size
+        names = tuple(map(str, range(model.fc3.out_features)))
+        network = Network(model, (33.0,) * channels, (78.0,) * channels, names, "random")
+        images = rng.integers(0, 256, (5, side, side, channels), np.uint8)
+        yield network, images
+
+
+def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
+    network, dataset, tmp_path
+):
+    images = dataset.test.images[:200]
+    others = [
+        (other, pixels, Split(pixels, np.zeros(len(pixels), np.int32)))
+        for other, pixels in other_networks()
+    ]
+    given = {
+        "images": encode(images),
+        "drawings": [draw_digit(*drawing) for drawing in DRAWINGS],
+        "others": [to_data(other, split, other.logits(pixels)) for other, pixels, split in others],
+        "other_images": [encode(pixels) for _, pixels, _ in others],
+    }
+    code = """return {
+      logits: logitsOf(network, bytesOf(given.images)),
+      others: given.others.map((each, i) =>
+        logitsOf(readNetwork(each), bytesOf(given.other_images[i]))),
+      drawings: given.drawings.map(draw),
+      events: drawWithEvents(given.drawings[3]),
+      explanations: explanations(),
+      steps: goThroughSteps(),
+    }"""
+    logits = network.logits(dataset.test.images)
+    page = live_page(network, dataset, logits)
+    assert len(page) < 1_500_000
+    result, _, console = run_probe(page, code, given, tmp_path)
+    assert console == []
+    np.testing.assert_allclose(result["logits"], logits[:200], atol=1e-4, rtol=0)
+    for got, (other, pixels, _) in zip(result["others"], others, strict=True):
+        np.testing.assert_allclose(got, other.logits(pixels), atol=1e-4, rtol=0)
+    assert result["events"] == "3"
+    assert result["explanations"] == {}
+    assert len(result["steps"]) == 13 and "ReLU" in result["steps"][3]
+    drawn = result["drawings"]
+    sheets = [
+        Image.open(io.BytesIO(base64.b64decode(each["sheet"].partition(",")[2]))) for each in drawn
+    ]
+    prepared = network.prepare(sheets).astype(int)
+    seen = [np.frombuffer(base64.b64decode(each["image"]), np.uint8) for each in drawn]
+    assert np.abs(np.stack(seen).reshape(prepared.shape) - prepared).max() <= 1
+    right = [each["answer"] == str(digit) for each, (digit, _) in zip(drawn, DRAWINGS, strict=True)]
+    assert np.mean(right) >= 0.9
+    times = sorted(each["redraw"] for each in drawn)
+    print(f"redraw: median {times[len(times) // 2]:.1f} ms, 90 % {times[-10]:.1f} ms")
+
+
+def test_a_page_of_colour_pictures_and_hostile_names(tmp_path):
+    rng = np.random.default_rng(0)
+    model = LeNet(**NETWORKS["average, tanh, 3 channels"], num_classes=15, rngs=nnx.Rngs(0))
+    names = ("</script><script>nowhere()</script>", "<b>two", *map(str, range(13)))
+    form = ImageForm(32, "pad", handwriting=False, box=32, sides=(32, 32))
+    network = Network(model, (120.0,) * 3, (60.0,) * 3, names, "<i>run", form=form)
+    images = rng.integers(0, 256, (20, 32, 32, 3), np.uint8)
+    test = Split(images, np.arange(20, dtype=np.int32) % 15)
+    dataset = Dataset("colours", test, test, test, names, "")
+    page = live_page(network, dataset, network.logits(images))
+    code = "return { drawing: draw(given.drawing), explanations: explanations() }"
+    given = {"drawing": draw_digit(5, 0)}
+    result, dom, console = run_probe(page, code, given, tmp_path)
+    assert console == []
+    assert result["explanations"] == {}
+    sheet = Image.open(
+        io.BytesIO(base64.b64decode(result["drawing"]["sheet"].partition(",")[2]))
+    ).convert("RGB")
+    seen = np.frombuffer(base64.b64decode(result["drawing"]["image"]), np.uint8)
+    assert np.abs(seen.astype(int) - network.prepare([sheet]).ravel()).max() <= 1
+    assert "<b>two" not in dom and "<i>run" not in dom
+
+
+def test_the_page_is_self_contained(network, dataset):
+    page = live_page(network, dataset, network.logits(dataset.test.images))
+    assert "default-src 'none'" in page
+    assert not re.search(r'@import|url\(|fetch\(|(?:src|href)="(?!data:|#)', page)
+    assert "prefers-color-scheme: dark" in page and "prefers-reduced-motion" in page
+    assert all(f"function {name}(" in page for name in ("forward", "prepare", "explain"))
+    assert len(set(SCRIPTS)) == len(SCRIPTS)
+
+
+def test_test_images_come_with_the_most_confident_mistakes_first(network, dataset):
+    logits = network.logits(dataset.test.images)
+    examples = to_data(network, dataset.test, logits)["examples"]
+    wrong = [each["label"] != each["predicted"] for each in examples]
+    assert wrong == sorted(wrong, reverse=True) and 0 < sum(wrong) < len(wrong)
+    confidence = [each["probability"] for each in examples[: sum(wrong)]]
+    assert confidence == sorted(confidence, reverse=True)
+    assert {each["label"] for each in examples[sum(wrong) :]} == set(range(10))
