@@ -21,6 +21,10 @@ BUILT_IN = {
     LENET: "lenet_jax.nn.lenet:LeNet",
     "mlp": "lenet_jax.nn.mlp:MLP",
     "flax_mnist": "lenet_jax.nn.flax_mnist:FlaxMNIST",
+    "lenet1": "lenet_jax.nn.lenet_1998:LeNet1",
+    "lenet4": "lenet_jax.nn.lenet_1998:LeNet4",
+    "boosted_lenet4": "lenet_jax.nn.lenet_1998:BoostedLeNet4",
+    "lenet5_1998": "lenet_jax.nn.lenet_1998:LeNet5",
 }
 GIVEN = ("image_shape", "num_classes", "rngs")  # what a constructor is given, if it takes it
 KINDS = (bool, int, float, str, tuple)  # of values that a config can hold

@@ -24,7 +24,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "model.activation": ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"),
     "model.pool": ("max", "avg"),
     "model.padding": "[0, 16]",
-    "model.init": ("torch", "flax"),
+    "model.init": ("torch", "flax", "lecun_1998"),
     "model.backend": ("auto", "native", "phase", "plain"),
     "train.num_epochs": "[1, inf)",
     "train.schedule_epochs": "[1, inf)",

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int32
 from lenet_jax.config import measurements
 from lenet_jax.config.source import find_attribute, guarded, split
 from lenet_jax.errors import UserError, show
+from lenet_jax.nn.lenet_1998 import squash
 
 # Maps logits and labels to a value for each example.
 PerExample: TypeAlias = Callable[[Float[Array, "b k"], Int32[Array, " b"]], Float[Array, " b"]]
@@ -27,7 +28,39 @@ def squared_error(logits: Float[Array, "b k"], labels: Int32[Array, " b"]) -> Fl
     return jnp.mean(jnp.square(logits - targets), axis=-1)
 
 
-BUILT_IN: dict[str, PerExample | None] = {"cross_entropy": None, "mse": squared_error}
+def squashed_squared_error(
+    logits: Float[Array, "b k"], labels: Int32[Array, " b"]
+) -> Float[Array, " b"]:
+    """Mean over the classes of the squared differences between squashed sums and ±1.
+
+    Source: LeCun et al. (1998), appendix A: targets where the squashing function bends most.
+    """
+    targets = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
+    return jnp.mean(jnp.square(squash(logits) - targets), axis=-1)
+
+
+def maximum_a_posteriori(
+    logits: Float[Array, "b k"], labels: Int32[Array, " b"]
+) -> Float[Array, " b"]:
+    """Minus the log-probability of the right class, beside one more whose logit is `-PENALTY`.
+
+    With logits that are minus distances, those of wrong classes need not grow beyond `PENALTY`.
+
+    Source: LeCun et al. (1998), equation 9, with `PENALTY` as its constant j.
+    """
+    other = jnp.full_like(logits[:, :1], -PENALTY)
+    total = jax.nn.logsumexp(jnp.concatenate([logits, other], axis=-1), axis=-1)
+    right = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    return total - right
+
+
+PENALTY = 10.0
+BUILT_IN: dict[str, PerExample | None] = {
+    "cross_entropy": None,
+    "mse": squared_error,
+    "squashed_mse": squashed_squared_error,
+    "map": maximum_a_posteriori,
+}
 
 
 def find_loss(name: str, num_classes: int) -> PerExample | None:
