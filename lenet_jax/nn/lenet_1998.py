@@ -63,7 +63,7 @@ class Subsampling(nnx.Module):
         """The maps, half as high and wide."""
         block = (1, 2, 2, 1)
         sums = lax.reduce_window(x, np.float32(0), lax.add, block, block, "VALID")
-        return squash(sums * self.coefficient[...] + self.bias[...])
+        return squash(sums * _of_maps(self.coefficient) + _of_maps(self.bias))
 
 
 class TableConv(nnx.Module):
@@ -81,14 +81,13 @@ class TableConv(nnx.Module):
           rngs: the stream `params` is drawn from.
         """
         self.channels, self.table = channels, table
-        inits = [initializers("lecun_1998", SIZE**2 * len(seen)) for seen in table]
-        kernels = [
-            init["kernel_init"](rngs.params(), (SIZE, SIZE, len(seen)), jnp.float32)
-            for init, seen in zip(inits, table, strict=True)
-        ]
-        biases = [init["bias_init"](rngs.params(), (1,), jnp.float32) for init in inits]
-        self.kernel = nnx.Param(jnp.concatenate(kernels, axis=-1))
-        self.bias = nnx.Param(jnp.concatenate(biases))
+        counts = np.asarray([len(seen) for seen in table])
+        fan_in = np.float32(SIZE**2 * counts)
+        init = initializers("lecun_1998", 1)
+        kernel = init["kernel_init"](rngs.params(), (SIZE, SIZE, int(counts.sum())), jnp.float32)
+        bias = init["bias_init"](rngs.params(), (len(table),), jnp.float32)
+        self.kernel = nnx.Param(kernel / np.repeat(fan_in, counts).reshape(1, 1, -1))
+        self.bias = nnx.Param(bias / fan_in)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         """The maps, four pixels less high and wide."""
@@ -100,7 +99,7 @@ class TableConv(nnx.Module):
         dense = dense.at[:, :, inputs, outputs].set(kernel, unique_indices=True)
         layout = ("NHWC", "HWIO", "NHWC")
         x = lax.conv_general_dilated(x, dense, (1, 1), "VALID", dimension_numbers=layout)
-        return squash(x + self.bias[...])
+        return squash(x + _of_maps(self.bias))
 
 
 class LeNet1(nnx.Module):
@@ -208,7 +207,7 @@ class LeNet5(nnx.Module):
         x = self.s4(self.c3(self.s2(squash(self.c1(images)))))
         x = squash(self.c5(x)).reshape(x.shape[0], -1)
         x = squash(self.f6(x))
-        return -jnp.sum(jnp.square(x[:, None] - digit_codes()), axis=-1)
+        return -jnp.sum(jnp.square(x[:, None] - digit_codes()[None]), axis=-1)
 
 
 def _convolution(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
@@ -218,6 +217,10 @@ def _convolution(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Conv:
 
 def _linear(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
     return nnx.Linear(inputs, outputs, rngs=rngs, **initializers("lecun_1998", inputs))
+
+
+def _of_maps(values: nnx.Param[Array]) -> Float[Array, "1 1 1 c"]:
+    return values[...].reshape(1, 1, 1, -1)
 
 
 def _check_size(network: nnx.Module, image_shape: Sequence[int], side: int) -> int:

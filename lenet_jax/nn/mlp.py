@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import jax
 from flax import nnx
@@ -10,6 +11,10 @@ from jaxtyping import Array, Float
 
 from lenet_jax.nn import ops
 from lenet_jax.nn.initializers import Init, initializers
+from lenet_jax.nn.lenet_1998 import squash
+
+Activation = ops.Activation | Literal["squash"]
+ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {**ops.ACTIVATIONS, "squash": squash}
 
 
 class MLP(nnx.Module):
@@ -19,7 +24,7 @@ class MLP(nnx.Module):
       layers: the linear layers, in order; the last one gives the logits.
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
-    recognition", 1998, section III.C.4; with ReLU in place of tanh, as in Frankle and Carbin, "The
+    recognition", 1998, section III.C.4; by default with ReLU in place of tanh, as in Frankle and Carbin, "The
     lottery ticket hypothesis", 2019.
     """
 
@@ -29,7 +34,7 @@ class MLP(nnx.Module):
         image_shape: tuple[int, int, int],
         num_classes: int,
         features: Sequence[int] = (300, 100),
-        activation: ops.Activation = "relu",
+        activation: Activation = "relu",
         init: Init = "torch",
         rngs: nnx.Rngs,
     ):
@@ -38,12 +43,12 @@ class MLP(nnx.Module):
         Args:
           image_shape: height, width and channels of an image.
           num_classes: logits.
-          features: units of the hidden layers.
-          activation: one of `ops.ACTIVATIONS`.
+          features: units of the hidden layers; without any, it is a linear classifier.
+          activation: one of `ops.ACTIVATIONS`, or `squash`, that of the source.
           init: of the weights, see `initializers`.
           rngs: the stream `params` is drawn from.
         """
-        self.activation: ops.Activation = activation
+        self.activation: Activation = activation
         sizes = [math.prod(image_shape), *features, num_classes]
         self.layers = nnx.List(
             [
@@ -56,5 +61,5 @@ class MLP(nnx.Module):
         """Logits of normalised images."""
         x: jax.Array = images.reshape(images.shape[0], -1)
         for layer in self.layers[:-1]:
-            x = ops.ACTIVATIONS[self.activation](layer(x))
+            x = ACTIVATIONS[self.activation](layer(x))
         return self.layers[-1](x)

@@ -83,6 +83,7 @@ def test_values_and_derivatives_are_the_modules(name, size, stride, padding, act
         (17, (11, 12), (30, 17), (5, 3), (2, 1), "VALID"),
         (1, (7, 7), (1, 33), (2, 2), (2, 3), ((0, 2), (3, 1))),
         (32, (50, 60), (2, 17), (3, 3), (1, 1), "SAME"),  # in several bands of rows
+        (40, (9, 11), (5, 3), (3, 3), (2, 1), "SAME"),  # few filters
     ],
 )
 def test_the_native_convolution_and_its_derivatives(

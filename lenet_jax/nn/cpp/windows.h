@@ -37,13 +37,12 @@ struct Tap {
   long pixel, weight;
 };
 
-void find_taps(const Windows& layer, long pixel, std::vector<Tap>& taps) {
+// The taps of the window that begins at a row and a column.
+void find_taps(const Windows& layer, long y, long x, bool inside, std::vector<Tap>& taps) {
   taps.clear();
-  const long y = pixel / layer.out_width * layer.row_stride - layer.top;
-  const long x = pixel % layer.out_width * layer.column_stride - layer.left;
   for (long place = 0; place < layer.rows * layer.columns; ++place) {
     const long row = y + place / layer.columns, column = x + place % layer.columns;
-    if (!layer.has(row, column)) continue;
+    if (!inside && !layer.has(row, column)) continue;
     for (long channel = 0; channel < layer.channels; ++channel) {
       taps.push_back({layer.at(channel, row, column),
                       (place * layer.channels + channel) * layer.filters});
@@ -73,18 +72,26 @@ void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const floa
 
 void forward(const Windows& layer, Threads& threads, const float* x, const float* kernel,
              float* out) {
+  std::vector<Tap> first;  // of the window at the corner; others without padding are like it
+  find_taps(layer, 0, 0, true, first);
   threads.share(layer.pixels(), [&](long pixel) {
-    thread_local std::vector<Tap> taps;
-    find_taps(layer, pixel, taps);
+    const long top = pixel / layer.out_width * layer.row_stride - layer.top;
+    const long left = pixel % layer.out_width * layer.column_stride - layer.left;
+    const bool inside = layer.has(top, left) &&
+                        layer.has(top + layer.rows - 1, left + layer.columns - 1);
+    thread_local std::vector<Tap> cut;
+    if (!inside) find_taps(layer, top, left, false, cut);
+    const std::vector<Tap>& taps = inside ? first : cut;
+    const float* const origin = inside ? x + layer.at(0, top, left) : x;
     for (long image = 0; image < layer.batch;) {
       float* to = out + pixel * layer.batch + image;
       const bool pair = image + 2 * kLanes <= layer.batch;
       for_tiles<kLinearRows>(layer.filters, [&](auto rows, long row) {
         float* maps = to + row * layer.pixels() * layer.batch;
         if (pair) {
-          forward_tile<rows(), 2>(layer, taps, x + image, kernel + row, maps);
+          forward_tile<rows(), 2>(layer, taps, origin + image, kernel + row, maps);
         } else {
-          forward_tile<rows(), 1>(layer, taps, x + image, kernel + row, maps);
+          forward_tile<rows(), 1>(layer, taps, origin + image, kernel + row, maps);
         }
       });
       image += pair ? 2 * kLanes : kLanes;
@@ -135,12 +142,39 @@ void transpose_pixel(const Windows& layer, const float* cotangent, long stride, 
   }
 }
 
-// The same for all filters, from an output pixel of a row on. Padding is read as `zeros`.
+// The same with the images in the lanes, for filters fewer than these: adds to one vector for each
+// weight. The cotangent is (filters, pixels, batch).
+template <int kRows, int kFilters>
+void few_filters_tile(const Windows& layer, long pixels, const float* const (&x)[kRows],
+                      const float* cotangent, float* out) {
+  const long map = layer.pixels() * layer.batch;
+  Floats sums[kRows][kFilters] = {};
+  for (long pixel = 0; pixel < pixels; ++pixel) {
+    const long first = pixel * layer.column_stride * layer.batch;
+    for (long image = 0; image < layer.batch; image += kLanes) {
+      Floats values[kFilters];
+      for (int f = 0; f < kFilters; ++f) values[f] = load(cotangent + f * map);
+      cotangent += kLanes;
+#pragma GCC unroll 12
+      for (long row = 0; row < kRows; ++row) {
+        const Floats window = load(x[row] + first + image);
+        for (int f = 0; f < kFilters; ++f) sums[row][f] += window * values[f];
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (long row = 0; row < kRows; ++row) {
+    for (int f = 0; f < kFilters; ++f) {
+      float* to = out + (row * layer.filters + f) * kLanes;
+      store(to, load(to) + sums[row][f]);
+    }
+  }
+}
+
+// The places in x from which some taps see an output pixel. Padding is read as `zeros`.
 template <int kRows>
-void kernel_gradient_rows(const Windows& layer, long tap, long y, long x, long pixels,
-                          const float* input, const float* zeros, const float* cotangent,
-                          long stride, float* out) {
-  const float* windows[kRows];
+void find_windows(const Windows& layer, long tap, long y, long x, const float* input,
+                  const float* zeros, const float* (&windows)[kRows]) {
   for (long row = 0; row < kRows; ++row) {
     const long place = (tap + row) / layer.channels, channel = (tap + row) % layer.channels;
     const long from_y = y * layer.row_stride - layer.top + place / layer.columns;
@@ -148,6 +182,15 @@ void kernel_gradient_rows(const Windows& layer, long tap, long y, long x, long p
     windows[row] =
         layer.has(from_y, from_x) ? input + layer.at(channel, from_y, from_x) : zeros;
   }
+}
+
+// The gradient of some taps for all filters, from an output pixel of a row on.
+template <int kRows>
+void kernel_gradient_rows(const Windows& layer, long tap, long y, long x, long pixels,
+                          const float* input, const float* zeros, const float* cotangent,
+                          long stride, float* out) {
+  const float* windows[kRows];
+  find_windows<kRows>(layer, tap, y, x, input, zeros, windows);
   for (long filter = 0; filter < stride;) {
     const bool pair = filter + 2 * kLanes <= stride;
     if (pair) {
@@ -161,27 +204,82 @@ void kernel_gradient_rows(const Windows& layer, long tap, long y, long x, long p
   }
 }
 
+// The output pixels of a row whose windows have no padding at their sides: `count` from `first` on.
+struct Inner {
+  long first, count = 0;
+
+  explicit Inner(const Windows& layer) {
+    first = std::clamp((layer.left + layer.column_stride - 1) / layer.column_stride, 0L,
+                       layer.out_width);
+    while (first + count < layer.out_width &&
+           (first + count) * layer.column_stride - layer.left + layer.columns <= layer.width) {
+      ++count;
+    }
+  }
+
+  // Calls run(pixel, pixels) for the pixels of a row, the inner ones together.
+  template <class Run>
+  void for_row(const Windows& layer, Run run) const {
+    for (long pixel = 0; pixel < layer.out_width;) {
+      const long pixels = pixel == first ? std::max(count, 1L) : 1;
+      run(pixel, pixels);
+      pixel += pixels;
+    }
+  }
+};
+
+constexpr long kBlock = 4 * kLinearRows;  // taps, which read a row of the cotangent together
+
+void kernel_gradient_of_few(const Windows& layer, Threads& threads, const float* x,
+                            const float* cotangent, float* kernel) {
+  const long weights = layer.taps() * layer.filters;
+  thread_local std::vector<float> buffer;
+  float* const sums = reserve(buffer, weights * kLanes);
+  std::fill_n(sums, weights * kLanes, 0.0f);
+  const Inner inner(layer);
+  const std::vector<float> zeros(std::max(inner.count, 1L) * layer.column_stride * layer.batch);
+  threads.share((layer.taps() + kLinearRows - 1) / kLinearRows, [&](long block) {
+    const long start = block * kLinearRows;
+    for_tiles<kLinearRows>(std::min(layer.taps() - start, long{kLinearRows}), [&](auto rows, long) {
+      for (long y = 0; y < layer.out_height; ++y) {
+        inner.for_row(layer, [&](long pixel, long pixels) {
+          const float* windows[rows()];
+          find_windows<rows()>(layer, start, y, pixel, x, zeros.data(), windows);
+          const float* from = cotangent + (y * layer.out_width + pixel) * layer.batch;
+          for (long filter = 0; filter < layer.filters; filter += 2) {
+            const float* values = from + filter * layer.pixels() * layer.batch;
+            float* to = sums + (start * layer.filters + filter) * kLanes;
+            if (filter + 2 <= layer.filters) {
+              few_filters_tile<rows(), 2>(layer, pixels, windows, values, to);
+            } else {
+              few_filters_tile<rows(), 1>(layer, pixels, windows, values, to);
+            }
+          }
+        });
+      }
+    });
+  });
+  for (long weight = 0; weight < weights; ++weight) {
+    kernel[weight] = sum_lanes(sums + weight * kLanes);
+  }
+}
+
 void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
                      const float* cotangent, float* kernel) {
+  if (2 * layer.filters <= kLanes) {
+    return kernel_gradient_of_few(layer, threads, x, cotangent, kernel);
+  }
   const long stride = (layer.filters + kLanes - 1) / kLanes * kLanes;  // whole vectors
   thread_local std::vector<float> turned_buffer, sums_buffer;
   float* const sums = reserve(sums_buffer, layer.taps() * stride);
   std::fill_n(sums, layer.taps() * stride, 0.0f);
-  // The output pixels of a row whose windows have no padding at their sides: from `first` on.
-  const long first = std::clamp((layer.left + layer.column_stride - 1) / layer.column_stride, 0L,
-                                layer.out_width);
-  long inner = 0;
-  while (first + inner < layer.out_width &&
-         (first + inner) * layer.column_stride - layer.left + layer.columns <= layer.width) {
-    ++inner;
-  }
-  const std::vector<float> zeros(std::max(inner, 1L) * layer.column_stride * layer.batch);
+  const Inner inner(layer);
+  const std::vector<float> zeros(std::max(inner.count, 1L) * layer.column_stride * layer.batch);
   // Rows of the output whose cotangent is turned at once: megabytes, however large the images.
   constexpr long kTurned = 1L << 20;
   const long row_floats = layer.out_width * layer.batch * stride;
   const long band = std::clamp(kTurned / row_floats, 1L, layer.out_height);
   float* const turned = reserve(turned_buffer, band * row_floats);
-  constexpr long kBlock = 4 * kLinearRows;  // taps, which read a row of the cotangent together
   for (long top = 0; top < layer.out_height; top += band) {
     const long bottom = std::min(top + band, layer.out_height);
     threads.share((bottom - top) * layer.out_width, [&](long pixel) {
@@ -192,14 +290,12 @@ void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
       const long start = block * kBlock, count = std::min(layer.taps() - start, kBlock);
       for (long y = top; y < bottom; ++y) {
         for_tiles<kLinearRows>(count, [&](auto rows, long row) {
-          for (long pixel = 0; pixel < layer.out_width;) {
-            const long pixels = pixel == first ? std::max(inner, 1L) : 1;
+          inner.for_row(layer, [&](long pixel, long pixels) {
             kernel_gradient_rows<rows()>(
                 layer, start + row, y, pixel, pixels, x, zeros.data(),
                 turned + (y - top) * row_floats + pixel * layer.batch * stride, stride,
                 sums + (start + row) * stride);
-            pixel += pixels;
-          }
+          });
         });
       }
     });

@@ -1,0 +1,36 @@
+"""The networks of 1998 on MNIST, trained as networks are now; the argument names one.
+
+    python -m lenet_jax.main --config=configs/lenet_1998.py:lenet5 --workdir=runs/lenet5_1998
+
+`linear`, `mlp_300`, `mlp_300_100`, `lenet1`, `lenet4`, `boosted_lenet4` or `lenet5` (the default).
+docs/lenet_1998.md draws them and says where they are chosen, and not published.
+"""
+
+from ml_collections import ConfigDict
+
+from lenet_jax.config import base
+from lenet_jax.errors import UserError
+
+MLP = {"name": "mlp", "activation": "squash", "init": "lecun_1998"}
+# The network, the side of its images, and the peak learning rate.
+NETWORKS = {
+    "linear": (MLP | {"features": ()}, 28, 0.01),
+    "mlp_300": (MLP | {"features": (300,)}, 28, 0.05),
+    "mlp_300_100": (MLP | {"features": (300, 100)}, 28, 0.05),
+    "lenet1": ({"name": "lenet1"}, 28, 0.05),
+    "lenet4": ({"name": "lenet4"}, 32, 0.05),
+    "boosted_lenet4": ({"name": "boosted_lenet4"}, 32, 0.05),
+    "lenet5": ({"name": "lenet5_1998"}, 32, 0.01),
+}
+
+
+def get_config(arg: str = "lenet5") -> ConfigDict:
+    """Returns the config of a network; the argument `smoke` is a short run of LeNet-5."""
+    if arg == "smoke":
+        return base.smoke(get_config())
+    if arg not in NETWORKS:
+        raise UserError(f"unknown config argument {arg!r}; one of {', '.join(NETWORKS)}, smoke")
+    model, side, rate = NETWORKS[arg]
+    config = base.get_config()
+    config.update(model=model, data={"image_size": side}, optimizer={"learning_rate": rate})
+    return config
