@@ -232,7 +232,12 @@ class Other:
 @pytest.mark.parametrize(
     ("name", "text", "changes", "message"),
     [
-        ("mlpp", "", {}, "model.name=mlpp: must be one of lenet, mlp, flax_mnist, lenet1, .*, FILE.py:Class"),
+        (
+            "mlpp",
+            "",
+            {},
+            "model.name=mlpp: must be one of lenet, mlp, .*, FILE.py:Class",
+        ),
         ("no.py:Net", None, {}, "no network file no.py"),
         ("{file}:Nett", {}, {}, "has no class Nett"),
         ("{file}:Other", {}, {}, "has no nnx.Module Other"),

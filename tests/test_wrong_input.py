@@ -81,7 +81,7 @@ OVERRIDES = [
     ("augment.shift=40", "augment.shift=40.0, data.image_size=32: the shift must leave some of"),
     (
         "train.loss=mae",
-        "train.loss=mae: must be one of cross_entropy, mse, squashed_mse, map, FILE.py:function or pac",
+        "train.loss=mae: must be one of cross_entropy, mse, squashed_mse, map, FILE.py:func",
     ),
     ("train.loss=absent.py:f", "no loss file absent.py"),
     ("train.measurements=f", "train.measurements=f: must be FILE.py:function or package.module:f"),

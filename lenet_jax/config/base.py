@@ -37,7 +37,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.activation = "relu"  # after conv1, conv2, fc1, fc2; others than relu are slower
     config.model.pool = "max"  # 2×2 pooling, after the activation: `max` or `avg` (slower)
     config.model.padding = 0  # zeros around the normalised image, as Conv2d(padding=2) in PyTorch
-    config.model.init = "torch"  # `torch` (uniform ±1/√fan_in), `flax` (LeCun normal, zero bias), `lecun_1998`
+    config.model.init = (
+        "torch"  # `torch` (uniform ±1/√fan_in), `flax` (LeCun normal, zero bias), `lecun_1998`
+    )
     config.model.backend = "auto"  # `native` (C++, CPU), `phase`, `plain`, or `auto` (fastest)
 
     config.train = ConfigDict()
@@ -47,7 +49,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
     config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
-    config.train.loss = "cross_entropy"  # `mse`, `squashed_mse`, `map` (see README), FILE.py:function
+    config.train.loss = (
+        "cross_entropy"  # `mse`, `squashed_mse`, `map` (see README), FILE.py:function
+    )
     config.train.measurements = ()  # FILE.py:function, …: of logits and labels, see README
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.freeze = placeholder(str)  # layers not to train: `conv*,fc1.bias`; None: none

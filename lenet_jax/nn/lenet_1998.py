@@ -11,7 +11,6 @@ Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to docu
 import itertools
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx

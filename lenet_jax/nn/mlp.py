@@ -24,8 +24,8 @@ class MLP(nnx.Module):
       layers: the linear layers, in order; the last one gives the logits.
 
     Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document
-    recognition", 1998, section III.C.4; by default with ReLU in place of tanh, as in Frankle and Carbin, "The
-    lottery ticket hypothesis", 2019.
+    recognition", 1998, section III.C.4; by default with ReLU in place of tanh, as in Frankle and
+    Carbin, "The lottery ticket hypothesis", 2019.
     """
 
     def __init__(

@@ -75,7 +75,10 @@ def test_measurements_are_called_as_their_functions(file):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mae", "must be one of cross_entropy, mse, squashed_mse, map, FILE.py:function or package.module:function"),
+        (
+            "mae",
+            "must be one of cross_entropy, mse, squashed_mse, map, FILE.py:function or pack",
+        ),
         ("{file}:", "must be one of"),
         ("{file}:absent", "own.py has no function absent"),
         ("{file}:number", "own.py has no function number"),
