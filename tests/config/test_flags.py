@@ -244,7 +244,7 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         ),
         # Words
         ("--config.data.fit=crop", "data.fit=crop: must be one of pad, resize"),
-        ("--config.model.init=keras", "model.init=keras: must be one of torch, flax"),
+        ("--config.model.init=keras", "model.init=keras: must be one of torch, flax, lecun_1998"),
         (
             "--config.model.backend=fast",
             "model.backend=fast: must be one of auto, native, phase, plain",
