@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # epochs without a better one that end the run; None: off
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # `sgd`, `adam` or `adamw`
+    config.optimizer.name = "sgd"  # `sgd`, `adam`, `adamw` or `diagonal_lm`
     config.optimizer.learning_rate = 0.05  # peak learning rate
     config.optimizer.momentum = 0.9  # sgd only, in [0, 1)
     config.optimizer.dampening = 0.0  # sgd only, in [0, 1]
@@ -72,13 +72,17 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.b1 = 0.9  # adam and adamw only, in [0, 1)
     config.optimizer.b2 = 0.999  # adam and adamw only, in [0, 1)
     config.optimizer.eps = 1e-8  # adam and adamw only
+    config.optimizer.mu = 0.02  # diagonal_lm only: added to each parameter's curvature
+    config.optimizer.samples = 500  # diagonal_lm only: images to estimate the curvatures each epoch
 
     config.schedule = ConfigDict()
-    config.schedule.name = "one_cycle"  # `constant`, `cosine`, `step`, `one_cycle` or `linear`
+    config.schedule.name = "one_cycle"  # or `constant`, `cosine`, `step`, `piecewise`, `linear`
     config.schedule.warmup_epochs = 0.0  # linear warm-up, in epochs; not for one_cycle
     config.schedule.final_scale = 0.0  # cosine, linear: final over peak learning rate
     config.schedule.step_epochs = 5  # step: epochs between drops
     config.schedule.step_scale = 0.1  # step: factor of each drop
+    config.schedule.boundaries = ()  # piecewise: epochs, ascending, after which the rate changes
+    config.schedule.factors = ()  # piecewise: the rate after each of them over the peak
     config.schedule.pct_start = 0.3  # one_cycle: share of the steps with rising learning rate
     config.schedule.div_factor = 25.0  # one_cycle: peak over initial learning rate
     config.schedule.final_div_factor = 1e4  # one_cycle: initial over final learning rate

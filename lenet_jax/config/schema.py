@@ -180,9 +180,13 @@ def is_valid(path: str, value: object, key: Key) -> bool:
         return isinstance(value, bool)
     if key.kind is str:
         return isinstance(value, str) and (value in rule if rule else bool(value.strip()))
-    if _is_list(key):
+    if _is_list(key) and not isinstance(rule, str):
         return _are_names(value, rule)
     assert isinstance(rule, str), f"{path} needs an interval in RULES"
+    if _is_list(key):
+        return isinstance(value, tuple | list) and all(
+            _is_number_in(rule, item, float) for item in value
+        )
     if key.kind is tuple:
         default: Any = key.default
         return (
@@ -202,7 +206,7 @@ def _is_own(path: str, key: Key) -> bool:
 
 
 def _is_list(key: Key) -> bool:
-    """Whether the values of a key are tuples of any length, of names."""
+    """Whether the values of a key are tuples of any length, of names or of numbers."""
     return key.kind is tuple and not key.required and key.default == ()
 
 
@@ -265,7 +269,7 @@ def _expected(path: str, key: Key) -> str:
     rule = RULES.get(path)
     if _is_own(path, key):
         text = OWN_KINDS[key.kind]
-    elif _is_list(key):
+    elif _is_list(key) and not isinstance(rule, str):
         text = (
             f"a tuple of different ones of {', '.join(rule)}"
             if rule
@@ -279,10 +283,10 @@ def _expected(path: str, key: Key) -> str:
         low, high = rule[1:-1].split(", ")
         text = {int: "an integer", float: "a number"}.get(key.kind)
         default: Any = key.default
-        text = text or f"a tuple of {len(default)} integers"
+        text = text or (f"a tuple of {len(default)} integers" if default else "a tuple of numbers")
         if high == "inf":
             text += f" above {low}" if rule[0] == "(" else f" of at least {low}"
-            text += " and finite" if key.kind is float else " and below 2**31"
+            text += " and finite" if key.kind is float or _is_list(key) else " and below 2**31"
         else:
             text += f" in {rule}"
     return text + (" or None" if key.optional else "")

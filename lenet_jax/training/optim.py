@@ -5,7 +5,8 @@ hyperparameters may be traced, so members of a population can differ in them. No
 depends on their values.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Num
 
 Scalar = int | float | Num[Array, ""]
+SCHEDULES = ("constant", "cosine", "step", "piecewise", "one_cycle", "linear")
 
 
 def make_optimizer(
@@ -26,24 +28,26 @@ def make_optimizer(
     b1: Scalar,
     b2: Scalar,
     eps: Scalar,
+    mu: Scalar = 0.02,
     max_grad_norm: Scalar | None = None,
 ) -> optax.GradientTransformation:
-    """Builds the equivalent of `torch.optim.SGD`, `Adam` or `AdamW`.
+    """Builds the equivalent of `torch.optim.SGD`, `Adam` or `AdamW`, or `scale_by_curvature`.
 
     The gradient is clipped, decayed and averaged, in this order. Weight decay applies to all
     parameters, including biases. Adam and AdamW are optax's, which equal PyTorch's.
 
     Args:
-      name: `sgd`, `adam` or `adamw`.
+      name: `sgd`, `adam`, `adamw` or `diagonal_lm`.
       learning_rate: a number, or a function of the number of steps taken.
       momentum: sgd only, in [0, 1). The buffer is allocated even if it is 0.
       dampening: sgd only, in [0, 1]: fraction by which every gradient but the first is reduced.
       nesterov: sgd only. Requires momentum and no dampening, as in PyTorch; the config checks it.
-      weight_decay: at least 0. In sgd and adam an L2 term in the gradient; in adamw decoupled,
-        scaled by the learning rate.
+      weight_decay: at least 0. An L2 term in the gradient; in adamw decoupled, scaled by the
+        learning rate.
       b1: adam and adamw only, in [0, 1): decay rate of the mean of the gradients.
       b2: adam and adamw only, in [0, 1): decay rate of the mean of the squared gradients.
       eps: adam and adamw only: added to the square root of the latter.
+      mu: diagonal_lm only, above 0: see `scale_by_curvature`.
       max_grad_norm: bound on the gradient's global norm; None: no clipping.
 
     Raises:
@@ -58,8 +62,11 @@ def make_optimizer(
             transforms = [decay, adam]
         case "adamw":
             transforms = [adam, decay]
+        case "diagonal_lm":
+            transforms = [decay, scale_by_curvature(mu)]
         case _:
-            raise ValueError(f"unknown optimizer {name!r}; it must be sgd, adam or adamw")
+            choices = "sgd, adam, adamw or diagonal_lm"
+            raise ValueError(f"unknown optimizer {name!r}; it must be {choices}")
     if max_grad_norm is not None:
         transforms.insert(0, clip_grad_norm(max_grad_norm))
     return optax.chain(*transforms, optax.scale_by_learning_rate(learning_rate))
@@ -115,6 +122,42 @@ def scale_by_adam(b1: Scalar, b2: Scalar, eps: Scalar) -> optax.GradientTransfor
     return optax.GradientTransformation(adam.init, update)
 
 
+class CurvatureState(NamedTuple):
+    """The curvature of the loss along each parameter, which `set_curvature` replaces."""
+
+    curvature: optax.Updates
+
+
+def scale_by_curvature(mu: Scalar) -> optax.GradientTransformation:
+    """Divides each parameter's gradient by `mu` plus its curvature: stochastic diagonal LM.
+
+    The curvature is 0 until `set_curvature` sets it. With the sign and the learning rate η that
+    follow, each parameter has the rate η / (mu + curvature).
+
+    Source: LeCun et al., "Gradient-based learning applied to document recognition" (1998), appendix
+    C, the stochastic diagonal Levenberg–Marquardt method.
+    """
+
+    def init(params: optax.Params) -> CurvatureState:
+        return CurvatureState(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
+
+    def update(
+        gradients: optax.Updates, state: CurvatureState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, CurvatureState]:
+        return jax.tree.map(lambda g, h: g / (mu + h), gradients, state.curvature), state
+
+    return optax.GradientTransformation(init, update)  # pyright: ignore[reportArgumentType]
+
+
+def set_curvature(opt_state: optax.OptState, curvature: optax.Updates) -> optax.OptState:
+    """The state of an optimiser with `scale_by_curvature`, and this curvature in it."""
+
+    def is_ours(path: Any, _: Any) -> bool:
+        return getattr(path[-1], "tuple_name", None) == CurvatureState.__name__
+
+    return optax.tree.set(opt_state, is_ours, curvature=curvature)
+
+
 def clip_grad_norm(max_norm: Scalar) -> optax.GradientTransformation:
     """Scales a gradient whose global norm exceeds `max_norm` > 0 to that norm.
 
@@ -142,20 +185,23 @@ def make_schedule(
     pct_start: Scalar,
     div_factor: Scalar,
     final_div_factor: Scalar,
+    boundaries: Sequence[float] = (),
+    factors: Sequence[float] = (),
 ) -> optax.Schedule:
     """Builds the learning rate as a function of the number of optimiser steps taken.
 
     Each schedule is that of PyTorch's scheduler, stepped once per batch: `CosineAnnealingLR`,
-    `StepLR`, `LinearLR`, and `OneCycleLR` with `cycle_momentum=False`. After `num_steps` those
-    that span the run keep the rate of their last step. (optax's schedules need boundaries as Python
-    integers, so members of a population could not differ in them.)
+    `StepLR`, `LinearLR`, and `OneCycleLR` with `cycle_momentum=False`; but for `piecewise`,
+    whose factors are given one by one. After `num_steps` those that span the run keep the rate of
+    their last step. (optax's schedules need boundaries as Python integers, so members of a
+    population could not differ in them.)
 
     During a warm-up of n steps, step t < n has (t + 1) / (n + 1) of the peak learning rate, so step
     n is the first at the peak; the named schedule covers the remaining steps. As in PyTorch,
     `cosine` and `linear` would reach `final_scale` at step `num_steps`, one after the last.
 
     Args:
-      name: `constant`, `cosine`, `step`, `one_cycle` or `linear`.
+      name: one of `SCHEDULES`.
       learning_rate: the peak learning rate.
       num_steps: optimiser steps that the schedule spans.
       steps_per_epoch: optimiser steps of one epoch.
@@ -166,6 +212,8 @@ def make_schedule(
       pct_start: `one_cycle`: share of the steps with rising learning rate, in [0, 1].
       div_factor: `one_cycle`: peak over initial learning rate.
       final_div_factor: `one_cycle`: initial over final learning rate.
+      boundaries: `piecewise`: epochs, ascending, rounded to steps, after which the rate changes.
+      factors: `piecewise`: the rate after each boundary over the peak.
 
     Raises:
       ValueError: the name is unknown.
@@ -173,12 +221,11 @@ def make_schedule(
     Source: for `one_cycle`, Smith and Topin, "Super-Convergence" (2017); for `cosine`, Loshchilov
     and Hutter, "SGDR" (2016), without restarts.
     """
-    if name not in ("constant", "cosine", "step", "one_cycle", "linear"):
-        raise ValueError(
-            f"unknown schedule {name!r}; it must be constant, cosine, step, one_cycle or linear"
-        )
+    if name not in SCHEDULES:
+        *others, last = SCHEDULES
+        raise ValueError(f"unknown schedule {name!r}; it must be {', '.join(others)} or {last}")
 
-    def in_steps(epochs: Scalar) -> Float[Array, ""]:
+    def in_steps(epochs: Scalar | Float[Array, " n"]) -> Float[Array, "..."]:
         return jnp.round(jnp.asarray(epochs, jnp.float32) * steps_per_epoch)
 
     def one_cycle(step: Float[Array, ""]) -> Float[Array, ""]:
@@ -197,6 +244,9 @@ def make_schedule(
                 return _cosine(1.0, final_scale, remaining)
             case "linear":
                 return remaining + (1 - remaining) * final_scale
+            case "piecewise":
+                passed = jnp.sum(step >= in_steps(jnp.asarray((0.0, *boundaries))))
+                return jnp.asarray((1.0, *factors))[passed - 1]
             case _:
                 period = jnp.maximum(1.0, in_steps(step_epochs))
                 since = jnp.maximum(0.0, step - in_steps(warmup_epochs))

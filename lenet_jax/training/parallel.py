@@ -11,7 +11,7 @@ import jax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree, Shaped
+from jaxtyping import PyTree, ScalarLike, Shaped
 
 from lenet_jax import machine
 from lenet_jax.device_defaults import defaults_of
@@ -72,6 +72,11 @@ def own_share(x: Shaped[jax.Array, "n ..."], num_devices: int) -> Shaped[jax.Arr
     if num_devices == 1:
         return x
     return x.reshape(num_devices, -1, *x.shape[1:])[lax.axis_index(AXIS)]
+
+
+def own_index(num_devices: int) -> ScalarLike:
+    """The device's place among those that share the work, counted from 0."""
+    return 0 if num_devices == 1 else lax.axis_index(AXIS)
 
 
 def sum_over_devices(tree: Tree, num_devices: int) -> Tree:

@@ -30,11 +30,24 @@ from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
 from lenet_jax.device_defaults import defaults_of
-from lenet_jax.training.batches import Batch, DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.batches import (
+    Batch,
+    DeviceSplit,
+    EpochSlice,
+    epoch_order,
+    make_batch,
+)
 from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
 from lenet_jax.training.spec import Spec
-from lenet_jax.training.step import TrainState, guarded_step, init_state, loop, train_epoch
+from lenet_jax.training.step import (
+    TrainState,
+    guarded_step,
+    init_state,
+    loop,
+    train_epoch,
+    with_curvature,
+)
 
 Strategy = Literal["auto", "map", "vmap"]
 Tree = TypeVar("Tree", bound=PyTree)
@@ -278,7 +291,15 @@ class Population:
             return make_batch(self.spec, train_split, order[step][:size], key, hyper)
 
         sums = jax.tree.map(lambda zero: jnp.full(len(members.best_epoch), zero), no_metrics())
-        carry = members.state, sums
+
+        def prepare(args: tuple[TrainState, Hyperparameters]) -> TrainState:
+            state, hyper = args
+            return with_curvature(self.spec, state, train_split, EpochSlice(order, 0, steps), hyper)
+
+        states = members.state
+        if self.spec.estimates_curvature:
+            states = self._over(prepare)((states, settings.hyperparameters))
+        carry = states, sums
         states, metrics = loop(self.spec, take, fetch, 0, steps, carry)
         return self._over(validate)((members, states, metrics, settings.patience))
 

@@ -97,6 +97,11 @@ class Spec:
         whole, rest = divmod(self.num_examples, self.batch_size)
         return whole if rest and self.is_stateful else self.steps_per_epoch
 
+    @property
+    def estimates_curvature(self) -> bool:
+        """Whether the optimiser needs the loss's curvature, see `step.with_curvature`."""
+        return ("name", "diagonal_lm") in self.optimizer
+
     @functools.cached_property
     def graphdef(self) -> nnx.GraphDef:
         """The network without its variables, as it is evaluated."""

@@ -19,6 +19,7 @@ from lenet_jax.nn import autograd, ops
 from lenet_jax.nn.variables import join_variables, split_variables
 from lenet_jax.training import batches, optim, parallel
 from lenet_jax.training.batches import Batch, DeviceSplit, EpochSlice
+from lenet_jax.training.curvature import gauss_newton_diagonal
 from lenet_jax.training.evaluation import Metrics, no_metrics
 from lenet_jax.training.forward import apply_in_training
 from lenet_jax.training.hyperparameters import Hyperparameters
@@ -120,6 +121,7 @@ def train_steps(
       steps: which steps of the epoch, and the order of its examples.
       hyperparameters: see `hyperparameters`.
     """
+    state = with_curvature(spec, state, split, steps, hyperparameters)
     steps_before = state.step - steps.first
     augment_key = state.augment_key
 
@@ -133,6 +135,34 @@ def train_steps(
         return state, jax.tree.map(jnp.add, metrics, new)
 
     return loop(spec, take, fetch, steps.first, steps.last, (state, metrics))
+
+
+def with_curvature(
+    spec: Spec,
+    state: TrainState,
+    split: DeviceSplit,
+    steps: EpochSlice,
+    hyperparameters: Hyperparameters,
+) -> TrainState:
+    """The state with the curvature that `diagonal_lm` estimates before the first step of an epoch.
+
+    It is that of the epoch's first examples. Of other optimisers, inside an epoch, and where it is
+    frozen, the state is as it was.
+    """
+    if not spec.estimates_curvature:
+        return state
+    count = jnp.minimum(hyperparameters["curvature_samples"], spec.num_examples)
+    key = jax.random.fold_in(state.order_key, -1 - state.step)  # epochs have the others
+
+    def estimate(opt_state: optax.OptState) -> optax.OptState:
+        curvature = gauss_newton_diagonal(
+            spec, state.params, split, steps.order.ravel(), count, key
+        )
+        return optim.set_curvature(opt_state, curvature)
+
+    due = (jnp.asarray(steps.first) == 0) & (state.step >= 0)
+    opt_state = lax.cond(due, estimate, lambda opt_state: opt_state, state.opt_state)
+    return dataclasses.replace(state, opt_state=opt_state)
 
 
 def loop(

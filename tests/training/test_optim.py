@@ -225,12 +225,13 @@ def test_config_sections_unpack():
         steps_per_epoch=golden.STEPS_PER_EPOCH,
     )
     settings = {**config.optimizer, "learning_rate": schedule}
+    del settings["samples"]  # of the curvature that the optimiser is given
     parameters = {"kernel": jnp.ones((2, 3))}
     make_optimizer(**settings, max_grad_norm=config.train.max_grad_norm).init(parameters)
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="'sdg'; it must be sgd, adam or adamw"):
+    with pytest.raises(ValueError, match="'sdg'; it must be sgd, adam, adamw or diagonal_lm"):
         optimizer_of({"name": "sdg"})
     with pytest.raises(ValueError, match="'onecycle'; it must be constant"):
         schedule_of({"name": "onecycle"})
