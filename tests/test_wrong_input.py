@@ -72,7 +72,7 @@ OVERRIDES = [
     ("optimizer.learning_rate=0,1", "optimizer.learning_rate=0,1: must be a number above 0 and"),
     ("optimizer.momentum=1", "optimizer.momentum=1.0: must be a number in [0, 1)"),
     ("optimizer.nesterov=maybe", "optimizer.nesterov=maybe: must be true or false"),
-    ("optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw"),
+    ("optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw, diagonal_lm"),
     ("model.channels=6", "model.channels=(6,): must be a tuple of 2 integers of at least 1"),
     ("model.channels=6,b", "model.channels=6,b: must be a tuple of 2 integers of at least 1"),
     ("model.backend=fast", "model.backend=fast: must be one of auto, native, phase, plain"),

@@ -92,7 +92,7 @@ def _schedule(name: str) -> Comparison:
     per_epoch = 10
 
     @functools.partial(jax.jit, static_argnums=0)
-    def rates(num_steps: int, steps: jax.Array, given: Mapping[str, jax.Array]) -> Any:
+    def rates(num_steps: int, steps: jax.Array, given: Mapping[str, Any]) -> Any:
         schedule = optim.make_schedule(
             name, num_steps=num_steps, steps_per_epoch=per_epoch, **given
         )

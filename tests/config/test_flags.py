@@ -253,10 +253,13 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
             "--config.train.precision=float16",
             "train.precision=float16: must be one of float32, tensorfloat32, bfloat16",
         ),
-        ("--config.optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw"),
+        (
+            "--config.optimizer.name=SGD",
+            "optimizer.name=SGD: must be one of sgd, adam, adamw, diagonal_lm",
+        ),
         (
             "--config.schedule.name=exp",
-            "schedule.name=exp: must be one of constant, cosine, step, one_cycle, linear",
+            "schedule.name=exp: must be one of constant, cosine, step, piecewise, one_cycle, linear",
         ),
         # Together
         (

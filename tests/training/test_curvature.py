@@ -122,7 +122,7 @@ def test_a_piecewise_schedule_has_the_published_rates():
         num_steps=60,
         steps_per_epoch=3,
     )
-    rates = [schedule(step) for step in range(0, 60, 3)]
+    rates = np.array([schedule(step) for step in range(0, 60, 3)])
     published = [5e-4] * 2 + [2e-4] * 3 + [1e-4] * 3 + [5e-5] * 4 + [1e-5] * 8
     np.testing.assert_allclose(rates, published, rtol=1e-6)
     assert schedule(5) == schedule(0)
