@@ -259,7 +259,8 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         ),
         (
             "--config.schedule.name=exp",
-            "schedule.name=exp: must be one of constant, cosine, step, piecewise, one_cycle, linear",
+            "schedule.name=exp: must be one of constant, cosine, step, piecewise, one_cycle,"
+            " linear",
         ),
         # Together
         (
