@@ -29,10 +29,10 @@ from jaxtyping import Array, ArrayLike, Float, Integer, UInt8
 from lenet_jax import machine
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
-from lenet_jax.nn import cpu_kernels, native
+from lenet_jax.nn import cpu_kernels, gpu_kernels, native
 from lenet_jax.nn.phase import conv_phases, first_equals, max_over_phases
 
-Backend = Literal["auto", "native", "phase", "plain"]
+Backend = Literal["auto", "native", "pallas", "phase", "plain"]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"]
 Pool = Literal["max", "avg"]
 
@@ -73,6 +73,8 @@ def conv_pool_relu(
     chosen = _choose(backend, x, kernel, kernel.shape[0] == cpu_kernels.SIZE)
     if chosen == "native":
         return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
+    if chosen == "pallas":
+        return batch_last(gpu_kernels.conv_pool_relu(batch_last(x), kernel, bias, precision))
     if chosen == "plain":
         pooled = _max_pool(_convolve(x, kernel, precision))
         return relu(pooled + bias.reshape(1, 1, 1, -1))

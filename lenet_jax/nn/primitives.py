@@ -35,7 +35,13 @@ class Trilinear:
     """
 
     def __init__(
-        self, name: str, apply: Function, kernel_gradient: Function, input_gradient: Function
+        self,
+        name: str,
+        apply: Function,
+        kernel_gradient: Function,
+        input_gradient: Function,
+        *,
+        together: bool = False,
     ):
         """Builds primitives from three functions of arrays, which may call foreign code.
 
@@ -45,6 +51,7 @@ class Trilinear:
           kernel_gradient: (x, cotangent, *constants, groups) → the gradients of kernel and bias of
             each of so many groups of images, which lie one after the other in the batch.
           input_gradient: (kernel, cotangent, *constants) → the gradient of x.
+          together: JAX maps the three functions, see `map_networks`; they never see groups.
         """
         self._apply = make_primitive(name, lambda *args: (apply(*args),))
         self._kernel_gradient = make_primitive(
@@ -59,6 +66,11 @@ class Trilinear:
         ad.primitive_transposes[self._apply] = self._apply_transpose
         ad.primitive_transposes[self._kernel_gradient] = self._kernel_gradient_transpose
         ad.primitive_transposes[self._input_gradient] = self._input_gradient_transpose
+        if together:
+            map_networks(self._apply, lambda *args: (apply(*args),))
+            map_networks(self._kernel_gradient, kernel_gradient, groups=1)
+            map_networks(self._input_gradient, lambda *args: (input_gradient(*args),))
+            return
         batching.primitive_batchers[self._apply] = self._map_apply
         batching.primitive_batchers[self._kernel_gradient] = self._map_kernel_gradient
         batching.primitive_batchers[self._input_gradient] = self._map_input_gradient
@@ -261,6 +273,57 @@ def map_images(
     outs = primitive.bind(*merged)
     split = [out.reshape(*out.shape[:-1], size, -1) for out in outs]
     return split, [out.ndim - 2 for out in split]
+
+
+def map_networks(primitive: Primitive, function: Function, **params: Any) -> None:
+    """Gives a primitive the batching rule that JAX maps its function: all networks at once.
+
+    The mapped function is a primitive again. Its derivatives, which only a derivative of a mapped
+    function asks for, are those of the networks one after the other.
+
+    Args:
+      primitive: what is mapped.
+      function: what it runs.
+      params: the parameters that it is always bound with.
+    """
+
+    def run(*args: Array, levels: tuple[tuple[bool, ...], ...]) -> Sequence[Array]:
+        mapped = partial(function, **params)
+        for level in reversed(levels):  # the outermost is the first
+            mapped = jax.vmap(mapped, [0 if is_mapped else None for is_mapped in level])
+        return mapped(*args)
+
+    def one_after_the_other(*args: Array, levels: tuple[tuple[bool, ...], ...]) -> Any:
+        def call(own: list[Array]) -> Any:
+            rest = iter(own)
+            each = [next(rest) if m else arg for arg, m in zip(args, levels[0], strict=True)]
+            if len(levels) > 1:
+                return many.bind(*each, levels=levels[1:])
+            return primitive.bind(*each, **params)
+
+        return lax.map(call, [arg for arg, m in zip(args, levels[0], strict=True) if m])
+
+    def batch(args: Sequence[Array], axes: Sequence[int | None], **bound: Any) -> Any:
+        if not _mapped_size(args, axes):
+            return _map_nothing(many if "levels" in bound else primitive, args, axes, **bound)
+        front = [
+            arg if axis is None else jnp.moveaxis(arg, axis, 0)
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        level = tuple(axis is not None for axis in axes)
+        outs = many.bind(*front, levels=(level, *bound.get("levels", ())))
+        return outs, [0] * len(outs)
+
+    def differentiate(
+        primals: Sequence[Array], tangents: Sequence[Any], *, levels: tuple[tuple[bool, ...], ...]
+    ) -> Any:
+        tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
+        return jax.jvp(partial(one_after_the_other, levels=levels), primals, tangents)
+
+    many = make_primitive(f"{primitive.name}_of_many", run, ("levels",))
+    ad.primitive_jvps[many] = differentiate
+    batching.primitive_batchers[primitive] = batch
+    batching.primitive_batchers[many] = batch
 
 
 def _mapped_size(args: Sequence[Array], axes: Sequence[int | None]) -> int:
