@@ -35,7 +35,7 @@ class Defaults:
 
     platform: str
     kind: str = ""
-    backends: tuple[Literal["native", "phase", "plain"], ...] = ("phase",)
+    backends: tuple[Literal["native", "pallas", "phase", "plain"], ...] = ("phase",)
     rewrites: bool = False
     shares_batches: bool = False
     strategy: Literal["map", "vmap"] = "vmap"

@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.init = (
         "torch"  # `torch` (uniform ±1/√fan_in), `flax` (LeCun normal, zero bias), `lecun_1998`
     )
-    config.model.backend = "auto"  # `native` (C++, CPU), `phase`, `plain`, or `auto` (fastest)
+    config.model.backend = "auto"  # `native` (CPU), `pallas` (GPU), `phase`, `plain`, or `auto`
 
     config.train = ConfigDict()
     config.train.num_epochs = 12  # passes over the training images

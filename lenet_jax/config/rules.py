@@ -25,7 +25,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "model.pool": ("max", "avg"),
     "model.padding": "[0, 16]",
     "model.init": ("torch", "flax", "lecun_1998"),
-    "model.backend": ("auto", "native", "phase", "plain"),
+    "model.backend": ("auto", "native", "pallas", "phase", "plain"),
     "train.num_epochs": "[1, inf)",
     "train.schedule_epochs": "[1, inf)",
     "train.batch_size": "[1, inf)",

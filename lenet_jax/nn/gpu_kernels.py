@@ -10,10 +10,9 @@ pixels of a block come from four products of the same matrix, with windows that 
 Equal windows are therefore equal columns, whose terms are added in one order: they tie without
 being compared.
 
-Tiles have sides that are powers of two, at least 16, as tensor cores need. A program of 128 threads
-holds four 16×128 tiles of sums and one 32×128 tile of windows, 96 of the 255 registers that a
-thread can have; of the 227 KiB of an H100's shared memory it needs the tile's 16 KiB, twice while
-one is loaded.
+Tiles have sides that are powers of two, at least 16, as tensor cores need. Triton's compiler for an
+H100 gives the largest program, the forward kernel in float32, 245 of the 255 registers that each of
+its 256 threads may have, and 18 of the 227 KiB of shared memory; nothing is spilled to memory.
 """
 
 import functools
@@ -27,15 +26,14 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jax.interpreters import ad
-from jaxtyping import Array, Float, Int8
+from jaxtyping import Array, Float
 
 from lenet_jax.nn.phase import OFFSETS, at_winner, conv_phases
 from lenet_jax.nn.primitives import Trilinear, make_primitive, map_networks
 
 COLUMNS, TAPS, ROWS = 128, 32, 16  # of a tile
-BLOCKS = 8  # of columns, which one program adds to the kernel's gradient
+SUMMED, BLOCKS = 32, 32  # columns that a product of the kernel's gradient sums; products a program
 CUT = 4  # instead of the winner's phase, where ReLU gives 0
-WARPS = 4
 
 
 def conv_pool_relu(
@@ -83,23 +81,25 @@ def _layer(precision: str) -> Callable[..., Array]:
     """The layer with products of this precision."""
 
     def forward(x: Array, kernel: Array, bias: Array) -> list[Array]:
-        sizes = Sizes(*x.shape, kernel.shape[0], kernel.shape[-1])
+        sizes = Sizes._make((*x.shape, kernel.shape[0], kernel.shape[-1]))
         grid = pl.cdiv(sizes.columns, COLUMNS), pl.cdiv(sizes.features, ROWS)
         outs = (sizes.pooled, jnp.float32), (sizes.pooled, jnp.int8)
-        return _call(_forward_kernel, sizes, precision, grid, (x, kernel, bias), outs)
+        run = functools.partial(_forward_kernel, sizes=sizes, precision=precision)
+        return _call(run, grid, (x, kernel, bias), outs, warps=8)
 
     def kernel_gradient(
         x: Array, cotangent: Array, winners: Array, *, groups: int = 1
     ) -> list[Array]:
         assert groups == 1  # many networks are mapped
         size = x.shape[1] - 2 * cotangent.shape[1] + 1
-        sizes = Sizes(*x.shape, size, cotangent.shape[0])
-        parts = pl.cdiv(sizes.columns, COLUMNS * BLOCKS)
+        sizes = Sizes._make((*x.shape, size, cotangent.shape[0]))
+        parts = pl.cdiv(sizes.columns, SUMMED * BLOCKS)
         # The bias is the weight of one more tap, in which every window has a 1.
         shape = parts, sizes.taps + 1, sizes.features
         grid = parts, pl.cdiv(sizes.taps + 1, TAPS), pl.cdiv(sizes.features, ROWS)
-        args, outs = (x, cotangent, winners), [(shape, jnp.float32)]
-        (gradient,) = _call(_kernel_gradient_kernel, sizes, precision, grid, args, outs)
+        run = functools.partial(_kernel_gradient_kernel, sizes=sizes, precision=precision)
+        outs = [(shape, jnp.float32)]
+        (gradient,) = _call(run, grid, (x, cotangent, winners), outs, warps=4)
         gradient = jnp.sum(gradient, axis=0)
         kernel = gradient[:-1].reshape(size, size, sizes.channels, sizes.features)
         return [kernel[None], gradient[-1:]]
@@ -110,8 +110,9 @@ def _layer(precision: str) -> Callable[..., Array]:
         sizes = Sizes(channels, 2 * h + size - 1, 2 * w + size - 1, batch, size, features)
         blocks = sizes.height // 2 * (sizes.width // 2) * batch
         grid = pl.cdiv(blocks, COLUMNS), pl.cdiv(4 * channels, ROWS)
-        args, outs = (kernel, cotangent, winners), [(sizes[:4], jnp.float32)]
-        return _call(_input_gradient_kernel, sizes, precision, grid, args, outs)[0]
+        run = functools.partial(_input_gradient_kernel, sizes=sizes, precision=precision)
+        outs = [(sizes[:4], jnp.float32)]
+        return _call(run, grid, (kernel, cotangent, winners), outs, warps=8)[0]
 
     def read_winners(x: Array, kernel: Array, bias: Array, winners: Array) -> Array:
         phases = conv_phases(x, kernel, precision) + bias.reshape(1, -1, 1, 1, 1)
@@ -173,7 +174,7 @@ def _kernel_gradient_kernel(
     part, is_bias = pl.program_id(0), tap == sizes.taps
 
     def add(block: Array, total: Array) -> Array:
-        column = (part * BLOCKS + block) * COLUMNS + jnp.arange(COLUMNS, dtype=jnp.int32)
+        column = (part * BLOCKS + block) * SUMMED + jnp.arange(SUMMED, dtype=jnp.int32)
         inside = column < sizes.columns
         at = feature * sizes.columns + column[:, None]
         known = inside[:, None] & (feature < sizes.features)
@@ -265,7 +266,7 @@ def _offset(sizes: Sizes, phase: int) -> int:
 
 def _load(ref: Any, index: Array, known: Array, other: float | int = 0.0) -> Array:
     index, known = jnp.broadcast_arrays(index, known)
-    return triton.load(ref.at[jnp.where(known, index, 0)], mask=known, other=other)
+    return triton.load(ref.at[index], mask=known, other=other)
 
 
 def _store(ref: Any, index: Array, value: Array, known: Array) -> None:
@@ -279,21 +280,22 @@ def _dot(a: Array, b: Array, precision: str) -> Array:
 
 def _call(
     kernel: Callable[..., None],
-    sizes: Sizes,
-    precision: str,
     grid: tuple[int, ...],
     args: Sequence[Array],
     outs: Sequence[tuple[Sequence[int], Any]],
+    warps: int,
 ) -> list[Array]:
     """Runs a kernel on flat arrays; returns arrays of the given shapes and dtypes."""
+    # One stage: shared memory for more would leave one program on a multiprocessor.
+    params = triton.CompilerParams(num_warps=warps, num_stages=1)
 
-    def call(*args: Array, interpret: bool) -> list[Array]:
+    def call(*args: Array, interpret: bool) -> Sequence[Array]:
         return pl.pallas_call(
-            functools.partial(kernel, sizes=sizes, precision=precision),
+            kernel,
             out_shape=[jax.ShapeDtypeStruct((math.prod(s),), dtype) for s, dtype in outs],
             grid=grid,
             interpret=interpret,
-            compiler_params=triton.CompilerParams(num_warps=WARPS),
+            compiler_params=params,
         )(*args)
 
     flat = lax.platform_dependent(

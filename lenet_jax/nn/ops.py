@@ -3,9 +3,10 @@
 The backends of `conv_pool_relu` and `linear` compute the same values and the same derivatives of
 every order, ties included, as long as all values are finite: `plain` is the reference, in JAX's
 own convolution and pooling; `native` is C++ for CPUs (`cpu_kernels.py`); `phase` is for
-accelerators, and for CPUs without a C++ compiler (`phase.py`).
+accelerators, and for CPUs without a C++ compiler (`phase.py`); `pallas` is for GPUs
+(`gpu_kernels.py`).
 
-Inside `native` and `phase` the batch is the last axis: every copy, comparison and sum then runs
+Inside all but `plain` the batch is the last axis: every copy, comparison and sum then runs
 over contiguous memory. `batch_last` moves it there and back; XLA cancels the pair between two
 layers.
 
@@ -29,7 +30,7 @@ from jaxtyping import Array, ArrayLike, Float, Integer, UInt8
 from lenet_jax import machine
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
-from lenet_jax.nn import cpu_kernels, gpu_kernels, native
+from lenet_jax.nn import cpu_kernels, native
 from lenet_jax.nn.phase import conv_phases, first_equals, max_over_phases
 
 Backend = Literal["auto", "native", "pallas", "phase", "plain"]
@@ -55,8 +56,8 @@ def conv_pool_relu(
       x: images or feature maps.
       kernel: square, of odd size s, in the layout (height, width, in, out).
       bias: one value per output channel.
-      backend: `plain`, `phase`, `native`, or `auto`: the choice of `choose_backend`, or `phase`
-        for sizes and dtypes that `native` does not support.
+      backend: `plain`, `phase`, `native`, `pallas`, or `auto`: the choice of `choose_backend`, or
+        `phase` for sizes and dtypes that `native` does not support.
       precision: of the convolution.
 
     Returns:
@@ -64,9 +65,9 @@ def conv_pool_relu(
 
     Raises:
       ValueError: the arrays' shapes do not fit; kernel and bias differ in dtype; s is even, or the
-        convolved height or width is odd or not positive; or `native` is requested, and s is not 5
-        or the promoted dtype is not float32.
-      UserError: `native` is requested, and not available.
+        convolved height or width is odd or not positive; `native` is requested, and s is not 5; or
+        `native` or `pallas` is, and the promoted dtype is not float32.
+      UserError: `native` or `pallas` is requested, and not available.
     """
     x, kernel, bias = _promote(x, kernel, bias, rank=4)
     _check_sizes(x, kernel)
@@ -74,6 +75,8 @@ def conv_pool_relu(
     if chosen == "native":
         return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
     if chosen == "pallas":
+        from lenet_jax.nn import gpu_kernels  # late: no other backend needs Pallas
+
         return batch_last(gpu_kernels.conv_pool_relu(batch_last(x), kernel, bias, precision))
     if chosen == "plain":
         pooled = _max_pool(_convolve(x, kernel, precision))
@@ -138,13 +141,13 @@ def linear(
       x: rows of features.
       kernel: one column per unit.
       bias: one value per unit.
-      backend: as for `conv_pool_relu`; `phase` and `plain` are the same.
+      backend: as for `conv_pool_relu`; all but `native` are the same.
       precision: of the product.
 
     Raises:
-      ValueError: the arrays' shapes do not fit; kernel and bias differ in dtype; or `native` is
-        requested, and the promoted dtype is not float32.
-      UserError: `native` is requested, and not available.
+      ValueError: the arrays' shapes do not fit; kernel and bias differ in dtype; or `native` or
+        `pallas` is requested, and the promoted dtype is not float32.
+      UserError: `native` or `pallas` is requested, and not available.
     """
     x, kernel, bias = _promote(x, kernel, bias, rank=2)
     if _choose(backend, x, kernel) == "native":
@@ -160,7 +163,7 @@ def choose_backend(backend: Backend, device: Any = None) -> Backend:
       device: the one that computes; None: the first of `machine.devices`.
 
     Raises:
-      UserError: `native` is requested, and not available.
+      UserError: `native` or `pallas` is requested, and not available.
     """
     device = device or machine.devices()[0]
     if backend == "auto":
@@ -172,18 +175,25 @@ def choose_backend(backend: Backend, device: Any = None) -> Backend:
                 "config.model.backend=native is for CPUs\nLeave it out: the fastest is taken."
             )
         native.load()
+    if backend == "pallas" and device.platform == "tpu":
+        raise UserError(
+            "config.model.backend=pallas is for GPUs\nLeave it out: the fastest is taken."
+        )
     return backend
 
 
 def _choose(backend: Backend, x: Array, kernel: Array, has_size: bool = True) -> Backend:
-    """`choose_backend` for arrays; `native` supports one kernel size, and float32."""
+    """`choose_backend` for arrays; `native` supports one kernel size, it and `pallas` float32."""
     chosen = choose_backend(backend, _device(x) or _device(kernel))
     if 0 in x.shape:  # of which there is nothing to gain
         return "plain"
-    if chosen != "native" or (has_size and x.dtype == kernel.dtype == jnp.float32):
+    of_float32 = x.dtype == kernel.dtype == jnp.float32
+    if chosen not in ("native", "pallas") or (of_float32 and (has_size or chosen == "pallas")):
         return chosen
     if backend == "auto":
         return "phase"
+    if chosen == "pallas":
+        raise ValueError(f"`pallas` takes float32, not {kernel.dtype}")
     size = "×".join(map(str, kernel.shape[:2]))
     raise ValueError(f"`native` takes float32, and 5×5 kernels, not {size} of {kernel.dtype}")
 

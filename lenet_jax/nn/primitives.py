@@ -317,8 +317,8 @@ def map_networks(primitive: Primitive, function: Function, **params: Any) -> Non
     def differentiate(
         primals: Sequence[Array], tangents: Sequence[Any], *, levels: tuple[tuple[bool, ...], ...]
     ) -> Any:
-        tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
-        return jax.jvp(partial(one_after_the_other, levels=levels), primals, tangents)
+        function = partial(one_after_the_other, levels=levels)
+        return jax.jvp(function, (*primals,), (*map(ad.instantiate_zeros, tangents),))
 
     many = make_primitive(f"{primitive.name}_of_many", run, ("levels",))
     ad.primitive_jvps[many] = differentiate
