@@ -13,6 +13,7 @@ being compared.
 Tiles have sides that are powers of two, at least 16, as tensor cores need. Triton's compiler for an
 H100 gives the largest program, the forward kernel in float32, 245 of the 255 registers that each of
 its 256 threads may have, and 18 of the 227 KiB of shared memory; nothing is spilled to memory.
+Pallas compiles them by Triton, which JAX 0.12 deprecates.
 """
 
 import functools

@@ -247,7 +247,7 @@ NATURAL = "must be an integer of at least 0 and below 2**31"
         ("--config.model.init=keras", "model.init=keras: must be one of torch, flax, lecun_1998"),
         (
             "--config.model.backend=fast",
-            "model.backend=fast: must be one of auto, native, phase, plain",
+            "model.backend=fast: must be one of auto, native, pallas, phase, plain",
         ),
         (
             "--config.train.precision=float16",

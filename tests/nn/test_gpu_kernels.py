@@ -93,6 +93,7 @@ def test_derivatives_equal_those_of_the_plain_layers_in_float64(derivative):
     assert comparison.holds, comparison
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32"])
 def test_the_kernels_lower_for_a_gpu_with_one_network_after_the_other_in_the_grid(precision):
     networks, batch = 1024, 64
