@@ -75,7 +75,7 @@ OVERRIDES = [
     ("optimizer.name=SGD", "optimizer.name=SGD: must be one of sgd, adam, adamw, diagonal_lm"),
     ("model.channels=6", "model.channels=(6,): must be a tuple of 2 integers of at least 1"),
     ("model.channels=6,b", "model.channels=6,b: must be a tuple of 2 integers of at least 1"),
-    ("model.backend=fast", "model.backend=fast: must be one of auto, native, phase, plain"),
+    ("model.backend=fast", "model.backend=fast: must be one of auto, native, pallas, phase, plain"),
     ("data.image_size=30", "data.image_size=30, model.padding=0: size + 2 · padding must be a mul"),
     ("schedule.warmup_epochs=1", "schedule.warmup_epochs=1.0, schedule.name=one_cycle: one_cycle"),
     ("augment.shift=40", "augment.shift=40.0, data.image_size=32: the shift must leave some of"),
