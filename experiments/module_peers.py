@@ -1,4 +1,4 @@
-"""The peers of the benchmark for networks that are plain Flax modules: `mlp` and `flax_mnist`.
+"""The peers of the benchmark for networks that are plain Flax modules.
 
 Each is the same training in PyTorch, in Flax as documented (`nnx.jit` per step), and in lenet-jax,
 which runs the module itself. All start from the same weights.
@@ -22,20 +22,26 @@ from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.data.dataset import Dataset
 
-MODULES = ("mlp", "flax_mnist")
+# Each network's config file, and its learning rate: squared distances have large gradients.
+MODULES = {
+    "mlp": ("configs/mlp.py", LEARNING_RATE),
+    "flax_mnist": ("configs/flax_mnist.py", LEARNING_RATE),
+    "lenet5_1998": ("configs/lenet_1998.py:lenet5", 0.001),
+}
 
 
 def load_config(name: str, *, dropout: bool) -> configs.Config:
     """The config of the training that all peers run."""
+    file, learning_rate = MODULES[name]
     overrides = {
         "optimizer.name": "sgd",
-        "optimizer.learning_rate": LEARNING_RATE,
+        "optimizer.learning_rate": learning_rate,
         "optimizer.momentum": MOMENTUM,
         "optimizer.weight_decay": 0.0,
         "schedule.name": "constant",
         **({"model.dropout": 0.0} if name == "flax_mnist" and not dropout else {}),
     }
-    return configs.load(f"configs/{name}.py", overrides.items())
+    return configs.load(file, overrides.items())
 
 
 def make_model(name: str, dataset: Dataset, *, dropout: bool) -> Any:
@@ -77,6 +83,8 @@ def make_torch(name: str, dataset: Dataset, *, dropout: bool) -> Peer:
         model: Any = nn.Sequential(nn.Flatten(), first, relu(), second, relu(), third)
         for layer, linear in zip(ours.layers, (first, second, third), strict=True):
             _copy(linear, np.asarray(layer.kernel[...]).T, layer.bias)
+    elif name == "lenet5_1998":
+        model = _torch_lenet5(ours)
     else:
         model = FlaxMNIST()
         for at in ("conv1", "conv2"):
@@ -87,12 +95,70 @@ def make_torch(name: str, dataset: Dataset, *, dropout: bool) -> Peer:
         kernel = np.asarray(ours.linear1.kernel[...]).reshape(7, 7, 64, 256)
         _copy(model.linear1, kernel.transpose(3, 2, 0, 1).reshape(256, -1), ours.linear1.bias)
         _copy(model.linear2, np.asarray(ours.linear2.kernel[...]).T, ours.linear2.bias)
-    return torch_peer(model, dataset)
+    return torch_peer(model, dataset, learning_rate=MODULES[name][1])
+
+
+def _torch_lenet5(ours: Any) -> Any:
+    """LeNet-5 of 1998 in PyTorch, with our weights; a mask leaves out the table's connections."""
+    import torch
+    from torch import nn
+
+    from lenet_jax.nn.bitmaps import digit_codes
+    from lenet_jax.nn.lenet_1998 import LENET5_C3
+
+    functional: Any = nn.functional
+
+    def squash(x: Any) -> Any:
+        return 1.7159 * torch.tanh(2 / 3 * x)
+
+    class Subsampling(nn.Module):
+        def __init__(self, layer: Any) -> None:
+            super().__init__()
+            values = (
+                torch.from_numpy(np.array(value[...]).reshape(-1, 1, 1))
+                for value in (layer.coefficient, layer.bias)
+            )
+            self.coefficient, self.bias = map(nn.Parameter, values)
+
+        def forward(self, x: Any) -> Any:
+            return squash(4 * functional.avg_pool2d(x, 2) * self.coefficient + self.bias)
+
+    class LeNet5(nn.Module):
+        mask: torch.Tensor
+        codes: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            sizes = ((1, 6), (6, 16), (16, 120))
+            self.c1, self.c3, self.c5 = (nn.Conv2d(c, k, 5) for c, k in sizes)
+            self.s2, self.s4 = Subsampling(ours.s2), Subsampling(ours.s4)
+            self.f6 = nn.Linear(120, 84)
+            mask = torch.zeros(16, 6, 1, 1)
+            for k, seen in enumerate(LENET5_C3):
+                mask[k, list(seen)] = 1
+            self.register_buffer("mask", mask)
+            self.register_buffer("codes", torch.from_numpy(digit_codes()))
+
+        def forward(self, x: Any) -> Any:
+            x = self.s2(squash(self.c1(x)))
+            c3 = functional.conv2d(x, self.c3.weight * self.mask, self.c3.bias)
+            x = self.s4(squash(c3))
+            x = squash(self.f6(torch.flatten(squash(self.c5(x)), 1)))
+            return -(x[:, None] - self.codes).square().sum(-1)
+
+    model = LeNet5()
+    for layer, own in ((model.c1, ours.c1), (model.c5, ours.c5)):
+        _copy(layer, np.asarray(own.kernel[...]).transpose(3, 2, 0, 1), own.bias)
+    c3 = np.asarray(ours.c3.dense_kernel()).transpose(3, 2, 0, 1)
+    _copy(model.c3, c3, ours.c3.bias)
+    _copy(model.f6, np.asarray(ours.f6.kernel[...]).T, ours.f6.bias)
+    return model
 
 
 def make_flax(name: str, dataset: Dataset, *, dropout: bool) -> Peer:
     """The module in Flax's own loop."""
-    return flax_peer(make_model(name, dataset, dropout=dropout), dataset)
+    model = make_model(name, dataset, dropout=dropout)
+    return flax_peer(model, dataset, learning_rate=MODULES[name][1])
 
 
 def make_project(name: str, dataset: Dataset, *, dropout: bool) -> Peer:
@@ -104,9 +170,9 @@ def make_project(name: str, dataset: Dataset, *, dropout: bool) -> Peer:
     return project_peer(config, dataset, lambda _: nnx.state(model))
 
 
-def load_data() -> Dataset:
-    """MNIST at its own size."""
-    return data.load("mnist", image_size=28)
+def load_data(name: str) -> Dataset:
+    """MNIST in the size that a network takes."""
+    return data.load("mnist", image_size=load_config(name, dropout=True).data.image_size)
 
 
 def multiplications(name: str) -> list[int]:
@@ -114,7 +180,7 @@ def multiplications(name: str) -> list[int]:
     from lenet_jax.training import sizes
     from lenet_jax.training.spec import make_spec
 
-    return sizes.multiplications(make_spec(load_config(name, dropout=True), load_data()))
+    return sizes.multiplications(make_spec(load_config(name, dropout=True), load_data(name)))
 
 
 def _copy(layer: Any, weight: np.ndarray, bias: Any) -> None:

@@ -2,8 +2,8 @@
 
 A peer is built from a network's sizes, its initial weights (a PyTorch state_dict of arrays) and the
 data. `train(indices)` takes one optimiser step per row of indices and returns the mean loss;
-`evaluate()` returns the number of correctly classified test images. All peers use SGD with learning
-rate 0.05 and momentum 0.9.
+`evaluate()` returns the number of correctly classified test images. All peers use SGD with
+momentum 0.9 and, unless told otherwise, learning rate 0.05.
 """
 
 import dataclasses
@@ -74,7 +74,12 @@ def make_torch(
 
 
 def torch_peer(
-    model: Any, dataset: Dataset, *, channels_last: bool = False, compiled: bool = False
+    model: Any,
+    dataset: Dataset,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+    learning_rate: float = LEARNING_RATE,
 ) -> Peer:
     """The usual loop of PyTorch for any network."""
     import torch
@@ -91,7 +96,7 @@ def torch_peer(
     images, test_images = tensor("train"), tensor("test")
     labels = torch.from_numpy(dataset.train.labels).long().to(device)
     test_labels = torch.from_numpy(dataset.test.labels).long().to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=MOMENTUM)
     forward = torch.compile(model) if compiled else model
 
     def train(indices: np.ndarray) -> float:
@@ -145,7 +150,7 @@ def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:
     return flax_peer(model, dataset)
 
 
-def flax_peer(model: Any, dataset: Dataset) -> Peer:
+def flax_peer(model: Any, dataset: Dataset, *, learning_rate: float = LEARNING_RATE) -> Peer:
     """The documented loop of Flax for any module: `nnx.jit` per step."""
     import jax.numpy as jnp
     import optax
@@ -153,7 +158,7 @@ def flax_peer(model: Any, dataset: Dataset) -> Peer:
 
     from lenet_jax.nn.variables import set_mode
 
-    optimizer = nnx.Optimizer(model, optax.sgd(LEARNING_RATE, MOMENTUM), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, optax.sgd(learning_rate, MOMENTUM), wrt=nnx.Param)
     images, test_images = normalised(dataset, "train"), normalised(dataset, "test")
     labels, test_labels = dataset.train.labels, dataset.test.labels
 

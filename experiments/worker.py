@@ -65,7 +65,9 @@ def work(peer: str) -> None:
         match request["do"]:
             case "make module":
                 make = MODULE_PEERS[peer]
-                running = make(request["network"], load_data(), dropout=request["dropout"])
+                running = make(
+                    request["network"], load_data(request["network"]), dropout=request["dropout"]
+                )
                 answer: Any = None
             case "make":
                 network = Network(*map(tuple, request["network"]))

@@ -90,15 +90,19 @@ class TableConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 k"]:
         """The maps, four pixels less high and wide."""
-        # As one dense product, with zeros where there is no connection: faster than in groups.
+        layout = ("NHWC", "HWIO", "NHWC")
+        # Zeros where there is no connection are faster than a convolution in groups.
+        kernel = self.dense_kernel()
+        x = lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=layout)
+        return squash(x + _of_maps(self.bias))
+
+    def dense_kernel(self) -> Float[Array, "5 5 c k"]:
+        """The kernel of all maps of the input, with zeros where there is no connection."""
         outputs = np.repeat(np.arange(len(self.table)), [len(seen) for seen in self.table])
         inputs = np.asarray([*itertools.chain(*self.table)])
         kernel = self.kernel[...]
         dense = jnp.zeros((SIZE, SIZE, self.channels, len(self.table)), kernel.dtype)
-        dense = dense.at[:, :, inputs, outputs].set(kernel, unique_indices=True)
-        layout = ("NHWC", "HWIO", "NHWC")
-        x = lax.conv_general_dilated(x, dense, (1, 1), "VALID", dimension_numbers=layout)
-        return squash(x + _of_maps(self.bias))
+        return dense.at[:, :, inputs, outputs].set(kernel, unique_indices=True)
 
 
 class LeNet1(nnx.Module):
