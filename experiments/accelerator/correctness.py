@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from experiments.accelerator.record import Stage, log
+from experiments.accelerator.record import REFUSALS, Stage, log
 from experiments.correctness import reference
 from lenet_jax import data
 from lenet_jax.nn import ops
@@ -44,6 +44,8 @@ def measure(stage: Stage) -> None:
     violations: list[str] = []
     refused: dict[str, str] = {}
     variants: list[tuple[str, ops.Backend]] = list(itertools.product(PRECISIONS, BACKENDS))
+    # Last, for the kernels take long to trace; two precisions, for there are two ways to multiply.
+    variants += [("default", "pallas"), ("highest", "pallas")]
     if stage.short:
         variants = [("highest", BACKENDS[0])]
     with ThreadPoolExecutor(6) as pool:
@@ -52,12 +54,12 @@ def measure(stage: Stage) -> None:
             try:
                 lowered = lower(backend, precision, cases, network)
                 pending[f"{backend}, {precision}"] = pool.submit(lowered.compile)
-            except (ValueError, NotImplementedError) as error:
+            except REFUSALS as error:
                 refused[f"{backend}, {precision}"] = str(error)
         for name, future in pending.items():
             try:
                 values = jax.tree.map(np.asarray, future.result()(cases, network))
-            except jax.errors.JaxRuntimeError as error:
+            except REFUSALS as error:
                 refused[name] = str(error)
                 continue
             checks[name] = compare(values, expected, cases)

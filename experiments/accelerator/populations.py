@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from experiments.accelerator import forms
-from experiments.accelerator.record import Stage, log, memory
+from experiments.accelerator.record import REFUSALS, Stage, log, memory
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.data.dataset import Dataset, Split
@@ -27,7 +27,7 @@ from lenet_jax.training.spec import Spec, make_spec
 
 CONFIG = "configs/notes.py"
 STEPS, MAX_CALLS, ENOUGH_SECONDS = 64, 3, 2.0
-BACKENDS = ("phase", "plain")
+BACKENDS = ("phase", "plain", "pallas")
 ZERO = np.int32(0)
 
 
@@ -37,7 +37,7 @@ class Variant:
 
     Attributes:
       members: how many.
-      form: of the convolutions: `phase`, `plain`, or one of `forms`.
+      form: of the convolutions: one of BACKENDS, or of `forms`.
       strategy: `vmap`, `map`, or `auto`, what suits the device.
       micro_batch_size: images a gradient, of a batch of 64.
       shared_data_order: whether all members see the same batches.
@@ -61,8 +61,10 @@ class Variant:
 
 
 VARIANTS = (
-    *(Variant(members) for members in (1, 64, 1024)),
-    Variant(1024, shared_data_order=True),
+    Variant(1),
+    *(Variant(members, form) for members in (64, 1024) for form in ("phase", "pallas")),
+    *(Variant(1024, form, shared_data_order=True) for form in ("phase", "pallas")),
+    Variant(1024, "pallas", precision="highest"),
     Variant(64, "im2col"),
     Variant(64, "convolution"),
     Variant(4096),
@@ -96,7 +98,7 @@ def measure(stage: Stage) -> None:
         try:
             row |= measure_variant(variant, 2 if stage.short else STEPS)
             log(f"{variant}: {row['images_per_second']:,.0f} model-images/s")
-        except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
+        except REFUSALS as error:
             row["error"] = str(error)[:2000]
             log(f"{variant}: {str(error)[:200]}")
         rows.append(row)

@@ -9,7 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lenet_jax.errors import UserError
 from lenet_jax.storage.files import write_json
+
+# What JAX, XLA and Pallas raise for what they do not compile, or a device cannot run.
+REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, UserError)
 
 
 def read(file: Path) -> dict[str, Any]:
