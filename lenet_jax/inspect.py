@@ -76,7 +76,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.report import page
     from lenet_jax.report.figures import draw_figures
     from lenet_jax.report.findings import find
-    from lenet_jax.report.live import live_page
+    from lenet_jax.report.live import live_page, why_not
 
     remarks: list[str] = []
     given = Description(**description(arguments))
@@ -103,11 +103,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     record = read_json(path / RECORD, RunRecord) or {}
     images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
     pages = {"report.html": page.report(network, dataset, findings, figures, record, changed)}
-    if network.is_lenet:
+    if (reason := why_not(network)) is None:
         pages["network.html"] = live_page(network, dataset, findings.logits)
     else:
-        kind = type(network.model).__name__
-        remarks.append(f"network.html is left out: it shows LeNets, and this is a {kind}")
+        remarks.append(f"network.html is left out: {reason}")
     with writing(out):
         _write(out, {**images, **pages}, force=arguments.force)
         _write_events(out / TENSORBOARD, figures, images)

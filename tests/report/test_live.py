@@ -14,7 +14,9 @@ from lenet_jax.data.form import ImageForm
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
-from lenet_jax.report.live import SCRIPTS, live_page, to_data
+from lenet_jax.nn.mlp import MLP
+from lenet_jax.report import live
+from lenet_jax.report.live import SCRIPTS, live_page, to_data, why_not
 from tests.support.chromium import browse, need_chromium
 from tests.support.handwriting import draw_digit
 
@@ -118,6 +120,11 @@ def dataset(network):
     return network.load_data(print)
 
 
+@pytest.fixture(scope="module")
+def logits(network, dataset):
+    return network.logits(dataset.test.images)
+
+
 def run_probe(page, code, given, folder):
     """What code gives within a page; the page as Chromium has it then, and its console."""
     need_chromium()
@@ -152,7 +159,7 @@ def other_networks():
 
 
 def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
-    network, dataset, tmp_path
+    network, dataset, logits, tmp_path
 ):
     images = dataset.test.images[:200]
     others = [
@@ -174,7 +181,6 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
       explanations: explanations(),
       steps: goThroughSteps(),
     }"""
-    logits = network.logits(dataset.test.images)
     page = live_page(network, dataset, logits)
     assert len(page) < 1_500_000
     result, _, console = run_probe(page, code, given, tmp_path)
@@ -221,8 +227,8 @@ def test_a_page_of_colour_pictures_and_hostile_names(tmp_path):
     assert "<b>two" not in dom and "<i>run" not in dom
 
 
-def test_the_page_is_self_contained(network, dataset):
-    page = live_page(network, dataset, network.logits(dataset.test.images))
+def test_the_page_is_self_contained(network, dataset, logits):
+    page = live_page(network, dataset, logits)
     assert "default-src 'none'" in page
     assert not re.search(r'@import|url\(|fetch\(|(?:src|href)="(?!data:|#)', page)
     assert "prefers-color-scheme: dark" in page and "prefers-reduced-motion" in page
@@ -230,11 +236,19 @@ def test_the_page_is_self_contained(network, dataset):
     assert len(set(SCRIPTS)) == len(SCRIPTS)
 
 
-def test_test_images_come_with_the_most_confident_mistakes_first(network, dataset):
-    logits = network.logits(dataset.test.images)
+def test_test_images_come_with_the_most_confident_mistakes_first(network, dataset, logits):
     examples = to_data(network, dataset.test, logits)["examples"]
     wrong = [each["label"] != each["predicted"] for each in examples]
     assert wrong == sorted(wrong, reverse=True) and 0 < sum(wrong) < len(wrong)
     confidence = [each["probability"] for each in examples[: sum(wrong)]]
     assert confidence == sorted(confidence, reverse=True)
     assert {each["label"] for each in examples[sum(wrong) :]} == set(range(10))
+
+
+def test_networks_that_are_no_lenet_or_too_large_have_no_page(network, monkeypatch):
+    assert why_not(network) is None
+    mlp = MLP(features=(4, 3), image_shape=(28, 28, 1), num_classes=10, rngs=nnx.Rngs(0))
+    other = Network(mlp, (0.0,), (1.0,), network.class_names, "mlp", image_shape=(28, 28, 1))
+    assert why_not(other) == "it shows LeNets, and this is a MLP"
+    monkeypatch.setattr(live, "MOST_PARAMS", 49_101)
+    assert why_not(network) == "it holds up to 49,101 parameters, and these are 49,102"

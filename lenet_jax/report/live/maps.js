@@ -1,7 +1,7 @@
 // Draws the stages: a canvas for each map, one colour scale for each stage, and what is selected.
 
 const MOST_MAPS = 64; // of a stage
-const MOST_COLUMNS = 50; // cells in a row, of what is no image
+const COLUMNS = 50; // cells in a row of what is no image, or more, so that it is no column
 
 // As the report's figures have them: matplotlib's magma, from 0 up, and RdBu, around 0.
 const PALETTES = {
@@ -78,8 +78,9 @@ function paint(canvas, valueOf, scale, progress = Infinity) {
   for (let i = 0; i < Math.min(width * height, progress); i++) {
     const value = valueOf(i);
     if (value === undefined) continue;
-    if (Array.isArray(value)) image.data.set([...value, 255], 4 * i);
-    else image.data.set(table.subarray(4 * levelOf(value, scale), 4 * levelOf(value, scale) + 4), 4 * i);
+    const level = Array.isArray(value) ? 0 : levelOf(value, scale);
+    const colour = Array.isArray(value) ? [...value, 255] : table.subarray(4 * level, 4 * level + 4);
+    image.data.set(colour, 4 * i);
   }
   context.putImageData(image, 0, 0);
 }
@@ -87,7 +88,7 @@ function paint(canvas, valueOf, scale, progress = Infinity) {
 /** How many maps a stage has, and the sides of each. */
 function layoutOf(stage, { height, width, channels }) {
   if (height === 1) {
-    const rows = Math.ceil(width / MOST_COLUMNS);
+    const rows = Math.ceil(width / Math.max(COLUMNS, Math.ceil(Math.sqrt(8 * width))));
     const columns = Math.ceil(width / rows);
     return { maps: 1, rows, columns, units: width, size: `${width} numbers` };
   }
@@ -130,8 +131,10 @@ class StageView {
     );
     const title = element("h3", {}, stage.title);
     const size = element("span", { className: "size" }, this.layout.size + some);
-    const bar = element("div", { className: "scale", ariaHidden: "true" }, this.low, this.strip, this.high);
-    this.node = element("section", { className: "stage" }, element("header", {}, title, size, bar), this.maps);
+    const bar = element("div", { className: "scale", ariaHidden: "true" });
+    bar.append(this.low, this.strip, this.high);
+    const header = element("header", {}, title, size, bar);
+    this.node = element("section", { className: "stage" }, header, this.maps);
     this.maps.addEventListener("keydown", (event) => this.onKey(event));
   }
 

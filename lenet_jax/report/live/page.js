@@ -99,11 +99,13 @@ function showReading(found) {
   const several = found > 1 ? ` Of ${found} characters the largest is read.` : "";
   let remark = "Draw, or choose a test image.";
   if (state.example !== null) remark = exampleText(network.examples[state.example]);
-  else if (sheet.strokes.length && !found) remark = "No character found: too small, or a solid block.";
-  else if (sheet.strokes.length) remark = `The network reads ${name}, ${percent(order[0])}.${several}`;
+  else if (!state.blank) remark = `The network reads ${name}, ${percent(order[0])}.${several}`;
+  else if (sheet.strokes.length) remark = "No character found: too small, or a solid block.";
   if (byId("remark").textContent !== remark) byId("remark").textContent = remark;
   const shown = logits.length <= MOST_BARS ? [...logits.keys()] : order.slice(0, 10);
   const bars = byId("bars");
+  const longest = Math.max(...shown.map((k) => network.classes[k].length));
+  bars.style.setProperty("--name", `${clip(longest, 2, 12)}ch`);
   while (bars.children.length < shown.length) {
     const button = element(
       "button",
@@ -227,11 +229,22 @@ document.addEventListener("keydown", (event) => {
 
 // Test images
 
+/** Of all test images one is reached with the Tab key, the others from it with the arrow keys. */
 function markExample() {
   [...byId("examples").children].forEach((item, i) => {
     item.firstChild.setAttribute("aria-pressed", i === state.example);
+    item.firstChild.tabIndex = i === (state.example ?? 0) ? 0 : -1;
   });
 }
+
+byId("examples").addEventListener("keydown", (event) => {
+  const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!move) return;
+  event.preventDefault();
+  const index = clip((state.example ?? -1) + move, 0, network.examples.length - 1);
+  showExample(index);
+  byId("examples").children[index].firstChild.focus();
+});
 
 function showExample(index) {
   state.example = index;
@@ -250,8 +263,9 @@ network.examples.forEach((example, i) => {
     { className: wrong ? "wrong" : "" },
     wrong ? `${truth}→${read}` : truth,
   );
-  const button = element("button", { type: "button", title: exampleText(example) }, canvas, caption);
-  button.ariaLabel = exampleText(example);
+  const text = exampleText(example);
+  const properties = { type: "button", title: text, ariaLabel: text };
+  const button = element("button", properties, canvas, caption);
   button.addEventListener("click", () => showExample(i));
   byId("examples").append(element("li", {}, button));
 });

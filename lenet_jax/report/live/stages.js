@@ -1,4 +1,4 @@
-// The stages that the page draws, from the input to the logits, and what a value of each is made of.
+// The stages that the page draws, from the input to the logits, and what their values are made of.
 
 /**
  * The stages in their order: `output` names what is drawn, a step of `forward`; `source` the stage
@@ -89,7 +89,7 @@ function explain(network, outputs, stage, { map, row: y, column: x, unit }) {
 
 function explainPixel(network, { input }, stage, { map, row: y, column: x }) {
   const colour = input.channels === 3;
-  const values = colour ? [0, 1, 2].map((c) => valueAt(input, y, x, c)) : [valueAt(input, y, x, map)];
+  const values = (colour ? [0, 1, 2] : [map]).map((channel) => valueAt(input, y, x, channel));
   const what = colour ? "red, green and blue are" : "the pixel is";
   return {
     sentence: `Row ${y}, column ${x}: ${what} ${values.join(", ")} of 255.`,
@@ -154,7 +154,8 @@ function explainPooled(network, outputs, stage, { map, row: y, column: x }) {
   const isMax = network.pool === "max";
   const winner = isMax ? four.indexOf(Math.max(...four)) : null;
   const box = { map, row: 2 * y, column: 2 * x, height: 2, width: 2 };
-  const at = winner === null ? "" : ["upper left", "upper right", "lower left", "lower right"][winner];
+  const names = ["upper left", "upper right", "lower left", "lower right"];
+  const at = winner === null ? "" : names[winner];
   return {
     sentence:
       `Map ${map}, row ${y}, column ${x}: ${isMax ? "the largest" : "the mean"} of ` +
@@ -201,8 +202,8 @@ function explainUnit(network, outputs, stage, { unit }) {
     : `; ${activationName(network.activation)} gives ${format(after)}.`;
   return {
     sentence:
-      `${name}: ${inputs.length} inputs times their weights add up to ${format(sum)}; with the bias ` +
-      `${signed(bias[unit])} it is ${format(before)}${activated}`,
+      `${name}: ${inputs.length} inputs times their weights add up to ${format(sum)}; ` +
+      `with the bias ${signed(bias[unit])} it is ${format(before)}${activated}`,
     contributions: {
       strongest,
       others: every.length - strongest.length,

@@ -8,18 +8,18 @@ const PAUSE = 4000; // ms between a step and the next while it plays
 function stepsOf(network, stages) {
   const act = activationName(network.activation);
   const isMax = network.pool === "max";
+  const needed = "without something that bends, all layers together would be no more than one.";
   const activation =
     network.activation === "relu"
-      ? "ReLU turns every negative sum into 0: only what a filter was looking for is passed on. " +
-        "Without something that bends, all layers together would be no more than a single one."
-      : `${act} bends each sum. Without it, all layers together would be no more than a single one.`;
+      ? `ReLU turns every negative sum into 0: only what was looked for is passed on; ${needed}`
+      : `${act} bends every sum; ${needed}`;
   const pooling = isMax
     ? "Of each 2×2 block only the largest value remains: that a feature is there counts, and a " +
       "shift by a pixel matters less; a quarter of the numbers are left to compute with."
     : "Of each 2×2 block the mean remains: a shift by a pixel matters less, and a quarter of the " +
       "numbers are left to compute with.";
-  const [first, second] = ["conv1", "conv2"].map((layer) => network.layers[layer].bias.length);
   const units = (layer) => network.layers[layer].bias.length;
+  const [first, second] = [units("conv1"), units("conv2")];
   const reasons = {
     input: network.form.handwriting
       ? "What is drawn is cropped, scaled and centred by its mass, as the images were that the " +
@@ -48,17 +48,15 @@ function stepsOf(network, stages) {
       "One number for each class, the evidence for and against it. No activation follows: " +
       "evidence against a class counts too. Softmax turns the logits into probabilities.",
   };
+  const names = { image: "Input", normalise: "Normalisation", convolution: "Convolution" };
+  Object.assign(names, { pool: "Pooling", flatten: "Flatten", linear: "Linear" });
   return stages.flatMap((stage) => {
-    const name = { image: "Input", normalise: "Normalisation", convolution: "Convolution" };
-    Object.assign(name, { pool: "Pooling", flatten: "Flatten", linear: "Linear" });
-    const step = { stage, name: `${stage.key}: ${name[stage.kind]}`, why: reasons[stage.key] };
-    if (stage.kind === "image" || stage.kind === "normalise") step.name = name[stage.kind];
-    if (stage.kind === "flatten") step.name = name.flatten;
+    const step = { stage, name: names[stage.kind], why: reasons[stage.key] };
+    if (stage.layer || stage.kind === "pool") step.name = `${stage.key}: ${names[stage.kind]}`;
     if (!stage.before || stage.before === stage.output) return [step];
-    const why = stage.key === "conv1" ? activation : `${activation.split(":")[0].split(". ")[0]}.`;
     return [
       { ...step, before: true },
-      { stage, name: `${stage.key}: ${act}`, why, isActivation: true },
+      { stage, name: `${stage.key}: ${act}`, why: activation, isActivation: true },
     ];
   });
 }
