@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.data_dir = placeholder(str)  # folder of TFDS datasets; None: TFDS's default
     config.data.image_size = 32  # height and width of the network's input, in pixels
     config.data.fit = "pad"  # fit to image_size: `pad` (centred, with zeros) or `resize` (bilinear)
-    config.data.valid_examples = 5000  # held out for validation; by default a tenth of few images
+    config.data.valid_examples = 5000  # held out for validation; 0: the last epoch is tested
     config.data.split_seed = 0  # seed of the validation split; independent of config.seed
     config.data.train_examples = placeholder(int)  # images to train on after the split; None: all
 
@@ -49,6 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
     config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
+    config.train.normalize = "standard"  # pixels: by mean and sd of the data, or `lenet_1998`
     config.train.loss = (
         "cross_entropy"  # `mse`, `squashed_mse`, `map` (see README), FILE.py:function
     )

@@ -14,7 +14,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "seeds.augment": "[0, inf)",
     "data.image_size": "[16, inf)",
     "data.fit": ("pad", "resize"),
-    "data.valid_examples": "[1, inf)",
+    "data.valid_examples": "[0, inf)",
     "data.split_seed": "[0, inf)",
     "data.train_examples": "[1, inf)",
     "model.channels": "[1, inf)",
@@ -32,6 +32,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "train.micro_batch_size": "[1, inf)",
     "train.eval_batch_size": "[1, inf)",
     "train.precision": ("float32", "tensorfloat32", "bfloat16"),
+    "train.normalize": ("standard", "lenet_1998"),
     "train.label_smoothing": "[0, 1)",
     "train.max_grad_norm": "(0, inf)",
     "train.ema_decay": "(0, 1)",
@@ -109,6 +110,11 @@ JOINT_RULES = (
         lambda smoothing, loss: smoothing == 0 or loss == "cross_entropy",
         "label smoothing is for cross_entropy",
     ),
+    (
+        ("train.patience", "data.valid_examples"),
+        lambda patience, examples: patience is None or examples > 0,
+        "patience waits for a better validation accuracy, which needs validation images",
+    ),
     (("train.measurements",), are_distinct, "the names of the functions must differ"),
     (
         ("train.measurements",),
@@ -174,7 +180,7 @@ ADDED = (
     *("model.activation", "model.pool", "model.padding"),
     *("train.loss", "train.ema_decay", "train.patience", "train.freeze", "train.measurements"),
     *("optimizer.mu", "optimizer.samples", "schedule.boundaries", "schedule.factors"),
-    "log.trackers",
+    *("train.normalize", "log.trackers"),
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.

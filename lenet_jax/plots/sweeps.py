@@ -45,20 +45,23 @@ class Setting(NamedTuple):
         overrides: the same by key.
         diverged: members that did; the fields below are about the others.
         stuck: members that are hardly better than chance.
-        valid_errors: of each member, %, after each epoch.
+        errors: of each member on validation, or where there is none in training, %, after each
+            epoch.
         test_errors: of each member, %.
         test: their statistics.
         best: whether validation chose this setting.
+        validated: whether there was validation.
     """
 
     name: str
     overrides: Mapping[str, Any]
     diverged: int
     stuck: int
-    valid_errors: Float[np.ndarray, "n epochs"]
+    errors: Float[np.ndarray, "n epochs"]
     test_errors: Sequence[float]
     test: Summary
     best: bool
+    validated: bool = True
 
 
 @styled
@@ -77,8 +80,9 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     subtitle += " (× if all)" if any(not s.test_errors for s in settings) else ""
     stuck = sum(setting.stuck for setting in settings)
     subtitle += f", {stuck} stuck near chance" if stuck else ""
-    subtitle += "; test errors at the best epoch on validation"
-    subtitle += "; ★ best on validation" if len(settings) > 1 else ""
+    validated = all(setting.validated for setting in settings)
+    subtitle += f"; test errors at the {'best epoch on validation' if validated else 'last epoch'}"
+    subtitle += "; ★ best on validation" if validated and len(settings) > 1 else ""
     ranked = not keys and len(settings) > 1
     height = 430
     if len(keys) == 2:
@@ -121,12 +125,13 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     robust, what = _is_robust(settings), _named_centre(settings) or "each network"
-    axes.set(title=f"validation error, %: {what}", xlabel="epoch")
+    split = "validation" if all(setting.validated for setting in settings) else "training"
+    axes.set(title=f"{split} error, %: {what}", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
     colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
     for setting, colour in zip(shown, colours, strict=True):
-        errors = setting.valid_errors
+        errors = setting.errors
         name = legible(setting.name, 26)
         if not errors.size:
             axes.plot([], [], "x", color=VERMILION, label=name)
@@ -144,8 +149,8 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         axes.plot(epochs, centre, **look, label=name)
         look = {"color": colour, "alpha": 0.2, "linewidth": 0}
         axes.fill_between(epochs, centre - below, centre + above, **look)
-    lowest = min((setting.valid_errors.min(initial=100) for setting in shown), default=0)
-    highest = max((setting.valid_errors.max(initial=0) for setting in shown), default=0)
+    lowest = min((setting.errors.min(initial=100) for setting in shown), default=0)
+    highest = max((setting.errors.max(initial=0) for setting in shown), default=0)
     if highest > 1.5 * lowest > 0:
         _log_scale(axes, "y")
     else:

@@ -59,6 +59,7 @@ def report(
         + ("" if own.patches is None else " and the patches that excite each most")
         for layer, own in findings.filters.items()
     }
+    validated = any("valid/accuracy" in row for row in history)
     return render(
         "report.html",
         title=title_of(network.model, dataset.name),
@@ -68,7 +69,7 @@ def report(
         svg={name: svg(figure, labels[name]) for name, figure in figures.items()},
         history=[list(row.values()) for row in history],
         columns=[name.replace("/", " ").replace("_", " ") for row in history[:1] for name in row],
-        best_epoch=max(history, key=_valid_accuracy)["epoch"] if history else None,
+        best_epoch=max(history, key=_valid_accuracy)["epoch"] if validated else None,
         filters=_filters(findings),
         left_out=findings.left_out,
         example=findings.example.label,

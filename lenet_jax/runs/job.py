@@ -27,6 +27,9 @@ from lenet_jax.training import sizes
 from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
 
+# What the summary says instead of the validation accuracy where there is no validation.
+LAST_EPOCH = {"tested_weights": "those of the last epoch: there are no validation images"}
+
 
 class Outcome(NamedTuple):
     """How a run ended: the exit code, and the status and the reason for `run.json`."""
@@ -85,7 +88,7 @@ class Job:
                     if is_best:
                         run_state = run_state._replace(best_params=segment.state.params)
                     self.directory.log(row)
-                    epochs.finish(row, best=is_best)
+                    epochs.finish(row, best=is_best and "valid/accuracy" in row)
                 ends = segment.valid is not None
                 stalled = ends and progress.is_stalled(config.train.patience)
                 last = stalled or progress.epoch == spec.num_epochs
@@ -153,8 +156,12 @@ class Job:
         sums, valid, ema, rate = jax.device_get(
             (segment.sums, valid, segment.ema_valid, segment.learning_rate)
         )
-        averaged = {}
-        if ema is not None:
+        validated, averaged = {}, {}
+        if valid.count:
+            validated["valid/loss"] = shortest(valid.loss / valid.count)
+            validated["valid/accuracy"] = shortest(valid.correct / valid.count)
+            validated |= _measured("valid/", valid)
+        if ema is not None and ema.count:
             averaged["valid/ema_loss"] = shortest(ema.loss / ema.count)
             averaged["valid/ema_accuracy"] = shortest(ema.correct / ema.count)
             averaged |= _measured("valid/ema_", ema)
@@ -164,9 +171,7 @@ class Job:
             "train/loss": shortest(sums.loss / sums.count),
             **({"train/objective": shortest(sums.objective / sums.count)} if other else {}),
             "train/accuracy": shortest(sums.correct / sums.count),
-            "valid/loss": shortest(valid.loss / valid.count),
-            "valid/accuracy": shortest(valid.correct / valid.count),
-            **_measured("valid/", valid),
+            **validated,
             **averaged,
             "learning_rate": shortest(rate),
             "images_per_second": self.trainer.spec.num_examples / progress.epoch_seconds,
@@ -187,7 +192,7 @@ class Job:
             "test_mistakes": int(test.count - test.correct),
             **_measured("test_", test),
             "best_epoch": progress.best_epoch,
-            "valid_accuracy": progress.best_accuracy,
+            **({"valid_accuracy": progress.best_accuracy} if len(dataset.valid) else LAST_EPOCH),
             "num_params": sizes.num_params(spec),
             "epochs": progress.epoch,
             "steps": progress.epoch * spec.steps_per_epoch,

@@ -35,7 +35,7 @@ class RunState(NamedTuple):
     Attributes:
       state: of the training.
       sums: over the epoch that the state is in.
-      best_params: the parameters of the epoch that was best on validation.
+      best_params: the parameters of the epoch that was best on validation, or without it the last.
     """
 
     state: TrainState
@@ -50,7 +50,7 @@ class Progress:
     Attributes:
       epoch: the last complete epoch, counted from 1.
       best_epoch: likewise; 0 before the first.
-      best_accuracy: on validation, in that epoch.
+      best_accuracy: on validation, in that epoch; -1 without validation.
       train_seconds: of the complete epochs.
       epoch_seconds: of the current one, so far.
     """
@@ -62,11 +62,15 @@ class Progress:
     epoch_seconds: float
 
     def with_epoch(self, row: Row) -> "Progress":
-        """The progress after one more epoch; of equal accuracies the first counts as best."""
-        epoch, accuracy = int(row["epoch"]), row["valid/accuracy"]
+        """The progress after one more epoch.
+
+        The first of equal accuracies counts as best; without validation the last epoch does.
+        """
+        epoch, accuracy = int(row["epoch"]), row.get("valid/accuracy")
         seconds = self.train_seconds + self.epoch_seconds
-        if accuracy > self.best_accuracy:
-            return Progress(epoch, epoch, accuracy, seconds, 0.0)
+        if accuracy is None or accuracy > self.best_accuracy:
+            best = self.best_accuracy if accuracy is None else accuracy
+            return Progress(epoch, epoch, best, seconds, 0.0)
         return Progress(epoch, self.best_epoch, self.best_accuracy, seconds, 0.0)
 
     def is_stalled(self, patience: int | None) -> bool:

@@ -56,8 +56,10 @@ def read_chunk(
     if curves.keys() != {*CURVES, *own, *(EMA_CURVES if averaged else ())}:
         raise damaged(folder, f"{HISTORY} does not have the curves of its members")
     done = [(row.get("epochs") or epochs) * (row["status"] == "done") for row in rows]
+    validated = any(row["valid_accuracy"] is not None for row in rows)
     for name, curve in curves.items():
-        rate = None if name in own else name.endswith("accuracy")
+        free = name in own or (name.startswith("valid_") and not validated)
+        rate = None if free else name.endswith("accuracy")
         if not _is_curve(curve, done, epochs, rate):
             raise damaged(folder, f"{name} in {HISTORY} is not a curve of its members")
     return rows, curves
@@ -67,6 +69,9 @@ def _is_possible(row: MemberResult, epochs: int) -> bool:
     """Whether a member may have such results after so many epochs."""
     results = [row["valid_loss"], row["valid_accuracy"], row["test_loss"], row["test_accuracy"]]
     averaged = [row.get(name) for name in EMA_RESULTS if name in row]
+    if row["status"] == "done" and row["valid_accuracy"] is row["valid_loss"] is None:
+        results[:2] = 0.0, 0.0  # there was no validation
+        averaged = averaged[1:]
     best, step = row["best_epoch"], row["diverged_step"]
     if not 0 <= row["seconds"] < math.inf:
         return False
@@ -91,12 +96,12 @@ def _is_possible(row: MemberResult, epochs: int) -> bool:
 
 def _has_measurements(row: Mapping[str, Any], measured: Sequence[str]) -> bool:
     """Whether a row has a number for each extra measurement, or None of a member that diverged."""
-    kinds = (int, float) if row["status"] == "done" else type(None)
-    return all(
-        isinstance(row.get(f"{split}_{name}", ""), kinds)
-        for split in ("valid", "test")
-        for name in measured
-    )
+    for split in ("valid", "test"):
+        # Without validation the accuracy is None, too.
+        kinds = type(None) if row[f"{split}_accuracy"] is None else (int, float)
+        if not all(isinstance(row.get(f"{split}_{name}", ""), kinds) for name in measured):
+            return False
+    return True
 
 
 def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool | None) -> bool:

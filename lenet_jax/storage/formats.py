@@ -46,6 +46,7 @@ class Summary(TypedDict, total=False):
     test_mistakes: int
     valid_accuracy: Number
     best_epoch: int
+    tested_weights: str
     num_params: int
     epochs: int
     stopped_early: bool

@@ -73,7 +73,8 @@ class SweepResults:
         """
         if path is not None:
             check_suffix(path)
-        self._winner()
+        if not any(setting.done for setting in self.settings):
+            self._winner()  # raises
         shown = [
             setting._replace(stuck=entry["stuck"])
             for setting, entry in zip(
@@ -90,6 +91,9 @@ class SweepResults:
     def _winner(self) -> Mapping[str, Any]:
         winner = self.summary["winner"]
         if winner is None:
+            if any(setting.done for setting in self.settings):
+                reason = "has no validation images to choose a member on; give its number"
+                raise UserError(f"{show(self.path)} {reason}, as network(member=0)")
             raise UserError(f"every member of {show(self.path)} diverged: there is no best")
         return winner
 

@@ -58,9 +58,15 @@ class Setting(NamedTuple):
         return [row for row in self.rows if row["status"] == "done"]
 
     @property
+    def validated(self) -> bool:
+        """Whether there were validation images, and a member that did not diverge."""
+        return any(row["valid_accuracy"] is not None for row in self.done)
+
+    @property
     def stuck(self) -> int:
         """How many of those are hardly better than chance on validation."""
-        return sum(is_stuck(row["valid_accuracy"], self.chance) for row in self.done)
+        accuracies = [row["valid_accuracy"] for row in self.done]
+        return sum(is_stuck(accuracy, self.chance) for accuracy in accuracies if self.validated)
 
     @property
     def name(self) -> str:
@@ -105,10 +111,12 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
         }
         for name in (name for name in STATISTICS if name in setting.rows[0]):
             upper = 1.0 if name.endswith("accuracy") else math.inf
-            entry[name] = describe([row[name] for row in done], upper).to_json()
+            values = [row[name] for row in done if row[name] is not None]
+            entry[name] = describe(values, upper).to_json()
         for name in measured(setting.rows[0]):
-            entry[name] = describe([row[name] for row in done], lower=-math.inf).to_json()
-        best = max(done, key=rank, default=None)
+            values = [row[name] for row in done if row[name] is not None]
+            entry[name] = describe(values, lower=-math.inf).to_json()
+        best = max(done, key=rank, default=None) if setting.validated else None
         entry["best"] = best and {"member": best["member"], "test_accuracy": best["test_accuracy"]}
         table.append(entry)
     return table
@@ -120,7 +128,9 @@ def measured(row: Row) -> list[str]:
 
 
 def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
-    """The winning setting, and in it the winning member; None if every member diverged.
+    """The winning setting, and in it the winning member; None if there is none.
+
+    There is none if every member diverged, or none was validated.
 
     The setting with the highest mean validation accuracy wins, so that no lucky seed decides; one
     with a diverged member wins only if there is no other. Ties are broken by the loss.
@@ -130,7 +140,7 @@ def choose(settings: Sequence[Setting]) -> tuple[int, Row] | None:
 
 
 def ranking(settings: Sequence[Setting]) -> list[int]:
-    """The settings with members that did not diverge, the best first, see `choose`."""
+    """The settings with validated members that did not diverge, the best first, see `choose`."""
 
     def key(index: int) -> tuple[bool, float, float, int]:
         done = settings[index].done
@@ -138,7 +148,7 @@ def ranking(settings: Sequence[Setting]) -> list[int]:
         loss = statistics.fmean(row["valid_loss"] for row in done)
         return len(done) == len(settings[index].rows), accuracy, -loss, -index
 
-    return sorted((i for i, s in enumerate(settings) if s.done), key=key, reverse=True)
+    return sorted((i for i, s in enumerate(settings) if s.validated), key=key, reverse=True)
 
 
 def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
@@ -184,17 +194,21 @@ def for_plot(
     winner, shown = choose(settings), []
     for index, setting in enumerate(settings):
         test = [100 * (1 - row["test_accuracy"]) for row in setting.done]
-        valid = [100 * (1 - _held(curves[row["member"]]["valid_accuracy"])) for row in setting.done]
+        split = "valid" if setting.validated else "train"
+        errors = [
+            100 * (1 - _held(curves[row["member"]][f"{split}_accuracy"])) for row in setting.done
+        ]
         shown.append(
             plots.Setting(
                 name=setting.name,
                 overrides=setting.overrides,
                 diverged=len(setting.rows) - len(setting.done),
                 stuck=setting.stuck,
-                valid_errors=np.array(valid),
+                errors=np.array(errors),
                 test_errors=test,
                 test=describe(test, 100.0),
                 best=winner is not None and winner[0] == index,
+                validated=setting.validated or not setting.done,
             )
         )
     return shown
@@ -240,7 +254,8 @@ def summary(
         },
         "settings": entries,
         "statistics": (
-            "valid_… and test_… are of each member's best epoch on validation, over the members"
+            "valid_… and test_… are of each member's best epoch on validation, or, where there is"
+            " none (data.valid_examples=0), test_… of its last epoch, over the members"
             " that did not diverge; sd: standard deviation; ci95: ends of the 95 % interval of the"
             " mean, Student's on the logit's scale (losses: logarithm); stuck: hardly above chance"
             + averaged
@@ -282,7 +297,12 @@ def winner_file(config: Config, row: Row, overrides: Overrides) -> str:
 
 
 def rank(row: Row) -> tuple[float, float, int]:
-    """Sort key of members: validation accuracy, then lower loss, then the first member."""
+    """Sort key of members: validation accuracy, then lower loss, then the first member.
+
+    Without validation all are equal, but for the last.
+    """
+    if row["valid_accuracy"] is None:
+        return 0.0, 0.0, -row["member"]
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 

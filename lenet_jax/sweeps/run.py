@@ -209,7 +209,7 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
     overrides = {row["member"]: members.columns[row["member"]] for row in rows}
     chances = {}
     for group in {id(chunk.group): chunk.group for chunk in done}.values():
-        rate = chance(group.dataset.valid.labels)
+        rate = chance(group.dataset.valid.labels) if len(group.dataset.valid) else 0.0
         chances |= dict.fromkeys(group.members.numbers.tolist(), rate)
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
@@ -219,7 +219,8 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
         member = winner[1]["member"]
         winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
     figure = None
-    if winner:
+    finished_any = any(setting.done for setting in settings)
+    if finished_any:
         shown = results.for_plot(settings, curves)
         title = store.path.name + ("" if complete else ", so far")
         figure = draw(lambda: plot_sweep(shown, title=title), FIGURE, console.warn)
@@ -232,7 +233,7 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
     )
     console.lines(result_lines(settings, summary, rows))
     console.files(store.results())
-    if winner:
+    if finished_any:
         return ExitCode.DONE
     console.warn(
         f"every member{'' if complete else ' so far'} diverged: there is no winner and no figure;"

@@ -56,6 +56,8 @@ def result_lines(
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
         lines.append("every accuracy is that of the member's best epoch on validation")
+    elif any(setting.done for setting in settings):
+        lines.append("every accuracy is that of the member's last epoch: there is no validation")
     seconds = sum(row["seconds"] for row in rows)
     lines.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
     return lines

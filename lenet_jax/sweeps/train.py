@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
     Attributes:
       step: taken, or negative.
       stopped_epoch: the one after which it stopped for want of patience.
-      best_epoch: on validation.
+      best_epoch: on validation; without it the last.
       valid: the sums over the validation images in that epoch.
       test: those over the test images, under its parameters of that epoch.
       averaged: those under the average of its parameters, if there is one.
@@ -190,15 +190,17 @@ def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, secon
     row["status"] = "diverged" if diverged else "done"
     results: Row = {}
     for name, sums in (("valid", valid), ("test", test)):
-        size = max(sums.count, 1.0)  # a diverged member may have no best epoch
-        results[f"{name}_loss"] = shortest(sums.loss / size)
-        results[f"{name}_accuracy"] = sums.correct / size
-        for measured, total in sums.measured.items():
-            results[f"{name}_{measured}"] = shortest(total / size)
+        totals = {"loss": sums.loss, "accuracy": sums.correct, **sums.measured}
+        for measured, total in totals.items():
+            # A diverged member may have no best epoch, and a sweep no validation images.
+            mean = total / sums.count if sums.count else None
+            exact = mean is None or measured == "accuracy"
+            results[f"{name}_{measured}"] = mean if exact else shortest(mean)
     results["best_epoch"] = best_epoch
     epochs = stopped or chunk.group.spec.num_epochs
     if curves.valid_ema_accuracy is not None:
-        results["valid_ema_accuracy"] = shortest(curves.valid_ema_accuracy[index, epochs - 1])
+        last = shortest(curves.valid_ema_accuracy[index, epochs - 1])
+        results["valid_ema_accuracy"] = None if math.isnan(last) else last
         results["test_ema_accuracy"] = averaged.correct / averaged.count
     if chunk.group.members.values("train.patience") != [None]:
         results |= {"epochs": epochs, "stopped_early": epochs < chunk.group.spec.num_epochs}
@@ -213,8 +215,8 @@ def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
     done = [row for row in rows if row["status"] == "done"]
     members = f"member {first}" if first == last else f"members {first}–{last}"
     line = f"chunk {chunk.number}: {members}"
-    if done:
-        best = max(done, key=results.rank)
+    best = max(done, key=results.rank, default=None)
+    if best and best["valid_accuracy"] is not None:
         line += f", best valid acc {100 * best['valid_accuracy']:.2f} % (member {best['member']})"
     if len(done) < len(rows):
         line += f", {len(rows) - len(done)} diverged"

@@ -176,13 +176,16 @@ class Console:
             known["wrong"] = round(known["test_examples"] * (1 - known["test_accuracy"]))
         if "test_ema_accuracy" in known:
             known["ema_percent"] = 100 * known["test_ema_accuracy"]
+        if {"best_epoch", "epochs"} <= known.keys():
+            at = f"of epoch {known['best_epoch']:,} of {known['epochs']:,}"
+            known.setdefault("tested_weights", f"{at}, the best on validation")
         lines = {
             "status": "{status}",
             "test accuracy": "{percent:.2f} %  ({wrong:,} wrong of {test_examples:,})",
             "test loss": "{test_loss:.4f}",
             **{f"test {name}": f"{{test_{name}:.4g}}" for name in measured},
             "averaged": "{ema_percent:.2f} %  (of the moving average of the weights)",
-            "weights": "of epoch {best_epoch:,} of {epochs:,}, the best on validation",
+            "weights": "{tested_weights}",
             "parameters": "{num_params:,}",
             "training": "{train_seconds:.1f} s  ({epochs:,} epochs, {steps:,} steps)",
             "speed": "{images_per_second:,.0f} img/s",

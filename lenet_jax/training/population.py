@@ -62,8 +62,9 @@ class Members:
 
     Attributes:
       state: the training states; `state.step` is negative where a member is frozen.
-      best_params: the parameters of the epoch that was best on validation, the first of equals; for
-        a member that froze in its first epoch, those it froze with.
+      best_params: the parameters of the epoch that was best on validation, the first of equals; or
+        without validation of the last. For a member that froze in its first epoch, those it froze
+        with.
       best_epoch: that epoch, counted from 1; 0 if there is none.
       best_valid: the sums over the validation images in that epoch.
       stopped_epoch: the epoch after which `train.patience` stopped the member, counted from 1; 0 if
@@ -142,9 +143,9 @@ class Population:
         self._test = self._compile(self._evaluate, (members, everywhere))
 
     def put(self, split: Split) -> DeviceSplit:
-        """Copies a split to every device."""
+        """Copies a split to every device, with an image of zeros in place of none."""
         everywhere = NamedSharding(self._mesh, PartitionSpec())
-        return jax.device_put(DeviceSplit.of(split), everywhere)
+        return jax.device_put(DeviceSplit.of(split, max(1, len(split))), everywhere)
 
     def start(self, configs: Sequence[Config]) -> tuple[Members, Settings]:
         """The members of these configs before their first step, and their settings.
@@ -318,7 +319,7 @@ class Population:
         failed = (state.step >= 0) & ~jnp.isfinite(valid.loss)
         state = dataclasses.replace(state, step=jnp.where(failed, -state.step, state.step))
         going = state.step >= 0
-        better = going & (valid.correct > member.best_valid.correct)
+        better = going & ((valid.correct > member.best_valid.correct) | (valid.count == 0))
 
         def choose(when: Array, new: Tree, old: Tree) -> Tree:
             return jax.tree.map(lambda new, old: jnp.where(when, new, old), new, old)

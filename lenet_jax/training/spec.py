@@ -26,6 +26,8 @@ from lenet_jax.training.hyperparameters import is_number
 from lenet_jax.training.losses import PerExample, find_loss, find_measurements
 
 EMPTY: Mapping[str, ScalarLike] = {}
+# Mean and standard deviation with which black and white, 0 and 255, are -0.1 and 1.175.
+LENET_1998 = 20.0, 200.0
 MOST_STEPS = 2**31  # which int32 counts
 
 
@@ -174,6 +176,8 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
     network = find_class(config.model.name)
     model = _lenet(config, dataset) if network is LeNet else _other(network, config, dataset)
     mean, std = statistics or pixel_statistics(dataset)
+    if config.train.normalize == "lenet_1998":
+        mean, std = ((value,) * dataset.image_shape[2] for value in LENET_1998)
     spec = Spec(
         network=network,
         network_name=config.model.name,

@@ -380,9 +380,7 @@ class TestSweep:
                 overrides=changed,
                 diverged=2 if place in diverged else 0,
                 stuck=0,
-                valid_errors=np.zeros((0,))
-                if place in diverged
-                else np.full((2, 3), place % 90 + 1.0),
+                errors=np.zeros((0,)) if place in diverged else np.full((2, 3), place % 90 + 1.0),
                 test_errors=[] if place in diverged else [place % 90 + 1.0, place % 90 + 1.2],
                 test=summarise(
                     [] if place in diverged else [place % 90 + 1.0, place % 90 + 1.2], 100.0
@@ -435,7 +433,7 @@ class TestSweep:
 
     def test_axes_are_named_alike_and_epochs_are_whole(self):
         errors = np.array([[90.0, 9.0], [80.0, 8.0], [1.0, 2.0]])
-        changes = {"test_errors": errors[:, 1].tolist(), "valid_errors": errors}
+        changes = {"test_errors": errors[:, 1].tolist(), "errors": errors}
         changes["test"] = summarise(errors[:, 1].tolist(), 100.0)
         swept = self.settings({"lr": 0.01}, {"lr": 0.1}, {"lr": 1.0}, diverged=[2])
         settings = [*(s._replace(**changes) for s in swept[:2]), swept[2]]
@@ -446,7 +444,7 @@ class TestSweep:
         np.testing.assert_allclose(np.asarray(left.lines[0].get_ydata()), errors.mean(axis=0))
         (cross,) = (line for line in right.lines if line.get_marker() == "x")
         np.testing.assert_array_equal(np.asarray(cross.get_xdata()), [1.0])
-        once = [s._replace(valid_errors=s.valid_errors[:, :1]) for s in self.settings({})]
+        once = [s._replace(errors=s.errors[:, :1]) for s in self.settings({})]
         left, _ = plot_sweep(once, title="a").axes
         assert [tick for tick in left.get_xticks() if tick % 1] == []
 
@@ -454,7 +452,7 @@ class TestSweep:
     def test_fewer_than_three_members_are_points(self, n):
         errors = [1.0, 1.1, 0.9][:n]
         changes = {"test_errors": errors, "test": summarise(errors, 100.0)}
-        changes["valid_errors"] = np.full((n, 4), 1.0)
+        changes["errors"] = np.full((n, 4), 1.0)
         settings = [s._replace(**changes) for s in self.settings({"lr": 0.1}, {"lr": 0.2})]
         left, right = plot_sweep(settings, title="a").axes
         assert bool(right.containers) == bool(left.collections) == (n == 3)  # bars and bands
@@ -462,7 +460,7 @@ class TestSweep:
 
     def test_errors_of_zero_are_drawn(self):
         changes = {"test_errors": [0.0] * 3, "test": summarise([0.0] * 3, 100.0)}
-        changes["valid_errors"] = np.zeros((3, 4))
+        changes["errors"] = np.zeros((3, 4))
         settings = [s._replace(**changes) for s in self.settings({"lr": 0.1}, {"lr": 0.2})]
         figure = plot_sweep(settings, title="a")
         assert [axes.get_ylim()[0] for axes in figure.axes] == [0, 0]
