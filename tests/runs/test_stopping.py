@@ -90,3 +90,27 @@ def test_own_functions_and_the_average_of_the_weights_are_resumed_exactly(
     source.write_text(FUNCTIONS + "\n")
     changed = start(run.path, config).output
     assert "own.py changed since" in changed and "test peak" in changed
+
+
+def test_without_validation_the_last_epoch_is_tested(folder, tmp_path, monkeypatch):
+    """By `diagonal_lm`, whose curvatures are part of what is resumed."""
+    config = make_config(
+        folder,
+        data={"valid_examples": 0},
+        train={"ema_decay": 0.5, "normalize": "lenet_1998"},
+        optimizer={"name": "diagonal_lm", "learning_rate": 2e-3, "samples": 7},
+    )
+    whole = start(tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        send_in_epoch(patch, 1, signal.SIGTERM)
+        assert start(tmp_path / "stopped", config).code == 143
+    assert_same_end(start(tmp_path / "stopped", config), whole)
+    assert not [name for row in whole.rows() for name in row if name.startswith("valid")]
+    assert "of the last epoch: there are no validation images" in whole.output
+    summary = whole.read("summary.json")
+    assert summary["best_epoch"] == 3 and "valid_accuracy" not in summary
+    network = lenet_jax.load(whole.path)
+    pixels = np.array([[0.0, 255.0]]).reshape(1, 1, 2, 1)
+    np.testing.assert_allclose(
+        (pixels - network.mean[0]) / network.std[0], [[[[-0.1], [1.175]]]], rtol=1e-6
+    )

@@ -368,6 +368,26 @@ def test_members_that_stop_early_and_average_their_weights_are_their_single_runs
             assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6)
 
 
+def test_without_validation_there_is_a_table_and_a_figure_but_no_winner(config, tmp_path):
+    base = configs.replace(config, {"data.valid_examples": 0, "train.num_epochs": 2})
+    overrides = product(sweep("optimizer.learning_rate", (0.01, 0.1)), sweep("seed", range(2)))
+    code, output = start(tmp_path / "sweep", base, overrides, save="best")
+    assert code == 0
+    assert "member's last epoch: there is no validation" in output
+    assert (tmp_path / "sweep" / "sweep.png").exists()
+    rows = table(tmp_path / "sweep")
+    assert {row["valid_accuracy"] + row["valid_peak"] for row in rows} == {""}
+    assert {row["best_epoch"] for row in rows} == {"2"}
+    member = configs.replace(base, {"optimizer.learning_rate": 0.1})
+    alone = start_one(tmp_path / "alone", member).read("summary.json")
+    assert np.float32(rows[2]["test_accuracy"]) == np.float32(alone["test_accuracy"])
+    found = lenet_jax.load_sweep(tmp_path / "sweep")
+    assert found.summary["winner"] is None
+    with pytest.raises(UserError, match="no validation images to choose a member on"):
+        found.network()
+    assert found.plot().axes
+
+
 def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
     calls = []
 
