@@ -93,6 +93,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.augment.rotate = 0.0  # rotation in degrees, uniform in ±rotate
     config.augment.scale = 0.0  # scaling factor, uniform in 1 ± scale
     config.augment.shear = 0.0  # shear in degrees, uniform in ±shear
+    config.augment.squeeze = 0.0  # width × and height ÷ a factor uniform in 1 ± squeeze
+    config.augment.elastic_alpha = 0.0  # elastic: scale of the random field, 34 is Simard's
+    config.augment.elastic_sigma = 4.0  # elastic: width of its smoothing, in pixels
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every_epochs = 1  # epochs between checkpoints

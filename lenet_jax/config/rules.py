@@ -61,6 +61,9 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "augment.rotate": "[0, 180]",
     "augment.scale": "[0, 1)",
     "augment.shear": "[0, 90)",
+    "augment.squeeze": "[0, 1)",
+    "augment.elastic_alpha": "[0, inf)",
+    "augment.elastic_sigma": "(0, inf)",
     "checkpoint.every_epochs": "[1, inf)",
     "checkpoint.keep": "[1, inf)",
     "log.trackers": ("mlflow", "wandb"),
@@ -180,6 +183,7 @@ ADDED = (
     *("model.activation", "model.pool", "model.padding"),
     *("train.loss", "train.ema_decay", "train.patience", "train.freeze", "train.measurements"),
     *("optimizer.mu", "optimizer.samples", "schedule.boundaries", "schedule.factors"),
+    *("augment.squeeze", "augment.elastic_alpha", "augment.elastic_sigma"),
     *("train.normalize", "log.trackers"),
 )
 

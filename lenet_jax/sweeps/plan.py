@@ -26,7 +26,12 @@ from lenet_jax.errors import UserError
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.members import Members
-from lenet_jax.training.hyperparameters import compiled_value, hyperparameters, seeds
+from lenet_jax.training.hyperparameters import (
+    STRENGTHS,
+    compiled_value,
+    hyperparameters,
+    seeds,
+)
 from lenet_jax.training.optim import make_optimizer
 from lenet_jax.training.sizes import floats_per_image, num_params
 from lenet_jax.training.spec import Spec, make_spec
@@ -84,7 +89,7 @@ def make_groups(
             dataset = load_data(config)
             datasets[section] = dataset, pixel_statistics(dataset)
         spec = make_spec(config, *datasets[section]).without_traced()
-        spec = dataclasses.replace(spec, augments=False)
+        spec = dataclasses.replace(spec, augments=False, is_elastic=False)
         shape = jax.tree.structure(hyperparameters(config))
         parts.setdefault((section, spec, shape), []).append(part)
     groups = []
@@ -92,8 +97,9 @@ def make_groups(
         same = first.join(others)
         if shared_data_order:
             _check_shared(same)
-        augments = any(any(same.values(f"augment.{name}")) for name in members.config.augment)
-        spec = dataclasses.replace(spec, augments=augments)
+        augments = any(any(same.values(f"augment.{name}")) for name in STRENGTHS)
+        is_elastic = any(same.values("augment.elastic_alpha"))
+        spec = dataclasses.replace(spec, augments=augments, is_elastic=is_elastic)
         groups.append(Group(spec, datasets[section][0], same))
     return groups
 

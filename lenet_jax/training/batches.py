@@ -83,8 +83,15 @@ def make_batch(
     chosen = jnp.maximum(own, 0)
     images = split.images[chosen]
     if spec.augments:
-        maps = augment.draw_affine(key, len(indices), **hyperparameters["augment"])
-        own_maps = (parallel.own_share(x, spec.num_devices) for x in maps)
+        strengths = dict(hyperparameters["augment"])
+        alpha, sigma = strengths.pop("elastic_alpha"), strengths.pop("elastic_sigma")
+        maps = augment.draw_affine(key, len(indices), **strengths)
+        own_maps = [parallel.own_share(x, spec.num_devices) for x in maps]
+        if spec.is_elastic:
+            places = jnp.arange(len(indices), dtype=jnp.int32)
+            places = parallel.own_share(places, spec.num_devices)
+            size = images.shape[1:3]
+            own_maps.append(augment.draw_displacements(key, places, size, alpha, sigma))
         images = augment.apply_affine(images.astype(jnp.float32), *own_maps)
     micro_batches = (-1, min(spec.micro_batch_size, len(own)))
     return Batch(

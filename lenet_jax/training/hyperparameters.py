@@ -8,6 +8,8 @@ from lenet_jax.config.networks import find_class, traced_arguments
 
 # Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
+# Of the augmentation: if all are 0 there is none.
+STRENGTHS = ("shift", "rotate", "scale", "shear", "squeeze", "elastic_alpha")
 SECTIONS = ("optimizer", "schedule", "augment")  # whose numbers are hyperparameters
 
 
@@ -33,7 +35,7 @@ def compiled_value(path: str, value: Any, traced: Collection[str] = ()) -> Any:
     """What compiled functions depend on in the value of a config key.
 
     Configs that agree in it, key by key, have the same spec, and the same structure of
-    hyperparameters, but for `augments` and the values of `traced`.
+    hyperparameters, but for `augments`, `is_elastic` and the values of `traced`.
 
     Args:
       path: of the key.

@@ -22,7 +22,7 @@ from lenet_jax.nn import ops
 from lenet_jax.nn.calls import build, call, changed_by_images
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
-from lenet_jax.training.hyperparameters import is_number
+from lenet_jax.training.hyperparameters import STRENGTHS, is_number
 from lenet_jax.training.losses import PerExample, find_loss, find_measurements
 
 EMPTY: Mapping[str, ScalarLike] = {}
@@ -52,6 +52,7 @@ class Spec:
       eval_batch_size: images per forward pass in evaluation.
       optimizer, schedule: the names and switches of `optim.make_optimizer` and `make_schedule`.
       augments: whether images are augmented.
+      is_elastic: whether elastically, too.
       num_devices: how many share each batch, see `parallel`.
       frozen: patterns of the layers that are not trained, see `nn.variables`.
       loss: what training minimises, of each example; None: cross-entropy with label smoothing.
@@ -75,6 +76,7 @@ class Spec:
     optimizer: tuple[tuple[str, Any], ...]
     schedule: tuple[tuple[str, Any], ...]
     augments: bool
+    is_elastic: bool
     num_devices: int = 1
     loss: PerExample | None = None
     measurements: tuple[tuple[str, PerExample], ...] = ()
@@ -195,7 +197,8 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         eval_batch_size=config.train.eval_batch_size,
         optimizer=tuple((k, v) for k, v in config.optimizer.items() if not is_number(v)),
         schedule=tuple((k, v) for k, v in config.schedule.items() if not is_number(v)),
-        augments=any(config.augment.values()),
+        augments=any(config.augment[name] for name in STRENGTHS),
+        is_elastic=config.augment.elastic_alpha > 0,
         loss=find_loss(config.train.loss, dataset.num_classes),
         measurements=find_measurements(config.train.measurements, dataset.num_classes),
         frozen=config.train.freeze or "",

@@ -1,19 +1,22 @@
 """Resampling is exact bilinear interpolation, and the draws follow the given strengths."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from lenet_jax.config.base import get_config
-from lenet_jax.training.augment import apply_affine, augment, draw_affine
+from lenet_jax.training.augment import apply_affine, augment, draw_affine, draw_displacements
 
 pytestmark = pytest.mark.slow
 
-NONE = {"shift": 0.0, "rotate": 0.0, "scale": 0.0, "shear": 0.0}
-SOME = {"shift": 2.0, "rotate": 15.0, "scale": 0.2, "shear": 10.0}
+NONE = {"shift": 0.0, "rotate": 0.0, "scale": 0.0, "shear": 0.0, "squeeze": 0.0}
+AFFINE = {"shift": 2.0, "rotate": 15.0, "scale": 0.2, "shear": 10.0}
+SOME = AFFINE | {"squeeze": 0.1, "elastic_alpha": 8.0, "elastic_sigma": 2.0}
 QUARTER_TURN = np.array([[0, -1], [1, 0]], np.float32)
 
 
@@ -118,9 +121,49 @@ def test_shear_is_uniform_in_degrees_along_the_width():
     np.testing.assert_array_equal(matrices[:, 1, 1], 1)
 
 
+def test_a_squeeze_changes_the_width_and_inverts_the_height():
+    matrices, _ = draw_affine(jax.random.key(0), 4000, **NONE | {"squeeze": 0.3})
+    assert_uniform(1 / np.asarray(matrices)[:, 1, 1], 0.7, 1.3)
+    np.testing.assert_allclose(matrices[:, 0, 0] * matrices[:, 1, 1], 1, rtol=1e-6)
+    np.testing.assert_array_equal(matrices[:, [0, 1], [1, 0]], 0)
+
+
+def test_displacements_are_smoothed_noise_of_the_stated_size():
+    """Against SciPy's Gaussian filter: Simard's field, for each place of the batch its own."""
+    draw = functools.partial(draw_displacements, jax.random.key(4), size=(29, 32))
+    few = draw(jnp.array([0, 7, 2]), alpha=34.0, sigma=4.0)
+    np.testing.assert_array_equal(few[1], draw(jnp.arange(8), alpha=34.0, sigma=4.0)[7])
+    # Almost without smoothing it is the noise itself.
+    noise = np.asarray(draw(jnp.array([0, 7, 2]), alpha=1.0, sigma=0.05))
+    assert_uniform(noise.ravel(), -1, 1)
+    smooth = scipy.ndimage.gaussian_filter(
+        noise.astype(np.float64), 4.0, mode="constant", truncate=20.0, axes=(1, 2)
+    )
+    np.testing.assert_allclose(few, 34 * smooth, rtol=0, atol=1e-4)
+    inner = draw(jnp.arange(300), alpha=34.0, sigma=4.0)[:, 12:-12, 12:-12]
+    assert np.std(inner) == pytest.approx(0.16 * 34 / 4, rel=0.1)
+
+
+def test_displaced_pixels_are_interpolated(images):
+    displacements = draw_displacements(
+        jax.random.key(2), jnp.arange(len(images)), images.shape[1:3], 20.0, 2.0
+    )
+    maps = draw_affine(jax.random.key(1), len(images), **AFFINE)
+    ours = apply_affine(images, *maps, displacements)
+    centre = (np.array(images.shape[1:3]) - 1) / 2
+    grid = np.stack(np.meshgrid(*map(np.arange, images.shape[1:3]), indexing="ij"), axis=-1)
+    batch = map(np.asarray, (images, ours, *maps, displacements))
+    for image, out, matrix, shift, moved in zip(*batch, strict=True):
+        source = (grid - centre - shift) @ matrix.T + centre + moved
+        expected = scipy.ndimage.map_coordinates(
+            image[..., 0], source.transpose(2, 0, 1), order=1, mode="grid-constant"
+        )
+        np.testing.assert_allclose(out[..., 0], expected, rtol=0, atol=5e-3)
+
+
 def test_all_strengths_compose():
     """The map from output to input is shear · rotation / factor, each within its strength."""
-    matrices, _ = draw_affine(jax.random.key(0), 4000, **SOME)
+    matrices, _ = draw_affine(jax.random.key(0), 4000, **AFFINE)
     matrices = np.asarray(matrices, np.float64)
     factor = 1 / np.hypot(matrices[:, 0, 0], matrices[:, 0, 1])
     assert_uniform(factor, 0.8, 1.2)
@@ -170,6 +213,7 @@ def test_channels_move_together(images):
 
 def test_population_of_strengths_equals_single_calls(images):
     members = {key: jnp.array([0.0, 0.5, 1.0]) * value for key, value in SOME.items()}
+    members["elastic_sigma"] = jnp.array([2.0, 1.0, 4.0])
 
     def member(strengths):
         return augment(jax.random.key(5), images, **strengths)
@@ -183,6 +227,6 @@ def test_population_of_strengths_equals_single_calls(images):
 
 def test_interpolation_is_not_fused_into_what_follows(images):
     """The loop must survive compilation: without it training is several times slower."""
-    maps = draw_affine(jax.random.key(0), len(images), **SOME)
+    maps = draw_affine(jax.random.key(0), len(images), **AFFINE)
     compiled = jax.jit(apply_affine).lower(images, *maps).compile()
     assert " while(" in str(compiled.as_text())
