@@ -113,7 +113,7 @@ def get_config(arg=""):
         (
             changed("config = type(config)({'seed': True, 'data': {'fit': 3}})"),
             "",
-            "missing keys: augment.rotate, augment.scale",
+            "missing keys: augment.elastic_alpha, augment.elastic_sigma",
         ),
         (
             changed("config.optimizer.learning_rate = float('nan')"),
