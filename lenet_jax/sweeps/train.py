@@ -193,9 +193,11 @@ def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, secon
         totals = {"loss": sums.loss, "accuracy": sums.correct, **sums.measured}
         for measured, total in totals.items():
             # A diverged member may have no best epoch, and a sweep no validation images.
-            mean = total / sums.count if sums.count else None
-            exact = mean is None or measured == "accuracy"
-            results[f"{name}_{measured}"] = mean if exact else shortest(mean)
+            mean = None
+            if sums.count:
+                mean = total / sums.count
+                mean = mean if measured == "accuracy" else shortest(mean)
+            results[f"{name}_{measured}"] = mean
     results["best_epoch"] = best_epoch
     epochs = stopped or chunk.group.spec.num_epochs
     if curves.valid_ema_accuracy is not None:

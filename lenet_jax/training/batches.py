@@ -90,7 +90,7 @@ def make_batch(
         if spec.is_elastic:
             places = jnp.arange(len(indices), dtype=jnp.int32)
             places = parallel.own_share(places, spec.num_devices)
-            size = images.shape[1:3]
+            size = spec.image_shape[:2]
             own_maps.append(augment.draw_displacements(key, places, size, alpha, sigma))
         images = augment.apply_affine(images.astype(jnp.float32), *own_maps)
     micro_batches = (-1, min(spec.micro_batch_size, len(own)))
