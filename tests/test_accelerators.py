@@ -34,15 +34,20 @@ DATASET = tiny.dataset()
 SECOND = jax.devices()[1]
 
 
-def products(jaxpr):
-    """The matrix products and convolutions in a jaxpr and what it calls."""
+def equations(jaxpr):
+    """The equations of a jaxpr and of what it calls."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
-            yield equation
+        yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(inner, ClosedJaxpr | Jaxpr):
-                    yield from products(getattr(inner, "jaxpr", inner))
+                    yield from equations(getattr(inner, "jaxpr", inner))
+
+
+def products(jaxpr):
+    """Its matrix products and convolutions."""
+    names = "dot_general", "conv_general_dilated"
+    return [equation for equation in equations(jaxpr) if equation.primitive.name in names]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +72,31 @@ def test_every_product_of_training_and_inference_states_its_precision(backend, p
     assert len(stated) > 15
     asked, exact = (jax.lax.Precision[name] for name in (expected, "HIGHEST"))
     assert {*stated} == {(asked, asked), (exact, exact)}  # exact: whether parameters are finite
+
+
+@pytest.mark.parametrize(("backend", "shape"), [("phase", (36, 72)), ("pallas", (1, 16, 16, 2))])
+def test_networks_that_share_images_share_the_windows_of_conv1(backend, shape):
+    """Whatever reads windows (36 pixels of 36 blocks in 2 images), or images, reads them once."""
+    model = LeNet(image_size=16, backend=backend, rngs=nnx.Rngs(0))
+    graphdef, params = nnx.split(model, nnx.Param)
+    networks = jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape), x.dtype), params)
+
+    def loss(params, images):
+        return nnx.merge(graphdef, params)(images).sum()
+
+    over_networks = jax.vmap(jax.grad(loss), (0, None))
+    program = jax.make_jaxpr(over_networks)(networks, jnp.zeros((2, 16, 16, 1))).jaxpr
+    names = {"phase": "dot_general", "pallas": "_of_many"}
+    readers = [
+        equation
+        for equation in equations(program)
+        if equation.primitive.name.endswith(names[backend])
+        and shape in [x.aval.shape for x in equation.invars]
+    ]
+    assert len(readers) == 2  # conv1, and the gradient of its kernel
+    outputs = [x.aval.shape for equation in equations(program) for x in equation.outvars]
+    assert (3, 1, 16, 16, 2) not in outputs  # the images for each network, or their gradient
+    assert (3, 36, 72) not in outputs
 
 
 def test_an_export_has_the_precision_of_its_run():
