@@ -14,8 +14,6 @@ from pathlib import Path
 from types import GenericAlias
 from typing import Any, TypeVar, cast
 
-import msgspec
-
 from lenet_jax.errors import UserError, printable, show
 
 Kind = TypeVar("Kind")
@@ -94,6 +92,8 @@ def decode(content: bytes | str, kind: type[Kind] | GenericAlias, where: str) ->
 
 def convert(value: Any, kind: type[Kind] | GenericAlias, where: str) -> Kind:
     """Converts what was decoded, as `decode` does; raises UserError likewise."""
+    import msgspec  # late: training and `experiments.accelerator` do without it
+
     try:
         converted = msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

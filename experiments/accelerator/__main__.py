@@ -40,16 +40,17 @@ from experiments.accelerator.record import Stage, log
 from lenet_jax import machine
 
 QUESTION = "What does this accelerator compute, how fast, and how far from float64?"
-# Seconds that a stage may take; a stage plans for them, and is ended half a minute later.
+# Seconds that a stage may take, together seven minutes; what one leaves over is the next one's. A
+# stage plans for them, and is ended half a minute later.
 SECONDS = {
-    "correctness": 75,
-    "single": 90,
-    "populations": 150,
-    "thousand": 80,
-    "profile": 75,
-    "determinism": 90,
-    "precision": 100,
-    "resume": 100,
+    "correctness": 70,
+    "single": 25,
+    "populations": 110,
+    "thousand": 75,
+    "profile": 25,
+    "determinism": 35,
+    "precision": 60,
+    "resume": 20,
 }
 GRACE = 30
 DONE, FAILED = 0, 1
@@ -71,16 +72,19 @@ def main(argv: list[str] | None = None) -> int:
     arguments.results.mkdir(parents=True, exist_ok=True)
     name = device.find_name() + "_short" * arguments.short
     file = arguments.results / f"accelerator_{name}.json"
-    for name in arguments.stages:
-        stage = record.read(file)["stages"].get(name, {})
-        if stage.get("status") == "done" and not arguments.again:
-            log(f"{name}: done already; --again repeats it")
-            continue
+    stages = record.read(file)["stages"]
+    done = [name for name in arguments.stages if stages.get(name, {}).get("status") == "done"]
+    if done and not arguments.again:
+        log(f"{', '.join(done)}: done already; --again repeats it")
+    missing = [name for name in arguments.stages if arguments.again or name not in done]
+    for number, name in enumerate(missing):
         left = deadline - time.monotonic()
         if left < 15:
             log(f"{name}: left out, the {arguments.minutes:g} minutes are over")
             continue
-        run_in_process(name, file, left, arguments.short)
+        spare = left - sum(SECONDS[later] for later in missing[number + 1 :])
+        budget = left if arguments.short else min(left, max(SECONDS[name], spare))
+        run_in_process(name, file, budget, left, arguments.short)
     log("")
     results = record.read(file)
     for line in table.lines(results):
@@ -121,17 +125,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def run_in_process(name: str, file: Path, left: float, short: bool) -> None:
+def run_in_process(name: str, file: Path, budget: float, left: float, short: bool) -> None:
     """Runs a stage in a process of its own, and records how it ended.
 
     Args:
       name: of the stage.
       file: the results.
+      budget: seconds that the stage plans for.
       left: seconds until the process is killed at the latest.
-      short: sizes for a CPU, which may take all that time.
+      short: sizes for a CPU.
     """
     log(f"--- {name}")
-    started, budget = time.monotonic(), left if short else min(SECONDS[name], left)
+    started = time.monotonic()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     record.update_stage(file, name, status="running", date=date, error=None, results={})
     command = [sys.executable, "-m", "experiments.accelerator", f"--run_stage={name}"]

@@ -19,10 +19,8 @@ from experiments.accelerator.record import REFUSALS, Stage, log, memory
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.data.dataset import Dataset, Split
-from lenet_jax.storage.columns import Columns
-from lenet_jax.sweeps import plan as sweep_plan
-from lenet_jax.sweeps.members import Members
 from lenet_jax.training.population import Population, Strategy
+from lenet_jax.training.sizes import population_memory
 from lenet_jax.training.spec import Spec, make_spec
 
 CONFIG = "configs/notes.py"
@@ -224,6 +222,7 @@ def _seeded_config(config: str, seed: int) -> configs.Config:
 
 def estimated_memory(variant: Variant, spec: Spec) -> int:
     """Bytes, by the estimate that decides how many members a sweep trains at once."""
-    members = Members(seeded_configs(1)[0], Columns.of([{}]))
-    group = sweep_plan.Group(spec, load_data(), members)
-    return sweep_plan.memory_needed(group, jax.devices()[:1], variant.members, variant.strategy)
+    splits = load_data().train, load_data().valid, load_data().test
+    data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
+    device = jax.devices()[0]
+    return data + population_memory(spec, device, variant.members, variant.strategy)

@@ -13,10 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lenet_jax.config import base
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import find_class, traced_arguments
 from lenet_jax.config.schema import current_names
@@ -32,11 +30,8 @@ from lenet_jax.training.hyperparameters import (
     hyperparameters,
     seeds,
 )
-from lenet_jax.training.optim import make_optimizer
-from lenet_jax.training.sizes import floats_per_image, num_params
+from lenet_jax.training.sizes import population_memory
 from lenet_jax.training.spec import Spec, make_spec
-
-FLOAT = 4  # bytes
 
 
 class Group(NamedTuple):
@@ -197,20 +192,13 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
 def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strategy: str) -> int:
     """Estimated memory of a chunk in bytes: for CPUs that of all devices, otherwise of one.
 
-    With `vmap` the estimate is 2 to 4 times XLA's own, on an H200 and on a CPU; with `map` the
-    ratio is higher, but little memory is needed.
+    See `sizes.population_memory`.
     """
-    spec = group.spec
-    # Inputs, outputs, and a copy of them inside the loop; the best parameters besides the last.
     averages = group.members.values("train.ema_decay") != [None]
-    copies = 2 + averages + _optimizer_copies(spec.optimizer)
-    member = 3 * FLOAT * num_params(spec) * copies
-    concurrent = per_device if strategy == "vmap" else 1
-    images = max(spec.micro_batch_size, spec.eval_batch_size)
-    work = round(concurrent * images * FLOAT * floats_per_image(spec, devices[0]))
+    need = population_memory(group.spec, devices[0], per_device, strategy, averages=averages)
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
-    device = data + per_device * member + work
+    device = data + need
     return device * len(devices) + data if devices[0].platform == "cpu" else device
 
 
@@ -236,12 +224,3 @@ def _check_shared(members: Members) -> None:
                 f" {' and '.join(different)}\n"
                 "Members that share batches must agree on these; remove the flag or the keys."
             )
-
-
-@functools.cache
-def _optimizer_copies(optimizer: tuple[tuple[str, Any], ...]) -> int:
-    """How many arrays of the parameters' size the state of an optimizer has."""
-    numbers = hyperparameters(base.get_config())["optimizer"]  # on which its shapes do not depend
-    params = jax.ShapeDtypeStruct((1000,), jnp.float32)
-    state = jax.eval_shape(make_optimizer(**dict(optimizer), **numbers).init, params)
-    return sum(leaf.shape == params.shape for leaf in jax.tree.leaves(state))

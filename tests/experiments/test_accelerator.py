@@ -69,8 +69,12 @@ def test_a_stage_that_fails_is_recorded_and_the_next_one_runs(tmp_path, monkeypa
 def test_a_stage_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "SECONDS", {"correctness": 60})
     file = tmp_path / "results.json"
-    command.run_in_process("correctness", file, 0.1, short=True)
+    command.run_in_process("correctness", file, 0.1, 0.1, short=True)
     assert record.read(file)["stages"]["correctness"]["status"] == "out of time"
+
+
+def test_the_stages_take_seven_minutes_together():
+    assert sum(command.SECONDS.values()) <= 7 * 60
 
 
 def test_an_unknown_stage_is_refused(capsys):
