@@ -20,6 +20,10 @@ LINES, WIDTH = 3, 200  # of a message, at most
 PATH_END = 40  # characters that a path keeps in a line that is too long
 
 # What to do about a run that diverged, which the same command repeats.
+LESS_MEMORY = (
+    "Use less at once: --chunk_size=N members of a sweep, smaller train.micro_batch_size and"
+    " train.eval_batch_size."
+)
 IF_DIVERGED = "lower optimizer.learning_rate or clip with train.max_grad_norm, in another workdir"
 # What to do about writes that fail because of the disk, by error number.
 DISK_FAULTS = {
@@ -145,6 +149,11 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
         return ExitCode.DISK if isinstance(error, WriteError) else ExitCode.USAGE
     except KeyboardInterrupt as error:
         return error.code if isinstance(error, Stopped) else ExitCode.INTERRUPTED
+    except RuntimeError as error:  # of JAX, which has no class for it
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        print_error(f"the device's memory is exhausted: {printable(error)}\n{LESS_MEMORY}")
+        return ExitCode.USAGE
     except OSError as error:
         if is_gone(sys.stdout, error):
             discard(sys.stdout)

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import NamedSharding, PartitionSpec
 
-from lenet_jax import export, machine
-from lenet_jax.errors import UserError
+from lenet_jax import config as configs
+from lenet_jax import data, export, machine
+from lenet_jax.device_defaults import defaults_of
+from lenet_jax.errors import UserError, run_command
 from lenet_jax.inference.network import Network
 from lenet_jax.nn import ops
 from lenet_jax.nn.lenet import LeNet
@@ -21,7 +24,7 @@ from lenet_jax.sweeps import plan
 from lenet_jax.sweeps import run as sweeps
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
-from lenet_jax.training import evaluation
+from lenet_jax.training import evaluation, forward
 from lenet_jax.training import step as steps
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
@@ -31,6 +34,7 @@ from lenet_jax.training.spec import make_spec
 from tests.support import tiny
 
 DATASET = tiny.dataset()
+MNIST = data.load("mnist")
 SECOND = jax.devices()[1]
 
 
@@ -68,7 +72,8 @@ def test_every_product_of_training_and_inference_states_its_precision(backend, p
             jnp.zeros((1, 16, 16, 1))
         ),
     ]
-    stated = [equation.params["precision"] for g in graphs for equation in products(g.jaxpr)]
+    found = [equation for graph in graphs for equation in products(graph.jaxpr)]
+    stated = [equation.params["precision"] for equation in found]
     assert len(stated) > 15
     asked, exact = (jax.lax.Precision[name] for name in (expected, "HIGHEST"))
     assert {*stated} == {(asked, asked), (exact, exact)}  # exact: whether parameters are finite
@@ -97,6 +102,18 @@ def test_networks_that_share_images_share_the_windows_of_conv1(backend, shape):
     outputs = [x.aval.shape for equation in equations(program) for x in equation.outvars]
     assert (3, 1, 16, 16, 2) not in outputs  # the images for each network, or their gradient
     assert (3, 36, 72) not in outputs
+
+
+@pytest.mark.parametrize("network", ["mlp", "flax_mnist"])
+def test_every_product_of_another_network_has_the_precision_of_its_run(network, monkeypatch):
+    monkeypatch.setattr(forward, "defaults_of", lambda _: defaults_of(a_gpu(None)))
+    changes = [("model.name", network), ("train.precision", "tensorfloat32")]
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own layers mix dtypes
+        spec = make_spec(configs.load("configs/notes.py", changes), MNIST)
+        images = jax.ShapeDtypeStruct((2, *spec.image_shape), jnp.float32)
+        graph = jax.make_jaxpr(functools.partial(forward.apply, spec))(spec.variables, images)
+    stated = [equation.params["precision"] for equation in products(graph.jaxpr)]
+    assert len(stated) > 2 and {*stated} == {(jax.lax.Precision.HIGH,) * 2}
 
 
 def test_an_export_has_the_precision_of_its_run():
@@ -205,3 +222,52 @@ def test_unknown_memory_is_assumed_to_be_little_unless_the_chunks_are_chosen(mon
     chosen = Options("x", chunk_size=2000)
     chunks = sweeps._plan_chunks([group], chosen, warnings.append)
     assert [chunk.size for chunk in chunks] == [2000, 2000] and len(warnings) == 1
+
+
+@pytest.fixture(scope="module")
+def side_by_side():
+    """A population as an accelerator trains it: `phase`, under `vmap`, on two devices."""
+    config = tiny.config(model={"backend": "phase"})
+    population = Population(make_spec(config, DATASET), 4, strategy="vmap")
+    members, settings = population.start([config] * 4)
+    arguments = members, settings, population.put(DATASET.train), population.put(DATASET.valid)
+    return population, arguments, population.compile_epoch(*arguments)
+
+
+def test_an_epoch_of_a_population_is_for_every_platform_and_adds_in_one_order(side_by_side):
+    """It calls nothing that only CPUs have, and no two threads add to one number."""
+    population, arguments, _ = side_by_side
+    traced = population._advance.trace(*arguments, np.int32(0))
+    added = ("scatter-add", "select_and_scatter_add", "reduce_window_sum")
+    names = {equation.primitive.name for equation in equations(traced.jaxpr.jaxpr)}
+    assert names.isdisjoint(added)
+    for platform in ("cuda", "rocm", "tpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        called = {*re.findall(r"stablehlo.custom_call @(\w+)", text)}
+        assert called <= {"cu_threefry2x32_ffi", "hip_threefry2x32_ffi"}  # JAX's random bits
+
+
+def test_an_epoch_of_a_population_transfers_nothing_and_takes_its_members(side_by_side):
+    population, (members, *rest), compiled = side_by_side
+    epoch = jax.device_put(np.int32(0), NamedSharding(population._mesh, PartitionSpec()))
+    with jax.transfer_guard("disallow"):
+        after, metrics = compiled(members, *rest, epoch)
+    assert np.isfinite(np.asarray(metrics.train_loss)).all()
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(members.state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, rest)))
+
+
+def test_a_population_side_by_side_needs_no_more_memory_than_a_sweep_expects(side_by_side):
+    population, _, compiled = side_by_side
+    analysis = compiled.memory_analysis()  # of each of two devices
+    need = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    members = Members(tiny.config(), Columns.of([{}]))
+    group = plan.Group(population.spec, DATASET, members)
+    assert need < plan.memory_needed(group, [a_gpu(None)], 2, "vmap") < 6 * need
+
+
+def test_exhausted_memory_of_a_device_is_a_short_error(capsys):
+    assert run_command(lambda: jnp.zeros((1 << 24, 1 << 24)).size) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("the device's memory is exhausted: RESOURCE_EXHAUSTED: Out of")
+    assert "--chunk_size=N" in lines[1]

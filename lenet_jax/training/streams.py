@@ -15,9 +15,11 @@ def stream(seed: ScalarLike, name: Stream) -> Key[Array, ""]:
 
     Streams of one seed are as independent as those of different seeds: their keys differ by the
     CRC-32 of their names, not by small numbers, which what draws from a stream folds in itself.
+    They are of Threefry, whose bits are the same on every device.
 
     Args:
       seed: at least 0; may be traced.
       name: initial weights, order of the examples, or augmentation.
     """
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    key = jax.random.key(seed, impl="threefry2x32")
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
