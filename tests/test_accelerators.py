@@ -31,6 +31,7 @@ from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import make_spec
+from lenet_jax.training.streams import stream
 from tests.support import tiny
 
 DATASET = tiny.dataset()
@@ -264,6 +265,12 @@ def test_a_population_side_by_side_needs_no_more_memory_than_a_sweep_expects(sid
     members = Members(tiny.config(), Columns.of([{}]))
     group = plan.Group(population.spec, DATASET, members)
     assert need < plan.memory_needed(group, [a_gpu(None)], 2, "vmap") < 6 * need
+
+
+def test_random_bits_are_those_of_threefry_whatever_the_environment_says():
+    expected = jax.random.bits(stream(0, "order"))
+    with jax.default_prng_impl("rbg"):
+        assert jax.random.bits(stream(0, "order")) == expected
 
 
 def test_exhausted_memory_of_a_device_is_a_short_error(capsys):

@@ -20,8 +20,8 @@ Each writes its results into `results/accelerator_DEVICE.json` as soon as it has
 is done is left out when the command runs again; one that failed is recorded, with its error, and
 the others run. At the end, and with `--decide` from results that are there, it prints the row of
 `lenet_jax.device_defaults` that the results imply. It needs the package, with JAX, Flax, optax,
-ml_collections and absl: neither TFDS, nor figures, nor a network connection. Exit code: 0, or 1 if
-a stage failed.
+ml_collections and jaxtyping: neither TFDS, nor figures, nor a network connection; `resume` is left
+out without matplotlib. Exit code: 0, or 1 if a stage failed.
 """
 
 import argparse

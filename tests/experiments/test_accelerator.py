@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory, pytestconfig):
-    """The results file of one stage, or with --long of all."""
+    """The results file of two stages, or with --long of all."""
     folder = tmp_path_factory.mktemp("results")
     arguments = ["--short", "--minutes=20", f"--results={folder}"]
     if not pytestconfig.getoption("long"):
-        arguments.append("--stages=thousand")
+        arguments.append("--stages=correctness,thousand")
     assert command.main(arguments) == 0
     return folder / "accelerator_cpu_short.json"
 
@@ -35,12 +37,13 @@ def test_every_stage_writes_its_results(results, pytestconfig):
     thousand = stages["thousand"]["own_orders"]
     assert (thousand["networks"], thousand["epochs"]) == (4, 10)
     assert thousand["test_accuracy_mean"] > 0.3
+    assert (stages["correctness"]["violations"], stages["correctness"]["refused"]) == ([], {})
+    constant = stages["correctness"]["checks"]["phase, highest"]["conv1: constant"]
+    assert constant["ties"] == constant["pools"] > 0
     if pytestconfig.getoption("long"):
-        assert (stages["correctness"]["violations"], stages["correctness"]["refused"]) == ([], {})
-        constant = stages["correctness"]["checks"]["phase, highest"]["conv1: constant"]
-        assert constant["ties"] == constant["pools"] > 0
         (run,) = stages["single"]["runs"]
         assert (run["epochs"], len(run["per_epoch"])) == (2, 2)
+        assert stages["single"]["segments"]["images_per_second"] > 0
         assert [row["form"] for row in stages["populations"]["variants"]] == ["phase", "im2col"]
         assert stages["populations"]["best"] == stages["populations"]["variants"][0]
         assert stages["profile"]["xla_flops_a_step"] > stages["profile"]["dense_flops_a_step"] > 0
@@ -71,6 +74,21 @@ def test_a_stage_that_takes_too_long_is_ended(tmp_path, monkeypatch):
     file = tmp_path / "results.json"
     command.run_in_process("correctness", file, 0.1, 0.1, short=True)
     assert record.read(file)["stages"]["correctness"]["status"] == "out of time"
+
+
+def test_a_bare_machine_has_what_the_stages_need():
+    """Beside what JAX, Flax and optax bring: jaxtyping and ml_collections."""
+    blocked = ("filelock", "jinja2", "matplotlib", "msgspec", "PIL", "requests", "safetensors")
+    blocked += ("tensorboardX", "tensorflow_datasets", "torch")
+    script = f"""
+import importlib, sys
+sys.modules.update(dict.fromkeys({blocked}))  # whose import then fails
+for name in ("__main__", *{tuple(command.SECONDS)}):
+    importlib.import_module(f"experiments.accelerator.{{name}}")
+from experiments.accelerator.populations import Variant, estimated_memory, make_variant_spec
+estimated_memory(Variant(64), make_variant_spec(Variant(64)))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_stages_take_seven_minutes_together():
