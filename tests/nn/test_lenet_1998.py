@@ -164,14 +164,7 @@ def test_its_convolutions_and_pools_are_in_fast_forms(name):
     assert not any(word in program for word in ("conv_general", "reduce_window"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("lenet1", marks=pytest.mark.slow),
-        pytest.param("boosted_lenet4", marks=pytest.mark.slow),
-        "lenet5",
-    ],
-)
+@pytest.mark.parametrize("name", [pytest.param("boosted_lenet4", marks=pytest.mark.slow), "lenet5"])
 def test_they_train_resume_load_and_export(name, tmp_path, monkeypatch, no_figures):
     own = config(name, **({"train.loss": "map"} if name == "lenet5" else {}))
     options = {"dataset": digits(own.data.image_size)}
