@@ -1,6 +1,6 @@
 """The layers as calls of the C++ kernels in `cpp/`, differentiable to any order.
 
-Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`; others are padded.
+Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`, or of `HALF_LANES`; others are padded.
 """
 
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ Pads = tuple[Pair, Pair]  # before and after the rows, and the columns
 
 SIZE = 5  # the kernel size that the convolution supports
 LANES = 16  # a multiple of every vector's length
+HALF_LANES = 8  # suffice for a convolution's forward pass
 CUT = 4  # instead of the winner's phase, where ReLU gives 0
 
 
@@ -177,7 +178,7 @@ def convolve(
     """
     native.load()
     batch = x.shape[-1]
-    x = _pad_batch(x)
+    x = _pad_batch(x, HALF_LANES)
     counts = (
         (side + sum(pads) - taps) // stride + 1
         for side, pads, taps, stride in zip(
@@ -214,8 +215,8 @@ def _steps(strides: Pair, padding: Pads) -> dict[str, np.int32]:
     return {name: np.int32(value) for name, value in zip(names, values, strict=True)}
 
 
-def _pad_batch(x: Array) -> Array:
-    padding = -x.shape[-1] % LANES
+def _pad_batch(x: Array, lanes: int = LANES) -> Array:
+    padding = -x.shape[-1] % lanes
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padding)]) if padding else x
 
 

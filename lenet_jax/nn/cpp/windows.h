@@ -38,25 +38,32 @@ struct Tap {
 };
 
 // The taps of the window that begins at a row and a column.
-void find_taps(const Windows& layer, long y, long x, bool inside, std::vector<Tap>& taps) {
-  taps.clear();
-  for (long place = 0; place < layer.rows * layer.columns; ++place) {
-    const long row = y + place / layer.columns, column = x + place % layer.columns;
-    if (!inside && !layer.has(row, column)) continue;
-    for (long channel = 0; channel < layer.channels; ++channel) {
-      taps.push_back({layer.at(channel, row, column),
-                      (place * layer.channels + channel) * layer.filters});
+void find_taps(const Windows& layer, long y, long x, std::vector<Tap>& taps) {
+  const long first_row = std::max(-y, 0L), last_row = std::min(layer.rows, layer.height - y);
+  const long first = std::max(-x, 0L), last = std::min(layer.columns, layer.width - x);
+  taps.resize(std::max(last_row - first_row, 0L) * std::max(last - first, 0L) * layer.channels);
+  Tap* tap = taps.data();
+  for (long row = first_row; row < last_row; ++row) {
+    for (long column = first; column < last; ++column) {
+      const long pixel = layer.at(0, y + row, x + column);
+      const long weights = (row * layer.columns + column) * layer.channels;
+      for (long channel = 0; channel < layer.channels; ++channel) {
+        *tap++ = {pixel + channel * layer.plane(), (weights + channel) * layer.filters};
+      }
     }
   }
 }
 
-template <int kRows, int kVectors>
+template <class Vector, int kRows, int kVectors>
 void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const float* x,
                   const float* kernel, float* out) {
-  Floats sums[kRows][kVectors] = {};
+  constexpr long kWidth = sizeof(Vector) / sizeof(float);
+  Vector sums[kRows][kVectors] = {};
   for (const Tap& tap : taps) {
-    Floats values[kVectors];
-    for (int v = 0; v < kVectors; ++v) values[v] = load(x + tap.pixel + v * kLanes);
+    Vector values[kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = *reinterpret_cast<const Vector*>(x + tap.pixel + v * kWidth);
+    }
     const float* weights = kernel + tap.weight;
 #pragma GCC unroll 12
     for (long row = 0; row < kRows; ++row) {
@@ -66,35 +73,40 @@ void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const floa
   const long map = layer.pixels() * layer.batch;
 #pragma GCC unroll 12
   for (long row = 0; row < kRows; ++row) {
-    for (int v = 0; v < kVectors; ++v) store(out + row * map + v * kLanes, sums[row][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      *reinterpret_cast<Vector*>(out + row * map + v * kWidth) = sums[row][v];
+    }
   }
 }
 
+// The batch is a multiple of kHalf.
 void forward(const Windows& layer, Threads& threads, const float* x, const float* kernel,
              float* out) {
   std::vector<Tap> first;  // of the window at the corner; others without padding are like it
-  find_taps(layer, 0, 0, true, first);
+  find_taps(layer, 0, 0, first);
   threads.share(layer.pixels(), [&](long pixel) {
     const long top = pixel / layer.out_width * layer.row_stride - layer.top;
     const long left = pixel % layer.out_width * layer.column_stride - layer.left;
     const bool inside = layer.has(top, left) &&
                         layer.has(top + layer.rows - 1, left + layer.columns - 1);
     thread_local std::vector<Tap> cut;
-    if (!inside) find_taps(layer, top, left, false, cut);
+    if (!inside) find_taps(layer, top, left, cut);
     const std::vector<Tap>& taps = inside ? first : cut;
     const float* const origin = inside ? x + layer.at(0, top, left) : x;
     for (long image = 0; image < layer.batch;) {
       float* to = out + pixel * layer.batch + image;
-      const bool pair = image + 2 * kLanes <= layer.batch;
+      const long rest = layer.batch - image;
       for_tiles<kLinearRows>(layer.filters, [&](auto rows, long row) {
         float* maps = to + row * layer.pixels() * layer.batch;
-        if (pair) {
-          forward_tile<rows(), 2>(layer, taps, origin + image, kernel + row, maps);
+        if (rest >= 2 * kLanes) {
+          forward_tile<Floats, rows(), 2>(layer, taps, origin + image, kernel + row, maps);
+        } else if (rest >= kLanes) {
+          forward_tile<Floats, rows(), 1>(layer, taps, origin + image, kernel + row, maps);
         } else {
-          forward_tile<rows(), 1>(layer, taps, origin + image, kernel + row, maps);
+          forward_tile<Halves, rows(), 1>(layer, taps, origin + image, kernel + row, maps);
         }
       });
-      image += pair ? 2 * kLanes : kLanes;
+      image += rest >= 2 * kLanes ? 2 * kLanes : std::min<long>(rest, kLanes);
     }
   });
 }
