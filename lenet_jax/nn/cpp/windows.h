@@ -62,7 +62,12 @@ void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const floa
   for (const Tap& tap : taps) {
     Vector values[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      values[v] = *reinterpret_cast<const Vector*>(x + tap.pixel + v * kWidth);
+      const float* from = x + tap.pixel + v * kWidth;
+      if constexpr (kWidth == kLanes) {
+        values[v] = load(from);
+      } else {
+        values[v] = load_half(from);
+      }
     }
     const float* weights = kernel + tap.weight;
 #pragma GCC unroll 12
@@ -74,7 +79,12 @@ void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const floa
 #pragma GCC unroll 12
   for (long row = 0; row < kRows; ++row) {
     for (int v = 0; v < kVectors; ++v) {
-      *reinterpret_cast<Vector*>(out + row * map + v * kWidth) = sums[row][v];
+      float* to = out + row * map + v * kWidth;
+      if constexpr (kWidth == kLanes) {
+        store(to, sums[row][v]);
+      } else {
+        store_half(to, sums[row][v]);
+      }
     }
   }
 }
