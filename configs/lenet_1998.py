@@ -20,7 +20,7 @@ NETWORKS = {
     "lenet1": ({"name": "lenet1"}, 28, 0.05),
     "lenet4": ({"name": "lenet4"}, 32, 0.05),
     "boosted_lenet4": ({"name": "boosted_lenet4"}, 32, 0.05),
-    "lenet5": ({"name": "lenet5_1998"}, 32, 0.01),
+    "lenet5": ({"name": "lenet5_1998"}, 32, 0.005),
 }
 
 
@@ -33,4 +33,6 @@ def get_config(arg: str = "lenet5") -> ConfigDict:
     model, side, rate = NETWORKS[arg]
     config = base.get_config()
     config.update(model=model, data={"image_size": side}, optimizer={"learning_rate": rate})
+    if arg == "lenet5":
+        config.update(train={"loss": "map"})
     return config

@@ -37,9 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.activation = "relu"  # after conv1, conv2, fc1, fc2; others than relu are slower
     config.model.pool = "max"  # 2×2 pooling, after the activation: `max` or `avg` (slower)
     config.model.padding = 0  # zeros around the normalised image, as Conv2d(padding=2) in PyTorch
-    config.model.init = (
-        "torch"  # `torch` (uniform ±1/√fan_in), `flax` (LeCun normal, zero bias), `lecun_1998`
-    )
+    config.model.init = "torch"  # `torch` (±1/√fan_in), `flax` (normal), `lecun_1998` (±2.4/fan_in)
     config.model.backend = "auto"  # `native` (CPU), `pallas` (GPU), `phase`, `plain`, or `auto`
 
     config.train = ConfigDict()
@@ -50,9 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
     config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
     config.train.normalize = "standard"  # pixels: by mean and sd of the data, or `lenet_1998`
-    config.train.loss = (
-        "cross_entropy"  # `mse`, `squashed_mse`, `map` (see README), FILE.py:function
-    )
+    config.train.loss = "cross_entropy"  # `mse`, `squashed_mse`, `map`, FILE.py:function: README
     config.train.measurements = ()  # FILE.py:function, …: of logits and labels, see README
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.freeze = placeholder(str)  # layers not to train: `conv*,fc1.bias`; None: none

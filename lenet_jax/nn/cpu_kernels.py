@@ -1,6 +1,7 @@
 """The layers as calls of the C++ kernels in `cpp/`, differentiable to any order.
 
-Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`, or of `HALF_LANES`; others are padded.
+Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`, or `HALF_LANES`;
+others are padded.
 """
 
 from collections.abc import Sequence
