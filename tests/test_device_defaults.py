@@ -74,8 +74,8 @@ def test_the_row_of_a_measured_device_is_what_its_results_imply():
     (row,) = (row for row in TABLE if row.results == str(H200))
     assert decide.decide(results, str(H200)) == row
     rows = results["stages"]["populations"]["results"]["variants"]
-    for variant in rows:
-        variant["images_per_second"] *= 9 if variant["form"] == "plain" else 1
+    (largest,) = (row for row in rows if row["members"] == 4096)
+    rows.append(largest | {"form": "plain", "images_per_second": 1e8})  # slower at 64 members
     results["environment"]["devices"] = ["NVIDIA B200"]
     text = decide.lines(results, H200)
     assert text[1].startswith("Defaults(platform='gpu', kind='NVIDIA B200', backends=('plain',),")

@@ -88,13 +88,18 @@ def _memory_remarks(results: Mapping[str, Any]) -> list[str]:
 
 
 def _speeds(rows: Sequence[Mapping[str, Any]], field: str) -> Speeds:
-    """Images a second by the values of a field, all else equal; of the largest such comparison."""
+    """Images a second by the values of a field, all else equal, in the largest population.
+
+    By the number of members, of the variants that were measured with the most.
+    """
     groups: dict[tuple[Any, ...], Speeds] = {}
     for row in rows:
         others = tuple(row[name] for name in FIELDS if name != field)
         groups.setdefault(others, {})[row[field]] = row["images_per_second"]
-    several = {others: speeds for others, speeds in groups.items() if len(speeds) > 1}
-    return max(several.items(), key=lambda item: (len(item[1]), item[0]), default=((), {}))[1]
+    several = [(others, speeds) for others, speeds in groups.items() if len(speeds) > 1]
+    if field == "members":
+        return max((speeds for _, speeds in several), key=len, default={})
+    return max(several, key=lambda item: item[0], default=((), {}))[1]
 
 
 def _is_faster(speeds: Speeds, one: Any, other: Any) -> bool:
