@@ -1,14 +1,16 @@
-"""The networks of 1998 on MNIST, trained as networks are now; the argument names one.
+"""The networks of 1998 on MNIST, trained as they are now, or were then; the argument names one.
 
     python -m lenet_jax.main --config=configs/lenet_1998.py:lenet5 --workdir=runs/lenet5_1998
 
 `linear`, `mlp_300`, `mlp_300_100`, `lenet1`, `lenet4`, `boosted_lenet4` or `lenet5` (the default).
+With `,then` after the name, `lenet5,then`, it is trained as in the paper, see `protocol_1998`.
 docs/lenet_1998.md draws them and says where they are chosen, and not published.
 """
 
 from ml_collections import ConfigDict
 
 from lenet_jax.config import base
+from lenet_jax.config.protocol_1998 import train_as_published
 from lenet_jax.errors import UserError
 
 MLP = {"name": "mlp", "activation": "squash", "init": "lecun_1998"}
@@ -28,11 +30,16 @@ def get_config(arg: str = "lenet5") -> ConfigDict:
     """Returns the config of a network; the argument `smoke` is a short run of LeNet-5."""
     if arg == "smoke":
         return base.smoke(get_config())
-    if arg not in NETWORKS:
+    name, _, then = arg.partition(",")
+    if name not in NETWORKS or then not in ("", "then"):
         raise UserError(f"unknown config argument {arg!r}; one of {', '.join(NETWORKS)}, smoke")
-    model, side, rate = NETWORKS[arg]
+    model, side, rate = NETWORKS[name]
     config = base.get_config()
     config.update(model=model, data={"image_size": side}, optimizer={"learning_rate": rate})
-    if arg == "lenet5":
+    is_lenet5 = name == "lenet5"
+    if is_lenet5:
         config.update(train={"loss": "map"})
+    if then:
+        train_as_published(config, mu=0.5 if is_lenet5 else 0.02)
+        config.update(train={"loss": "map" if is_lenet5 else "squashed_mse"})
     return config
