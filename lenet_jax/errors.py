@@ -64,6 +64,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2  # wrong usage or input: at most three lines on stderr, nothing written
     DIVERGED = 3
     DISK = 4
+    LOST = 5  # another process of the same run is gone
     HANGUP = 129  # the terminal is closed
     INTERRUPTED = 130
     CLOSED_PIPE = 141

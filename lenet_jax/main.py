@@ -4,16 +4,19 @@ import time
 
 STARTED = time.perf_counter()  # before the imports, which count towards the time to the first step
 
+import functools  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
+from typing import Any  # noqa: E402
 
 from absl import flags  # noqa: E402
 
 from lenet_jax import machine  # noqa: E402
-from lenet_jax.config import saved_config  # noqa: E402
+from lenet_jax.config import Config, saved_config  # noqa: E402
 from lenet_jax.config.flags import make_flags, parse  # noqa: E402
 from lenet_jax.device import require_device  # noqa: E402
-from lenet_jax.errors import run_command  # noqa: E402
+from lenet_jax.errors import UserError, run_command  # noqa: E402
+from lenet_jax.terminal.interrupt import Interrupt  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
 
@@ -34,24 +37,78 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         flag_values,
     )
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
+    _define_processes(flag_values)
     config = parse(argv, flag_values, program)
     if flag_values.deterministic:
         machine.use_deterministic_kernels()
     machine.use_compilation_cache()
     machine.use_cores()
-    require_device()
+    options = {
+        "profile": flag_values.profile,
+        "extend": flag_values.extend is not None,
+        "repeats": saved_config(flag_values["config"].value or ""),
+    }
+    run = functools.partial(_run, config, flag_values.workdir, machine.command_line(program, argv))
+    if flag_values.coordinator is None:
+        if flag_values.num_processes is not None or flag_values.process_id is not None:
+            raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
+        require_device()
+        return run(**options)
+    from lenet_jax import processes
+    from lenet_jax.training import replicas
+
+    address = flag_values.coordinator
+    numbers = flag_values.num_processes, flag_values.process_id
+    with processes.join(address, *numbers, flag_values.process_timeout) as joined:
+        dataset = replicas.meet(joined, address, config)
+        if joined.index:
+            with Interrupt() as interrupt:
+                joined.received_signal = lambda: interrupt.signal if interrupt.notice() else None
+                return replicas.follow(joined, config, dataset)
+        code = run(**options, dataset=dataset, processes=joined)
+        joined.end(code)
+        return code
+
+
+def _run(config: Config, workdir: str, command: Sequence[str], **options: Any) -> int:
     from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
 
-    command = machine.command_line(program, argv)
-    return run(
-        config,
-        flag_values.workdir,
-        command,
-        STARTED,
-        profile=flag_values.profile,
-        extend=flag_values.extend is not None,
-        repeats=saved_config(flag_values["config"].value or ""),
-    )
+    return run(config, workdir, command, STARTED, **options)
+
+
+def _define_processes(flag_values: flags.FlagValues) -> None:
+    """Defines the flags of a run by several processes."""
+    for define, name, default, meaning, least in (
+        (
+            flags.DEFINE_string,
+            "coordinator",
+            None,
+            "HOST:PORT of process 0, to train in several processes",
+            {},
+        ),
+        (
+            flags.DEFINE_integer,
+            "num_processes",
+            None,
+            "how many; default: as Slurm or Open MPI say",
+            {"lower_bound": 2},
+        ),
+        (
+            flags.DEFINE_integer,
+            "process_id",
+            None,
+            "this process's number, from 0; default: likewise",
+            {"lower_bound": 0},
+        ),
+        (
+            flags.DEFINE_float,
+            "process_timeout",
+            60.0,
+            "seconds until a silent process counts as lost",
+            {"lower_bound": 1.0},
+        ),
+    ):
+        define(name, default, meaning, flag_values=flag_values, **least)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from lenet_jax.inference.variables import from_arrays
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import split_variables
+from lenet_jax.processes import Processes
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.job import Job
 from lenet_jax.runs.record import Record
@@ -62,6 +63,7 @@ def run(
     repeats: Path | None = None,
     dataset: data.Dataset | None = None,
     hooks: Any = (),
+    processes: Processes | None = None,
 ) -> int:
     """Trains, evaluates and writes the run directory; resumes what it already holds.
 
@@ -75,6 +77,7 @@ def run(
       dataset: the data; None: those that the config names.
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
       hooks: see `lenet_jax.train`.
+      processes: that train it, of which this one leads; None: only this one.
 
     Returns:
       The exit code: 0 done, 3 diverged, 129, 130, 141 or 143 stopped, see `Interrupt`.
@@ -92,7 +95,7 @@ def run(
         console.warn(remark)
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
-    trainer = Trainer(config, dataset or data.load(**config.data))
+    trainer = _make_trainer(config, dataset or data.load(**config.data), processes)
     sizes.check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
@@ -132,6 +135,8 @@ def run(
                 if remark := low_rate(trainer.spec, config, directory.path):
                     console.warn(remark)
             interrupt.before_exit = lambda: record.close("interrupted", interrupt.reason)
+            if processes is not None:
+                _end_with(processes, record, interrupt, console)
             with record:  # first: an extended run is no longer done
                 directory.restart_rows(rows)
                 directory.write_json(CONFIG, configs.to_dict(config))
@@ -150,6 +155,31 @@ def run(
             done = outcome.code == ExitCode.DONE
             called.end(outcome.status, directory.read_json(SUMMARY, dict) or {} if done else {})
             return outcome.code
+
+
+def _make_trainer(
+    config: configs.Config, dataset: data.Dataset, processes: Processes | None
+) -> Trainer:
+    if processes is None:
+        return Trainer(config, dataset)
+    from lenet_jax.training.replicas import Leader  # late: a run in one process needs none
+
+    return Leader(config, dataset, processes)
+
+
+def _end_with(processes: Processes, record: Record, interrupt: Interrupt, console: Console) -> None:
+    """Has the other processes stop and end with this one, and this one with them."""
+
+    def interrupted() -> None:
+        record.close("interrupted", interrupt.reason)
+        processes.end(interrupt.exit_code)
+
+    def failed(reason: str) -> None:
+        console.release()
+        record.close("failed", reason)
+
+    interrupt.before_exit, processes.before_exit = interrupted, failed
+    processes.on_stop = interrupt.request
 
 
 def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State | None:

@@ -87,6 +87,12 @@ class Interrupt:
         self._watcher.join()
         self._reader.close()
 
+    def request(self, number: int) -> None:
+        """Acts as if a signal had arrived, unless one has."""
+        if self.signal is None:
+            self._remember(number, None)
+            self._writer.send(bytes([number]))
+
     def notice(self) -> bool:
         """Whether a request to stop was received; if so, the caller must end the run itself."""
         with self._ending:
