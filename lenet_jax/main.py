@@ -78,37 +78,24 @@ def _run(config: Config, workdir: str, command: Sequence[str], **options: Any) -
 
 def _define_processes(flag_values: flags.FlagValues) -> None:
     """Defines the flags of a run by several processes."""
-    for define, name, default, meaning, least in (
-        (
-            flags.DEFINE_string,
-            "coordinator",
-            None,
-            "HOST:PORT of process 0, to train in several processes",
-            {},
-        ),
-        (
-            flags.DEFINE_integer,
-            "num_processes",
-            None,
-            "how many; default: as Slurm or Open MPI say",
-            {"lower_bound": 2},
-        ),
-        (
-            flags.DEFINE_integer,
-            "process_id",
-            None,
-            "this process's number, from 0; default: likewise",
-            {"lower_bound": 0},
-        ),
-        (
-            flags.DEFINE_float,
-            "process_timeout",
-            60.0,
-            "seconds until a silent process counts as lost",
-            {"lower_bound": 1.0},
-        ),
+    for name, meaning, least in (
+        ("num_processes", "how many; default: as Slurm or Open MPI say", 2),
+        ("process_id", "the number of this one, from 0; default: likewise", 0),
     ):
-        define(name, default, meaning, flag_values=flag_values, **least)
+        flags.DEFINE_integer(name, None, meaning, least, flag_values=flag_values)
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "HOST:PORT of process 0, to train in several processes",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_float(
+        "process_timeout",
+        60.0,
+        "seconds until a process that is silent, or does not come, counts as lost",
+        lower_bound=1.0,
+        flag_values=flag_values,
+    )
 
 
 if __name__ == "__main__":

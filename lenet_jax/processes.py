@@ -346,10 +346,11 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
             server.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 connection = Connection(server.accept()[0], min(timeout, 5))
-            except TimeoutError:
+            except TimeoutError as error:
                 absent = sorted({*range(1, count)} - {*peers})
                 names = ", ".join(map(str, absent[:9])) + (", …" if len(absent) > 9 else "")
-                _refuse(peers, f"of {count} processes, {names} did not come within {timeout:g} s")
+                text = f"of {count} processes, {names} did not come within {timeout:g} s"
+                raise _refusal(peers, text) from error
             try:
                 hello, _ = connection.receive()
             except (OSError, ValueError):
@@ -364,19 +365,20 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
             elif index in peers:
                 wrong = f"two processes have --process_id={index}"
             if wrong:
-                _refuse(peers | {-1: connection}, wrong)
+                raise _refusal(peers | {-1: connection}, wrong)
             peers[index] = connection
     for connection in peers.values():
         connection.send({"kind": "welcome"})
     return peers
 
 
-def _refuse(peers: Mapping[int, Connection], text: str) -> None:
+def _refusal(peers: Mapping[int, Connection], text: str) -> UserError:
+    """The error of process 0, which it tells the processes that have come."""
     text += "\nStart each process once, with the same number of processes and its own --process_id."
     for connection in peers.values():
         with contextlib.suppress(OSError):
             connection.send({"kind": "fail", "text": text})
-    raise UserError(text)
+    return UserError(text)
 
 
 def _reach(host: str, port: int, index: int, count: int, timeout: float) -> Connection:
@@ -411,7 +413,7 @@ def _reach(host: str, port: int, index: int, count: int, timeout: float) -> Conn
 
 def _differences(own: Mapping[str, Any], peer: int, other: Mapping[str, Any]) -> str | None:
     """What another process has not as process 0 has it; None if all is the same."""
-    names = [name for name in own | other if own.get(name) != other.get(name)]
+    names = [name for name in {**own, **other} if own.get(name) != other.get(name)]
     if not names:
         return None
     texts = [f"{name}: {show(own.get(name), 40)} → {show(other.get(name), 40)}" for name in names]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
@@ -134,7 +135,9 @@ def follow(processes: Processes, config: Config, dataset: Dataset) -> int:
     trainer.compile()
     none = trainer.place(no_metrics())
     like = trainer.abstract_state(), jax.eval_shape(no_metrics)
-    state = sums = order = None
+    state: Any = None
+    sums: Any = None
+    order: Any = None
     while True:
         message, payload = processes.receive()
         match message:
@@ -219,5 +222,5 @@ def _unpack(data: bytes, like: PyTree) -> Any:
         entry = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
         array = np.frombuffer(data, entry.dtype, entry.size, at).reshape(entry.shape)
         at += array.nbytes
-        leaves.append(jax.random.wrap_key_data(array) if _is_key(leaf) else array)
+        leaves.append(jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(leaf) else array)
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
