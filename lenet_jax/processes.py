@@ -77,6 +77,11 @@ class Connection:
             raise ValueError("no message of lenet_jax")
         return message, self._read(size)
 
+    def shut_down(self) -> None:
+        """Ends what other threads receive."""
+        with contextlib.suppress(OSError):  # the peer has
+            self._stream.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Closes the connection."""
         self._stream.close()
@@ -112,12 +117,16 @@ class Processes:
         self.before_exit: Callable[[str], None] = lambda _: None
         self._peers, self._timeout = peers, timeout
         self._inbox = {peer: queue.SimpleQueue[tuple[Message, bytes]]() for peer in peers}
-        self._ending, self._ended = threading.RLock(), threading.Event()
+        self._ending, self._ended = threading.Lock(), threading.Event()
+        self._listeners = [
+            threading.Thread(target=self._listen, args=item, daemon=True) for item in peers.items()
+        ]
 
     def __enter__(self) -> "Processes":
-        for peer, connection in self._peers.items():
+        for connection in self._peers.values():
             connection.set_timeout(self._timeout)
-            threading.Thread(target=self._listen, args=(peer, connection), daemon=True).start()
+        for listener in self._listeners:
+            listener.start()
         threading.Thread(target=self._give_signs_of_life, daemon=True).start()
         return self
 
@@ -131,8 +140,15 @@ class Processes:
             # A collective fails so if a peer is gone: the thread that listens to it, or to process
             # 0, says which, and ends this process.
             time.sleep(self._timeout)
+        if error is None:
+            for connection in self._peers.values():
+                connection.shut_down()
+            for listener, connection in zip(self._listeners, self._peers.values(), strict=True):
+                listener.join()
+                connection.close()
+            return
         with self._ending:
-            if error is None or self._ended.is_set():
+            if self._ended.is_set():
                 return
             self._ended.set()
             text, code = f"process {self.index}: {error or type(error).__name__}", ExitCode.USAGE
@@ -176,7 +192,7 @@ class Processes:
         with self._ending:
             if not self._ended.is_set():
                 self._ended.set()
-                self.send({"kind": "end", "code": code})
+                self._tell_all({"kind": "end", "code": code})
 
     def _listen(self, peer: int, connection: Connection) -> None:
         """Receives what a peer sends."""
@@ -209,6 +225,8 @@ class Processes:
 
     def _end(self, code: int, text: str) -> None:
         """Ends this process, and those that are connected to it."""
+        if self._ended.is_set():
+            return
         with self._ending:
             if self._ended.is_set():
                 return
@@ -223,10 +241,14 @@ class Processes:
                 os._exit(code)
 
     def _tell_all(self, message: Message) -> None:
-        """Sends the last message, without waiting for a peer that does not read."""
+        """Sends the last message, and waits a moment until the peers have read it and left."""
+        deadline = time.monotonic() + INTERVAL
         for connection in self._peers.values():
             connection.set_timeout(INTERVAL)
         self.send(message)
+        for listener in self._listeners:
+            if listener is not threading.current_thread():
+                listener.join(max(deadline - time.monotonic(), 0))
 
     def _give_signs_of_life(self) -> None:
         before = sent = None
@@ -338,7 +360,8 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
         server = _listen_at(host, port)
     except OSError as error:
         raise UserError(
-            f"--coordinator={host}:{port}: process 0 cannot listen there: {error.strerror}\n"
+            f"--coordinator={host}:{port}: process 0 cannot listen there:"
+            f" {os.strerror(error.errno or 0)}\n"
             "Choose another port, the same for all processes, and start only one process 0."
         ) from error
     with server:
@@ -349,7 +372,7 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
             except TimeoutError as error:
                 absent = sorted({*range(1, count)} - {*peers})
                 names = ", ".join(map(str, absent[:9])) + (", …" if len(absent) > 9 else "")
-                text = f"of {count} processes, {names} did not come within {timeout:g} s"
+                text = f"of {count} processes, number {names} did not come within {timeout:g} s"
                 raise _refusal(peers, text) from error
             try:
                 hello, _ = connection.receive()
@@ -378,6 +401,7 @@ def _refusal(peers: Mapping[int, Connection], text: str) -> UserError:
     for connection in peers.values():
         with contextlib.suppress(OSError):
             connection.send({"kind": "fail", "text": text})
+        connection.close()
     return UserError(text)
 
 
@@ -402,11 +426,13 @@ def _reach(host: str, port: int, index: int, count: int, timeout: float) -> Conn
         connection.send({"greeting": GREETING, "index": index, "count": count})
         answer, _ = connection.receive()
     except (OSError, ValueError) as error:
+        connection.close()
         raise UserError(
             f"--coordinator={host}:{port}: process 0 does not answer there: {error}\n"
             "It has ended, or something else listens at that port: start all processes again."
         ) from error
     if answer["kind"] == "fail":
+        connection.close()
         raise UserError(answer["text"])
     return connection
 

@@ -1,0 +1,193 @@
+"""Several processes that train one network: how they meet and end, and the bits of what they train."""
+
+import contextlib
+import errno
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lenet_jax import processes
+from lenet_jax.errors import ExitCode, UserError, WriteError
+from lenet_jax.processes import join
+from tests.support import tiny
+from tests.support.root import ROOT
+
+
+@pytest.fixture
+def address():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"localhost:{server.getsockname()[1]}"
+
+
+def each(*functions):
+    """What functions that run at the same time return or raise."""
+    with ThreadPoolExecutor(len(functions)) as pool:
+        futures = [pool.submit(function) for function in functions]
+        return [future.exception() or future.result() for future in futures]
+
+
+def joining(address, *numbers, timeout=20.0):
+    return [lambda n=n: join(address, *n, timeout) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ([(2, 0), (3, 1)], "process 1 has --num_processes=3, process 0 2\nStart each process once"),
+        ([(3, 0), (3, 1), (3, 1)], "two processes have --process_id=1\nStart each process once"),
+    ],
+)
+def test_numbers_that_do_not_fit_end_every_process(address, numbers, message):
+    for error in each(*joining(address, *numbers)):
+        assert isinstance(error, UserError) and str(error).startswith(message)
+
+
+def test_processes_that_do_not_come_are_named_in_time(address):
+    (alone,) = each(*joining(address, (3, 0), timeout=0.3))
+    assert str(alone).startswith("of 3 processes, number 1, 2 did not come within 0.3 s\n")
+    (alone,) = each(*joining(address, (3, 1), timeout=0.3))
+    assert f"--coordinator={address}: process 0 cannot be reached within 0.3 s: " in str(alone)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("node1", 2, 0), "--coordinator=node1: must be HOST:PORT of process 0"),
+        (("node1:70000", 2, 0), "must be HOST:PORT of process 0"),
+        (("localhost:1", None, None), "--coordinator needs --num_processes and --process_id too"),
+        (("localhost:1", 2, 2), "numbered from 0 to 1"),
+        (("localhost:1", 1, 0), "there must be at least 2 processes"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        join(*arguments, 1.0)
+
+
+def test_a_launcher_tells_the_numbers_and_strangers_are_ignored(address, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+
+    def stranger():
+        host, port = address.split(":")
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                with socket.create_connection((host, int(port))) as stream:
+                    stream.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                return
+
+    leader, other, _ = each(*joining(address, (2, 0), (None, None)), stranger)
+    with other, leader:
+        assert (leader.index, other.index, other.count) == (0, 1, 2)
+        leader.end(0)
+
+
+@pytest.fixture
+def pair(address):
+    """Two processes, in threads."""
+    leader, other = each(*joining(address, (2, 0), (2, 1)))
+    with other, leader:
+        yield leader, other
+        leader.end(0)
+
+
+def test_facts_that_differ_end_both(pair):
+    leader, other = pair
+    same = {"config.seed": 0, "data": "f00"}
+    assert each(lambda: leader.agree(same), lambda: other.agree(same)) == [None, None]
+    changed = same | {"config.seed": 5}
+    for error in each(lambda: leader.agree(same), lambda: other.agree(changed)):
+        text = "process 1 differs from process 0: config.seed: 0 → 5\nAll processes must have"
+        assert isinstance(error, UserError) and str(error).startswith(text)
+
+
+def test_the_others_receive_what_process_0_sends_and_pass_signals_on(pair):
+    leader, other = pair
+    leader.send({"kind": "steps", "first": 3}, b"bits")
+    assert other.receive() == ({"kind": "steps", "first": 3}, b"bits")
+    received = queue.SimpleQueue()
+    leader.on_stop = received.put
+    other.received_signal = lambda: signal.SIGTERM
+    assert received.get(timeout=60) == signal.SIGTERM
+
+
+def test_an_error_of_one_ends_the_others_with_its_text_and_code(pair, monkeypatch, capsys):
+    leader, other = pair
+    codes = queue.SimpleQueue()
+    monkeypatch.setattr(processes.os, "_exit", codes.put)
+    full = WriteError(OSError(errno.ENOSPC, "No space left on device"), "runs/a")
+    other.__exit__(WriteError, full, None)
+    assert codes.get(timeout=60) == ExitCode.DISK
+    assert capsys.readouterr().err.startswith("process 1: runs/a cannot be written: No space left")
+
+
+EPOCHS = 30
+
+
+def start(count, index, address, workdir, data, devices):
+    values = tiny.CONFIG | {"data.name": data, "model.backend": "plain"}
+    values |= {"train.micro_batch_size": 4, "train.num_epochs": EPOCHS}
+    command = [sys.executable, "-m", "lenet_jax.main", "--config=configs/notes.py"]
+    command += [f"--config.{key}={value}" for key, value in values.items()]
+    if count > 1:
+        command += [f"--coordinator={address}", f"--num_processes={count}"]
+        command += [f"--process_id={index}", "--process_timeout=10"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextlib.contextmanager
+def started(count, *arguments):
+    running = [start(count, index, *arguments) for index in range(count)]
+    try:
+        yield running
+    finally:
+        for process in running:
+            process.kill()
+            process.communicate()
+
+
+def check_ends(running, code, text=""):
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert (process.returncode, errors.partition(";")[0]) == (code, text), errors
+
+
+def wait_for_epoch(epoch, process):
+    if not any(line.startswith(f"epoch {epoch:>2}/") for line in process.stdout):
+        pytest.fail(process.stderr.read())
+
+
+@pytest.mark.slow
+def test_several_processes_train_the_bits_of_one(folder, address, tmp_path):
+    """Of four processes one is killed; of two with two devices each one hangs, and two finish."""
+    several, one = tmp_path / "several", tmp_path / "one"
+    with started(4, address, several, folder, 1) as running:
+        wait_for_epoch(2, running[0])
+        running.pop(2).kill()
+        check_ends(running, ExitCode.LOST, "process 2 has ended or was killed")
+    with started(2, address, several, folder, 2) as running:
+        wait_for_epoch(8, running[0])
+        running.pop().send_signal(signal.SIGSTOP)
+        check_ends(running, ExitCode.LOST, "process 1 has given no sign of life for 10 s")
+    assert json.loads((several / "run.json").read_text())["status"] == "failed"
+    for count, workdir, devices in ((2, several, 2), (1, one, 4)):
+        with started(count, address, workdir, folder, devices) as running:
+            check_ends(running, ExitCode.DONE)
+    weights = [(workdir / "model.safetensors").read_bytes() for workdir in (several, one)]
+    assert weights[0] == weights[1]
+    assert {path.name for path in tmp_path.iterdir()} == {"several", "one"}
