@@ -368,7 +368,7 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
         while len(peers) < count - 1:
             server.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                connection = Connection(server.accept()[0], min(timeout, 5))
+                connection = Connection(server.accept()[0], min(timeout, 5.0))
             except TimeoutError as error:
                 absent = sorted({*range(1, count)} - {*peers})
                 names = ", ".join(map(str, absent[:9])) + (", …" if len(absent) > 9 else "")

@@ -1,4 +1,4 @@
-"""Several processes that train one network: how they meet and end, and the bits of what they train."""
+"""Several processes that train one network: how they meet and end, and the bits they train."""
 
 import contextlib
 import errno
@@ -120,7 +120,7 @@ def test_the_others_receive_what_process_0_sends_and_pass_signals_on(pair):
 
 
 def test_an_error_of_one_ends_the_others_with_its_text_and_code(pair, monkeypatch, capsys):
-    leader, other = pair
+    _, other = pair
     codes = queue.SimpleQueue()
     monkeypatch.setattr(processes.os, "_exit", codes.put)
     full = WriteError(OSError(errno.ENOSPC, "No space left on device"), "runs/a")
@@ -178,12 +178,12 @@ def test_several_processes_train_the_bits_of_one(folder, address, tmp_path):
     several, one = tmp_path / "several", tmp_path / "one"
     with started(4, address, several, folder, 1) as running:
         wait_for_epoch(2, running[0])
-        running.pop(2).kill()
-        check_ends(running, ExitCode.LOST, "process 2 has ended or was killed")
+        running[2].kill()
+        check_ends(running[:2] + running[3:], ExitCode.LOST, "process 2 has ended or was killed")
     with started(2, address, several, folder, 2) as running:
         wait_for_epoch(8, running[0])
-        running.pop().send_signal(signal.SIGSTOP)
-        check_ends(running, ExitCode.LOST, "process 1 has given no sign of life for 10 s")
+        running[1].send_signal(signal.SIGSTOP)
+        check_ends(running[:1], ExitCode.LOST, "process 1 has given no sign of life for 10 s")
     assert json.loads((several / "run.json").read_text())["status"] == "failed"
     for count, workdir, devices in ((2, several, 2), (1, one, 4)):
         with started(count, address, workdir, folder, devices) as running:
