@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import pytest
 
+from lenet_jax.errors import UserError
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, EpochSlice
 from lenet_jax.training.evaluation import evaluate, no_metrics
@@ -52,6 +53,22 @@ def test_two_devices_that_share_a_batch_train_like_one():
 def test_every_device_has_whole_micro_batches(batch_size, micro_batch_size, num_devices):
     assert len(jax.devices()) == 2
     assert parallel.count_sharing(batch_size, micro_batch_size) == num_devices
+
+
+@pytest.mark.parametrize(
+    ("processes", "each", "batch_size", "micro_batch_size", "num_devices"),
+    [(2, 1, 64, 32, 2), (2, 4, 64, 16, 4), (4, 2, 256, 32, 8), (3, 2, 96, 32, 3)],
+)
+def test_as_many_devices_of_every_process_share_a_batch(
+    monkeypatch, processes, each, batch_size, micro_batch_size, num_devices
+):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: each)
+    assert parallel.count_sharing(batch_size, micro_batch_size) == num_devices
+    with pytest.raises(
+        UserError, match=f"^{processes} processes cannot share a batch of 64 images"
+    ):
+        parallel.count_sharing(64, 64)
 
 
 def test_the_trainer_chooses_devices_and_evaluates_whole_splits():

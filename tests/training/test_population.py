@@ -220,23 +220,26 @@ def test_equal_numbers_of_members_per_device_are_bit_identical(four):
     assert_close(four.all(), on_two.all())
 
 
-def check_four_devices():
-    """Two members per device, on 2 and 4 devices."""
+def check_eight_devices():
+    """Two members per device, on 2, 4 and 8 devices."""
     on_two, on_four = Trained(MEMBERS, count=2), Trained([*MEMBERS, *MEMBERS], count=4)
     assert_same(take(on_four.all(), slice(4)), on_two.all())
     assert_same(take(on_four.all(), slice(4, 8)), on_two.all())
     padded = Trained([*MEMBERS, *MEMBERS[:3]], 8, count=4)
     assert_same(padded.all(), take(on_four.all(), slice(7)))
+    padded = Trained([*MEMBERS, *MEMBERS, *MEMBERS, MEMBERS[0]], 16, count=8)
+    assert_same(take(padded.all(), slice(4, 12)), on_four.all())
+    assert_same(take(padded.all(), slice(12, 13)), take(on_two.all(), slice(1)))
 
 
-def test_members_on_four_devices_are_bit_identical():
+def test_members_on_eight_devices_are_bit_identical():
     """In a separate process."""
     folders = Path(__file__).parent, Path(__file__).parents[2]
     environment = {
-        "JAX_NUM_CPU_DEVICES": "4",
+        "JAX_NUM_CPU_DEVICES": "8",
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
     }
-    code = "import test_population; test_population.check_four_devices()"
+    code = "import test_population; test_population.check_eight_devices()"
     subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
 
 
