@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def address():
         return f"localhost:{server.getsockname()[1]}"
 
 
-def each(*functions):
+def each(*functions) -> list[Any]:
     """What functions that run at the same time return or raise."""
     with ThreadPoolExecutor(len(functions)) as pool:
         futures = [pool.submit(function) for function in functions]
@@ -35,7 +36,7 @@ def each(*functions):
 
 
 def joining(address, *numbers, timeout=20.0):
-    return [lambda n=n: join(address, *n, timeout) for n in numbers]
+    return [lambda n=n: join(address, n[0], n[1], timeout) for n in numbers]
 
 
 @pytest.mark.parametrize(
@@ -69,22 +70,25 @@ def test_processes_that_do_not_come_are_named_in_time(address):
 )
 def test_wrong_arguments_are_refused(arguments, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        join(*arguments, 1.0)
+        join(arguments[0], arguments[1], arguments[2], 1.0)
 
 
 def test_a_launcher_tells_the_numbers_and_strangers_are_ignored(address, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
 
-    def stranger():
-        host, port = address.split(":")
-        while True:
+    host, port = address.split(":")
+    with ThreadPoolExecutor(1) as pool:
+        led = pool.submit(join, address, 2, 0, 20.0)
+        stranger = None
+        while stranger is None and not led.done():
             with contextlib.suppress(ConnectionRefusedError):
-                with socket.create_connection((host, int(port))) as stream:
-                    stream.sendall(b"GET / HTTP/1.1\r\n\r\n")
-                return
-
-    leader, other, _ = each(*joining(address, (2, 0), (None, None)), stranger)
+                stranger = socket.create_connection((host, int(port)))
+        assert stranger is not None
+        with stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        other = join(address, None, None, 20.0)
+        leader = led.result()
     with other, leader:
         assert (leader.index, other.index, other.count) == (0, 1, 2)
         leader.end(0)
