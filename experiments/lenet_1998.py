@@ -1,0 +1,247 @@
+"""The error table of the LeNet paper with error bars: every network over many seeds.
+
+    python -m experiments.lenet_1998
+
+Trains each network of `configs/lenet_1998.py` in four ways: as then (the paper's optimiser, rates,
+loss, range of pixels, all 60,000 images, last weights) and as now (the config itself, best weights
+on 5,000 validation images), on the images as they are (`plain`) and on distorted ones, many times.
+Each is a sweep in `--workdir`, which resumes if it is stopped; `--cells` chooses some of them.
+After each, everything that is finished is written to `results/lenet_1998.json`, as a table to `.md`
+and as a figure to `.png`.
+
+Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
+1998, section III.C, whose errors of one network each are beside ours.
+"""
+
+import argparse
+import csv
+import fnmatch
+import itertools
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lenet_jax import config as configs
+from lenet_jax.machine import environment
+from lenet_jax.statistics import summarise
+from lenet_jax.storage.files import write_atomically, write_json
+
+QUESTION = "What are the error rates of the networks of 1998, over many seeds?"
+CONFIG = "configs/lenet_1998.py"
+TRAININGS, IMAGES = ("then", "now"), ("plain", "distorted")
+
+
+class Network(NamedTuple):
+    """A row of the paper's table.
+
+    Attributes:
+      title: its name there.
+      plain, distorted: its error there in percent, without and with distorted images; None: the
+        paper gives none.
+    """
+
+    title: str
+    plain: float | None
+    distorted: float | None = None
+
+
+NETWORKS = {
+    "linear": Network("linear classifier", 12.0),
+    "mlp_300": Network("28×28-300-10", 4.7, 3.6),
+    "mlp_300_100": Network("28×28-300-100-10", 3.05, 2.5),
+    "lenet1": Network("LeNet-1", 1.7),
+    "lenet4": Network("LeNet-4", 1.1),
+    "boosted_lenet4": Network("boosted LeNet-4", None, 0.7),
+    "lenet5": Network("LeNet-5", 0.95, 0.8),
+}
+# Beside what a config has: planar affine transformations, which the paper does not quantify.
+DISTORTED = {
+    "augment.shift": 2.0,
+    "augment.rotate": 10.0,
+    "augment.scale": 0.1,
+    "augment.shear": 10.0,
+}
+
+
+class Cell(NamedTuple):
+    """A network, a way to train it, and its images."""
+
+    network: str
+    training: str
+    images: str
+
+    def __str__(self) -> str:
+        """`lenet5_then_plain`."""
+        return "_".join(self)
+
+    @property
+    def published(self) -> float | None:
+        """The paper's error in percent."""
+        row = NETWORKS[self.network]
+        return row.distorted if self.images == "distorted" else row.plain
+
+    def command(self, seeds: int, workdir: Path) -> list[str]:
+        """The sweep over seeds."""
+        config = self.network + ",then" * (self.training == "then")
+        changes = DISTORTED if self.images == "distorted" else {}
+        return [
+            *(sys.executable, "-m", "lenet_jax.sweep", f"--config={CONFIG}:{config}"),
+            *(f"--sweep=configs/sweeps/seeds.py:{seeds}", f"--workdir={workdir / str(self)}"),
+            *("--save=none", *(f"--config.{key}={value}" for key, value in changes.items())),
+        ]
+
+
+def train(cell: Cell, seeds: int, workdir: Path) -> dict[str, Any]:
+    """Runs or resumes a cell's sweep, and describes its results."""
+    command = cell.command(seeds, workdir)
+    started = time.monotonic()
+    subprocess.run(command, check=True)
+    seconds = time.monotonic() - started
+    folder = workdir / str(cell)
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    done = [row for row in rows if row["status"] == "done"]
+    errors = {int(row["seed"]): round(100 - 100 * float(row["test_accuracy"]), 4) for row in done}
+    config = configs.load(str(folder / "config.json"))
+    return {
+        "network": cell.network,
+        "training": cell.training,
+        "images": cell.images,
+        "command": " ".join(["python", *command[1:]]),
+        "config": configs.to_dict(config),
+        "published": cell.published,
+        "diverged": len(rows) - len(done),
+        "seconds_of_this_process": seconds,
+        "errors": errors,
+        **describe(list(errors.values()), cell.published),
+        "environment": environment(),
+    }
+
+
+def describe(errors: list[float], published: float | None) -> dict[str, Any]:
+    """Mean, deviation, median, best, and the share of seeds at or below the paper's error."""
+    summary = summarise(errors, upper=100.0)
+    at_or_below = [error <= published for error in errors] if published is not None else []
+    return {
+        "seeds": summary.n,
+        **summary.to_json(),
+        "best": min(errors, default=None),
+        "share_at_or_below_published": float(np.mean(at_or_below)) if at_or_below else None,
+    }
+
+
+def table(cells: dict[str, dict[str, Any]]) -> str:
+    """The results in Markdown."""
+    lines = [
+        "| network | trained as | images | 1998, % | mean ± sd, % | median | best | seeds"
+        " | at or below 1998 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in map(Cell._make, itertools.product(NETWORKS, TRAININGS, IMAGES)):
+        if (row := cells.get(str(cell))) is None or row["mean"] is None:
+            continue
+        share = row["share_at_or_below_published"]
+        spread = "" if row["sd"] is None else f" ± {row['sd']:.2f}"
+        values = (
+            NETWORKS[cell.network].title,
+            cell.training,
+            cell.images,
+            "" if cell.published is None else f"{cell.published:g}",
+            f"{row['mean']:.2f}{spread}",
+            f"{row['median']:.2f}",
+            f"{row['best']:.2f}",
+            str(row["seeds"]),
+            "" if share is None else f"{100 * share:.0f} %",
+        )
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(cells: dict[str, dict[str, Any]], file: Path) -> None:
+    """Draws each seed's error as a dot, their means, and the paper's errors as marks."""
+    from lenet_jax.plots.output import png
+    from lenet_jax.plots.style import BLUE, INK, VERMILION, chart, house_style
+
+    rng = np.random.default_rng(0)
+    colours = dict(zip(TRAININGS, (VERMILION, BLUE), strict=True))
+    with house_style():
+        figure = chart(1000, 620, "Error rates of the networks of 1998 on MNIST's test images")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        for axes, images in zip(panels, IMAGES, strict=True):
+            for row, name in enumerate(NETWORKS):
+                for training, offset in zip(TRAININGS, (-0.17, 0.17), strict=True):
+                    result = cells.get(str(Cell(name, training, images)))
+                    if result is None or result["mean"] is None:
+                        continue
+                    errors = np.asarray(list(result["errors"].values()))
+                    heights = row + offset + rng.uniform(-0.1, 0.1, len(errors))
+                    colour = colours[training]
+                    axes.plot(errors, heights, ".", color=colour, alpha=0.35, markersize=4)
+                    right = training == "then"  # the worse of the two, as a rule
+                    axes.annotate(
+                        f"{result['mean']:.2f}",
+                        (errors.max() if right else errors.min(), row + offset),
+                        xytext=(9 if right else -9, 0),
+                        textcoords="offset points",
+                        ha="left" if right else "right",
+                        va="center",
+                        color=colour,
+                    )
+                published = Cell(name, "then", images).published
+                if published is not None:
+                    axes.plot([published] * 2, [row - 0.38, row + 0.38], color=INK, linewidth=2)
+            axes.set_xscale("log")
+            axes.set_title(f"{images} training images")
+            axes.set_xlabel("error, % (log scale)")
+        panels[0].set_yticks(range(len(NETWORKS)), [row.title for row in NETWORKS.values()])
+        panels[0].invert_yaxis()
+        panels[0].set_xlim(0.3, 20)
+        panels[0].set_xticks(ticks := (0.5, 1, 2, 5, 10), [f"{tick:g}" for tick in ticks])
+        panels[0].minorticks_off()
+        for label, colour, marker in (
+            *((f"each seed, trained as {name}", colours[name], ".") for name in TRAININGS),
+            ("published in 1998", INK, "|"),
+        ):
+            panels[1].plot([], [], marker, color=colour, label=label, markersize=9)
+        panels[1].legend(loc="lower right")
+    write_atomically(file, png(figure))
+
+
+def main() -> None:
+    """Trains the cells, and writes the results after each."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument(
+        "--cells", default="*", help="a pattern such as lenet5_* or *_then_plain; all by default"
+    )
+    parser.add_argument("--seeds", type=int, default=100, help="of each network, plain")
+    parser.add_argument("--distorted_seeds", type=int, default=20, help="the same, distorted")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/lenet_1998"))
+    arguments = parser.parse_args()
+    every = map(Cell._make, itertools.product(NETWORKS, TRAININGS, IMAGES))
+    chosen = [cell for cell in every if fnmatch.fnmatch(str(cell), arguments.cells)]
+    if not chosen:
+        parser.error(f"no cell is named {arguments.cells}; one is lenet5_then_plain")
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    file = arguments.results / "lenet_1998.json"
+    for cell in chosen:
+        seeds = arguments.distorted_seeds if cell.images == "distorted" else arguments.seeds
+        result = train(cell, seeds, arguments.workdir)
+        answer = (
+            json.loads(file.read_text()) if file.exists() else {"question": QUESTION, "cells": {}}
+        )
+        answer["cells"][str(cell)] = result
+        write_json(file, answer)
+        write_atomically(file.with_suffix(".md"), table(answer["cells"]).encode())
+        plot(answer["cells"], file.with_suffix(".png"))
+        print(table({str(cell): result}), flush=True)
+    print(f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()
