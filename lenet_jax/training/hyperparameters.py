@@ -20,11 +20,9 @@ def hyperparameters(config: Config) -> dict[str, Any]:
     }
     traced = traced_arguments(find_class(config.model.name))
     values = {name: config.model[name] for name in traced}
-    samples = sections["optimizer"].pop("samples")  # which concerns no update
     return {
         **sections,
         "model": {name: value for name, value in values.items() if value is not None},
-        "curvature_samples": samples,
         "label_smoothing": config.train.label_smoothing,
         "max_grad_norm": config.train.max_grad_norm,
         "ema_decay": config.train.ema_decay,

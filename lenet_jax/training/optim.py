@@ -29,6 +29,7 @@ def make_optimizer(
     b2: Scalar,
     eps: Scalar,
     mu: Scalar = 0.02,
+    samples: Scalar = 500,
     max_grad_norm: Scalar | None = None,
 ) -> optax.GradientTransformation:
     """Builds the equivalent of `torch.optim.SGD`, `Adam` or `AdamW`, or `scale_by_curvature`.
@@ -48,6 +49,7 @@ def make_optimizer(
       b2: adam and adamw only, in [0, 1): decay rate of the mean of the squared gradients.
       eps: adam and adamw only: added to the square root of the latter.
       mu: diagonal_lm only, above 0: see `scale_by_curvature`.
+      samples: those that the curvature is estimated on; no update depends on their number.
       max_grad_norm: bound on the gradient's global norm; None: no clipping.
 
     Raises:

@@ -70,7 +70,7 @@ def floats_per_image(spec: Spec, device: Any) -> float:
             channels = features
         return defaults_of(device).windows_held * total
     outputs = (out for equation in _equations(_forward(spec).jaxpr) for out in equation.outvars)
-    return 2 * sum(math.prod(out.aval.shape) for out in outputs)
+    return 2.0 * sum(math.prod(out.aval.shape) for out in outputs)
 
 
 def population_memory(

@@ -151,7 +151,7 @@ def with_curvature(
     """
     if not spec.estimates_curvature:
         return state
-    count = jnp.minimum(hyperparameters["curvature_samples"], spec.num_examples)
+    count = jnp.minimum(hyperparameters["optimizer"]["samples"], spec.num_examples)
     key = jax.random.fold_in(state.order_key, -1 - state.step)  # epochs have the others
 
     def estimate(opt_state: optax.OptState) -> optax.OptState:
