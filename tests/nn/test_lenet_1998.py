@@ -164,9 +164,8 @@ def test_its_convolutions_and_pools_are_in_fast_forms(name):
     assert not any(word in program for word in ("conv_general", "reduce_window"))
 
 
-@pytest.mark.parametrize("name", [pytest.param("boosted_lenet4", marks=pytest.mark.slow), "lenet5"])
-def test_they_train_resume_load_and_export(name, tmp_path, monkeypatch, no_figures):
-    own = config(name, **({"train.loss": "map"} if name == "lenet5" else {}))
+def test_one_trains_resumes_loads_and_exports(tmp_path, monkeypatch, no_figures):
+    own = config("lenet5", **{"train.loss": "map"})
     options = {"dataset": digits(own.data.image_size)}
     straight = start(tmp_path / "run", own, **options)
     assert straight.code == 0
@@ -178,7 +177,7 @@ def test_they_train_resume_load_and_export(name, tmp_path, monkeypatch, no_figur
     assert files[0].read_bytes() == files[1].read_bytes()
     network = lenet_jax.load(straight.path)
     logits = network.logits(options["dataset"].test.images)
-    assert logits.shape == (40, 10) and (name != "lenet5" or np.all(logits < 0))
+    assert logits.shape == (40, 10) and np.all(logits < 0)
     for kind in ("stablehlo", "safetensors"):
         assert "reloaded" in export(network, kind, tmp_path / f"a.{kind}")[-1]
 
