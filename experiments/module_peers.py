@@ -39,6 +39,7 @@ def load_config(name: str, *, dropout: bool) -> configs.Config:
         "optimizer.momentum": MOMENTUM,
         "optimizer.weight_decay": 0.0,
         "schedule.name": "constant",
+        "train.loss": "cross_entropy",
         **({"model.dropout": 0.0} if name == "flax_mnist" and not dropout else {}),
     }
     return configs.load(file, overrides.items())
