@@ -34,7 +34,9 @@ def get_config(arg: str = "lenet5") -> ConfigDict:
         return base.smoke(get_config())
     name, _, then = arg.partition(",")
     if name not in NETWORKS or then not in ("", "then"):
-        raise UserError(f"unknown config argument {arg!r}; one of {', '.join(NETWORKS)}, smoke")
+        raise UserError(
+            f"unknown config argument {arg!r}; one of {', '.join(NETWORKS)}, smoke, or NAME,then"
+        )
     model, side, rate = NETWORKS[name]
     config = base.get_config()
     config.update(model=model, data={"image_size": side}, optimizer={"learning_rate": rate})

@@ -78,22 +78,17 @@ def _run(config: Config, workdir: str, command: Sequence[str], **options: Any) -
 
 def _define_processes(flag_values: flags.FlagValues) -> None:
     """Defines the flags of a run by several processes."""
-    for name, meaning, least in (
-        ("num_processes", "how many; default: as Slurm or Open MPI say", 2),
-        ("process_id", "the number of this one, from 0; default: likewise", 0),
+    silent = "seconds until a process that is silent, or does not come, counts as lost"
+    for name, default, meaning, least, most in (
+        ("num_processes", None, "how many; default: as Slurm or Open MPI say", 2, 65_536),
+        ("process_id", None, "the number of this one, from 0; default: likewise", 0, 65_535),
+        ("process_timeout", 60, silent, 1, 86_400),
     ):
-        flags.DEFINE_integer(name, None, meaning, least, flag_values=flag_values)
+        flags.DEFINE_integer(name, default, meaning, least, most, flag_values=flag_values)
     flags.DEFINE_string(
         "coordinator",
         None,
         "HOST:PORT of process 0, to train in several processes",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_float(
-        "process_timeout",
-        60.0,
-        "seconds until a process that is silent, or does not come, counts as lost",
-        lower_bound=1.0,
         flag_values=flag_values,
     )
 

@@ -2,7 +2,7 @@
 
 Process 0 listens at `HOST:PORT`, and each of the others keeps one connection to it. A thread per
 connection receives what the peer sends, and another one sends a sign of life every second: a peer
-that ended or hangs is noticed even while compiled code waits for it. JAX's own service notices that
+that ended, or stopped as a whole, is noticed even while compiled code waits for it. JAX's own service notices that
 too, but then ends the process by an abort with a stack trace.
 
 The connections carry JSON and bytes of arrays, neither signed nor encrypted, like those of JAX.
@@ -23,7 +23,6 @@ from typing import Any
 
 from lenet_jax.errors import ExitCode, UserError, WriteError, print_error, show
 
-TIMEOUT = 60.0  # seconds to meet in, and without a sign of life until a peer counts as lost
 INTERVAL = 1.0  # seconds between two signs of life, at most
 GREETING = "lenet_jax 1"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -118,6 +117,8 @@ class Processes:
         self._peers, self._timeout = peers, timeout
         self._inbox = {peer: queue.SimpleQueue[tuple[Message, bytes]]() for peer in peers}
         self._ending, self._ended = threading.Lock(), threading.Event()
+        self._end_code: int | None = None  # with which process 0 ended the run
+        self._left = threading.Event()
         self._listeners = [
             threading.Thread(target=self._listen, args=item, daemon=True) for item in peers.items()
         ]
@@ -140,6 +141,7 @@ class Processes:
             # A collective fails so if a peer is gone: the thread that listens to it, or to process
             # 0, says which, and ends this process.
             time.sleep(self._timeout)
+        self._left.set()
         if error is None:
             for connection in self._peers.values():
                 connection.shut_down()
@@ -159,7 +161,10 @@ class Processes:
             self._tell_all({"kind": "fail", "code": code, "text": text})
 
     def send(self, message: Message, payload: bytes = b"") -> None:
-        """Sends a message from process 0 to all others; one that is gone is noticed elsewhere."""
+        """Sends a message from process 0 to all others, or from one of them to process 0.
+
+        A process that is gone is noticed elsewhere.
+        """
         for connection in self._peers.values():
             with contextlib.suppress(OSError):
                 connection.send(message, payload)
@@ -175,7 +180,7 @@ class Processes:
           UserError: they differ; in every process.
         """
         if self.index:
-            self._peers[0].send({"kind": "facts", "facts": facts})
+            self.send({"kind": "facts", "facts": facts})
             text = self.receive()[0]["text"]
         else:
             own = json.loads(json.dumps(facts))
@@ -212,11 +217,17 @@ class Processes:
                 if "signal" in message:
                     self.on_stop(message["signal"])
             else:
+                if kind == "end":
+                    self._end_code = message["code"]
                 if kind == "end" or (kind == "verdict" and message["text"]):
                     self._ended.set()
                 self._inbox[peer].put((message, payload))
 
     def _lose(self, peer: int, what: str) -> None:
+        if self._end_code is not None:  # a computation that takes process 0 too would not end
+            if not self._left.wait(INTERVAL):
+                os._exit(self._end_code)
+            return
         self._end(
             ExitCode.LOST,
             f"process {peer} {what}; the other processes of the run end, too\n"
@@ -313,11 +324,21 @@ def start_jax(processes: Processes, address: str) -> None:
 
 def _parse(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not (host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+    is_port = port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 1 << 16
+    if not (host and is_port and _is_host(host)):
         raise UserError(
             f"--coordinator={show(address)}: must be HOST:PORT of process 0, such as node1:7000"
         )
     return host.strip("[]"), int(port)
+
+
+def _is_host(host: str) -> bool:
+    """Whether it may be the name of a host, or an address, one of IPv6 in brackets."""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # of a name with empty or long parts, which sockets would raise
+        return False
+    return ":" not in host or (host[0] == "[" and host[-1] == "]")
 
 
 def _number(index: int | None, count: int | None) -> tuple[int, int]:
@@ -391,7 +412,8 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
                 raise _refusal(peers | {-1: connection}, wrong)
             peers[index] = connection
     for connection in peers.values():
-        connection.send({"kind": "welcome"})
+        with contextlib.suppress(OSError):  # one that is gone is noticed later
+            connection.send({"kind": "welcome"})
     return peers
 
 
@@ -446,5 +468,6 @@ def _differences(own: Mapping[str, Any], peer: int, other: Mapping[str, Any]) ->
     more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
     return (
         f"process {peer} differs from process 0: {'; '.join(texts[:3])}{more}\n"
-        "All processes must have the same config, data, code, versions and number of devices."
+        "All processes must have the same config, data, code, compiler, versions and number of"
+        " devices."
     )

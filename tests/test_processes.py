@@ -63,6 +63,8 @@ def test_processes_that_do_not_come_are_named_in_time(address):
     [
         (("node1", 2, 0), "--coordinator=node1: must be HOST:PORT of process 0"),
         (("node1:70000", 2, 0), "must be HOST:PORT of process 0"),
+        (("node..1:7000", 2, 1), "must be HOST:PORT of process 0"),
+        (("::1:7000", 2, 1), "must be HOST:PORT of process 0"),
         (("localhost:1", None, None), "--coordinator needs --num_processes and --process_id too"),
         (("localhost:1", 2, 2), "numbered from 0 to 1"),
         (("localhost:1", 1, 0), "there must be at least 2 processes"),
@@ -131,6 +133,17 @@ def test_an_error_of_one_ends_the_others_with_its_text_and_code(pair, monkeypatc
     other.__exit__(WriteError, full, None)
     assert codes.get(timeout=60) == ExitCode.DISK
     assert capsys.readouterr().err.startswith("process 1: runs/a cannot be written: No space left")
+
+
+def test_the_end_of_process_0_ends_one_that_computes(pair, monkeypatch):
+    """Its computation takes process 0 too, and would fail or wait for ever."""
+    monkeypatch.setattr(processes, "INTERVAL", 0.1)
+    codes = queue.SimpleQueue()
+    monkeypatch.setattr(processes.os, "_exit", codes.put)
+    leader, _ = pair
+    leader.end(ExitCode.TERMINATED)
+    leader.__exit__(None, None, None)
+    assert codes.get(timeout=60) == ExitCode.TERMINATED
 
 
 EPOCHS = 20

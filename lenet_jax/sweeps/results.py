@@ -299,7 +299,7 @@ def winner_file(config: Config, row: Row, overrides: Overrides) -> str:
 def rank(row: Row) -> tuple[float, float, int]:
     """Sort key of members: validation accuracy, then lower loss, then the first member.
 
-    Without validation all are equal, but for the last.
+    Without validation only the last counts.
     """
     if row["valid_accuracy"] is None:
         return 0.0, 0.0, -row["member"]

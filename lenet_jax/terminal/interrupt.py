@@ -88,10 +88,11 @@ class Interrupt:
         self._reader.close()
 
     def request(self, number: int) -> None:
-        """Acts as if a signal had arrived, unless one has."""
-        if self.signal is None:
+        """Acts as if a signal had arrived, unless one has; may be called by any thread."""
+        if self._entered and self.signal is None:
             self._remember(number, None)
-            self._writer.send(bytes([number]))
+            with contextlib.suppress(OSError):  # it has been left
+                self._writer.send(bytes([number]))
 
     def notice(self) -> bool:
         """Whether a request to stop was received; if so, the caller must end the run itself."""

@@ -29,7 +29,7 @@ from lenet_jax.device import require_device
 from lenet_jax.processes import Processes, start_jax
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import EpochSlice
-from lenet_jax.training.environment import own_code
+from lenet_jax.training.environment import own_code, training_environment
 from lenet_jax.training.evaluation import Metrics, no_metrics
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.step import TrainState
@@ -62,14 +62,16 @@ def meet(processes: Processes, address: str, config: Config) -> Dataset:
     require_device()
     own = jax.local_devices()
     on_cpu = own[0].platform == "cpu"
+    chosen = training_environment(config, ())
+    facts = {
+        "number of devices": len(own),
+        "device": own[0].device_kind,
+        "processor": environment["processor"] if on_cpu else None,
+        "backend": chosen["backend"],
+        "native code": chosen["native_code"],
+    }
     try:
-        processes.agree(
-            {
-                "number of devices": len(own),
-                "device": own[0].device_kind,
-                "processor": machine.processor() if on_cpu else None,
-            }
-        )
+        processes.agree(facts)
         micro_batch_size = min(config.train.micro_batch_size, config.train.batch_size)
         _connect(parallel.count_sharing(config.train.batch_size, micro_batch_size))
     finally:

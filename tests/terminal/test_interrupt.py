@@ -50,6 +50,13 @@ def blind(*arguments, program=BLIND):
             process.kill()
 
 
+def test_a_request_after_the_end_of_a_run_is_late():
+    with Interrupt() as interrupt:
+        pass
+    interrupt.request(signal.SIGTERM)
+    Interrupt().request(signal.SIGTERM)
+
+
 @pytest.mark.parametrize(("number", "code", "name"), SIGNALS)
 def test_the_first_signal_is_remembered(number, code, name):
     with Interrupt() as interrupt:
