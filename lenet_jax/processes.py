@@ -2,8 +2,8 @@
 
 Process 0 listens at `HOST:PORT`, and each of the others keeps one connection to it. A thread per
 connection receives what the peer sends, and another one sends a sign of life every second: a peer
-that ended, or stopped as a whole, is noticed even while compiled code waits for it. JAX's own service notices that
-too, but then ends the process by an abort with a stack trace.
+that ended, or stopped as a whole, is noticed even while compiled code waits for it. JAX's own
+service notices that too, but then ends the process by an abort with a stack trace.
 
 The connections carry JSON and bytes of arrays, neither signed nor encrypted, like those of JAX.
 """
@@ -314,6 +314,7 @@ def start_jax(processes: Processes, address: str) -> None:
             processes.index,
             coordinator_bind_address=f"{host}:{port}" if host.strip("[]") in LOOPBACK else None,
             heartbeat_timeout_seconds=24 * 3600,  # `Processes` has its own
+            shutdown_timeout_seconds=30,  # that one which failed waits at its exit for the others
         )
     except RuntimeError as error:
         raise UserError(
