@@ -21,7 +21,7 @@ is done is left out when the command runs again; one that failed is recorded, wi
 the others run. At the end, and with `--decide` from results that are there, it prints the row of
 `lenet_jax.device_defaults` that the results imply. It needs the package, with JAX, Flax, optax,
 ml_collections and jaxtyping: neither TFDS, nor figures, nor a network connection; `resume` is left
-out without matplotlib. Exit code: 0, or 1 if a stage failed.
+out without matplotlib. Exit code: 0, 1 if a stage failed, 2 if the command is wrong.
 """
 
 import argparse
@@ -53,14 +53,18 @@ SECONDS = {
     "resume": 20,
 }
 GRACE = 30
-DONE, FAILED = 0, 1
+DONE, FAILED, WRONG = 0, 1, 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the stages that are asked for and not done; the exit code."""
     arguments = parse(argv)
     if arguments.decide:
-        print("\n".join(decide.lines(record.read(arguments.decide), arguments.decide)))
+        results = record.read(arguments.decide)
+        if not {"stages", "environment"} <= results.keys():
+            log(f"--decide={arguments.decide} has no results of this script")
+            return WRONG
+        print("\n".join(decide.lines(results, arguments.decide)))
         return DONE
     if arguments.run_stage:
         run_stage(arguments)

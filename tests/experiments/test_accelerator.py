@@ -101,6 +101,13 @@ def test_an_unknown_stage_is_refused(capsys):
     assert "no stage corectness; there are correctness," in capsys.readouterr().err
 
 
+def test_other_files_imply_no_row(tmp_path, capfd):
+    file = tmp_path / "other.json"
+    file.write_text("{}")
+    assert command.main([f"--decide={file}"]) == 2
+    assert capfd.readouterr().out.endswith("other.json has no results of this script\n")
+
+
 def last_maximum(right, x, kernel, bias, **how):
     """The last of equal maxima receives the gradient."""
     turned = right(x[:, ::-1, ::-1], kernel[::-1, ::-1], bias, **how)
