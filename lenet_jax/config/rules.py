@@ -145,6 +145,11 @@ JOINT_RULES = (
         "the warm-up must end within the run",
     ),
     (
+        ("schedule.name", "schedule.boundaries"),
+        lambda name, boundaries: name != "piecewise" or len(boundaries) > 0,
+        "piecewise needs the epochs after which the rate changes, and a factor for each",
+    ),
+    (
         ("schedule.boundaries",),
         lambda boundaries: all(a < b for a, b in itertools.pairwise(boundaries)),
         "the boundaries must ascend",

@@ -29,7 +29,7 @@ MOST_PARAMS = 4_000_000  # of a network on a page, which then has 21 MB
 def why_not(network: Network) -> str | None:
     """Why there is no page of a network; None: there is one."""
     if not network.is_lenet:
-        return f"it shows LeNets, and this is a {type(network.model).__name__}"
+        return f"it is for model.name=lenet, and this network is {type(network.model).__name__}"
     if network.num_params > MOST_PARAMS:
         return f"it holds up to {MOST_PARAMS:,} parameters, and these are {network.num_params:,}"
     return None

@@ -18,7 +18,7 @@ from lenet_jax.runs import figures
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.record import Record
 from lenet_jax.runs.resume import Progress, RunState
-from lenet_jax.statistics import shortest
+from lenet_jax.statistics import chance, is_stuck, shortest
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.run_dir import EMA_WEIGHTS, SUMMARY, WEIGHTS, Row, RunDir
 from lenet_jax.terminal.console import Console
@@ -219,6 +219,8 @@ class Job:
         logits = jax.device_get(logits)[: len(dataset.test)]
         figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)
         self.console.result(summary, self.directory.files(), spec.measured)
+        if is_stuck(summary["test_accuracy"], chance(dataset.test.labels)):
+            warn("hardly better than chance: it has learned nothing; try another learning rate")
 
 
 def _measured(prefix: str, metrics: Metrics) -> dict[str, float]:

@@ -328,6 +328,11 @@ def test_one_mistake_is_one_line(override: str, line: str) -> None:
             "schedule.warmup_epochs=13.0, train.num_epochs=12: the warm-up must end within the run",
         ),
         (
+            ["--config.schedule.name=piecewise"],
+            "schedule.name=piecewise, schedule.boundaries=(): piecewise needs the epochs after"
+            " which the rate changes, and a factor for each",
+        ),
+        (
             [
                 "--lr=0.1",
                 "--config.seed=x",

@@ -249,6 +249,6 @@ def test_networks_that_are_no_lenet_or_too_large_have_no_page(network, monkeypat
     assert why_not(network) is None
     mlp = MLP(features=(4, 3), image_shape=(28, 28, 1), num_classes=10, rngs=nnx.Rngs(0))
     other = Network(mlp, (0.0,), (1.0,), network.class_names, "mlp", image_shape=(28, 28, 1))
-    assert why_not(other) == "it shows LeNets, and this is a MLP"
+    assert why_not(other) == "it is for model.name=lenet, and this network is MLP"
     monkeypatch.setattr(live, "MOST_PARAMS", 49_101)
     assert why_not(network) == "it holds up to 49,101 parameters, and these are 49,102"

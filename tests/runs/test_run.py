@@ -306,6 +306,12 @@ def test_the_smoothed_objective_is_logged_beside_the_loss(folder, tmp_path, no_f
     assert "train/objective" in (tmp_path / "metrics.csv").read_text().splitlines()[0]
 
 
+def test_a_run_that_has_learned_nothing_says_so(folder, tmp_path, no_figures):
+    config = make_config(folder, optimizer={"learning_rate": 1e-9}, train={"num_epochs": 1})
+    said = "warning: hardly better than chance: it has learned nothing; try another learning rate"
+    assert start(tmp_path, config).output.splitlines()[-1] == said
+
+
 def test_what_was_done_to_the_data_is_said_and_recorded(capsys, tmp_path, no_figures):
     images, labels = digits(120, classes=3)
     folder = tmp_path / "shapes"

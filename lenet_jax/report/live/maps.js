@@ -103,7 +103,7 @@ class StageView {
   /**
    * @param {object} stage - one of `stagesOf`.
    * @param {object} output - its volume, for the sizes.
-   * @param {(place: object, event: string) => void} report - is told where a pixel is pointed at,
+   * @param {(place: object, event: string) => void} report - takes where a pixel is pointed at,
    *   chosen or left.
    */
   constructor(stage, output, report) {
