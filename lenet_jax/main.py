@@ -54,17 +54,20 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
             raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
         require_device()
         return run(**options)
-    from lenet_jax import processes
+    from lenet_jax.processes.meeting import join
     from lenet_jax.training import replicas
 
     address = flag_values.coordinator
     numbers = flag_values.num_processes, flag_values.process_id
-    with processes.join(address, *numbers, flag_values.process_timeout) as joined:
+    with join(address, *numbers, flag_values.process_timeout) as joined:
         dataset = replicas.meet(joined, address, config)
         if joined.index:
             with Interrupt() as interrupt:
                 joined.received_signal = lambda: interrupt.signal if interrupt.notice() else None
-                return replicas.follow(joined, config, dataset)
+                code = replicas.follow(joined, config, dataset)
+            if code:
+                print(f"process {joined.index} ends as process 0 does: {code}", file=sys.stderr)
+            return code
         code = run(**options, dataset=dataset, processes=joined)
         joined.end(code)
         return code

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from lenet_jax import processes
 from lenet_jax.errors import ExitCode, UserError, WriteError
-from lenet_jax.processes import join
+from lenet_jax.processes import group
+from lenet_jax.processes.meeting import join
 from tests.support import tiny
 from tests.support.root import ROOT
 
@@ -128,7 +128,7 @@ def test_the_others_receive_what_process_0_sends_and_pass_signals_on(pair):
 def test_an_error_of_one_ends_the_others_with_its_text_and_code(pair, monkeypatch, capsys):
     _, other = pair
     codes = queue.SimpleQueue()
-    monkeypatch.setattr(processes.os, "_exit", codes.put)
+    monkeypatch.setattr(group.os, "_exit", codes.put)
     full = WriteError(OSError(errno.ENOSPC, "No space left on device"), "runs/a")
     other.__exit__(WriteError, full, None)
     assert codes.get(timeout=60) == ExitCode.DISK
@@ -137,9 +137,9 @@ def test_an_error_of_one_ends_the_others_with_its_text_and_code(pair, monkeypatc
 
 def test_the_end_of_process_0_ends_one_that_computes(pair, monkeypatch):
     """Its computation takes process 0 too, and would fail or wait for ever."""
-    monkeypatch.setattr(processes, "INTERVAL", 0.1)
+    monkeypatch.setattr(group, "INTERVAL", 0.1)
     codes = queue.SimpleQueue()
-    monkeypatch.setattr(processes.os, "_exit", codes.put)
+    monkeypatch.setattr(group.os, "_exit", codes.put)
     leader, _ = pair
     leader.end(ExitCode.TERMINATED)
     leader.__exit__(None, None, None)
@@ -151,7 +151,7 @@ EPOCHS = 20
 
 def test_a_peer_that_hangs_is_lost_in_time(address, monkeypatch, capsys):
     codes = queue.SimpleQueue()
-    monkeypatch.setattr(processes.os, "_exit", codes.put)
+    monkeypatch.setattr(group.os, "_exit", codes.put)
     leader, hung = each(*joining(address, (2, 0), (2, 1), timeout=1.0))
     reasons = []
     leader.before_exit = reasons.append

@@ -20,7 +20,7 @@ from lenet_jax.inference.variables import from_arrays
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import split_variables
-from lenet_jax.processes import Processes
+from lenet_jax.processes.group import Processes
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.job import Job
 from lenet_jax.runs.record import Record

@@ -26,7 +26,8 @@ from lenet_jax import data, machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.device import require_device
-from lenet_jax.processes import Processes, start_jax
+from lenet_jax.processes.group import Processes
+from lenet_jax.processes.meeting import start_jax
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import EpochSlice
 from lenet_jax.training.environment import own_code, training_environment

@@ -1,0 +1,1 @@
+"""The processes that train one network together: how they meet, agree, and end together."""
