@@ -23,12 +23,14 @@ def value_and_gradients(x, kernel, bias, cotangent, backend, precision="float32"
 
 
 def draw(batch, blocks, size, channels, features, networks=()):
-    """Images of few values, so that many windows tie; a kernel of which a third is pruned."""
+    """Images, the first constant so that its windows tie; a kernel of which a third is pruned."""
     rng = np.random.default_rng(batch)
     height, width = (2 * n + size - 1 for n in blocks)
     kernel = rng.normal(size=(*networks, size, size, channels, features))
+    images = rng.integers(0, 2, (*networks, batch, height, width, channels))
+    images[..., 0, :, :, :] = 1
     arrays = (
-        rng.integers(0, 2, (*networks, batch, height, width, channels)),
+        images,
         np.where(rng.random(kernel.shape) < 1 / 3, 0, kernel),
         rng.normal(size=(*networks, features)),
         rng.normal(size=(*networks, batch, *blocks, features)),
