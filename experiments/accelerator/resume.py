@@ -15,7 +15,7 @@ from pathlib import Path
 from experiments.accelerator.record import Stage, log
 from lenet_jax.machine import DETERMINISTIC_FLAGS
 
-NEEDED = ("matplotlib",)  # a sweep draws a figure in the end
+NEEDED = ("filelock", "matplotlib", "msgspec", "safetensors")  # by a sweep, beside JAX and Flax
 
 
 def measure(stage: Stage) -> None:
