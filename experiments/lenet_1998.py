@@ -5,9 +5,9 @@
 Trains each network of `configs/lenet_1998.py` in four ways: as then (the paper's optimiser, rates,
 loss, range of pixels, all 60,000 images, last weights) and as now (the config itself, best weights
 on 5,000 validation images), on the images as they are (`plain`) and on distorted ones, many times.
-Each is a sweep in `--workdir`, which resumes if it is stopped; `--cells` chooses some of them.
-After each, everything that is finished is written to `results/lenet_1998.json`, as a table to `.md`
-and as a figure to `.png`.
+A cell is some sweeps of 20 seeds in `--workdir`, which resume if stopped; more `--seeds` add
+sweeps, and `--cells` chooses cells. After each cell, everything that is finished is written to
+`results/lenet_1998.json`, as a table to `.md` and as a figure to `.png`.
 
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
 1998, section III.C, whose errors of one network each are beside ours.
@@ -20,20 +20,19 @@ import itertools
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lenet_jax import config as configs
-from lenet_jax.machine import environment
 from lenet_jax.statistics import summarise
 from lenet_jax.storage.files import write_atomically, write_json
 
 QUESTION = "What are the error rates of the networks of 1998, over many seeds?"
 CONFIG = "configs/lenet_1998.py"
 TRAININGS, IMAGES = ("then", "now"), ("plain", "distorted")
+SEEDS_OF_SWEEP = 20
 
 
 class Network(NamedTuple):
@@ -85,41 +84,48 @@ class Cell(NamedTuple):
         row = NETWORKS[self.network]
         return row.distorted if self.images == "distorted" else row.plain
 
-    def command(self, seeds: int, workdir: Path) -> list[str]:
+    def command(self, seeds: range, folder: Path) -> list[str]:
         """The sweep over seeds."""
         config = self.network + ",then" * (self.training == "then")
         changes = DISTORTED if self.images == "distorted" else {}
         return [
             *(sys.executable, "-m", "lenet_jax.sweep", f"--config={CONFIG}:{config}"),
-            *(f"--sweep=configs/sweeps/seeds.py:{seeds}", f"--workdir={workdir / str(self)}"),
+            *(f"--sweep=configs/sweeps/seeds.py:{seeds.start}-{seeds[-1]}", f"--workdir={folder}"),
             *("--save=none", *(f"--config.{key}={value}" for key, value in changes.items())),
         ]
 
 
 def train(cell: Cell, seeds: int, workdir: Path) -> dict[str, Any]:
-    """Runs or resumes a cell's sweep, and describes its results."""
-    command = cell.command(seeds, workdir)
-    started = time.monotonic()
-    subprocess.run(command, check=True)
-    seconds = time.monotonic() - started
-    folder = workdir / str(cell)
-    with (folder / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Runs or resumes a cell's sweeps, and describes their results."""
+    parts = [range(n, min(n + SEEDS_OF_SWEEP, seeds)) for n in range(0, seeds, SEEDS_OF_SWEEP)]
+    folders = [workdir / f"{cell}_{part.start}-{part[-1]}" for part in parts]
+    rows: list[dict[str, str]] = []
+    for part, folder in zip(parts, folders, strict=True):
+        if not (folder / "summary.json").exists():
+            subprocess.run(cell.command(part, folder), check=True)
+        with (folder / "results.csv").open(newline="") as file:
+            rows += csv.DictReader(file)
     done = [row for row in rows if row["status"] == "done"]
     errors = {int(row["seed"]): round(100 - 100 * float(row["test_accuracy"]), 4) for row in done}
-    config = configs.load(str(folder / "config.json"))
+    config = configs.load(str(folders[0] / "config.json"))
+    environment = json.loads((folders[-1] / "environment.json").read_text())
+    for key in ("command", "working_directory"):
+        del environment[key]
     return {
         "network": cell.network,
         "training": cell.training,
         "images": cell.images,
-        "command": " ".join(["python", *command[1:]]),
+        "commands": [
+            " ".join(["python", *cell.command(part, folder)[1:]])
+            for part, folder in zip(parts, folders, strict=True)
+        ],
         "config": configs.to_dict(config),
         "published": cell.published,
         "diverged": len(rows) - len(done),
-        "seconds_of_this_process": seconds,
+        "seconds": round(sum(float(row["seconds"]) for row in rows)),
         "errors": errors,
         **describe(list(errors.values()), cell.published),
-        "environment": environment(),
+        "environment": environment,
     }
 
 

@@ -1,5 +1,6 @@
 """The machine: its description for records, its compilation cache, and its cores."""
 
+import contextlib
 import os
 import platform
 import stat
@@ -115,13 +116,13 @@ def use_compilation_cache() -> None:
 
     What is cached runs as code: a folder that other users may change is not used, with a warning.
     """
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1, unset=1.0)
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = cache_folder()
     problem = make_private(folder)
     if problem is None:
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+        _set_default("JAX_COMPILATION_CACHE_DIR", str(folder), unset=None)
     else:
         text = f"warning: {folder} {problem}; what JAX compiles is not cached"
         print(text, file=sys.stderr)
@@ -162,7 +163,30 @@ def _owner_problem(path: Path) -> str | None:
 def use_cores() -> None:
     """Makes each core a device that takes its share of a batch, unless configured otherwise."""
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(cores()))
+        # A JAX that has started keeps its devices.
+        with contextlib.suppress(RuntimeError):
+            _set_default("JAX_NUM_CPU_DEVICES", cores(), unset=-1)
+
+
+def _set_default(variable: str, value: str | int | float, unset: Any) -> None:
+    """Sets an option of JAX that neither the environment nor the program has set.
+
+    JAX reads the environment when it is imported, which the file of a network may have done.
+
+    Args:
+      variable: of the environment, the option's name in capitals.
+      value: what to set.
+      unset: the option's value where nobody has set it.
+    """
+    if variable in os.environ:
+        return
+    os.environ[variable] = str(value)
+    if "jax" in sys.modules:
+        import jax
+
+        option = variable.lower()
+        if getattr(jax.config, option) == unset:
+            jax.config.update(option, value)
 
 
 def use_deterministic_kernels() -> None:

@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+import sys
 
 import numpy as np
 
@@ -25,6 +26,32 @@ def test_without_git_the_revision_is_unknown(monkeypatch):
     environment = machine.environment([])
     assert environment["git_revision"] is None
     assert environment["git_dirty"] is None
+
+
+def test_a_jax_that_was_imported_before_uses_all_cores_and_the_cache(tmp_path):
+    """As it is by the file of a network, which a config names."""
+    code = """
+import jax, lenet_jax.machine as machine
+if SET: jax.config.update("jax_num_cpu_devices", 3)
+if STARTED: jax.devices()
+machine.cores = lambda: 2
+machine.use_cores(), machine.use_compilation_cache()
+print(jax.device_count(), jax.config.jax_compilation_cache_dir)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path)}
+    for program, started, count in ((False, False, 2), (True, False, 3), (False, True, 1)):
+        text = code.replace("SET", str(program)).replace("STARTED", str(started))
+        answer = subprocess.run(
+            [sys.executable, "-c", text],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        devices, folder = answer.stdout.split()
+        assert int(devices) == count
+        assert folder.startswith(str(tmp_path))
 
 
 def test_all_cores_are_counted_without_affinity(monkeypatch):

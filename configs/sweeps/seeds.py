@@ -3,15 +3,16 @@ r"""How much does a result vary with the seed? n seeds of one config.
     python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/seeds \
         --sweep=configs/sweeps/seeds.py
 
-The argument is the number of seeds: `--sweep=configs/sweeps/seeds.py:64`; 16 without one. A seed
-decides initial weights, data order and augmentation; sweep `seeds.init` or `seeds.order` to vary
-one of them. `--dry_run` prints the expected time on your machine: 17 s per seed (12 epochs) at
-25 µs per image and member.
+The argument is the number of seeds, `--sweep=configs/sweeps/seeds.py:64`, 16 without one; or the
+first and the last, `seeds.py:64-127`. A seed decides initial weights, data order and augmentation;
+sweep `seeds.init` or `seeds.order` to vary one of them. `--dry_run` prints the expected time on
+your machine: 17 s per seed (12 epochs) at 25 µs per image and member.
 """
 
 from lenet_jax.sweeps.file import Sweep, sweep
 
 
-def get_sweep(count: str = "16") -> Sweep:
-    """Returns the sweep; the argument is the number of seeds."""
-    return sweep("seed", range(int(count)))
+def get_sweep(seeds: str = "16") -> Sweep:
+    """Returns the sweep; the argument is the number of seeds, or FIRST-LAST."""
+    first, _, last = seeds.rpartition("-")
+    return sweep("seed", range(int(first), int(last) + 1) if first else range(int(last)))

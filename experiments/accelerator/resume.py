@@ -42,11 +42,13 @@ def measure(stage: Stage) -> None:
 
         killed = start("killed")
         assert killed.stdout is not None
-        first = killed.stdout.readline()
+        first = next((line for line in killed.stdout if line.startswith("chunk 0")), "")
         killed.send_signal(signal.SIGKILL)
         killed.communicate()
         chunks = Path(folder, "killed", "chunks")
         done = sorted(path.name for path in chunks.glob("[0-9]*"))
+        if not done:
+            raise RuntimeError(f"the sweep was killed before a chunk was done: {first!r}")
         both = [start("killed"), start("whole")]
         outputs = [process.communicate()[0] for process in both]
         codes = [process.returncode for process in both]
