@@ -4,8 +4,8 @@
 
 Expect: 99.20 ± 0.06 % test accuracy (mean ± sd over 20 seeds) after 1.9 s of training on two cores
 of an AMD EPYC (Zen 4), and 99.0 % after 1.4 s, see results/time_to_accuracy.json. The
-hyperparameters were chosen by validation accuracy on other seeds, except the number of epochs:
-three instead of two, chosen after seeing the test accuracy of the first five of these seeds.
+numbers were chosen on validation alone, with other seeds: the fewest epochs with which a rate and a
+smoothing reach 99 % there, and the best of these (`configs/sweeps/fast.py`, results/fast/).
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = base.get_config(arg)
     config.update(
         train={"num_epochs": 2 if arg == "smoke" else 3, "label_smoothing": 0.05},
-        optimizer={"nesterov": True, "weight_decay": 1e-3},
+        optimizer={"learning_rate": 0.07, "nesterov": True, "weight_decay": 1e-3},
         schedule={"pct_start": 0.1, "div_factor": 5.0},
     )
     return config

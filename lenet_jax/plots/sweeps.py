@@ -32,6 +32,7 @@ from lenet_jax.plots.style import (
 from lenet_jax.statistics import FEWEST, Summary, summarise
 
 MOST_RANKED = 24
+MOST_NAME = 52  # letters beside a ranking
 MOST_CURVES = 12
 MOST_WRITTEN = 24, 10  # rows and columns of a heat map with numbers in it
 MOST_TICKS = 24
@@ -287,14 +288,28 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
             continue
         bar = _centre(settings[index].test, robust)[1]
         axes.errorbar(centre, place, xerr=bar, fmt=shape, color=colour, markersize=size, capsize=3)
+    heading, names = _names([settings[index] for _, index in ranked])
     names = [
-        legible(settings[index].name, 52) + (": diverged" if centre == math.inf else "")
-        for centre, index in ranked
+        legible(name, MOST_NAME) + (": diverged" if centre == math.inf else "")
+        for name, (centre, _) in zip(names, ranked, strict=True)
     ]
     axes.set_yticks(range(len(names)), names, size=8)
+    place = {"xytext": (-6, 8), "textcoords": "offset points", "ha": "right", "size": 8}
+    axes.annotate(legible(heading, MOST_NAME), (0, 1), xycoords="axes fraction", **place)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     axes.set_title(f"test error, %: {_named_centre(settings) or 'each network'}")
     _scale(axes, "x", [settings[index] for *_, index in ranked])
+
+
+def _names(settings: Sequence[Setting]) -> tuple[str, list[str]]:
+    """A heading and the settings' names: long names of the same keys are values under the keys."""
+    names = [setting.name for setting in settings]
+    keys = [*settings[0].overrides]
+    same = all([*setting.overrides] == keys for setting in settings)
+    if not same or max(map(len, names)) <= MOST_NAME:
+        return "", names
+    values = [" · ".join(_show(_value(setting, key)) for key in keys) for setting in settings]
+    return " · ".join(key.rpartition(".")[2] for key in keys), values
 
 
 def _is_robust(settings: Sequence[Setting]) -> bool:
