@@ -31,6 +31,7 @@ from lenet_jax.training.augment import augment
 QUESTION = "How accurate are three LeNet-4, of which each learns what those before get wrong?"
 # Uniform in ± these: pixels, degrees, a factor, degrees.
 STRENGTHS = {"shift": 2.0, "rotate": 10.0, "scale": 0.15, "shear": 15.0}
+FILE = "boosted.safetensors"
 MOST_PASSES = 500  # through the training images, to find those that a network needs
 
 Accept = Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], Bool[np.ndarray, " n"]]
@@ -59,7 +60,7 @@ def boost(config: configs.Config, dataset: Dataset, folder: Path, count: int) ->
     right = find(lambda x, y: first.predict(x) == y, count // 2, 2)
     second = train(1, join(wrong, right))
     third = train(2, find(lambda x, _: first.predict(x) != second.predict(x), count, 3))
-    file = folder / "boosted.safetensors"
+    file = folder / FILE
     write_boosted(file, [first, second, third])
     return lenet_jax.load(file)
 

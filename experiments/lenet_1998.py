@@ -18,14 +18,19 @@ import csv
 import fnmatch
 import itertools
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lenet_jax import config as configs
+from lenet_jax import machine
 from lenet_jax.statistics import summarise
 from lenet_jax.storage.files import write_atomically, write_json
 
@@ -33,6 +38,7 @@ QUESTION = "What are the error rates of the networks of 1998, over many seeds?"
 CONFIG = "configs/lenet_1998.py"
 TRAININGS, IMAGES = ("then", "now"), ("plain", "distorted")
 SEEDS_OF_SWEEP = 20
+BOOSTED, IMAGES_OF_LATER = "boosted_lenet4", 60_000  # for its second network, and for its third
 
 
 class Network(NamedTuple):
@@ -55,7 +61,7 @@ NETWORKS = {
     "mlp_300_100": Network("28×28-300-100-10", 3.05, 2.5),
     "lenet1": Network("LeNet-1", 1.7),
     "lenet4": Network("LeNet-4", 1.1),
-    "boosted_lenet4": Network("boosted LeNet-4", None, 0.7),
+    BOOSTED: Network("boosted LeNet-4", None, 0.7),
     "lenet5": Network("LeNet-5", 0.95, 0.8),
 }
 # Beside what a config has: planar affine transformations, which the paper does not quantify.
@@ -84,19 +90,51 @@ class Cell(NamedTuple):
         row = NETWORKS[self.network]
         return row.distorted if self.images == "distorted" else row.plain
 
+    @property
+    def config(self) -> str:
+        """The argument of `configs/lenet_1998.py`."""
+        return self.network + ",then" * (self.training == "then")
+
+    @property
+    def changes(self) -> dict[str, float]:
+        """Beside what the config has."""
+        return DISTORTED if self.images == "distorted" else {}
+
     def command(self, seeds: range, folder: Path) -> list[str]:
         """The sweep over seeds."""
-        config = self.network + ",then" * (self.training == "then")
-        changes = DISTORTED if self.images == "distorted" else {}
+        changes = [f"--config.{key}={value}" for key, value in self.changes.items()]
         return [
-            *(sys.executable, "-m", "lenet_jax.sweep", f"--config={CONFIG}:{config}"),
+            *(sys.executable, "-m", "lenet_jax.sweep", f"--config={CONFIG}:{self.config}"),
             *(f"--sweep=configs/sweeps/seeds.py:{seeds.start}-{seeds[-1]}", f"--workdir={folder}"),
-            *("--save=none", *(f"--config.{key}={value}" for key, value in changes.items())),
+            *("--save=none", *changes),
         ]
 
 
+CELLS = [
+    cell
+    for cell in map(Cell._make, itertools.product(NETWORKS, TRAININGS, IMAGES))
+    # The second and third network learn distorted images, whatever the first does.
+    if cell.network != BOOSTED or cell.images == "distorted"
+]
+
+
 def train(cell: Cell, seeds: int, workdir: Path) -> dict[str, Any]:
-    """Runs or resumes a cell's sweeps, and describes their results."""
+    """Runs or resumes a cell, and describes its results."""
+    errors, rest = (boost if cell.network == BOOSTED else sweep)(cell, seeds, workdir)
+    return {
+        "network": cell.network,
+        "training": cell.training,
+        "images": cell.images,
+        "published": cell.published,
+        "diverged": seeds - len(errors),
+        "errors": errors,
+        **describe(list(errors.values()), cell.published),
+        **rest,
+    }
+
+
+def sweep(cell: Cell, seeds: int, workdir: Path) -> tuple[dict[int, float], dict[str, Any]]:
+    """The error of each seed in percent, from sweeps of 20, and what else is to be recorded."""
     parts = [range(n, min(n + SEEDS_OF_SWEEP, seeds)) for n in range(0, seeds, SEEDS_OF_SWEEP)]
     folders = [workdir / f"{cell}_{part.start}-{part[-1]}" for part in parts]
     rows: list[dict[str, str]] = []
@@ -107,26 +145,56 @@ def train(cell: Cell, seeds: int, workdir: Path) -> dict[str, Any]:
             rows += csv.DictReader(file)
     done = [row for row in rows if row["status"] == "done"]
     errors = {int(row["seed"]): round(100 - 100 * float(row["test_accuracy"]), 4) for row in done}
-    config = configs.load(str(folders[0] / "config.json"))
     environment = json.loads((folders[-1] / "environment.json").read_text())
     for key in ("command", "working_directory"):
         del environment[key]
-    return {
-        "network": cell.network,
-        "training": cell.training,
-        "images": cell.images,
+    return errors, {
         "commands": [
             " ".join(["python", *cell.command(part, folder)[1:]])
             for part, folder in zip(parts, folders, strict=True)
         ],
-        "config": configs.to_dict(config),
-        "published": cell.published,
-        "diverged": len(rows) - len(done),
+        "config": configs.to_dict(configs.load(str(folders[0] / "config.json"))),
         "seconds": round(sum(float(row["seconds"]) for row in rows)),
-        "errors": errors,
-        **describe(list(errors.values()), cell.published),
         "environment": environment,
     }
+
+
+def boost(cell: Cell, seeds: int, workdir: Path) -> tuple[dict[int, float], dict[str, Any]]:
+    """The error of each seed in percent, from `experiments.boosted`, one on each core."""
+    os.environ["JAX_NUM_CPU_DEVICES"] = "1"
+    name = cell.config.replace(BOOSTED, "lenet4")
+    config = configs.load(f"{CONFIG}:{name}", cell.changes.items())
+    folders = [workdir / f"{cell}_{seed}" for seed in range(seeds)]
+    started = time.monotonic()
+    # A process that has started JAX cannot fork.
+    with multiprocessing.get_context("spawn").Pool(machine.cores()) as pool:
+        errors = dict(enumerate(pool.imap(boosted_error, enumerate_configs(config, folders))))
+    return errors, {
+        "config": configs.to_dict(config),
+        "seconds": round(time.monotonic() - started),
+        "environment": machine.environment(),
+    }
+
+
+def enumerate_configs(config: Any, folders: list[Path]) -> Iterator[tuple[Any, Path]]:
+    """The config of each seed, three apart as `experiments.boosted` needs them, and its folder."""
+    for number, folder in enumerate(folders):
+        yield configs.replace(config, {"seed": 3 * number}), folder
+
+
+def boosted_error(job: tuple[Any, Path]) -> float:
+    """The error in percent of a boosted network, which is trained unless its folder has it."""
+    import lenet_jax  # late: so that the process which asks need not wait for JAX
+    from experiments import boosted
+    from lenet_jax import data
+
+    config, folder = job
+    dataset, file = data.load(**config.data), folder / boosted.FILE
+    if file.exists():
+        network = lenet_jax.load(file)
+    else:
+        network = boosted.boost(config, dataset, folder, IMAGES_OF_LATER)
+    return round(100 - 100 * network.evaluate(dataset)["accuracy"], 4)
 
 
 def describe(errors: list[float], published: float | None) -> dict[str, Any]:
@@ -148,7 +216,7 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
         " | at or below 1998 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for cell in map(Cell._make, itertools.product(NETWORKS, TRAININGS, IMAGES)):
+    for cell in CELLS:
         if (row := cells.get(str(cell))) is None or row["mean"] is None:
             continue
         share = row["share_at_or_below_published"]
@@ -229,8 +297,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, default=Path("runs/lenet_1998"))
     arguments = parser.parse_args()
-    every = map(Cell._make, itertools.product(NETWORKS, TRAININGS, IMAGES))
-    chosen = [cell for cell in every if fnmatch.fnmatch(str(cell), arguments.cells)]
+    chosen = [cell for cell in CELLS if fnmatch.fnmatch(str(cell), arguments.cells)]
     if not chosen:
         parser.error(f"no cell is named {arguments.cells}; one is lenet5_then_plain")
     arguments.results.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,64 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments import lenet_1998
+from experiments.lenet_1998 import Cell
+from tests.support import tiny
+
+PLAIN = Cell("lenet5", "then", "plain")
+
+
+def finished(folder: Path, seeds: range) -> None:
+    """What a sweep over seeds leaves, the last of them diverged."""
+    folder.mkdir(parents=True)
+    rows = [f"{seed},done,{0.99 - seed / 1000},2.5" for seed in seeds[:-1]]
+    rows.append(f"{seeds[-1]},diverged,,2.5")
+    text = "\n".join(["seed,status,test_accuracy,seconds", *rows])
+    (folder / "results.csv").write_text(text)
+    (folder / "summary.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(tiny.config().to_dict()))
+    environment = {"python": "3", "command": "secret", "working_directory": "secret"}
+    (folder / "environment.json").write_text(json.dumps(environment))
+
+
+@pytest.fixture
+def result(tmp_path):
+    for seeds in (range(20), range(20, 30)):
+        finished(tmp_path / f"{PLAIN}_{seeds.start}-{seeds[-1]}", seeds)
+    return lenet_1998.train(PLAIN, 30, tmp_path)
+
+
+def test_sweeps_of_a_cell_are_one_result(result):
+    assert [*result["errors"]] == [*range(19), *range(20, 29)]
+    assert result["errors"][3] == pytest.approx(1.3)
+    assert (result["seeds"], result["diverged"], result["seconds"]) == (28, 2, 75)
+    assert result["best"] == pytest.approx(1.0)
+    assert result["published"] == 0.95
+    assert result["share_at_or_below_published"] == 0
+    assert "secret" not in json.dumps(result)
+
+
+def test_more_seeds_add_a_sweep_of_those(result):
+    first, second = result["commands"]
+    assert "--sweep=configs/sweeps/seeds.py:0-19" in first
+    assert "--sweep=configs/sweeps/seeds.py:20-29" in second
+    assert "configs/lenet_1998.py:lenet5,then" in first
+
+
+def test_table_and_figure_have_what_is_finished(result, tmp_path):
+    cells = {str(PLAIN): result}
+    header, _, row = lenet_1998.table(cells).splitlines()
+    assert row.startswith("| LeNet-5 | then | plain | 0.95 | 2.")
+    assert row.count("|") == header.count("|")
+    lenet_1998.plot(cells, file := tmp_path / "figure.png")
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_network_has_its_cells():
+    commands = Cell("lenet1", "now", "distorted").command(range(5), Path("runs/x"))
+    assert "--config.augment.shift=2.0" in commands
+    every = {str(cell) for cell in lenet_1998.CELLS}
+    assert len(every) == 26
+    assert "boosted_lenet4_then_plain" not in every
