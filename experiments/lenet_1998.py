@@ -5,9 +5,9 @@
 Trains each network of `configs/lenet_1998.py` in four ways: as then (the paper's optimiser, rates,
 loss, range of pixels, all 60,000 images, last weights) and as now (the config itself, best weights
 on 5,000 validation images), on the images as they are (`plain`) and on distorted ones, many times.
-A cell is some sweeps of 20 seeds in `--workdir`, which resume if stopped; more `--seeds` add
-sweeps, and `--cells` chooses cells. After each cell, everything that is finished is written to
-`results/lenet_1998.json`, as a table to `.md` and as a figure to `.png`.
+`results/lenet_1998.json` has each seed's error, as soon as 20 of them are trained in a sweep in
+`--workdir`, and is not trained again what is in there: more `--seeds` add to it, here or on another
+machine. `--cells` chooses cells. Beside it the results are a table, `.md`, and a figure, `.png`.
 
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
 1998, section III.C, whose errors of one network each are beside ours.
@@ -23,7 +23,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ from lenet_jax.storage.files import write_atomically, write_json
 QUESTION = "What are the error rates of the networks of 1998, over many seeds?"
 CONFIG = "configs/lenet_1998.py"
 TRAININGS, IMAGES = ("then", "now"), ("plain", "distorted")
-SEEDS_OF_SWEEP = 20
+SEEDS_AT_ONCE = 20
 BOOSTED, IMAGES_OF_LATER = "boosted_lenet4", 60_000  # for its second network, and for its third
 
 
@@ -118,71 +117,75 @@ CELLS = [
 ]
 
 
-def train(cell: Cell, seeds: int, workdir: Path) -> dict[str, Any]:
-    """Runs or resumes a cell, and describes its results."""
-    errors, rest = (boost if cell.network == BOOSTED else sweep)(cell, seeds, workdir)
+def add(cell: Cell, known: dict[str, Any], seeds: range, workdir: Path) -> dict[str, Any]:
+    """A cell's results with those of some seeds, which are trained unless they are known.
+
+    Args:
+      cell: the cell.
+      known: its results so far; those of another config are given up.
+      seeds: one after the other.
+      workdir: has what is trained.
+    """
+    name = cell.config.replace(BOOSTED, "lenet4")
+    config = configs.load(f"{CONFIG}:{name}", cell.changes.items())
+    parts = known["parts"] if known.get("config") == configs.to_dict(config) else {}
+    label = f"{seeds.start}-{seeds[-1]}"
+    if label not in parts:
+        folder = workdir / f"{cell}_{label}"
+        if cell.network == BOOSTED:
+            part = boost(config, seeds, folder)
+        else:
+            part = sweep(cell.command(seeds, folder), folder)
+        parts = parts | {label: part}
     return {
         "network": cell.network,
         "training": cell.training,
         "images": cell.images,
         "published": cell.published,
-        "diverged": seeds - len(errors),
-        "errors": errors,
-        **describe(list(errors.values()), cell.published),
-        **rest,
+        **describe(errors_of(parts), cell.published),
+        "diverged": sum(part["diverged"] for part in parts.values()),
+        "seconds": sum(part["seconds"] for part in parts.values()),
+        "config": configs.to_dict(config),
+        "parts": parts,
     }
 
 
-def sweep(cell: Cell, seeds: int, workdir: Path) -> tuple[dict[int, float], dict[str, Any]]:
-    """The error of each seed in percent, from sweeps of 20, and what else is to be recorded."""
-    parts = [range(n, min(n + SEEDS_OF_SWEEP, seeds)) for n in range(0, seeds, SEEDS_OF_SWEEP)]
-    folders = [workdir / f"{cell}_{part.start}-{part[-1]}" for part in parts]
-    rows: list[dict[str, str]] = []
-    for part, folder in zip(parts, folders, strict=True):
-        if not (folder / "summary.json").exists():
-            subprocess.run(cell.command(part, folder), check=True)
-        with (folder / "results.csv").open(newline="") as file:
-            rows += csv.DictReader(file)
+def sweep(command: list[str], folder: Path) -> dict[str, Any]:
+    """The error of each seed in percent, from the folder of a sweep, trained if need be."""
+    if not (folder / "summary.json").exists():
+        subprocess.run(command, check=True)
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     done = [row for row in rows if row["status"] == "done"]
-    errors = {int(row["seed"]): round(100 - 100 * float(row["test_accuracy"]), 4) for row in done}
-    environment = json.loads((folders[-1] / "environment.json").read_text())
+    environment = json.loads((folder / "environment.json").read_text())
     for key in ("command", "working_directory"):
         del environment[key]
-    return errors, {
-        "commands": [
-            " ".join(["python", *cell.command(part, folder)[1:]])
-            for part, folder in zip(parts, folders, strict=True)
-        ],
-        "config": configs.to_dict(configs.load(str(folders[0] / "config.json"))),
+    return {
+        "errors": {row["seed"]: round(100 - 100 * float(row["test_accuracy"]), 4) for row in done},
+        "diverged": len(rows) - len(done),
         "seconds": round(sum(float(row["seconds"]) for row in rows)),
         "environment": environment,
     }
 
 
-def boost(cell: Cell, seeds: int, workdir: Path) -> tuple[dict[int, float], dict[str, Any]]:
+def boost(config: configs.Config, seeds: range, folder: Path) -> dict[str, Any]:
     """The error of each seed in percent, from `experiments.boosted`, one on each core."""
     os.environ["JAX_NUM_CPU_DEVICES"] = "1"
-    name = cell.config.replace(BOOSTED, "lenet4")
-    config = configs.load(f"{CONFIG}:{name}", cell.changes.items())
-    folders = [workdir / f"{cell}_{seed}" for seed in range(seeds)]
+    # Of the three runs, each has the seed after.
+    jobs = [(configs.replace(config, {"seed": 3 * n}), folder / f"{n}") for n in seeds]
     started = time.monotonic()
     # A process that has started JAX cannot fork.
     with multiprocessing.get_context("spawn").Pool(machine.cores()) as pool:
-        errors = dict(enumerate(pool.imap(boosted_error, enumerate_configs(config, folders))))
-    return errors, {
-        "config": configs.to_dict(config),
+        errors = pool.map(boosted_error, jobs, chunksize=1)
+    return {
+        "errors": {f"{seed}": error for seed, error in zip(seeds, errors, strict=True)},
+        "diverged": 0,
         "seconds": round(time.monotonic() - started),
         "environment": machine.environment(),
     }
 
 
-def enumerate_configs(config: Any, folders: list[Path]) -> Iterator[tuple[Any, Path]]:
-    """The config of each seed, three apart as `experiments.boosted` needs them, and its folder."""
-    for number, folder in enumerate(folders):
-        yield configs.replace(config, {"seed": 3 * number}), folder
-
-
-def boosted_error(job: tuple[Any, Path]) -> float:
+def boosted_error(job: tuple[configs.Config, Path]) -> float:
     """The error in percent of a boosted network, which is trained unless its folder has it."""
     import lenet_jax  # late: so that the process which asks need not wait for JAX
     from experiments import boosted
@@ -195,6 +198,11 @@ def boosted_error(job: tuple[Any, Path]) -> float:
     else:
         network = boosted.boost(config, dataset, folder, IMAGES_OF_LATER)
     return round(100 - 100 * network.evaluate(dataset)["accuracy"], 4)
+
+
+def errors_of(parts: dict[str, Any]) -> list[float]:
+    """The errors of all seeds of a cell, in percent."""
+    return [error for part in parts.values() for error in part["errors"].values()]
 
 
 def describe(errors: list[float], published: float | None) -> dict[str, Any]:
@@ -252,7 +260,7 @@ def plot(cells: dict[str, dict[str, Any]], file: Path) -> None:
                     result = cells.get(str(Cell(name, training, images)))
                     if result is None or result["mean"] is None:
                         continue
-                    errors = np.asarray(list(result["errors"].values()))
+                    errors = np.asarray(errors_of(result["parts"]))
                     heights = row + offset + rng.uniform(-0.1, 0.1, len(errors))
                     colour = colours[training]
                     axes.plot(errors, heights, ".", color=colour, alpha=0.35, markersize=4)
@@ -302,17 +310,17 @@ def main() -> None:
         parser.error(f"no cell is named {arguments.cells}; one is lenet5_then_plain")
     arguments.results.mkdir(parents=True, exist_ok=True)
     file = arguments.results / "lenet_1998.json"
+    answer = json.loads(file.read_text()) if file.exists() else {"question": QUESTION, "cells": {}}
+    cells = answer["cells"]
     for cell in chosen:
-        seeds = arguments.distorted_seeds if cell.images == "distorted" else arguments.seeds
-        result = train(cell, seeds, arguments.workdir)
-        answer = (
-            json.loads(file.read_text()) if file.exists() else {"question": QUESTION, "cells": {}}
-        )
-        answer["cells"][str(cell)] = result
-        write_json(file, answer)
-        write_atomically(file.with_suffix(".md"), table(answer["cells"]).encode())
-        plot(answer["cells"], file.with_suffix(".png"))
-        print(table({str(cell): result}), flush=True)
+        count = arguments.distorted_seeds if cell.images == "distorted" else arguments.seeds
+        for first in range(0, count, SEEDS_AT_ONCE):
+            seeds = range(first, min(first + SEEDS_AT_ONCE, count))
+            cells[str(cell)] = add(cell, cells.get(str(cell), {}), seeds, arguments.workdir)
+            write_json(file, answer)
+        print(table({str(cell): cells[str(cell)]}), flush=True)
+    write_atomically(file.with_suffix(".md"), table(cells).encode())
+    plot(cells, file.with_suffix(".png"))
     print(f"written to {file}")
 
 

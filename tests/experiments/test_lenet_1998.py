@@ -1,5 +1,7 @@
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,14 +27,17 @@ def finished(folder: Path, seeds: range) -> None:
 
 @pytest.fixture
 def result(tmp_path):
+    known: dict[str, Any] = {}
     for seeds in (range(20), range(20, 30)):
         finished(tmp_path / f"{PLAIN}_{seeds.start}-{seeds[-1]}", seeds)
-    return lenet_1998.train(PLAIN, 30, tmp_path)
+        known = lenet_1998.add(PLAIN, known, seeds, tmp_path)
+    return json.loads(json.dumps(known))
 
 
 def test_sweeps_of_a_cell_are_one_result(result):
-    assert [*result["errors"]] == [*range(19), *range(20, 29)]
-    assert result["errors"][3] == pytest.approx(1.3)
+    errors = result["parts"]["0-19"]["errors"] | result["parts"]["20-29"]["errors"]
+    assert [*map(int, errors)] == [*range(19), *range(20, 29)]
+    assert errors["3"] == pytest.approx(1.3)
     assert (result["seeds"], result["diverged"], result["seconds"]) == (28, 2, 75)
     assert result["best"] == pytest.approx(1.0)
     assert result["published"] == 0.95
@@ -40,11 +45,20 @@ def test_sweeps_of_a_cell_are_one_result(result):
     assert "secret" not in json.dumps(result)
 
 
-def test_more_seeds_add_a_sweep_of_those(result):
-    first, second = result["commands"]
-    assert "--sweep=configs/sweeps/seeds.py:0-19" in first
-    assert "--sweep=configs/sweeps/seeds.py:20-29" in second
-    assert "configs/lenet_1998.py:lenet5,then" in first
+def test_what_is_known_is_not_trained_again(result, tmp_path, monkeypatch):
+    shutil.rmtree(tmp_path)
+    again = lenet_1998.add(PLAIN, result, range(20), tmp_path)
+    assert json.loads(json.dumps(again)) == result
+    trained = []
+    monkeypatch.setattr(lenet_1998, "sweep", lambda command, folder: trained.append(command))
+    with pytest.raises(TypeError):  # the result of the sweep
+        lenet_1998.add(PLAIN, result, range(30, 40), tmp_path)
+    with pytest.raises(TypeError):
+        lenet_1998.add(PLAIN, result | {"config": {}}, range(20), tmp_path)
+    assert [command[4] for command in trained] == [
+        "--sweep=configs/sweeps/seeds.py:30-39",
+        "--sweep=configs/sweeps/seeds.py:0-19",
+    ]
 
 
 def test_table_and_figure_have_what_is_finished(result, tmp_path):
