@@ -7,7 +7,8 @@ loss, range of pixels, all 60,000 images, last weights) and as now (the config i
 on 5,000 validation images), on the images as they are (`plain`) and on distorted ones, many times.
 `results/lenet_1998.json` has each seed's error, as soon as 20 of them are trained in a sweep in
 `--workdir`, and is not trained again what is in there: more `--seeds` add to it, here or on another
-machine. `--cells` chooses cells. Beside it the results are a table, `.md`, and a figure, `.png`.
+machine. LeNet-1 is also trained as then with a step for each image (`single`), to see what batches change.
+`--cells` chooses cells. Beside it the results are a table, `.md`, and a figure, `.png`.
 
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
 1998, section III.C, whose errors of one network each are beside ours.
@@ -70,6 +71,9 @@ DISTORTED = {
     "augment.scale": 0.1,
     "augment.shear": 10.0,
 }
+# A step for each image, as in the paper, to see what batches of 8 change.
+ONE_BY_ONE = {"train.batch_size": 1, "train.micro_batch_size": 1, "optimizer.learning_rate": 5e-4}
+WORDS = {"single": "then, one by one"}
 
 
 class Cell(NamedTuple):
@@ -92,12 +96,13 @@ class Cell(NamedTuple):
     @property
     def config(self) -> str:
         """The argument of `configs/lenet_1998.py`."""
-        return self.network + ",then" * (self.training == "then")
+        return self.network + ",then" * (self.training != "now")
 
     @property
     def changes(self) -> dict[str, float]:
         """Beside what the config has."""
-        return DISTORTED if self.images == "distorted" else {}
+        single = ONE_BY_ONE if self.training == "single" else {}
+        return single | (DISTORTED if self.images == "distorted" else {})
 
     def command(self, seeds: range, folder: Path) -> list[str]:
         """The sweep over seeds."""
@@ -115,6 +120,7 @@ CELLS = [
     # The second and third network learn distorted images, whatever the first does.
     if cell.network != BOOSTED or cell.images == "distorted"
 ]
+CELLS.insert(CELLS.index(Cell("lenet1", "then", "distorted")), Cell("lenet1", "single", "plain"))
 
 
 def add(cell: Cell, known: dict[str, Any], seeds: range, workdir: Path) -> dict[str, Any]:
@@ -231,7 +237,7 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
         spread = "" if row["sd"] is None else f" ± {row['sd']:.2f}"
         values = (
             NETWORKS[cell.network].title,
-            cell.training,
+            WORDS.get(cell.training, cell.training),
             cell.images,
             "" if cell.published is None else f"{cell.published:g}",
             f"{row['mean']:.2f}{spread}",
@@ -300,8 +306,8 @@ def main() -> None:
     parser.add_argument(
         "--cells", default="*", help="a pattern such as lenet5_* or *_then_plain; all by default"
     )
-    parser.add_argument("--seeds", type=int, default=100, help="of each network, plain")
-    parser.add_argument("--distorted_seeds", type=int, default=20, help="the same, distorted")
+    parser.add_argument("--seeds", type=int, default=100, help="of each network, on plain images")
+    parser.add_argument("--distorted_seeds", type=int, default=20, help="on distorted ones")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, default=Path("runs/lenet_1998"))
     arguments = parser.parse_args()
@@ -313,7 +319,8 @@ def main() -> None:
     answer = json.loads(file.read_text()) if file.exists() else {"question": QUESTION, "cells": {}}
     cells = answer["cells"]
     for cell in chosen:
-        count = arguments.distorted_seeds if cell.images == "distorted" else arguments.seeds
+        few = cell.images == "distorted" or cell.training == "single"
+        count = arguments.distorted_seeds if few else arguments.seeds
         for first in range(0, count, SEEDS_AT_ONCE):
             seeds = range(first, min(first + SEEDS_AT_ONCE, count))
             cells[str(cell)] = add(cell, cells.get(str(cell), {}), seeds, arguments.workdir)

@@ -74,5 +74,6 @@ def test_every_network_has_its_cells():
     commands = Cell("lenet1", "now", "distorted").command(range(5), Path("runs/x"))
     assert "--config.augment.shift=2.0" in commands
     every = {str(cell) for cell in lenet_1998.CELLS}
-    assert len(every) == 26
+    assert len(every) == 27
     assert "boosted_lenet4_then_plain" not in every
+    assert Cell("lenet1", "single", "plain").changes["train.batch_size"] == 1
