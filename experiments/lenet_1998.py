@@ -7,8 +7,8 @@ loss, range of pixels, all 60,000 images, last weights) and as now (the config i
 on 5,000 validation images), on the images as they are (`plain`) and on distorted ones, many times.
 `results/lenet_1998.json` has each seed's error, as soon as 20 of them are trained in a sweep in
 `--workdir`, and is not trained again what is in there: more `--seeds` add to it, here or on another
-machine. LeNet-1 is also trained as then with a step for each image (`single`), to see what batches change.
-`--cells` chooses cells. Beside it the results are a table, `.md`, and a figure, `.png`.
+machine. LeNet-1 is also trained as then with a step for each image (`single`), to see what batches
+change. `--cells` chooses cells. Beside it the results are a table, `.md`, and a figure, `.png`.
 
 Source: LeCun, Bottou, Bengio, Haffner, "Gradient-based learning applied to document recognition",
 1998, section III.C, whose errors of one network each are beside ours.
