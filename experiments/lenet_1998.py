@@ -24,6 +24,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +38,6 @@ from lenet_jax.storage.files import write_atomically, write_json
 QUESTION = "What are the error rates of the networks of 1998, over many seeds?"
 CONFIG = "configs/lenet_1998.py"
 TRAININGS, IMAGES = ("then", "now"), ("plain", "distorted")
-SEEDS_AT_ONCE = 20
 BOOSTED, IMAGES_OF_LATER = "boosted_lenet4", 60_000  # for its second network, and for its third
 
 
@@ -123,37 +123,53 @@ CELLS = [
 CELLS.insert(CELLS.index(Cell("lenet1", "then", "distorted")), Cell("lenet1", "single", "plain"))
 
 
-def add(cell: Cell, known: dict[str, Any], seeds: range, workdir: Path) -> dict[str, Any]:
-    """A cell's results with those of some seeds, which are trained unless they are known.
+def train(
+    cell: Cell, before: dict[str, Any], count: int, at_once: int, workdir: Path
+) -> Iterator[dict[str, Any]]:
+    """Yields a cell's results, as soon as it has those of more seeds, until they are all there.
 
     Args:
       cell: the cell.
-      known: its results so far; those of another config are given up.
-      seeds: one after the other.
+      before: its results so far; those of another config are given up.
+      count: of seeds, from 0.
+      at_once: how many of them are trained together.
       workdir: has what is trained.
     """
     name = cell.config.replace(BOOSTED, "lenet4")
     config = configs.load(f"{CONFIG}:{name}", cell.changes.items())
-    parts = known["parts"] if known.get("config") == configs.to_dict(config) else {}
-    label = f"{seeds.start}-{seeds[-1]}"
-    if label not in parts:
+    parts = before["parts"] if before.get("config") == configs.to_dict(config) else {}
+    while True:
+        known = {seed for part in parts for seed in seeds_of(part)}
+        if parts:
+            yield {
+                "network": cell.network,
+                "training": cell.training,
+                "images": cell.images,
+                "published": cell.published,
+                **describe(errors_of(parts), cell.published),
+                "diverged": sum(part["diverged"] for part in parts.values()),
+                "seconds": sum(part["seconds"] for part in parts.values()),
+                "config": configs.to_dict(config),
+                "parts": parts,
+            }
+        first = next((seed for seed in range(count) if seed not in known), None)
+        if first is None:
+            return
+        end = min(first + at_once, count, *(seed for seed in known if seed > first))
+        seeds = range(first, end)
+        label = f"{first}-{end - 1}"
         folder = workdir / f"{cell}_{label}"
         if cell.network == BOOSTED:
             part = boost(config, seeds, folder)
         else:
             part = sweep(cell.command(seeds, folder), folder)
         parts = parts | {label: part}
-    return {
-        "network": cell.network,
-        "training": cell.training,
-        "images": cell.images,
-        "published": cell.published,
-        **describe(errors_of(parts), cell.published),
-        "diverged": sum(part["diverged"] for part in parts.values()),
-        "seconds": sum(part["seconds"] for part in parts.values()),
-        "config": configs.to_dict(config),
-        "parts": parts,
-    }
+
+
+def seeds_of(part: str) -> range:
+    """The seeds of a part, such as `20-39`."""
+    first, last = map(int, part.split("-"))
+    return range(first, last + 1)
 
 
 def sweep(command: list[str], folder: Path) -> dict[str, Any]:
@@ -308,6 +324,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=100, help="of each network, on plain images")
     parser.add_argument("--distorted_seeds", type=int, default=20, help="on distorted ones")
+    parser.add_argument("--at_once", type=int, default=20, help="seeds of one sweep")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, default=Path("runs/lenet_1998"))
     arguments = parser.parse_args()
@@ -321,9 +338,9 @@ def main() -> None:
     for cell in chosen:
         few = cell.images == "distorted" or cell.training == "single"
         count = arguments.distorted_seeds if few else arguments.seeds
-        for first in range(0, count, SEEDS_AT_ONCE):
-            seeds = range(first, min(first + SEEDS_AT_ONCE, count))
-            cells[str(cell)] = add(cell, cells.get(str(cell), {}), seeds, arguments.workdir)
+        before = cells.get(str(cell), {})
+        for result in train(cell, before, count, arguments.at_once, arguments.workdir):
+            cells[str(cell)] = result
             write_json(file, answer)
         print(table({str(cell): cells[str(cell)]}), flush=True)
     write_atomically(file.with_suffix(".md"), table(cells).encode())

@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +26,10 @@ def finished(folder: Path, seeds: range) -> None:
 
 @pytest.fixture
 def result(tmp_path):
-    known: dict[str, Any] = {}
     for seeds in (range(20), range(20, 30)):
         finished(tmp_path / f"{PLAIN}_{seeds.start}-{seeds[-1]}", seeds)
-        known = lenet_1998.add(PLAIN, known, seeds, tmp_path)
-    return json.loads(json.dumps(known))
+    *_, result = lenet_1998.train(PLAIN, {}, 30, 20, tmp_path)
+    return json.loads(json.dumps(result))
 
 
 def test_sweeps_of_a_cell_are_one_result(result):
@@ -46,19 +44,24 @@ def test_sweeps_of_a_cell_are_one_result(result):
 
 
 def test_what_is_known_is_not_trained_again(result, tmp_path, monkeypatch):
-    shutil.rmtree(tmp_path)
-    again = lenet_1998.add(PLAIN, result, range(20), tmp_path)
+    def sweep(command: list[str], folder: Path) -> dict[str, Any]:
+        trained.append(command[4].rpartition(":")[2])
+        return {"errors": {}, "diverged": 0, "seconds": 1}
+
+    trained: list[str] = []
+    monkeypatch.setattr(lenet_1998, "sweep", sweep)
+    (again,) = lenet_1998.train(PLAIN, result, 30, 20, tmp_path)
     assert json.loads(json.dumps(again)) == result
-    trained = []
-    monkeypatch.setattr(lenet_1998, "sweep", lambda command, folder: trained.append(command))
-    with pytest.raises(TypeError):  # the result of the sweep
-        lenet_1998.add(PLAIN, result, range(30, 40), tmp_path)
-    with pytest.raises(TypeError):
-        lenet_1998.add(PLAIN, result | {"config": {}}, range(20), tmp_path)
-    assert [command[4] for command in trained] == [
-        "--sweep=configs/sweeps/seeds.py:30-39",
-        "--sweep=configs/sweeps/seeds.py:0-19",
-    ]
+    assert not trained
+    more = [*lenet_1998.train(PLAIN, result, 100, 50, tmp_path)][-1]
+    assert trained == ["30-79", "80-99"]
+    assert [*more["parts"]] == ["0-19", "20-29", "30-79", "80-99"]
+    trained.clear()
+    list(lenet_1998.train(PLAIN, result | {"config": {}}, 30, 50, tmp_path))
+    assert trained == ["0-29"]
+    del result["parts"]["0-19"]
+    list(lenet_1998.train(PLAIN, result, 40, 50, tmp_path))
+    assert trained == ["0-29", "0-19", "30-39"]
 
 
 def test_table_and_figure_have_what_is_finished(result, tmp_path):
