@@ -73,6 +73,13 @@ def test_the_row_of_a_measured_device_is_what_its_results_imply():
     results = json.loads(H200.read_text())
     (row,) = (row for row in TABLE if row.results == str(H200))
     assert decide.decide(results, str(H200)) == row
+    for speeds, faster in (((1e5, 5e5), True), ((5e5, 1e5), False)):
+        modules = [
+            {"config": "mine", "rewrites": rewrites, "images_per_second": speed}
+            for rewrites, speed in zip((False, True), speeds, strict=True)
+        ]
+        results["stages"]["modules"] = {"results": {"rows": modules}}
+        assert decide.decide(results, str(H200)).rewrites == faster
     rows = results["stages"]["populations"]["results"]["variants"]
     (largest,) = (row for row in rows if row["members"] == 4096)
     rows.append(largest | {"form": "plain", "images_per_second": 1e8})  # slower at 64 members

@@ -14,6 +14,7 @@ The stages, each a process of its own, the most valuable first:
 - `profile`: what a step of a population costs, against what the device can do;
 - `determinism`: the same bits twice, with XLA's flags and without;
 - `precision`: the accuracy of 256 seeds in float32, TF32 and bfloat16;
+- `modules`: populations of other networks, as written and in fast forms;
 - `resume`: a sweep that is killed and started again.
 
 Each writes its results into `results/accelerator_DEVICE.json` as soon as it has them. A stage that
@@ -45,11 +46,12 @@ QUESTION = "What does this accelerator compute, how fast, and how far from float
 SECONDS = {
     "correctness": 70,
     "single": 25,
-    "populations": 110,
+    "populations": 80,
     "thousand": 75,
     "profile": 25,
     "determinism": 35,
     "precision": 60,
+    "modules": 30,
     "resume": 20,
 }
 GRACE = 30

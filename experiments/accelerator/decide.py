@@ -45,6 +45,12 @@ def decide(results: Mapping[str, Any], file: str) -> Defaults:
             equal = abs(row["difference_from_highest_mean"]) <= 2 * error
             faster = _is_faster(_speeds(own, "precision"), "default", "highest")
             changes["fast_precision"] = FAST[device.platform] if equal and faster else ""
+    networks: dict[str, Speeds] = {}
+    for row in stages.get("modules", {}).get("rows", []):
+        if "error" not in row:
+            networks.setdefault(row["config"], {})[row["rewrites"]] = row["images_per_second"]
+    if networks:
+        changes["rewrites"] = all(_is_faster(own, True, False) for own in networks.values())
     changes |= {"platform": device.platform, "kind": device.device_kind, "results": file}
     return dataclasses.replace(defaults_of(device), **changes)
 

@@ -104,6 +104,14 @@ def _precision(results: dict[str, Any]) -> list[str]:
     ]
 
 
+def _modules(results: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['config']}, {'fast forms' if row['rewrites'] else 'as written'}: "
+        + (f"{row['images_per_second']:,.0f} model-images/s" if "error" not in row else "refused")
+        for row in results.get("rows", [])
+    ]
+
+
 def _resume(results: dict[str, Any]) -> list[str]:
     if "same_table" not in results:
         return [f"left out: {results.get('left_out')}"]
@@ -123,5 +131,6 @@ DETAILS = {
     "determinism": _determinism,
     "profile": _profile,
     "precision": _precision,
+    "modules": _modules,
     "resume": _resume,
 }

@@ -23,6 +23,8 @@ from jax import lax
 from jax.extend.core import Jaxpr, Literal, Var
 from jaxtyping import Array
 
+from lenet_jax import machine
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.nn import native, windows
 
 MOST_TAPS = 49  # of a window: 7×7
@@ -172,10 +174,15 @@ def _convolution(params: Mapping[str, Any], x: Any, kernel: Any) -> _Turned | No
         tuple(params["window_strides"]),
         cast(windows.Pads, tuple(map(tuple, params["padding"]))),
         precision=params["precision"],
-        native=turned.array.dtype == kernel.dtype == jnp.float32 and native.missing() is None,
+        native=turned.array.dtype == kernel.dtype == jnp.float32 and _has_native(),
     )
     kind = params["preferred_element_type"]
     return _Turned(out if kind is None else out.astype(kind))
+
+
+def _has_native() -> bool:
+    """Whether the C++ is there, and for the device that computes."""
+    return "native" in defaults_of(machine.devices()[0]).backends and native.missing() is None
 
 
 def _max_pool(params: Mapping[str, Any], x: Any) -> Any:

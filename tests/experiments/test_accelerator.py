@@ -49,6 +49,7 @@ def test_every_stage_writes_its_results(results, pytestconfig):
         assert stages["profile"]["xla_flops_a_step"] > stages["profile"]["dense_flops_a_step"] > 0
         assert stages["determinism"]["deterministic"]["same_bits"]
         assert stages["precision"]["precisions"][0]["seeds"] == 2
+        assert [row["rewrites"] for row in stages["modules"]["rows"]] == [False, True]
         assert stages["resume"]["same_table"]
 
 
