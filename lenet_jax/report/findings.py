@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from lenet_jax.analysis.calibration import Calibration, calibration
 from lenet_jax.data.dataset import Split
 from lenet_jax.inference.network import Network
 from lenet_jax.nn import autograd, ops
@@ -67,23 +68,6 @@ class Filters:
     kernel: Float[np.ndarray, "kh kw c o"]
     size: tuple[int, int] | None = None
     patches: UInt8[np.ndarray, "o m h w c2"] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """Accuracy at each confidence level, in m bins of equal width.
-
-    Attributes:
-      confidence: mean probability of the predicted class in each bin; NaN of an empty one.
-      accuracy: share of right predictions; NaN likewise.
-      count: images.
-      error: the expected calibration error: their mean distance over all images.
-    """
-
-    confidence: Float[np.ndarray, " m"]
-    accuracy: Float[np.ndarray, " m"]
-    count: Int[np.ndarray, " m"]
-    error: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -275,24 +259,6 @@ def saliency(network: Network, image: UInt8[np.ndarray, "h w c"]) -> Float[np.nd
 
     grads = np.asarray(gradient(network.normalise(image[None])))[0]
     return np.abs(grads).max(axis=-1)
-
-
-def calibration(
-    probabilities: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], bins: int = 10
-) -> Calibration:
-    """The calibration of predictions.
-
-    Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", 2017, eq. 3.
-    """
-    confidences = probabilities.max(axis=1).astype(np.float64)
-    right = probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidences * bins).astype(int), bins - 1)
-    count = np.bincount(place, minlength=bins)
-    divisor = np.where(count > 0, count, np.nan)
-    confidence = np.bincount(place, confidences, bins) / divisor
-    accuracy = np.bincount(place, right, bins) / divisor
-    error = np.nansum(count * np.abs(accuracy - confidence)) / max(len(labels), 1)
-    return Calibration(confidence, accuracy, count, float(error))
 
 
 def activations(

@@ -68,15 +68,6 @@ def test_a_journey_has_every_step_of_the_image(network, images):
     np.testing.assert_allclose(steps["fc3"], network.logits(images[3:4])[0], atol=2e-5)
 
 
-def test_calibration_compares_confidence_with_accuracy():
-    probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.35, 0.65], [0.0, 1.0]], np.float32)
-    measured = findings.calibration(probabilities, np.array([0, 1, 1, 1]), bins=4)
-    np.testing.assert_array_equal(measured.count, [0, 0, 1, 3])
-    np.testing.assert_allclose(measured.accuracy, [np.nan, np.nan, 1, 2 / 3])
-    np.testing.assert_allclose(measured.confidence, [np.nan, np.nan, 0.65, 0.95], rtol=1e-6)
-    assert measured.error == pytest.approx((0.35 + 3 * (0.95 - 2 / 3)) / 4)
-
-
 def test_the_most_confident_mistakes_come_first(network):
     test = data.load("mnist").test
     part = data.Split(test.images[:3000], test.labels[:3000])
