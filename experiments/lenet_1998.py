@@ -239,8 +239,30 @@ def describe(errors: list[float], published: float | None) -> dict[str, Any]:
     }
 
 
+def overview(cells: dict[str, dict[str, Any]]) -> str:
+    """The networks' errors in Markdown, a row each; "–" is what is not trained or not published."""
+    lines = [
+        "| network | 1998 | as then | as now | 1998, distorted | as then | as now |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, network in NETWORKS.items():
+        values = [network.title]
+        for images in IMAGES:
+            published = Cell(name, "then", images).published
+            values.append("–" if published is None else f"{published:g}")
+            values += [_spread(cells.get(str(Cell(name, how, images)))) for how in TRAININGS]
+        lines.append(f"| {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(row: dict[str, Any] | None) -> str:
+    if row is None or row["mean"] is None:
+        return "–"
+    return f"{row['mean']:.2f}" + ("" if row["sd"] is None else f" ± {row['sd']:.2f}")
+
+
 def table(cells: dict[str, dict[str, Any]]) -> str:
-    """The results in Markdown."""
+    """All results in Markdown, a row for each cell."""
     lines = [
         "| network | trained as | images | 1998, % | mean ± sd, % | median | best | seeds"
         " | at or below 1998 |",
@@ -250,13 +272,12 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
         if (row := cells.get(str(cell))) is None or row["mean"] is None:
             continue
         share = row["share_at_or_below_published"]
-        spread = "" if row["sd"] is None else f" ± {row['sd']:.2f}"
         values = (
             NETWORKS[cell.network].title,
             WORDS.get(cell.training, cell.training),
             cell.images,
             "" if cell.published is None else f"{cell.published:g}",
-            f"{row['mean']:.2f}{spread}",
+            _spread(row),
             f"{row['median']:.2f}",
             f"{row['best']:.2f}",
             str(row["seeds"]),
@@ -343,7 +364,8 @@ def main() -> None:
             cells[str(cell)] = result
             write_json(file, answer)
         print(table({str(cell): cells[str(cell)]}), flush=True)
-    write_atomically(file.with_suffix(".md"), table(cells).encode())
+    text = f"{overview(cells)}\n{table(cells)}"
+    write_atomically(file.with_suffix(".md"), text.encode())
     plot(cells, file.with_suffix(".png"))
     print(f"written to {file}")
 

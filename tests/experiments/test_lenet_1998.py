@@ -69,6 +69,10 @@ def test_table_and_figure_have_what_is_finished(result, tmp_path):
     header, _, row = lenet_1998.table(cells).splitlines()
     assert row.startswith("| LeNet-5 | then | plain | 0.95 | 2.")
     assert row.count("|") == header.count("|")
+    *_, last = lenet_1998.overview(cells).splitlines()
+    assert (
+        last == f"| LeNet-5 | 0.95 | {result['mean']:.2f} ± {result['sd']:.2f} | – | 0.8 | – | – |"
+    )
     lenet_1998.plot(cells, file := tmp_path / "figure.png")
     assert file.read_bytes().startswith(b"\x89PNG")
 
