@@ -84,3 +84,9 @@ def test_every_network_has_its_cells():
     assert len(every) == 27
     assert "boosted_lenet4_then_plain" not in every
     assert Cell("lenet1", "single", "plain").changes["train.batch_size"] == 1
+
+
+def test_the_documentation_has_the_results():
+    cells = json.loads(Path("results/lenet_1998.json").read_text())["cells"]
+    assert lenet_1998.overview(cells) in Path("README.md").read_text()
+    assert lenet_1998.table(cells) in Path("docs/lenet_1998.md").read_text()
