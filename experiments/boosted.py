@@ -118,7 +118,7 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     overrides = dict(each.removeprefix("--config.").split("=", 1) for each in rest)
     config = configs.load("configs/lenet_1998.py:lenet4", overrides.items())
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     network = boost(config, dataset, arguments.workdir, arguments.images)
     each = [lenet_jax.load(arguments.workdir / f"network{number}") for number in range(3)]
     for name, own in zip(("first", "second", "third", "sum"), (*each, network), strict=True):

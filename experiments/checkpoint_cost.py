@@ -37,7 +37,7 @@ def measure(turns: int) -> dict[str, Any]:
     from lenet_jax.training.loop import Trainer
 
     config = configs.load("configs/notes.py")
-    trainer = Trainer(config, data.load(**config.data))
+    trainer = Trainer(config, data.load_section(config.data))
     trainer.compile()
     state, sums = trainer.init(), trainer.place(no_metrics())
     steps = EpochSlice(trainer.order(state, 0), 0, trainer.spec.steps_per_epoch // SEGMENTS)

@@ -214,7 +214,7 @@ def boosted_error(job: tuple[configs.Config, Path]) -> float:
     from lenet_jax import data
 
     config, folder = job
-    dataset, file = data.load(**config.data), folder / boosted.FILE
+    dataset, file = data.load_section(config.data), folder / boosted.FILE
     if file.exists():
         network = lenet_jax.load(file)
     else:

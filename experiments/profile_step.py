@@ -45,7 +45,7 @@ def measure() -> dict[str, Any]:
 
     changes = {"data.train_examples": STEPS * BATCH_SIZE, "train.batch_size": BATCH_SIZE}
     config = configs.load("configs/lenet5.py", changes.items())
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
     state = init_state(spec, seeds(config), settings)
     # Of a dense product: forward, and for either gradient.

@@ -32,7 +32,7 @@ def measure(config_file: str, seeds: range, target: float) -> dict[str, Any]:
     runs = []
     for seed in seeds:
         config = configs.load(config_file, [("seed", seed)])
-        trainer = Trainer(config, data.load(**config.data))
+        trainer = Trainer(config, data.load_section(config.data))
         trainer.compile()
         seconds, epochs = 0.0, []
         for segment in train_in_segments(trainer, trainer.init(), trainer.place(no_metrics())):

@@ -57,7 +57,7 @@ def train_in_torch(seed: int) -> Accuracy:
 
     config = configs.load(CONFIG)
     sgd, schedule, train = config.optimizer, config.schedule, config.train
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     mean, std = (getattr(dataset.train.images, name)().item() for name in ("mean", "std"))
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -117,7 +117,7 @@ def train_here(seeds: range) -> list[Accuracy]:
     from lenet_jax.training.spec import make_spec
 
     config = configs.load(CONFIG)
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     population = Population(make_spec(config, dataset), len(seeds))
     train_split, valid_split, test_split = (
         population.put(split) for split in (dataset.train, dataset.valid, dataset.test)

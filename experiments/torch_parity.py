@@ -117,7 +117,7 @@ def prepare(num_steps: int, seed: int = 0, learning_rate: float = 0.01) -> Setup
         "optimizer.weight_decay": 0.0,
     }
     config = configs.load("configs/notes.py", changes.items())
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     spec = dataclasses.replace(make_spec(config, dataset), mean=(32.0,), std=(64.0,))
     settings = hyperparameters(config)
     state = init_state(spec, seeds(config), settings)

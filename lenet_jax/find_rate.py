@@ -61,7 +61,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.training import sizes
     from lenet_jax.training.loop import Trainer
 
-    trainer = Trainer(config, data.load(**config.data))
+    trainer = Trainer(config, data.load_section(config.data))
     sizes.check_memory(trainer.spec)
     whole = trainer.spec.steps_per_epoch
     if whole < 2:

@@ -57,7 +57,7 @@ def make_changes(backend: str, micro_batch_size: int, stage: Stage) -> dict[str,
 def train_in_segments(changes: dict[str, Any]) -> float:
     """Images a second of the best of three epochs of a run's `Trainer`, each in one segment."""
     config = configs.load("configs/notes.py", changes.items())
-    trainer = Trainer(config, data.load(**config.data))
+    trainer = Trainer(config, data.load_section(config.data))
     trainer.compile()
     state, sums, seconds = trainer.init(), trainer.place(evaluation.no_metrics()), []
     for epoch in range(3):
@@ -72,7 +72,7 @@ def train_in_segments(changes: dict[str, Any]) -> float:
 def train_network(changes: dict[str, Any], stage: Stage) -> dict[str, Any]:
     """Trains the network of the notes with some changes, to its end or the stage's."""
     config = configs.load("configs/notes.py", changes.items())
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
     train_split, valid_split, test_split = (
         jax.device_put(DeviceSplit.of(split))

@@ -241,7 +241,7 @@ def _numbers(leaf: Any) -> Any:
 def _load(seed: int, rate: float = 0.05) -> tuple[configs.Config, data.Dataset]:
     changes = SMALL | {"seed": seed, "optimizer.learning_rate": rate}
     config = configs.load("configs/notes.py", list(changes.items()))
-    return config, data.load(**config.data)
+    return config, data.load_section(config.data)
 
 
 def _plain_params(params: nnx.State) -> dict[str, np.ndarray]:

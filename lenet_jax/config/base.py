@@ -18,6 +18,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds.init = placeholder(int)  # seed of the initial weights only; None: config.seed
     config.seeds.order = placeholder(int)  # seed of the data order only; None: config.seed
     config.seeds.augment = placeholder(int)  # seed of the augmentation only; None: config.seed
+    config.seeds.subset = placeholder(int)  # seed of data.subset only; None: config.seed
+    config.seeds.label_noise = placeholder(int)  # seed of data.label_noise only; None: config.seed
 
     config.data = ConfigDict()
     config.data.name = "mnist"  # `mnist` (embedded), a path (see README, Data), or a TFDS name
@@ -27,6 +29,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.valid_examples = 5000  # held out for validation; 0: the last epoch is tested
     config.data.split_seed = 0  # seed of the validation split; independent of config.seed
     config.data.train_examples = placeholder(int)  # images to train on after the split; None: all
+    config.data.subset = placeholder(int)  # how many of those to draw and train on; None: all
+    config.data.subset_file = placeholder(str)  # or a file of their indices: text or .npy
+    config.data.label_noise = 0.0  # share of the training labels that are replaced, in [0, 1]
+    config.data.class_weights = ()  # weight of each class in the training loss; (): all equal
 
     config.model = ConfigDict()
     config.model.name = "lenet"  # `mlp`, `flax_mnist`, `lenet1`, … (see README), FILE.py:Class

@@ -12,11 +12,16 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "seeds.init": "[0, inf)",
     "seeds.order": "[0, inf)",
     "seeds.augment": "[0, inf)",
+    "seeds.subset": "[0, inf)",
+    "seeds.label_noise": "[0, inf)",
     "data.image_size": "[16, inf)",
     "data.fit": ("pad", "resize"),
     "data.valid_examples": "[0, inf)",
     "data.split_seed": "[0, inf)",
     "data.train_examples": "[1, inf)",
+    "data.subset": "[1, inf)",
+    "data.label_noise": "[0, 1]",
+    "data.class_weights": "[0, inf)",
     "model.channels": "[1, inf)",
     "model.features": "[1, inf)",
     "model.num_classes": "[2, inf)",
@@ -102,6 +107,21 @@ JOINT_RULES = (
         lambda size, padding: (size + 2 * padding) % 4 == 0,
         "size + 2 · padding must be a multiple of 4, for two 5×5 convolutions, each followed"
         " by 2×2 pooling",
+    ),
+    (
+        ("data.subset", "data.subset_file"),
+        lambda subset, file: subset is None or file is None,
+        "give a number of examples to draw, or a file of their indices, not both",
+    ),
+    (
+        ("data.class_weights",),
+        lambda weights: not weights or any(weights),
+        "at least one weight must be above 0",
+    ),
+    (
+        ("data.class_weights", "optimizer.name"),
+        lambda weights, name: not weights or name != "diagonal_lm",
+        "diagonal_lm estimates the curvature of the loss without weights",
     ),
     (
         ("train.batch_size", "train.micro_batch_size"),
@@ -190,6 +210,8 @@ ADDED = (
     *("optimizer.mu", "optimizer.samples", "schedule.boundaries", "schedule.factors"),
     *("augment.squeeze", "augment.elastic_alpha", "augment.elastic_sigma"),
     *("train.normalize", "log.trackers"),
+    *("seeds.subset", "seeds.label_noise"),
+    *("data.subset", "data.subset_file", "data.label_noise", "data.class_weights"),
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.
@@ -226,6 +248,8 @@ ALIASES = {
     "width": "model.channels",
     "hidden": "model.features",
     "classes": "model.num_classes",
+    "class_weight": "data.class_weights",
+    "noise": "data.label_noise",
     "scheduler": "schedule.name",
     "lr_schedule": "schedule.name",
     "warmup": "schedule.warmup_epochs",

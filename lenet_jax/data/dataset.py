@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -97,6 +98,10 @@ class Rules(NamedTuple):
             raise UserError(f"data.image_size is {self.image_size}; it must be at least 1")
 
 
+# The keys of a config's `data` that determine the dataset; others concern single networks.
+SECTION = ("name", "data_dir", *Rules._fields)
+
+
 def load(
     name: str,
     *,
@@ -163,6 +168,18 @@ def load(
     if not len(source.test_labels):
         raise UserError(f"data.name={show(name)} has no test images")
     return split(name, source, digests, rules)
+
+
+def load_section(section: Mapping[str, Any]) -> Dataset:
+    """Loads the dataset that a config names.
+
+    Args:
+      section: the config's `data`, of which the keys `SECTION` count.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return load(**{key: section[key] for key in SECTION})
 
 
 def split(name: str, source: Source, digests: tuple[str, ...], rules: Rules) -> Dataset:

@@ -37,7 +37,7 @@ def load_data(config: Config, folder: Path, source: str, say: Say) -> data.Datas
         values["name"] = resolve(values["name"], Path(working_directory))
         if values["data_dir"] is not None:
             values["data_dir"] = str(Path(working_directory, values["data_dir"]).expanduser())
-    dataset = data.load(**values)
+    dataset = data.load_section(values)
     if fingerprints and dataset.fingerprint not in fingerprints:
         say(
             f"the data {show(dataset.name)} are not those that {show(source)} was trained"

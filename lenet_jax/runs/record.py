@@ -118,6 +118,7 @@ class Record:
             ("network_sha256", "the network's file"),
             ("loss_sha256", "the loss's file"),
             ("measurement_sha256", "the measurements' files"),
+            ("subset_sha256", "the file of the subset"),
             ("git_revision", "the revision"),
         ):
             was, now = previous.get(key), self.values.get(key)

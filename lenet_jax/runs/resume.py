@@ -12,12 +12,13 @@ from flax import nnx
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.config.source import files_text
-from lenet_jax.errors import UserError
+from lenet_jax.errors import UserError, show
 from lenet_jax.reading import convert, read_json
 from lenet_jax.storage.checkpoint import Checkpoints
 from lenet_jax.storage.formats import Metrics as RowOfMetrics
 from lenet_jax.storage.formats import RunRecord, Summary
 from lenet_jax.storage.run_dir import CONFIG, NETWORK, RECORD, SUMMARY, Row, RunDir, check
+from lenet_jax.training import training_set
 from lenet_jax.training.environment import sum_of_files
 from lenet_jax.training.evaluation import Metrics, no_metrics
 from lenet_jax.training.hyperparameters import hyperparameters
@@ -160,7 +161,7 @@ def look_back(
 
 
 def _changed_code(old: configs.Config, config: configs.Config, record: RunRecord) -> str | None:
-    """The file of the user's own code that is not as the run's record has it."""
+    """The file of the user's own code, or of its subset, that is not as the run's record has it."""
     for kind, was, now in (
         ("network", [old.model.name], [config.model.name]),
         ("loss", [old.train.loss], [config.train.loss]),
@@ -169,6 +170,9 @@ def _changed_code(old: configs.Config, config: configs.Config, record: RunRecord
         before = record.get(f"{kind}_sha256")
         if before and was == now and sum_of_files(now, kind) not in (None, before):
             return ", ".join(dict.fromkeys(map(files_text, now)))
+    file, before = config.data.subset_file, record.get("subset_sha256")
+    if before and old.data.subset_file == file and training_set.sum_of_files([file]) != before:
+        return show(file)
     return None
 
 

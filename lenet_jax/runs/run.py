@@ -95,7 +95,7 @@ def run(
         console.warn(remark)
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
-    trainer = _make_trainer(config, dataset or data.load(**config.data), processes)
+    trainer = _make_trainer(config, dataset or data.load_section(config.data), processes)
     sizes.check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
@@ -223,7 +223,7 @@ def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) 
 def _print_header(console: Console, trainer: Trainer, record: Record, workdir: Path) -> None:
     values, dataset = record.values, trainer.dataset
     height, width, channels = dataset.image_shape
-    counts = f"{len(dataset.train):,} train, {len(dataset.valid):,} validation"
+    counts = f"{trainer.spec.num_examples:,} train, {len(dataset.valid):,} validation"
     console.header(
         device=f"{values['devices'][0]}: {values['processor']}, {values['cores']} cores;"
         f" backend {values['backend']}",

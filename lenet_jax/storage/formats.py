@@ -30,6 +30,7 @@ class RunRecord(TypedDict):
     network_sha256: NotRequired[str | None]
     loss_sha256: NotRequired[str | None]
     measurement_sha256: NotRequired[str | None]
+    subset_sha256: NotRequired[str | None]
     processor: NotRequired[str]
     python: NotRequired[str]
     versions: NotRequired[dict[str, str]]

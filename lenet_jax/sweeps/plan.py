@@ -8,8 +8,10 @@ many interruptions its chunk is trained.
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +20,7 @@ import numpy as np
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import find_class, traced_arguments
 from lenet_jax.config.schema import current_names
-from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
+from lenet_jax.data.dataset import SECTION, Dataset, Statistics, pixel_statistics
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
 from lenet_jax.storage.columns import Columns
@@ -45,6 +47,12 @@ class Group(NamedTuple):
     def images(self) -> int:
         """Training images processed, summed over members and epochs."""
         return len(self.members) * self.spec.num_epochs * self.spec.num_examples
+
+    @property
+    def has_own_training_sets(self) -> bool:
+        """Whether members train on subsets, or with replaced labels, of their own."""
+        columns = map(self.members.values, ("data.subset", "data.subset_file", "data.label_noise"))
+        return any(value for values in columns for value in values)
 
 
 class Chunk(NamedTuple):
@@ -79,7 +87,7 @@ def make_groups(
     view = functools.partial(compiled_value, traced=set.intersection(*traced))
     for part in members.split(view):
         config = part[0].config
-        section = config.data.to_json()
+        section = json.dumps({key: config.data[key] for key in SECTION})
         if section not in datasets:
             dataset = load_data(config)
             datasets[section] = dataset, pixel_statistics(dataset)
@@ -197,6 +205,8 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
     averages = group.members.values("train.ema_decay") != [None]
     need = population_memory(group.spec, devices[0], per_device, strategy, averages=averages)
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
+    if group.has_own_training_sets:  # an index and a label for each example
+        need += 8 * per_device * group.spec.num_examples
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)
     device = data + need
     return device * len(devices) + data if devices[0].platform == "cpu" else device
@@ -204,9 +214,20 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
 
 def _check_shared(members: Members) -> None:
     """Raises UserError if members that are to share batches would get different ones."""
-    names = [f"augment.{name}" for name in members.config.augment]
-    names += ["seeds.order", "seeds.augment"]
-    if None in members.values("seeds.order") + members.values("seeds.augment"):
+    chosen = [
+        name
+        for name, used in (
+            ("order", True),
+            ("augment", True),
+            ("subset", members.values("data.subset") != [None]),
+            ("label_noise", any(members.values("data.label_noise"))),
+        )
+        if used
+    ]
+    settings = [f"augment.{name}" for name in members.config.augment]
+    settings += ["data.subset_file", "data.label_noise", "data.class_weights"]
+    names = [*settings, *(f"seeds.{name}" for name in chosen)]
+    if any(None in members.values(f"seeds.{name}") for name in chosen):
         names.append("seed")
     parts = members.split(lambda path, value: value if path in names else None)
     member = parts[0][0]
@@ -214,10 +235,8 @@ def _check_shared(members: Members) -> None:
     for part in parts[1:]:
         config = part[0].config
         different = [
-            f"seeds.{name}"
-            for name in ("order", "augment")
-            if seeds(config)[name] != seeds(first)[name]
-        ] + [f"augment.{k}" for k, v in config.augment.items() if v != first.augment[k]]
+            f"seeds.{name}" for name in chosen if seeds(config)[name] != seeds(first)[name]
+        ] + [path for path in settings if attrgetter(path)(config) != attrgetter(path)(first)]
         if different:
             raise UserError(
                 f"--shared_data_order: members {member.number} and {part[0].number} differ in"

@@ -7,6 +7,7 @@ from typing import Any
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.data.arrays import given
+from lenet_jax.data.dataset import SECTION
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 from lenet_jax.machine import ASSUMED_MEMORY, what_changed
@@ -23,14 +24,14 @@ from lenet_jax.sweeps.table import result_lines, share
 from lenet_jax.sweeps.train import missing_chunks, train
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
-from lenet_jax.training.environment import own_code, training_environment
+from lenet_jax.training.environment import own_code, own_subsets, training_environment
 from lenet_jax.training.population import choose_strategy
 
 LoadData = Callable[[configs.Config], data.Dataset]
 
 
 def _load(config: configs.Config) -> data.Dataset:
-    return data.load(**config.data)
+    return data.load_section(config.data)
 
 
 def load_with(arrays: Any, members: Members) -> LoadData:
@@ -45,8 +46,8 @@ def load_with(arrays: Any, members: Members) -> LoadData:
     """
     if arrays is None:
         return _load
-    fixed = "data." if isinstance(arrays, data.Dataset) else "data.name"
-    if swept := [key for key in members.columns.by_key if key.startswith(fixed)]:
+    fixed = [f"data.{key}" for key in (SECTION if isinstance(arrays, data.Dataset) else ["name"])]
+    if swept := [key for key in members.columns.by_key if key in fixed]:
         raise UserError(f"{swept[0]} cannot vary in a sweep whose data are given in Python")
     return lambda config: given(arrays, **config.data)
 
@@ -100,6 +101,7 @@ def run(
     record = training_environment(config, command)
     names, losses = members.values("model.name"), members.values("train.loss")
     record |= own_code(names, losses, config.train.measurements)
+    record |= own_subsets(members.values("data.subset_file"))
     _check_code(store, record)
     if changed := what_changed(store.environment(), record):
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
@@ -161,7 +163,7 @@ def _check_config(store: SweepDir, config: configs.Config) -> None:
 def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
     """Raises UserError if a file of the user's code changed since chunks were trained."""
     before = store.environment()
-    for what in ("network", "loss", "measurement"):
+    for what in ("network", "loss", "measurement", "subset"):
         was, now = before.get(f"{what}_sha256"), record.get(f"{what}_sha256")
         if was is not None and was != now and store.done():
             raise UserError(

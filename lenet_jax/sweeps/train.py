@@ -25,6 +25,7 @@ from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training import population as populations
 from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.population import EpochMetrics, Population
+from lenet_jax.training.training_set import make_training_set
 
 MOST_LINES = 50  # of chunks
 
@@ -101,7 +102,10 @@ class Trainer:
             self._prepare(chunk)
         population, count, spec = self._population, len(chunk.members), chunk.group.spec
         started = time.perf_counter()
-        members, settings = population.start([member.config for member in chunk.members])
+        configs, sets = [member.config for member in chunk.members], []
+        if chunk.group.has_own_training_sets:
+            sets = [make_training_set(config, chunk.group.dataset) for config in configs]
+        members, settings = population.start(configs, sets)
         epochs = []
         for epoch in range(spec.num_epochs):
             members, metrics = population.train_epoch(

@@ -52,7 +52,7 @@ def gauss_newton_diagonal(
 
     def add(turn: Int32[Array, ""], total: nnx.State) -> nnx.State:
         place = first + step * turn
-        image, label = split.images[indices[place]], split.labels[indices[place]]
+        image, label = split.images_of(indices[place]), split.labels[indices[place]]
 
         def forward(params: nnx.State) -> Float[Array, " k"]:
             return apply(spec, join_variables(params, others), image[None])[0]

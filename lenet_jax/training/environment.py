@@ -11,6 +11,7 @@ from lenet_jax.config.file import Config
 from lenet_jax.config.networks import LENET
 from lenet_jax.config.source import code_of
 from lenet_jax.nn import native, ops
+from lenet_jax.training import training_set
 
 
 def training_environment(config: Config, command: Sequence[str]) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def training_environment(config: Config, command: Sequence[str]) -> dict[str, An
         "devices": [device.device_kind for device in devices],
         "backend": backend,
         **own_code([config.model.name], [config.train.loss], config.train.measurements),
+        **own_subsets([config.data.subset_file]),
         "native_code": native.key() if backend == "native" else None,
     }
 
@@ -47,6 +49,16 @@ def own_code(
         "loss_sha256": sum_of_files(losses, "loss"),
         **({"measurement_sha256": measured} if measured else {}),
     }
+
+
+def own_subsets(names: Iterable[str | None]) -> dict[str, str]:
+    """The sum of the files that `data.subset_file` names, by name, if it names any.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    total = training_set.sum_of_files(names)
+    return {"subset_sha256": total} if total else {}
 
 
 def sum_of_files(names: Iterable[str], kind: str) -> str | None:

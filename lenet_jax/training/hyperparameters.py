@@ -6,7 +6,7 @@ from typing import Any
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import find_class, traced_arguments
 
-# Nested dicts of scalars, each of which may be traced: see `hyperparameters`.
+# Nested dicts and tuples of scalars, each of which may be traced: see `hyperparameters`.
 Hyperparameters = Mapping[str, Any]
 # Of the augmentation: if all are 0 there is none.
 STRENGTHS = ("shift", "rotate", "scale", "shear", "squeeze", "elastic_alpha")
@@ -26,6 +26,7 @@ def hyperparameters(config: Config) -> dict[str, Any]:
         "label_smoothing": config.train.label_smoothing,
         "max_grad_norm": config.train.max_grad_norm,
         "ema_decay": config.train.ema_decay,
+        "class_weights": tuple(map(float, config.data.class_weights)),
     }
 
 
@@ -41,15 +42,17 @@ def compiled_value(path: str, value: Any, traced: Collection[str] = ()) -> Any:
       traced: the keys that a network of the user's own declares as traced.
     """
     section = path.partition(".")[0]
-    if section in ("seed", "seeds") or path == "train.patience":
+    if section in ("seed", "seeds") or path in ("train.patience", "data.label_noise"):
         return None
+    if path == "data.class_weights":
+        return len(value)
     smooth = path in ("train.label_smoothing", "train.max_grad_norm", "train.ema_decay")
     varies = smooth or section in SECTIONS or path in traced
     return float if varies and is_number(value) else value
 
 
 def seeds(config: Config) -> dict[str, int]:
-    """The seeds of initial weights, data order and augmentation."""
+    """The seeds of initial weights, data order, augmentation, subset and label noise."""
     return {k: config.seed if v is None else v for k, v in config.seeds.items()}
 
 

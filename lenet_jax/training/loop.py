@@ -26,6 +26,7 @@ from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
 from lenet_jax.training.spec import Spec, make_spec
 from lenet_jax.training.step import TrainState, init_state, learning_rate, train_steps
+from lenet_jax.training.training_set import make_split
 
 SECONDS = 1.0  # of a segment; a signal waits for two
 FIRST_IMAGES = 4096  # in a segment, until the speed is known
@@ -94,7 +95,7 @@ class Trainer:
         """
         spec, dataset = self.spec, self.dataset
         size = max(len(dataset.valid), len(dataset.test))
-        self._train_split = self.place(DeviceSplit.of(dataset.train))
+        self._train_split = self.place(DeviceSplit.of(make_split(self.config, dataset)))
         self._splits = {
             "valid": self.place(DeviceSplit.of(dataset.valid, size)),
             "test": self.place(DeviceSplit.of(dataset.test, size)),

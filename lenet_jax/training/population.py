@@ -48,9 +48,11 @@ from lenet_jax.training.step import (
     train_epoch,
     with_curvature,
 )
+from lenet_jax.training.training_set import TrainingSet
 
 Strategy = Literal["auto", "map", "vmap"]
 Tree = TypeVar("Tree", bound=PyTree)
+Item = TypeVar("Item")
 AXIS = "members"
 NEVER = 2**31 - 1  # a patience that no training exhausts
 
@@ -79,12 +81,22 @@ class Members:
 
 
 class Settings(NamedTuple):
-    """What differs between members; a slot that is not `active` is padding and never trains."""
+    """What differs between members; a slot that is not `active` is padding and never trains.
+
+    `training_set` is None where all train on the whole split.
+    """
 
     seeds: Mapping[str, Any]
     hyperparameters: Hyperparameters
     patience: Any
     active: Any
+    training_set: TrainingSet | None = None
+
+    def own(self, split: DeviceSplit) -> DeviceSplit:
+        """A member's training split, which shares the images with those of other members."""
+        if self.training_set is None:
+            return split
+        return split._replace(**self.training_set._asdict())
 
 
 class EpochMetrics(NamedTuple):
@@ -128,7 +140,8 @@ class Population:
           strategy: `map`, `vmap`, or `auto`: what suits the devices.
           shared_data_order: gathers and augments each batch once for all members of a device, with
             the first member's settings; members alternate after every step, not every epoch. Their
-            seeds of order and augmentation, and augmentation strengths, must be equal.
+            seeds of order and augmentation, augmentation strengths, training sets and class weights
+            must be equal.
         """
         self._mesh = Mesh(np.asarray(devices or machine.devices()), (AXIS,))
         self.spec, self.size = spec, -(-size // self._mesh.size) * self._mesh.size
@@ -147,19 +160,26 @@ class Population:
         everywhere = NamedSharding(self._mesh, PartitionSpec())
         return jax.device_put(DeviceSplit.of(split, max(1, len(split))), everywhere)
 
-    def start(self, configs: Sequence[Config]) -> tuple[Members, Settings]:
+    def start(
+        self, configs: Sequence[Config], training_sets: Sequence[TrainingSet] = ()
+    ) -> tuple[Members, Settings]:
         """The members of these configs before their first step, and their settings.
 
         Unused slots are padding. The leading axis of every result is the slots, from which `pick`
         selects the members.
+
+        Args:
+          configs: one for each member.
+          training_sets: likewise; none: every member trains on the whole training split.
         """
         assert 0 < len(configs) <= self.size
-        padded = [*configs, *[configs[0]] * (self.size - len(configs))]
+        padded, sets = self._pad(configs), self._pad(training_sets)
         settings = Settings(
             _stack([seeds(config) for config in padded], np.int32),
             _stack([hyperparameters(config) for config in padded], np.float32),
             _stack([config.train.patience or NEVER for config in padded], np.int32),
             np.arange(self.size) < len(configs),
+            _stack(sets, np.int32) if sets else None,
         )
         order = self._slots()
         settings = jax.tree.map(lambda array: array[order], settings)
@@ -205,6 +225,9 @@ class Population:
         at = np.argsort(self._slots())[:count]
         return jax.tree.map(lambda array: np.asarray(array)[at], tree)
 
+    def _pad(self, items: Sequence[Item]) -> list[Item]:
+        return [*items, *list(items[:1]) * (self.size - len(items))]
+
     def _slots(self) -> np.ndarray:
         """The member of each slot, dealt out so that every device has equally many."""
         return np.arange(self.size).reshape(-1, self._mesh.size).T.ravel()
@@ -248,10 +271,10 @@ class Population:
 
         def advance(args: tuple[Members, Settings]) -> tuple[Members, EpochMetrics]:
             member, settings = args
-            hyper = settings.hyperparameters
+            hyper, own = settings.hyperparameters, settings.own(train_split)
 
             def run(state: TrainState) -> tuple[TrainState, Metrics]:
-                return train_epoch(self.spec, state, train_split, epoch, hyper)
+                return train_epoch(self.spec, state, own, epoch, hyper)
 
             after = self._unless_frozen(run, member.state)
             return self._validate(member, *after, settings.patience, valid, epoch)
@@ -284,18 +307,19 @@ class Population:
             return self._validate(*args, valid, epoch)
 
         steps = self.spec.steps_per_epoch
-        first, hyper = jax.tree.map(lambda x: x[0], (members.state, settings.hyperparameters))
+        first, shared = jax.tree.map(lambda x: x[0], (members.state, settings))
+        hyper, own = shared.hyperparameters, shared.own(train_split)
         order = epoch_order(self.spec, first.order_key, epoch)
 
         def fetch(step: Int32[Array, ""], size: int) -> Batch:
             key = jax.random.fold_in(first.augment_key, epoch * steps + step)
-            return make_batch(self.spec, train_split, order[step][:size], key, hyper)
+            return make_batch(self.spec, own, order[step][:size], key, hyper)
 
         sums = jax.tree.map(lambda zero: jnp.full(len(members.best_epoch), zero), no_metrics())
 
         def prepare(args: tuple[TrainState, Hyperparameters]) -> TrainState:
             state, hyper = args
-            return with_curvature(self.spec, state, train_split, EpochSlice(order, 0, steps), hyper)
+            return with_curvature(self.spec, state, own, EpochSlice(order, 0, steps), hyper)
 
         states = members.state
         if self.spec.estimates_curvature:

@@ -30,7 +30,7 @@ from lenet_jax.processes.group import Processes
 from lenet_jax.processes.meeting import start_jax
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import EpochSlice
-from lenet_jax.training.environment import own_code, training_environment
+from lenet_jax.training.environment import own_code, own_subsets, training_environment
 from lenet_jax.training.evaluation import Metrics, no_metrics
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.step import TrainState
@@ -47,11 +47,12 @@ def meet(processes: Processes, address: str, config: Config) -> Dataset:
     Raises:
       UserError: they do not agree, or cannot share a batch equally; in every process.
     """
-    dataset = data.load(**config.data)  # before JAX starts: it may take long, or fail
+    dataset = data.load_section(config.data)  # before JAX starts: it may take long, or fail
     environment = machine.environment()
     processes.agree(
         {f"config.{key}": value for key, value in _flatten(configs.to_dict(config)).items()}
         | own_code([config.model.name], [config.train.loss], config.train.measurements)
+        | own_subsets([config.data.subset_file])
         | environment["versions"]
         | {
             "data": dataset.fingerprint,

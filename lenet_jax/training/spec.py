@@ -24,6 +24,7 @@ from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import is_frozen, set_mode, split_variables
 from lenet_jax.training.hyperparameters import STRENGTHS, is_number
 from lenet_jax.training.losses import PerExample, find_loss, find_measurements
+from lenet_jax.training.training_set import find_indices
 
 EMPTY: Mapping[str, ScalarLike] = {}
 # Mean and standard deviation with which black and white, 0 and 255, are -0.1 and 1.175.
@@ -44,7 +45,7 @@ class Spec:
       num_classes: of the data.
       precision: of products; `LeNet` has it as an argument too.
       mean, std: of a pixel per channel, in 0..255; images are normalised with them.
-      num_examples: training images, all of which every epoch uses.
+      num_examples: of the training set, all of which every epoch uses.
       num_epochs: epochs of training.
       schedule_epochs: epochs that the schedule spans; its last rate stays for those after it.
       batch_size: images per optimiser step.
@@ -189,7 +190,7 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
         precision=config.train.precision,
         mean=mean,
         std=std,
-        num_examples=len(dataset.train),
+        num_examples=len(find_indices(config, dataset)),
         num_epochs=config.train.num_epochs,
         schedule_epochs=config.train.schedule_epochs or config.train.num_epochs,
         batch_size=config.train.batch_size,

@@ -61,7 +61,7 @@ class TrainState:
 
 
 Carry = TypeVar("Carry")
-MicroBatch: TypeAlias = tuple[Array, Array, Array]  # images, labels, weights
+MicroBatch: TypeAlias = tuple[Array, Array, Array, Array | None]  # images, labels, weights, scales
 
 
 def init_state(
@@ -238,13 +238,15 @@ def train_step(
     params, others = split_variables(state.params, spec.frozen)
 
     def mean_loss(params: nnx.State, inputs: tuple[nnx.State, MicroBatch]) -> tuple[Array, Any]:
-        others, (images, labels, weights) = inputs
+        others, (images, labels, weights, scales) = inputs
         logits, others = apply_in_training(spec, params, others, images)
         if spec.loss is None:
             smoothing = hyperparameters["label_smoothing"]
             objectives = ops.cross_entropy(logits, labels, label_smoothing=smoothing)
         else:
             objectives = spec.loss(logits, labels)
+        if scales is not None:
+            objectives = scales * objectives
         losses = lax.stop_gradient(ops.cross_entropy(logits, labels))
         hits = jnp.argmax(logits, axis=-1) == labels
         metrics = Metrics(
@@ -263,7 +265,7 @@ def train_step(
         _, new, (metrics, others) = autograd.backward(mean_loss, params, inputs, has_aux=True)
         return (autograd.accumulate(grads, new), others), metrics
 
-    micro_batches = batch.images, batch.labels, batch.weights
+    micro_batches = batch.images, batch.labels, batch.weights, batch.scales
     start = autograd.zero_grad(params), others
     (grads, others), metrics = lax.scan(accumulate, start, micro_batches)
     metrics = jax.tree.map(jnp.sum, metrics)

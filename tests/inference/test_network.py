@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import lenet_jax
-from lenet_jax.data import load
+from lenet_jax.data import load_section
 from lenet_jax.errors import UserError
 
 
@@ -17,7 +17,7 @@ def network(notes_run):
 
 def test_its_evaluation_is_that_of_the_run(network, notes_run):
     summary = json.loads((notes_run / "summary.json").read_text())
-    dataset = load(**network.config.data)
+    dataset = load_section(network.config.data)
     result = network.evaluate(dataset)
     assert result["accuracy"] == pytest.approx(summary["test_accuracy"], abs=1e-7)
     assert result["loss"] == pytest.approx(summary["test_loss"], rel=1e-5)

@@ -91,7 +91,7 @@ def test_the_summary_covers_every_test_image_at_the_best_epoch(finished):
     summary, rows = finished.read("summary.json"), finished.rows()
     best = max(rows, key=lambda row: (row["valid/accuracy"], -row["epoch"]))
     arrays = restore(finished)
-    dataset = data.load(**finished.config.data)
+    dataset = data.load_section(finished.config.data)
     spec = make_spec(finished.config, dataset)
     valid, metrics = (
         jax.jit(functools.partial(evaluate, spec))(arrays.best_params, DeviceSplit.of(split))[0]
@@ -128,7 +128,7 @@ def test_the_record_has_the_command_environment_and_outcome(finished):
     assert record["devices"] == ["cpu"] * jax.device_count()
     assert record["versions"]["jax"] == jax.__version__
     assert record["seed"] == 0
-    assert record["data_fingerprint"] == data.load(**finished.config.data).fingerprint
+    assert record["data_fingerprint"] == data.load_section(finished.config.data).fingerprint
     assert record["status"] == "done"
     assert record["exit_reason"] == "all epochs are trained"
 
@@ -198,7 +198,7 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_checkpoint(
 
 def first_non_finite_step(config):
     """The first non-finite step of the first epoch, counted from 1, in a plain loop."""
-    dataset = data.load(**config.data)
+    dataset = data.load_section(config.data)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
     state = init_state(spec, seeds(config), settings)
     split = jax.device_put(DeviceSplit.of(dataset.train))
@@ -246,7 +246,7 @@ def test_a_repeated_run_is_bit_identical(finished, tmp_path, no_figures):
 
 
 def test_weights_and_order_do_not_depend_on_the_number_of_devices(finished, monkeypatch):
-    dataset = data.load(**finished.config.data)
+    dataset = data.load_section(finished.config.data)
     spec = make_spec(finished.config, dataset)
     states, orders = [], []
     for num_devices in (1, 2):

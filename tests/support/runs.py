@@ -89,7 +89,7 @@ def send_in_epoch(monkeypatch, epoch, number):
 
 def restore(run):
     """The arrays of a run's last checkpoint."""
-    spec = make_spec(run.config, data.load(**run.config.data))
+    spec = make_spec(run.config, data.load_section(run.config.data))
     init = jax.jit(functools.partial(init_state, spec))
     state = init(seeds(run.config), hyperparameters(run.config))
     with Checkpoints(run.path / "checkpoints", keep=2) as checkpoints:

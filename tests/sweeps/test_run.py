@@ -159,7 +159,7 @@ def test_the_summary_has_statistics_over_seeds_per_setting(finished, config):
         peaks = [float(row["test_peak"]) for row in seeds]
         assert entry["test_peak"]["mean"] == pytest.approx(np.mean(peaks))
         assert entry["test_peak"]["sd"] == pytest.approx(np.std(peaks, ddof=1))
-        base = chance(data.load(**config.data).valid.labels)
+        base = chance(data.load_section(config.data).valid.labels)
         stuck = [is_stuck(float(row["valid_accuracy"]), base) for row in seeds]
         assert entry["stuck"] == sum(stuck)
     assert summary["settings"][4]["n"] == 0 and summary["settings"][4]["diverged"] == 1
