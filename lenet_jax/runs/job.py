@@ -152,7 +152,9 @@ class Job:
 
     def _row(self, segment: Segment, valid: Metrics, progress: Progress) -> Row:
         """The metrics of the epoch that ends with a segment."""
-        other = self.trainer.config.train.label_smoothing > 0 or self.trainer.spec.loss is not None
+        config, spec = self.trainer.config, self.trainer.spec
+        other = config.train.label_smoothing > 0 or spec.loss is not None
+        other |= bool(config.data.class_weights)
         sums, valid, ema, rate = jax.device_get(
             (segment.sums, valid, segment.ema_valid, segment.learning_rate)
         )

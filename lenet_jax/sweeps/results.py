@@ -21,7 +21,10 @@ from lenet_jax.storage import files
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.members import Overrides
 
-SEEDS = ("seed", *(f"seeds.{name}" for name in base.get_config().seeds))
+SEEDS = (
+    *("seed", "seeds.init", "seeds.order", "seeds.augment"),
+    *("seeds.subset", "seeds.label_noise"),
+)
 # Those that no member has are left out: of averaged weights and of epochs that may differ.
 # `seconds` comes last: repeated sweeps give identical tables except for the last column.
 COLUMNS = (

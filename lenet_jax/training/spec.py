@@ -173,11 +173,17 @@ def make_spec(config: Config, dataset: Dataset, statistics: Statistics | None = 
       statistics: the data's `pixel_statistics`, where they are known.
 
     Raises:
-      UserError: the model's sizes do not match the data, its backend is not available, or its class
-        or loss or a measurement cannot be used.
+      UserError: the model's sizes, the subset or the class weights do not match the data, the
+        model's backend is not available, or its class or loss or a measurement cannot be used.
     """
     network = find_class(config.model.name)
     model = _lenet(config, dataset) if network is LeNet else _other(network, config, dataset)
+    weights = config.data.class_weights
+    if weights and len(weights) != dataset.num_classes:
+        raise UserError(
+            f"data.class_weights has {len(weights)} weights, but the data {dataset.name!r} have"
+            f" {dataset.num_classes} classes"
+        )
     mean, std = statistics or pixel_statistics(dataset)
     if config.train.normalize == "lenet_1998":
         mean, std = ((value,) * dataset.image_shape[2] for value in LENET_1998)
