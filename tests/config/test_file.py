@@ -311,7 +311,8 @@ def test_differing_keys() -> None:
 def test_every_number_has_an_interval_and_every_rule_a_key() -> None:
     numbers = int, float, tuple
     ruled = {path for path, key in keys().items() if key.kind in numbers and key.default != ()}
-    ruled |= {"schedule.boundaries", "schedule.factors"}  # the tuples of any length, of numbers
+    # The tuples of any length, of numbers.
+    ruled |= {"schedule.boundaries", "schedule.factors", "data.class_weights"}
     assert {path for path, rule in RULES.items() if isinstance(rule, str)} == ruled
     assert {path for paths, _, _ in JOINT_RULES for path in paths} | RULES.keys() <= keys().keys()
 

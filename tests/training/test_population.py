@@ -20,6 +20,7 @@ from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.population import Population
 from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, train_epoch, train_step
+from lenet_jax.training.training_set import make_split, make_training_set
 from tests.support import tiny
 from tests.support.backends import at_hand
 
@@ -35,12 +36,12 @@ class Trained:
 
     curves: population.EpochMetrics
 
-    def __init__(self, configs, size=None, dataset=DATASET, **settings):
+    def __init__(self, configs, size=None, dataset=DATASET, sets=(), **settings):
         spec = make_spec(configs[0], dataset)
         trainer = make_population(spec, size or len(configs), **settings)
         splits = dataset.train, dataset.valid, dataset.test
         train_split, valid_split, test_split = map(trainer.put, splits)
-        members, varied = trainer.start(configs)
+        members, varied = trainer.start(configs, sets)
         rows = []
         for epoch in range(spec.num_epochs):
             members, metrics = trainer.train_epoch(members, varied, train_split, valid_split, epoch)
@@ -109,7 +110,7 @@ def run_alone(config, epochs=None):
     settings = hyperparameters(config)
     init, train, validate = single_run(spec)
     first = state = init(seeds(config), settings)
-    train_split, valid_split = on_device(DATASET.train), on_device(DATASET.valid)
+    train_split, valid_split = on_device(make_split(config, DATASET)), on_device(DATASET.valid)
     losses = []
     for number in range(spec.num_epochs if epochs is None else epochs):
         state, metrics = train(state, train_split, np.int32(number), settings)
@@ -360,3 +361,33 @@ def test_members_side_by_side_share_the_images():
     compiled = trainer.compile_epoch(*trainer.start(MEMBERS), *splits)
     memory: Any = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 2 * dataset.train.images.nbytes
+
+
+@pytest.mark.parametrize("strategy", ["map", "vmap"])
+def test_members_with_training_sets_and_class_weights_are_their_single_runs(strategy):
+    weights = ((1.0,) * 6, (1.0, 0.0, 3.0, 0.5, 2.0, 6.0))
+    data = [
+        {"subset": 40, "label_noise": share, "class_weights": own}
+        for share, own in zip((0.0, 0.5), weights, strict=True)
+    ]
+    configs = [member(seed, data=each) for seed, each in enumerate(data)]
+    sets = [make_training_set(config, DATASET) for config in configs]
+    trained = Trained(configs, sets=sets, strategy=strategy)
+    for index, config in enumerate(configs):
+        _, state, _ = run_alone(config)
+        compare = assert_same if strategy == "map" else assert_close
+        compare(take(trained.params, index), state.params)
+
+
+def test_class_weights_give_the_weighted_mean_of_the_losses():
+    weights = (1.0, 0.0, 3.0, 0.5, 2.0, 6.0)
+    config = member(data={"class_weights": weights})
+    split = on_device(DATASET.train)
+    indices = jnp.array([*range(10), -1, -1])
+    batch = make_batch(
+        make_spec(config, DATASET), split, indices, jax.random.key(0), hyperparameters(config)
+    )
+    assert batch.scales is not None
+    losses, own = np.linspace(1, 2, 12), np.take(weights, DATASET.train.labels[:10])
+    objective = np.sum(np.ravel(batch.scales * batch.weights) * losses) / batch.total
+    np.testing.assert_allclose(objective, np.average(losses[:10], weights=own), rtol=1e-6)
