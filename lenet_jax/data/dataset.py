@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
+from ml_collections import ConfigDict
 
 from lenet_jax.data import emnist, file_set
 from lenet_jax.data.examples import UNKNOWN_SIZE, Source, spread_bits
@@ -170,7 +171,7 @@ def load(
     return split(name, source, digests, rules)
 
 
-def load_section(section: Mapping[str, Any]) -> Dataset:
+def load_section(section: Mapping[str, Any] | ConfigDict) -> Dataset:
     """Loads the dataset that a config names.
 
     Args:
