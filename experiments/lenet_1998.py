@@ -137,7 +137,7 @@ def train(
     """
     name = cell.config.replace(BOOSTED, "lenet4")
     config = configs.load(f"{CONFIG}:{name}", cell.changes.items())
-    parts = before["parts"] if before.get("config") == configs.to_dict(config) else {}
+    parts = before["parts"] if before and has_config(config, before["config"]) else {}
     while True:
         known = {seed for part in parts for seed in seeds_of(part)}
         if parts:
@@ -164,6 +164,20 @@ def train(
         else:
             part = sweep(cell.command(seeds, folder), folder)
         parts = parts | {label: part}
+
+
+def has_config(config: configs.Config, recorded: dict[str, Any]) -> bool:
+    """Whether a config is what was recorded, but for keys that did not exist then."""
+    return flat(recorded).items() <= flat(configs.to_dict(config)).items()
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by path, such as `train.loss`."""
+    paths: dict[str, Any] = {}
+    for name, value in values.items():
+        path = prefix + name
+        paths |= flat(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return paths
 
 
 def seeds_of(part: str) -> range:
