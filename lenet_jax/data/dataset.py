@@ -180,7 +180,8 @@ def load_section(section: Mapping[str, Any] | ConfigDict) -> Dataset:
     Raises:
       UserError: as `load`.
     """
-    return load(**{key: section[key] for key in SECTION})
+    arguments: dict[str, Any] = {key: section[key] for key in SECTION}
+    return load(**arguments)
 
 
 def split(name: str, source: Source, digests: tuple[str, ...], rules: Rules) -> Dataset:

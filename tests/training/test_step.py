@@ -60,7 +60,7 @@ def test_an_epoch_is_plain_gradient_descent_over_every_example(split):
     after, metrics = run_epoch(spec, state, settings, split)
     assert metrics.count == 70
 
-    images, labels, _ = split
+    images, labels, *_ = split
     params, total = state.params, 0.0
     for indices in np.asarray(epoch_order(spec, state.order_key, jnp.int32(0))):
         real = indices[indices >= 0]
