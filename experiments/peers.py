@@ -3,7 +3,7 @@
 A peer is built from a network's sizes, its initial weights (a PyTorch state_dict of arrays) and the
 data. `train(indices)` takes one optimiser step per row of indices and returns the mean loss;
 `evaluate()` returns the number of correctly classified test images. All peers use SGD with
-momentum 0.9 and, learning rate 0.05 unless another is given.
+momentum 0.9, and learning rate 0.05 unless another is given.
 """
 
 import dataclasses

@@ -14,5 +14,5 @@ from lenet_jax.sweeps.file import Sweep, sweep
 
 def get_sweep(seeds: str = "16") -> Sweep:
     """Returns the sweep; the argument is the number of seeds, or FIRST-LAST."""
-    first, _, last = seeds.rpartition("-")
-    return sweep("seed", range(int(first), int(last) + 1) if first else range(int(last)))
+    first, dash, last = seeds.partition("-")
+    return sweep("seed", range(int(first), int(last) + 1) if dash else range(int(first)))

@@ -50,7 +50,7 @@ def measure(stage: Stage) -> None:
 def speed(config: str, members: int, steps: int, rewrites: bool) -> float:
     """Images a second of all members, side by side, in compiled steps of training."""
     first = configs.load(config, [("train.micro_batch_size", 64), ("train.batch_size", 64)])
-    dataset = data.load(**first.data)
+    dataset = data.load_section(first.data)
     spec = dataclasses.replace(make_spec(first, dataset), num_examples=64 * steps)
 
     def forms_of(device: Any) -> Any:

@@ -3,6 +3,7 @@
 from lenet_jax.config.file import (
     Config,
     differing_keys,
+    flatten,
     from_dict,
     load,
     load_json,
@@ -15,6 +16,7 @@ from lenet_jax.config.file import (
 __all__ = [
     "Config",
     "differing_keys",
+    "flatten",
     "from_dict",
     "load",
     "load_json",

@@ -55,7 +55,7 @@ def load(path_with_arg: str, overrides: Iterable[tuple[str, object]] = ()) -> Co
 
 def replace(config: Config, overrides: Mapping[str, object], *, run_code: bool = True) -> Config:
     """Returns a copy with overrides, as for `build`; raises UserError likewise."""
-    return build(_flatten(config), overrides.items(), run_code=run_code)
+    return build(flatten(config), overrides.items(), run_code=run_code)
 
 
 def stored_value(path: str, value: Any, key: Key) -> Any:
@@ -79,7 +79,7 @@ def validate(config: Config) -> None:
     Raises:
       UserError: lists all mistakes at once, on at most three lines.
     """
-    build(_flatten(config))
+    build(flatten(config))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
       UserError: the values are not a valid config.
     """
-    flat = _flatten(values)
+    flat = flatten(values)
     added = {path: keys()[path].default for path in ADDED}
     if flat.get("model.name", LENET) != LENET:
         added = {path: value for path, value in added.items() if not path.startswith("model.")}
@@ -121,9 +121,20 @@ def load_json(path: Path) -> Config:
         raise UserError(f"{show(path)}: {error}") from error
 
 
+def flatten(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """The values of nested sections by dotted path, each after the prefix."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
 def differing_keys(old: Config, new: Config) -> list[str]:
     """Returns one line per difference, such as `train.num_epochs: 12 → 20`."""
-    before, after = _flatten(old), _flatten(new)
+    before, after = flatten(old), flatten(new)
     return [
         f"{path}: {show(before.get(path, 'absent'))} → {show(after.get(path, 'absent'))}"
         for path in before | after
@@ -141,13 +152,13 @@ def run_file(path_with_arg: str) -> dict[str, Any]:
       UserError: the file is missing, fails (with the line), or does not return a ConfigDict.
     """
     if (saved := saved_config(path_with_arg)) is not None:
-        return _flatten(load_json(saved))
+        return flatten(load_json(saved))
     config = call_file(path_with_arg, "get_config", "config")
     if not isinstance(config, ConfigDict):
         path, kind = split(path_with_arg)[0], type(config).__name__
         raise UserError(f"{show(path)}: its get_config returns {kind}, not a ConfigDict")
     try:
-        return _flatten(config)
+        return flatten(config)
     except (TypeError, RecursionError) as error:
         reason = "its config contains itself, or a key that is no text"
         raise UserError(f"{show(split(path_with_arg)[0])}: {reason}") from error
@@ -276,16 +287,6 @@ def _as_kind(value: Any, kind: type) -> Any:
     if isinstance(value, list):
         return tuple(value)
     return float(value) if kind is float and value is not None else value
-
-
-def _flatten(values: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping | ConfigDict):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _parse(text: str, key: Key) -> object:

@@ -50,7 +50,7 @@ def meet(processes: Processes, address: str, config: Config) -> Dataset:
     dataset = data.load_section(config.data)  # before JAX starts: it may take long, or fail
     environment = machine.environment()
     processes.agree(
-        {f"config.{key}": value for key, value in _flatten(configs.to_dict(config)).items()}
+        configs.flatten(configs.to_dict(config), "config.")
         | own_code([config.model.name], [config.train.loss], config.train.measurements)
         | own_subsets([config.data.subset_file])
         | environment["versions"]
@@ -183,14 +183,6 @@ def _quiet() -> Iterator[None]:
         os.dup2(saved, 1)
         os.close(saved)
         os.close(null)
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        inner = _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat |= {f"{prefix}{key}": value} if inner is None else inner
-    return flat
 
 
 def _sum_of_package() -> str:

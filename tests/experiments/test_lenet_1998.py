@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from experiments import lenet_1998
-from experiments.lenet_1998 import Cell
+from experiments.lenet_1998 import table, training
+from experiments.lenet_1998.cells import CELLS, Cell
 from tests.support import tiny
 
 PLAIN = Cell("lenet5", "then", "plain")
@@ -28,7 +28,7 @@ def finished(folder: Path, seeds: range) -> None:
 def result(tmp_path):
     for seeds in (range(20), range(20, 30)):
         finished(tmp_path / f"{PLAIN}_{seeds.start}-{seeds[-1]}", seeds)
-    *_, result = lenet_1998.train(PLAIN, {}, 30, 20, tmp_path)
+    *_, result = training.train(PLAIN, {}, 30, 20, tmp_path)
     return json.loads(json.dumps(result))
 
 
@@ -49,42 +49,42 @@ def test_what_is_known_is_not_trained_again(result, tmp_path, monkeypatch):
         return {"errors": {}, "diverged": 0, "seconds": 1}
 
     trained: list[str] = []
-    monkeypatch.setattr(lenet_1998, "sweep", sweep)
-    (again,) = lenet_1998.train(PLAIN, result, 30, 20, tmp_path)
+    monkeypatch.setattr(training, "sweep", sweep)
+    (again,) = training.train(PLAIN, result, 30, 20, tmp_path)
     assert json.loads(json.dumps(again)) == result
     assert not trained
-    more = [*lenet_1998.train(PLAIN, result, 100, 50, tmp_path)][-1]
+    more = [*training.train(PLAIN, result, 100, 50, tmp_path)][-1]
     assert trained == ["30-79", "80-99"]
     assert [*more["parts"]] == ["0-19", "20-29", "30-79", "80-99"]
     trained.clear()
-    del result["config"]["seeds"]["augment"]  # as if recorded before there was such a key
-    list(lenet_1998.train(PLAIN, result, 30, 20, tmp_path))
+    del result["config"]["data"]["class_weights"]  # as if recorded before there was such a key
+    list(training.train(PLAIN, result, 30, 20, tmp_path))
     assert not trained
     other = result["config"] | {"seed": 3}
-    list(lenet_1998.train(PLAIN, result | {"config": other}, 30, 50, tmp_path))
+    list(training.train(PLAIN, result | {"config": other}, 30, 50, tmp_path))
     assert trained == ["0-29"]
     del result["parts"]["0-19"]
-    list(lenet_1998.train(PLAIN, result, 40, 50, tmp_path))
+    list(training.train(PLAIN, result, 40, 50, tmp_path))
     assert trained == ["0-29", "0-19", "30-39"]
 
 
 def test_table_and_figure_have_what_is_finished(result, tmp_path):
     cells = {str(PLAIN): result}
-    header, _, row = lenet_1998.table(cells).splitlines()
+    header, _, row = table.table(cells).splitlines()
     assert row.startswith("| LeNet-5 | then | plain | 0.95 | 2.")
     assert row.count("|") == header.count("|")
-    *_, last = lenet_1998.overview(cells).splitlines()
+    *_, last = table.overview(cells).splitlines()
     assert (
         last == f"| LeNet-5 | 0.95 | {result['mean']:.2f} ± {result['sd']:.2f} | – | 0.8 | – | – |"
     )
-    lenet_1998.plot(cells, file := tmp_path / "figure.png")
+    table.plot(cells, file := tmp_path / "figure.png")
     assert file.read_bytes().startswith(b"\x89PNG")
 
 
 def test_every_network_has_its_cells():
     commands = Cell("lenet1", "now", "distorted").command(range(5), Path("runs/x"))
     assert "--config.augment.shift=2.0" in commands
-    every = {str(cell) for cell in lenet_1998.CELLS}
+    every = {str(cell) for cell in CELLS}
     assert len(every) == 27
     assert "boosted_lenet4_then_plain" not in every
     assert Cell("lenet1", "single", "plain").changes["train.batch_size"] == 1
@@ -92,5 +92,5 @@ def test_every_network_has_its_cells():
 
 def test_the_documentation_has_the_results():
     cells = json.loads(Path("results/lenet_1998.json").read_text())["cells"]
-    assert lenet_1998.overview(cells) in Path("README.md").read_text()
-    assert lenet_1998.table(cells) in Path("docs/lenet_1998.md").read_text()
+    assert table.overview(cells) in Path("README.md").read_text()
+    assert table.table(cells) in Path("docs/lenet_1998.md").read_text()
