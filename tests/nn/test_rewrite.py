@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from jax.flatten_util import ravel_pytree
 
-from lenet_jax.nn import native
+from lenet_jax.device_defaults import TABLE
+from lenet_jax.nn import native, rewrite
 from lenet_jax.nn.flax_mnist import FlaxMNIST
 from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.nn.variables import split_variables
@@ -119,6 +120,17 @@ def test_the_native_convolution_gives_the_same_bits_to_equal_windows_and_images(
     kernels = jnp.stack([kernel, kernel[::-1]])
     both = jax.vmap(fast_forms(convolve), in_axes=(None, 0))(x, kernels)
     np.testing.assert_array_equal(both[0], y)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("platform", "calls"), [("cpu", True), ("gpu", False)])
+def test_only_a_cpu_takes_the_native_convolution(platform, calls, monkeypatch):
+    """A compiler may be there on a machine with a GPU too."""
+    row = next(row for row in TABLE if row.platform == platform)
+    monkeypatch.setattr(rewrite, "defaults_of", lambda device: row)
+    network, images = nnx.Conv(1, 6, (5, 5), rngs=nnx.Rngs(0)), jnp.ones((4, 12, 12, 1))
+    program = jax.make_jaxpr(rewrite.fast_forms(network))(images)
+    assert ("native_convolution" in str(program)) == calls
 
 
 def test_a_pool_keeps_the_first_not_a_number():
