@@ -35,7 +35,7 @@ def top_eigenpairs(
     """The k largest eigenvalues of the Hessian, by Lanczos with products alone.
 
     Args:
-      loss: with a second derivative, which networks with `backend="native"` have not.
+      loss: with a second derivative.
       params: where.
       k: fewer than there are parameters.
       seed: of the vector that it starts from.

@@ -26,8 +26,7 @@ def mean_loss(
 ) -> Loss:
     """The mean cross-entropy of images, in nats, as a pure function of a network's variables.
 
-    It can be compiled, mapped over stacked variables and differentiated, twice if the network's
-    backend is not `native`.
+    It can be compiled, mapped over stacked variables and differentiated, as often as the network.
 
     Args:
       graphdef: of the network, in its mode of evaluation.
