@@ -18,15 +18,19 @@ from lenet_jax.training.spec import Spec
 
 
 def apply(
-    spec: Spec, params: nnx.State, images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"]
+    spec: Spec,
+    params: nnx.State,
+    images: UInt8[Array, "b h w c"] | Float[Array, "b h w c"],
+    *,
+    fast: bool = True,
 ) -> Float[Array, "b k"]:
-    """Logits of images, whose pixels are in 0..255."""
+    """Logits of images, whose pixels are in 0..255; unless `fast`, by the network's own program."""
 
     def forward(variables: nnx.State, images: Array) -> Array:
         model = nnx.merge(spec.graphdef, variables, copy=True)
         return call(model, ops.normalise(images, spec.mean, spec.std))
 
-    return _fast(spec, forward)(params, images)
+    return _fast(spec, forward, fast)(params, images)
 
 
 def apply_in_training(
@@ -49,14 +53,14 @@ def apply_in_training(
     return _fast(spec, forward)(join_variables(params, others), images)
 
 
-def _fast(spec: Spec, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward pass in the run's precision, in fast forms where they suit the device.
+def _fast(spec: Spec, forward: Callable[..., Any], fast: bool = True) -> Callable[..., Any]:
+    """The forward pass in the run's precision; if `fast`, in fast forms where they suit the device.
 
     LeNet has them itself.
     """
     if spec.network is LeNet:
         return forward
-    rewrites = defaults_of(machine.devices()[0]).rewrites
+    rewrites = fast and defaults_of(machine.devices()[0]).rewrites
 
     def run(*args: Any) -> Any:
         with jax.default_matmul_precision(spec.precision):

@@ -55,10 +55,10 @@ def two_classes():
 def test_of_two_classes_they_are_the_second_derivatives_of_the_loss():
     """The Hessian in two logits has rank one, so that no sign matters.
 
-    In a single weight the logits of a network of convolutions, ReLU and max-pools are linear.
+    In a single weight the logits of a network of linear layers and ReLU are linear.
     """
     dataset = two_classes()
-    config = tiny.config(model={"backend": "plain", "channels": (1, 2), "features": (4, 3)})
+    config = member()
     spec, state, _ = start(config, dataset)
     split = jax.device_put(DeviceSplit.of(dataset.train))
     flat, unravel = ravel_pytree(state.params)
@@ -70,7 +70,7 @@ def test_of_two_classes_they_are_the_second_derivatives_of_the_loss():
     expected = jnp.diag(jax.jit(jax.hessian(loss))(flat))
     estimate = functools.partial(gauss_newton_diagonal, spec)
     curvature = jax.jit(estimate)(state.params, split, jnp.arange(3, 12), 5, jax.random.key(3))
-    np.testing.assert_allclose(ravel_pytree(curvature)[0], expected, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(ravel_pytree(curvature)[0], expected, rtol=1e-3, atol=5e-7)
     assert float(expected.max()) > 0.01
 
 
