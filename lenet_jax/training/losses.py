@@ -31,12 +31,13 @@ def squared_error(logits: Float[Array, "b k"], labels: Int32[Array, " b"]) -> Fl
 def squashed_squared_error(
     logits: Float[Array, "b k"], labels: Int32[Array, " b"]
 ) -> Float[Array, " b"]:
-    """Mean over the classes of the squared differences between squashed sums and ±1.
+    """Sum over the classes of the squared differences between squashed sums and ±1.
 
-    Source: LeCun et al. (1998), appendix A: targets where the squashing function bends most.
+    Source: LeCun et al. (1998), section II.C, whose mean is over the examples only, and appendix A:
+    targets where the squashing function bends most.
     """
     targets = 2 * jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) - 1
-    return jnp.mean(jnp.square(squash(logits) - targets), axis=-1)
+    return jnp.sum(jnp.square(squash(logits) - targets), axis=-1)
 
 
 def maximum_a_posteriori(
