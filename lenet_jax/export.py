@@ -63,7 +63,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--out", metavar="FILE", help="default: a file in DIR/export")
     add_force(parser)
     arguments = parser.parse_args(argv)
-    path = network_path(arguments)
+    path, member = network_path(arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
     if arguments.out and not arguments.out.endswith(suffix):
         torch = "\nThe weights go there; a .py that defines the network is written beside it."
@@ -83,9 +83,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     remarks: list[str] = []
     given = Description(**description(arguments))
-    network = load(path, arguments.member, given, remarks.append)
+    network = load(path, member, given, remarks.append)
     stem = path.stem if path.is_file() else "model"
-    stem = stem if arguments.member is None else f"member_{arguments.member}"
+    stem = stem if member is None else f"member_{member}"
     folder = path.parent if path.is_file() else path / "export"
     out = expand(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
     with writing(out):

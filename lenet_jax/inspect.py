@@ -11,7 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_command, writing
+from lenet_jax.errors import (
+    ExitCode,
+    UserError,
+    counted,
+    expand,
+    print_remarks,
+    run_command,
+    show,
+    split_member,
+    writing,
+)
 from lenet_jax.reading import read_json
 from lenet_jax.storage.files import check_replaceable, refuse_link, write_atomically
 from lenet_jax.storage.formats import RunRecord
@@ -55,14 +65,14 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument(
         "--compare",
         metavar="DIR,DIR",
-        help="compare these runs, or members such as SWEEP@7, instead of --workdir",
+        help="compare these runs, or members such as SWEEP:7, instead of --workdir",
     )
     parser.add_argument("--out", metavar="DIR", help="default: DIR/inspect")
     add_force(parser)
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
-    path = network_path(arguments)
+    path, member = network_path(arguments)
 
     # Late: an error in the arguments is reported at once.
     from lenet_jax.device import require_device
@@ -80,7 +90,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     remarks: list[str] = []
     given = Description(**description(arguments))
-    network = load(path, arguments.member, given, remarks.append)
+    network = load(path, member, given, remarks.append)
     if network.config is None and arguments.weights is None:
         raise UserError(
             f"{path} is a file, see --weights; --workdir must be a run, which has a config"
@@ -95,8 +105,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         raise UserError(f"{path} is for other data than {dataset.name!r}: see --data")
     example = _example(arguments, network, dataset)
     folders = [path / "inspect" if path.is_dir() else path.with_name(f"inspect_{path.stem}")]
-    if arguments.member is not None:
-        folders.append(folders[0] / f"member_{arguments.member}")
+    if member is not None:
+        folders.append(folders[0] / f"member_{member}")
     out = _make_folder(arguments.out, *folders)  # before what takes seconds
     findings = find(network, dataset.test, example)
     figures = draw_figures(network, dataset, findings)
@@ -111,7 +121,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         _write(out, {**images, **pages}, force=arguments.force)
         _write_events(out / TENSORBOARD, figures, images)
     _print_summary(network, findings)
-    for file in (*sorted(images), *pages):
+    print(f"{counted(len(images), 'figure')} in {out}, and")
+    for file in pages:
         print(f"  {out / file}")
     print_remarks([*findings.left_out, *remarks])
     return ExitCode.DONE
@@ -182,7 +193,8 @@ def _make_folder(out: str | None, *default: Path) -> Path:
 def _print_summary(network: "Network", findings: "Findings") -> None:
     count, wrong = len(findings.test), len(findings.mistakes())
     accuracy = 100 * (1 - wrong / count)
-    print(f"{network.source}: test accuracy {accuracy:.2f} %, {wrong:,} of {count:,} images wrong")
+    print(network.source)
+    print(f"test accuracy {accuracy:.2f} %, {wrong:,} of {count:,} images wrong")
     print(f"calibration error {100 * findings.calibration.error:.2f} %")
     if findings.survey.active:
         dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
@@ -222,13 +234,11 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _source(name: str) -> tuple[Path, int | None]:
-    """A run directory and None, or, for `SWEEP@7`, a sweep directory and a member number."""
-    path, member = expand(name), None
+    """A run directory and None, or, for `SWEEP:7`, a sweep directory and a member number."""
+    folder, member = split_member(name)
+    path = expand(folder)
     if not path.is_dir():
-        folder, _, number = name.rpartition("@")
-        if not (folder and number.isdecimal() and expand(folder).is_dir()):
-            raise UserError(f"{path} is not a directory")
-        path, member = expand(folder), int(number)
+        raise UserError(f"{show(name)} is not a directory")
     return path, member
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shlex
 import stat
 import subprocess
 import sys
@@ -223,6 +224,19 @@ def command_line(program: str, arguments: Sequence[str]) -> list[str]:
         inside = interpreter.is_relative_to(here)
         first = str(interpreter.relative_to(here) if inside else interpreter)
     return [first, *rest, *arguments]
+
+
+def next_command(command: Sequence[str], name: str, *arguments: str) -> str:
+    """A command of this package, to paste into a shell, started as `command` was.
+
+    Args:
+      command: from `command_line`, or nothing.
+      name: of the module, such as `inspect`.
+      arguments: its arguments.
+    """
+    script = command and Path(command[0]).stem == "lenet-jax"
+    program = f"lenet-jax {name.replace('_', '-')}" if script else f"python -m lenet_jax.{name}"
+    return shlex.join(command_line(program, arguments))
 
 
 def _git(*arguments: str) -> str | None:

@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lenet_jax.errors import (
     LINES,
@@ -35,7 +35,25 @@ IMAGES = (
 )
 BATCH = 512  # characters that are classified at a time
 LONGEST_NAME = 1000  # characters of a file's name, of which the table shows the end
+GUESS = 0.5  # probability of the class: below, the others together are likelier
+WIDE = 1.6  # widths a height: three in a thousand of MNIST's digits are wider
 MANY = 50  # images: from there on, progress is shown
+
+
+class Found(NamedTuple):
+    """A character of an image.
+
+    Attributes:
+      image: its name.
+      first_only: whether the file has more frames or pages than this, its first.
+      in_image: how many characters it has.
+      character: this one.
+    """
+
+    image: str
+    first_only: bool
+    in_image: int
+    character: "Character"
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
@@ -50,7 +68,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--one", action="store_true", help="only the largest character of an image")
     arguments = parser.parse_args(argv)
-    path = network_path(arguments)
+    path, member = network_path(arguments)
 
     from lenet_jax.data import image_sources  # late: an error in the arguments is reported at once
 
@@ -67,7 +85,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     remarks: list[str] = []
     given = Description(**description(arguments))
-    network = load(path, arguments.member, given, remarks.append)
+    network = load(path, member, given, remarks.append)
     print_remarks(remarks)
     rows, errors = classify(network, found.images, one=arguments.one)
     if arguments.json:
@@ -100,14 +118,15 @@ def classify(
 
     rows: list[dict] = []
     errors: list[UserError] = []
-    waiting: list[tuple[str, bool, Character]] = []
+    waiting: list[Found] = []
     readings = read_all(files, network.channels, network.form)
     for file, reading in zip(files, track(readings, len(files)), strict=True):
         if isinstance(reading, UserError):
             errors.append(reading)
             continue
         characters = [largest(reading.characters)] if one else reading.characters
-        waiting += [(str(file), reading.first_only, character) for character in characters]
+        image = str(file), reading.first_only, len(reading.characters)
+        waiting += [Found(*image, character) for character in characters]
         if len(waiting) >= BATCH:
             rows += answers(network, waiting)
             waiting = []
@@ -125,18 +144,16 @@ def track(readings: Iterator["Reading | UserError"], total: int) -> Iterator["Re
     yield from show(readings, "reading", total, console=Console(stderr=True), transient=True)
 
 
-def answers(network: "Network", characters: Sequence[tuple[str, bool, "Character"]]) -> list[dict]:
+def answers(network: "Network", characters: Sequence[Found]) -> list[dict]:
     """What the network says of each character.
 
-    Args:
-      network: the network.
-      characters: each with the name of its image, and whether that is the first of several.
-
     Returns:
-      For each `image`, `box` (left, top, right, bottom in pixels of the image), `class`,
-      `probability`, `runner_up`, `runner_up_probability`, `energy` (of the logits), whether it is
-      `unlike` all classes (None where that is not known), whether it was `inverted`, and whether
-      the file has more frames or pages than this, its first (`first_only`).
+      For each `image`, `box` (left, top, right, bottom in pixels of the image), how many
+      `characters` the image has, `class`, `probability`, `runner_up`, `runner_up_probability`,
+      whether the class is a `guess`, `energy` (of the logits), whether it is `unlike` all classes
+      (None where that is not known), whether it `may_be_several` characters that touch, whether it
+      was `inverted`, and whether the file has more frames or pages than this, its first
+      (`first_only`).
     """
     import jax
     import numpy as np
@@ -145,27 +162,29 @@ def answers(network: "Network", characters: Sequence[tuple[str, bool, "Character
 
     if not characters:
         return []
-    images = network.fit([character.pixels for *_, character in characters])
+    images = network.fit([found.character.pixels for found in characters])
     logits = network.logits(images)
     probabilities, energies = np.asarray(jax.nn.softmax(logits)), energy(logits)
     least = network.least_energy
     rows = []
-    for (name, first_only, character), row, score in zip(
-        characters, probabilities, energies, strict=True
-    ):
+    for found, row, score in zip(characters, probabilities, energies, strict=True):
         first, second = (-row).argsort(kind="stable")[:2]
+        left, top, right, bottom = found.character.box
         rows.append(
             {
-                "image": name,
-                "box": list(character.box),
+                "image": found.image,
+                "box": list(found.character.box),
+                "characters": found.in_image,
                 "class": network.class_names[first],
                 "probability": float(row[first]),
                 "runner_up": network.class_names[second],
                 "runner_up_probability": float(row[second]),
+                "guess": bool(row[first] < GUESS),
                 "energy": float(score),
                 "unlike": None if least is None else bool(score < least),
-                "inverted": character.inverted,
-                "first_only": first_only,
+                "may_be_several": network.form.handwriting and right - left > WIDE * (bottom - top),
+                "inverted": found.character.inverted,
+                "first_only": found.first_only,
             }
         )
     return rows
@@ -190,8 +209,12 @@ def print_table(rows: Sequence[dict]) -> None:
     lines = [("image", "class", "", "runner-up", "", "")]
     for row in rows:
         left, top, right, bottom = row["box"]
+        in_image = row["characters"]
         remarks = [
             f"at {left},{top}–{right},{bottom}" if count[row["image"]] > 1 else "",
+            f"the largest of {in_image}" if in_image > count[row["image"]] else "",
+            "a guess" if row["guess"] else "",
+            "may be several characters" if row["may_be_several"] else "",
             "inverted" if row["inverted"] else "",
             "the first of several frames or pages" if row["first_only"] else "",
             "unlike any class" if row["unlike"] else "",
@@ -219,6 +242,10 @@ def print_table(rows: Sequence[dict]) -> None:
             f"\n{unlike:,} of {len(rows):,} may be none of the classes:"
             " of the validation images one in a hundred is as unlike them."
         )
+    if guesses := sum(row["guess"] for row in rows):
+        print(f"\n{guesses:,} of {len(rows):,} guessed: no class has a probability of 50 %.")
+    if all(row["unlike"] is None for row in rows):
+        print("\nWhat is none of the classes is not marked: these weights have no such threshold.")
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def test_a_user_image_and_a_member_of_a_sweep(run, sweep, tmp_path):
     code, out, error = run(f"--workdir={sweep}", "--member=7", f"--image={tmp_path / 'six.png'}")
     assert (code, error) == (0, "")
     folder = sweep / "inspect" / "member_7"
-    assert str(folder / "report.html") in out and "member 7: test accuracy 9" in out
+    assert str(folder / "report.html") in out and f"{sweep}:7\ntest accuracy 9" in out
     text = (folder / "report.html").read_text()
     assert "six.png" in text
     assert (folder / "curves.png").exists()
@@ -191,8 +191,9 @@ class TestCompare:
     def test_what_differs_comes_first(self, run, notes_run, other, tmp_path):
         code, out, error = run(f"--compare={notes_run},{other}", f"--out={tmp_path}")
         assert (code, error) == (0, "")
-        header, *lines, file = out.splitlines()
-        assert header.split() == [str(notes_run), str(other)]
+        first, second, _, header, *lines, file = out.splitlines()
+        assert [first, second] == [f"[1] {notes_run}", f"[2] {other}"]
+        assert header.split() == ["[1]", "[2]"]
         assert file.strip() == str(tmp_path / "compare.html")
         cells = {line.split("  ")[0]: line.split()[-2:] for line in lines}
         assert cells["test accuracy, %"][1] == "90.00"
@@ -205,9 +206,9 @@ class TestCompare:
         assert 0 < text.index("optimizer.learning_rate") < text.index("train.batch_size")
 
     def test_members_of_a_sweep(self, run, sweep, tmp_path):
-        code, out, error = run(f"--compare={sweep}@3,{sweep}@7", f"--out={tmp_path}")
+        code, out, error = run(f"--compare={sweep}:3,{sweep}@7", f"--out={tmp_path}")
         assert (code, error) == (0, "")
-        cells = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()[1:]}
+        cells = {line.split("  ")[0]: line.split()[-2:] for line in out.splitlines()[3:-1]}
         assert cells["test accuracy, %"] == ["30.00", "70.00"]
         assert cells["seed"] == ["3", "7"]
 
@@ -222,8 +223,8 @@ class TestCompare:
             (["--compare=a"], "takes two or more runs"),
             (["--compare=a,b"], "a is not a directory"),
             (["--compare=.,."], "is not a run directory"),
-            (["--compare=.@1,.@2"], "is not a sweep, so it has no member 1"),
-            (["--compare=a@1,@2"], "a@1 is not a directory"),
+            (["--compare=.:1,.:2"], "is not a sweep, so it has no member 1"),
+            (["--compare=a:1,:2"], "a:1 is not a directory"),
             (["--compare=a,b", "--workdir=c"], "cannot be combined with other flags than --out"),
         ],
     )

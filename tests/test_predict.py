@@ -91,6 +91,21 @@ def test_each_character_has_a_row_and_a_place(run, notes_run, tmp_path):
     assert f" at {lefts[0]}," in out
     code, out, _ = run("--json", "--one", f"--workdir={notes_run}", tmp_path / "a.png")
     assert len(json.loads(out)) == 1
+    code, out, _ = run("--one", f"--workdir={notes_run}", tmp_path / "a.png")
+    assert "the largest of 3, inverted" in out
+
+
+def test_a_guess_and_characters_that_touch_are_marked(run, notes_run, tmp_path):
+    touching = np.full((100, 200), 240, np.uint8)
+    touching[20:80, 20:180] = 20
+    touching[30:70, 30:90] = touching[30:70, 110:170] = 240
+    Image.fromarray(touching).save(tmp_path / "00.png")
+    code, out, _ = run("--json", f"--workdir={notes_run}", tmp_path / "00.png")
+    (row,) = json.loads(out)
+    assert code == 0 and row["may_be_several"] and row["characters"] == 1
+    assert row["guess"] == (row["probability"] < 0.5)
+    _, out, _ = run(f"--workdir={notes_run}", tmp_path / "00.png")
+    assert "may be several characters" in out and ("a guess" in out) == row["guess"]
 
 
 def test_an_empty_page_is_named(run, notes_run, tmp_path):
@@ -113,9 +128,12 @@ def test_what_is_unlike_the_classes_is_marked(run, notes_run, tmp_path):
 
 
 def test_a_member_of_a_sweep(run, sweep, digits):
-    code, out, _ = run(f"--workdir={sweep}", "--member=7", "--json", digits / "3.jpg")
-    assert code == 0
-    assert json.loads(out)[0]["class"] == "3"
+    for which in ([f"--workdir={sweep}", "--member=7"], [f"--workdir={sweep}:7"]):
+        code, out, _ = run(*which, "--json", digits / "3.jpg")
+        assert code == 0
+        assert json.loads(out)[0]["class"] == "3"
+    code, out, error = run(*which, "--member=3", digits / "3.jpg")
+    assert (code, out) == (2, "") and "names a member: omit --member" in error
 
 
 def test_nothing_but_mistakes_prints_no_table(run, notes_run, digits):

@@ -71,6 +71,15 @@ class Dataset:
         """The number of classes, including those without examples."""
         return len(self.class_names)
 
+    def describe(self, train_examples: int) -> str:
+        """What it is in a line, with how many of its images train a network."""
+        height, width, channels = self.image_shape
+        counts = f"{train_examples:,} train, {len(self.valid):,} validation"
+        return (
+            f"{self.name}: {counts}, {len(self.test):,} test images of"
+            f" {height}×{width}×{channels}, {self.num_classes} classes"
+        )
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image."""

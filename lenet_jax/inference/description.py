@@ -10,6 +10,7 @@ import numpy as np
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.inference.state_dict import make_metadata
+from lenet_jax.machine import next_command
 from lenet_jax.nn import ops
 from lenet_jax.reading import to_float
 
@@ -122,7 +123,7 @@ def unsaid(metadata: Mapping[str, str], source: str) -> str | None:
     classes = "" if "classes" in metadata else "; classes are numbered"
     return (
         f"{source} does not say its {', '.join(missing)}: {values} assumed{classes}. To compare:"
-        f" python -m lenet_jax.torch_bridge evaluate {source} --try"
+        f" {next_command((), 'torch_bridge', 'evaluate', source, '--try')}"
     )
 
 
@@ -144,7 +145,7 @@ def pixel_statistics(
             f"{source} does not say how its images are normalised{others}\n"
             f"Give --mean and --std as in transforms.Normalize, as {example} (0 and 1 where there"
             f" is none){', --activation, --pool, --padding' * bool(missing)}; to compare:\n"
-            f"python -m lenet_jax.torch_bridge evaluate {source} --try"
+            f"{next_command((), 'torch_bridge', 'evaluate', source, '--try')}"
         )
     try:
         mean, std = (

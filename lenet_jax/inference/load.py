@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax.errors import IF_DIVERGED, UserError, counted, expand, show
+from lenet_jax.errors import IF_DIVERGED, UserError, counted, expand, show, split_member
 from lenet_jax.inference.description import (
     DEFAULTS,
     Description,
@@ -60,7 +60,7 @@ def load(
 
     Args:
       path: a run directory; a weights file, of safetensors or PyTorch; or, with `member`, a sweep
-        directory.
+        directory, or `SWEEP:7`.
       member: the number of a sweep's member.
       given: what a weights file does not say of its network.
       say: is given remarks on what was taken for a file's weights, and what it does not say.
@@ -70,6 +70,8 @@ def load(
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"what to load must be the name of a run or a file, not {show(path)}")
+    if member is None:
+        path, member = split_member(str(path))
     path = expand(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
@@ -133,7 +135,8 @@ def load_model(
     Raises:
       UserError: as for `load`.
     """
-    if member is not None or is_sweep(expand(path)):
+    folder, number = split_member(str(path)) if member is None else (path, member)
+    if number is not None or is_sweep(expand(folder)):
         network = load(path, member, given, say)
         network.require_lenet("this")
         return network.model, dict(network.metadata)
@@ -230,7 +233,7 @@ def _read_member(path: Path, member: int | None) -> tuple[Results, StoredMember]
     config = configs.from_dict(sweep.config())
     config = configs.replace(config, overrides[member], run_code=False)
     stored = sweep.read_member(member)
-    return Results(f"{path}, member {member}", config, stored.row, stored.history), stored
+    return Results(f"{path}:{member}", config, stored.row, stored.history), stored
 
 
 def _make(

@@ -50,7 +50,9 @@ def compare(networks: Sequence[Results]) -> tuple[str, list[str]]:
         same=[[key, settings[0].get(key)] for key in keys if not keys[key]],
         svg=figure and svg(figure, "Validation accuracy of each run over the epochs"),
     )
-    return page, _columns([["", *sources], *results, *different])
+    numbers = [f"[{number}]" for number in range(1, len(sources) + 1)]
+    lines = [f"{number} {source}" for number, source in zip(numbers, sources, strict=True)]
+    return page, [*lines, "", *_columns([["", *numbers], *results, *different])]
 
 
 def _number(value: Any, name: str) -> str:

@@ -16,7 +16,7 @@ from flax import nnx
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 from lenet_jax.runs import figures
 from lenet_jax.runs.hooks import Hooks
-from lenet_jax.runs.record import Record
+from lenet_jax.runs.record import Record, next_commands
 from lenet_jax.runs.resume import Progress, RunState
 from lenet_jax.statistics import chance, is_stuck, shortest
 from lenet_jax.storage.checkpoint import Checkpoints
@@ -220,7 +220,8 @@ class Job:
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(dataset.test)]
         figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)
-        self.console.result(summary, self.directory.files(), spec.measured)
+        commands = next_commands(self.record.command, folder)
+        self.console.result(summary, commands, spec.measured)
         if is_stuck(summary["test_accuracy"], chance(dataset.test.labels)):
             warn("hardly better than chance: it has learned nothing; try another learning rate")
 

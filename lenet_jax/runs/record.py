@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lenet_jax.errors import UserError, printable
-from lenet_jax.machine import what_changed
+from lenet_jax.machine import next_command, what_changed
 from lenet_jax.reading import read_json
 from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD, RunDir
@@ -15,11 +15,24 @@ from lenet_jax.training.loop import Trainer
 from lenet_jax.training.spec import Spec
 
 
+def next_commands(command: Sequence[str], folder: Path) -> list[str]:
+    """What to do with a finished run: look at what it has learned, and use it.
+
+    Args:
+      command: which trained it.
+      folder: of the run.
+    """
+    workdir = f"--workdir={folder}"
+    predict = next_command(command, "predict", workdir)
+    return [next_command(command, "inspect", workdir), f"{predict} IMAGE"]
+
+
 class Record:
     """The `run.json` of this process; entering it records that the run has started.
 
     Attributes:
       values: the file's contents until the run ends.
+      command: resumes this run.
     """
 
     def __init__(
@@ -51,6 +64,7 @@ class Record:
             "status": "running",
             "exit_reason": None,
         }
+        self.command = command
         self._directory, self._warn = directory, warn
 
     def __enter__(self) -> "Record":

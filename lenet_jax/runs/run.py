@@ -1,7 +1,6 @@
 """One run, from its config to its finished directory: checks, opens, starts and records it."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.config.networks import is_code, source_of
 from lenet_jax.device_defaults import defaults_of
-from lenet_jax.errors import ExitCode, UserError, expand, writing
+from lenet_jax.errors import ExitCode, UserError, expand, split_member, writing
 from lenet_jax.inference.description import Description, disagreements
 from lenet_jax.inference.load import load, load_model
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
@@ -23,7 +22,7 @@ from lenet_jax.nn.variables import split_variables
 from lenet_jax.processes.group import Processes
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.job import Job
-from lenet_jax.runs.record import Record
+from lenet_jax.runs.record import Record, next_commands
 from lenet_jax.runs.resume import (
     RunState,
     extended_config,
@@ -112,7 +111,7 @@ def run(
             longer = epochs > config.train.num_epochs
             extended = f", and extended to {epochs} epochs" if longer else ""
             console.note(f"this run is already finished{extended}")
-            console.result(summary, directory.files(), trainer.spec.measured)
+            console.result(summary, next_commands(command, directory.path), trainer.spec.measured)
             return ExitCode.DONE
         with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
             # May raise; nothing is written before.
@@ -191,9 +190,7 @@ def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State 
     name = trainer.config.train.initial_weights
     if name is None:
         return None
-    path, _, number = name.rpartition(":")
-    member = int(number) if path and re.fullmatch(r"\d{1,9}", number) else None
-    spec, start = trainer.spec, name if member is None else path
+    (start, member), spec = split_member(name), trainer.spec
     if spec.network is not LeNet:
         given = Description(model=spec.network_name if is_code(spec.network_name) else None)
         arrays = load(start, member, given, warn).state_dict
@@ -222,13 +219,10 @@ def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) 
 
 def _print_header(console: Console, trainer: Trainer, record: Record, workdir: Path) -> None:
     values, dataset = record.values, trainer.dataset
-    height, width, channels = dataset.image_shape
-    counts = f"{trainer.spec.num_examples:,} train, {len(dataset.valid):,} validation"
     console.header(
         device=f"{values['devices'][0]}: {values['processor']}, {values['cores']} cores;"
         f" backend {values['backend']}",
-        dataset=f"{dataset.name}: {counts}, {len(dataset.test):,} test images of"
-        f" {height}×{width}×{channels}, {dataset.num_classes} classes",
+        dataset=dataset.describe(trainer.spec.num_examples),
         workdir=workdir,
         layers=sizes.layers(trainer.spec),
         num_params=sizes.num_params(trainer.spec),

@@ -9,8 +9,8 @@ from lenet_jax import data, machine
 from lenet_jax.data.arrays import given
 from lenet_jax.data.dataset import SECTION
 from lenet_jax.device_defaults import defaults_of
-from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
-from lenet_jax.machine import ASSUMED_MEMORY, what_changed
+from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted
+from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.statistics import chance
@@ -91,7 +91,8 @@ def run(
         if store.plan() is None:
             raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
         with store.lock("collect"):
-            return _collect(store, members, chunks, console)
+            return _collect(store, members, chunks, console, options, command)
+    _print_header(console, store, groups, chunks, options)
     for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
         console.note(remark)
     if remark := defaults_of(machine.devices()[0]).faster(config):
@@ -112,7 +113,7 @@ def run(
             console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
             return interrupt.exit_code
     with store.lock("collect"):
-        return _collect(store, members, chunks, console)
+        return _collect(store, members, chunks, console, options, command)
 
 
 def make_plan(
@@ -192,7 +193,37 @@ def _plan_chunks(
     return plan.make_chunks(groups, len(devices), sizes)
 
 
-def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console: Console) -> int:
+def _print_header(
+    console: Console,
+    store: SweepDir,
+    groups: Sequence[Group],
+    chunks: Sequence[Chunk],
+    options: Options,
+) -> None:
+    """Prints where what is trained, and in how many parts."""
+    devices = machine.devices()
+    kept = {"best": "of each setting's best member", "all": "of all members", "none": "not"}
+    epochs = sum(chunk.member_epochs for chunk in chunks)
+    count = sum(len(group.members) for group in groups)
+    datasets = {id(group.dataset): group for group in groups}.values()
+    console.sweep_header(
+        device=f"{len(devices)} × {devices[0].device_kind}",
+        datasets=[each.dataset.describe(each.spec.num_examples) for each in datasets],
+        workdir=options.workdir,
+        plan=f"{counted(count, 'member')} in {counted(len(groups), 'group')} and"
+        f" {counted(len(chunks), 'chunk')}, {epochs:,} epochs in all; weights saved:"
+        f" {kept[options.save]}",
+    )
+
+
+def _collect(
+    store: SweepDir,
+    members: Members,
+    chunks: Sequence[Chunk],
+    console: Console,
+    options: Options,
+    command: Sequence[str],
+) -> int:
     """Writes the sweep's tables and figure from the finished chunks; returns the exit code.
 
     The caller holds the lock `collect`: of workers that end together, the last writes all.
@@ -233,8 +264,10 @@ def _collect(store: SweepDir, members: Members, chunks: Sequence[Chunk], console
         winner=winner_file,
         figure=figure,
     )
-    console.lines(result_lines(settings, summary, rows))
-    console.files(store.results())
+    console.lines(result_lines(settings, summary, rows, console.width))
+    if winner and options.save != "none":
+        member = f"--member={winner[1]['member']}"
+        console.next([next_command(command, "inspect", f"--workdir={store.path}", member)])
     if finished_any:
         return ExitCode.DONE
     console.warn(

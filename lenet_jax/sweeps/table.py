@@ -7,6 +7,7 @@ from lenet_jax.errors import counted, printable
 from lenet_jax.statistics import FEWEST
 from lenet_jax.storage.sweep_dir import Row
 from lenet_jax.sweeps import results
+from lenet_jax.terminal.console import wrap
 from lenet_jax.terminal.progress import clock
 
 MOST_NAME = 60  # letters of a setting
@@ -19,48 +20,63 @@ def share(part: int, whole: int) -> str:
 
 
 def result_lines(
-    settings: Sequence[results.Setting], summary: dict[str, Any], rows: Sequence[Row]
+    settings: Sequence[results.Setting],
+    summary: dict[str, Any],
+    rows: Sequence[Row],
+    columns: int | None = None,
 ) -> list[str]:
-    """The printed table: a line per setting, the winner marked; of many the first and the best."""
+    """The printed table: a line per setting, the winner marked; of many the first and the best.
+
+    Args:
+      settings: the members by setting.
+      summary: see `results.summary`.
+      rows: of all members.
+      columns: of the terminal, in which names are cut and sentences broken to fit; None: no limit.
+    """
     entries, winner = summary["settings"], summary["winner"]
     robust = any(entry["stuck"] for entry in entries)
     shown, best = range(len(entries)), []
     if len(entries) > MOST_SETTINGS:
         shown, best = range(SHOWN_FIRST), results.ranking(settings)[:SHOWN_BEST]
-    name_of = {place: printable(settings[place].name, MOST_NAME) for place in [*shown, *best]}
+    counts = [name for name in ("diverged", "stuck") if any(entry[name] for entry in entries)]
+    room = MOST_NAME if columns is None else columns - 48 - sum(len(name) + 2 for name in counts)
+    limit = max(16, min(MOST_NAME, room))
+    name_of = {place: printable(settings[place].name, limit) for place in [*shown, *best]}
     width = max(map(len, [*name_of.values(), "setting"]))
     what = "median" if robust else "mean"
     if any(entry["n"] >= FEWEST for entry in entries):
         what += " [25–75 %]" if robust else " [95 % interval]"
     so_far = "" if summary["status"] == "done" else " so far"
-    heading = f"{'setting':<{width}}  {'finished':>9}  diverged  stuck    best"
-    lines = ["", f"{heading}   test accuracy{so_far}, %: {what}"]
+    heading = f"{'setting':<{width}}  {'finished':>9}  {'  '.join([*counts, '  best'])}"
+    lines = ["", f"{heading}   test accuracy, %"]
 
     def line(place: int) -> str:
         entry = entries[place]
         finished = f"{entry['n']} of {entry['n'] + entry['diverged']}"
         best = entry["best"]["member"] if entry["best"] else "–"
         star = "  ★" if winner and winner["setting"] == entry and len(entries) > 1 else ""
-        counts = f"{finished:>9}  {entry['diverged']:>8}  {entry['stuck']:>5}  {best:>6}"
-        return f"{name_of[place]:<{width}}  {counts}   {_accuracy(entry, robust)}{star}"
+        cells = [f"{finished:>9}", *(f"{entry[name]:>{len(name)}}" for name in counts)]
+        cells = "  ".join([*cells, f"{best:>6}"])
+        return f"{name_of[place]:<{width}}  {cells}   {_accuracy(entry, robust)}{star}"
 
     lines += map(line, shown)
+    remarks = [f"test accuracy{so_far}: {what} over the finished members; best: a member"]
     if best:
         lines += [f"… of {len(entries):,} settings, all in summary.json; the best on validation:"]
         lines += map(line, best)
     if winner:
         if len(entries) > 1:
-            lines.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")
-        lines.append(
+            remarks.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")
+        remarks.append(
             f"best member on validation{so_far}: {winner['member']},"
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
-        lines.append("every accuracy is that of the member's best epoch on validation")
+        remarks.append("every accuracy is that of the member's best epoch on validation")
     elif any(setting.done for setting in settings):
-        lines.append("every accuracy is that of the member's last epoch: there is no validation")
+        remarks.append("every accuracy is that of the member's last epoch: there is no validation")
     seconds = sum(row["seconds"] for row in rows)
-    lines.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
-    return lines
+    remarks.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
+    return [*lines, *(line for remark in remarks for line in wrap(remark, columns))]
 
 
 def _accuracy(entry: dict[str, Any], robust: bool) -> str:

@@ -77,7 +77,7 @@ def train(
             with store.claim(chunk.number) as folder:
                 if folder is None:
                     console.note(f"chunk {chunk.number}: left to another process")
-                    progress.advance(chunk.member_epochs, 0)
+                    progress.skip(chunk.member_epochs)
                     continue
                 rows = trainer.train(chunk, folder, progress, interrupt)
                 if rows is None:
@@ -98,7 +98,9 @@ class Trainer:
         self, chunk: Chunk, folder: Path, progress: MemberEpochs, interrupt: Interrupt
     ) -> list[Row] | None:
         """Trains a chunk and writes it to `folder`; None if stopped by a signal."""
-        if self._group is not chunk.group:
+        compiles = self._group is not chunk.group
+        if compiles:
+            progress.compiling()
             self._prepare(chunk)
         population, count, spec = self._population, len(chunk.members), chunk.group.spec
         started = time.perf_counter()
@@ -114,11 +116,14 @@ class Trainer:
             epochs.append(population.pick(metrics, count))
             if interrupt.notice():
                 return None
-            progress.advance(count, count * spec.num_examples)
+            if compiles and epoch == 0:
+                progress.skip(count)
+            else:
+                progress.advance(count, count * spec.num_examples)
             if (population.pick(members.state.step, count) < 0).all():  # all are frozen
                 break
         missing = spec.num_epochs - len(epochs)
-        progress.advance(count * missing, 0)
+        progress.skip(count * missing)
         nothing = jax.tree.map(lambda values: np.full_like(values, np.nan), epochs[-1])
         stacked = jax.tree.map(
             lambda *values: np.stack(values, axis=1), *epochs, *[nothing] * missing
@@ -138,6 +143,8 @@ class Trainer:
         measured = {f"valid_{name}": curve for name, curve in curves.pop("measured").items()}
         write_chunk(folder, rows, curves | measured)
         self._save_weights(chunk, folder, members, rows)
+        if compiles:
+            progress.skip()  # the test was compiled
         return rows
 
     def _prepare(self, chunk: Chunk) -> None:

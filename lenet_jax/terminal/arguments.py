@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lenet_jax.errors import UserError, expand, printable
+from lenet_jax.errors import UserError, expand, printable, show, split_member
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,12 +36,14 @@ def make_parser(program: str, description: str, *, weights: bool = True) -> Pars
       weights: whether to add --weights.
     """
     parser = Parser(program, description=description, allow_abbrev=False)
-    parser.add_argument("--workdir", metavar="DIR", help="a run directory, or a sweep's")
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="a run directory, or a sweep's member: SWEEP:7"
+    )
     if weights:
         parser.add_argument(
             "--weights", metavar="FILE", help="a file of safetensors or PyTorch (.pt, .ckpt, …)"
         )
-    parser.add_argument("--member", type=int, metavar="N", help="which network of a sweep")
+    parser.add_argument("--member", type=int, metavar="N", help="of a sweep, the same as SWEEP:N")
     add_description(parser)
     return parser
 
@@ -108,8 +110,8 @@ def _parse_map(text: str) -> dict[str, str]:
     return layers
 
 
-def network_path(arguments: argparse.Namespace) -> Path:
-    """The path of the network that the arguments name.
+def network_path(arguments: argparse.Namespace) -> tuple[Path, int | None]:
+    """The path of the network that the arguments name, and of a sweep the member's number.
 
     Raises:
       UserError: they name none, or two, or one that does not exist.
@@ -119,7 +121,10 @@ def network_path(arguments: argparse.Namespace) -> Path:
         either = " or --weights=FILE" if "weights" in arguments else ""
         reason = "missing" if arguments.workdir is None else "not both of"
         raise UserError(f"{reason} --workdir=DIR{either}, for example --workdir=runs/first")
-    path = expand(weights or arguments.workdir)
+    name, member = (weights, None) if weights else split_member(arguments.workdir)
+    path = expand(name)
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    return path
+    if None not in (member, arguments.member):
+        raise UserError(f"--workdir={show(arguments.workdir)} names a member: omit --member")
+    return path, arguments.member if member is None else member

@@ -5,6 +5,7 @@ In a notebook the lines are plain too, and the bar is one that its pages can sho
 
 import math
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ from lenet_jax.terminal.progress import (
 
 DIMMED = ("train", "valid", "loss", "acc", "lr", "img/s")
 ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
+
+
+def wrap(text: str, width: int | None) -> list[str]:
+    """A text in lines of at most `width` columns, broken between words; None: one line."""
+    if width is None or len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 class Output:
@@ -107,10 +115,7 @@ class Console:
             layers: each layer's name, output shape without batch, and number of parameters.
             num_params: number of parameters of the network.
         """
-        # Notebooks that are shared name no one's folders.
-        if self._in_notebook and Path(workdir).is_relative_to(Path.cwd()):
-            workdir = Path(workdir).relative_to(Path.cwd())
-        self._pairs({"device": device, "dataset": dataset, "workdir": workdir})
+        self._place({"device": device, "dataset": dataset}, workdir)
         rows = [("layer", "output", "parameters")]
         rows += [(name, "×".join(map(str, shape)), f"{count:,}") for name, shape, count in layers]
         rows += [("total", "", f"{num_params:,}")]
@@ -121,6 +126,14 @@ class Console:
             output = f" {shape:<{shapes}}" if are_known else ""
             line = f"{name:<{max(names, 14)}}{output} {count:>12}"
             self._print((line, "" if index else "dim"))
+        self._print()
+
+    def sweep_header(
+        self, *, device: str, datasets: Sequence[str], workdir: Path | str, plan: str
+    ) -> None:
+        """Prints the device, the data, the sweep's directory and its plan, in short."""
+        self._place({"device": device, "dataset": "; ".join(datasets)}, workdir)
+        self._pairs({"plan": plan})
         self._print()
 
     @contextmanager
@@ -156,18 +169,16 @@ class Console:
     def member_epochs(self, total: int) -> Iterator[MemberEpochs]:
         """Shows the progress of a sweep over `total` epochs of its members."""
         with self._bar("member-epochs", total) as update:
-            if update is not None and total:
-                update(text=self._legible("compiling…"))  # until the first epoch is done
-            yield MemberEpochs(self.note, total, update)
+            yield MemberEpochs(self.note, total, update, self._legible("compiling…"))
 
     def result(
-        self, summary: Mapping[str, Any], files: Sequence[Path | str], measured: Sequence[str] = ()
+        self, summary: Mapping[str, Any], commands: Sequence[str], measured: Sequence[str] = ()
     ) -> None:
-        """Prints the test result, the cost of the run, and its files.
+        """Prints the test result, the cost of the run, and what to do with it.
 
         Args:
             summary: as in summary.json; lines whose keys are missing or None are left out.
-            files: paths, printed one per line; in a notebook none.
+            commands: see `next`.
             measured: the names of extra measurements.
         """
         known = {key: value for key, value in summary.items() if value is not None}
@@ -199,14 +210,19 @@ class Console:
                 continue
         self._print()
         self._pairs(pairs)
-        if not self._in_notebook:  # see `files`
-            for index, file in enumerate(files):
-                self._pairs({"" if index else "files": file})
+        self.next(commands)
 
-    def files(self, files: Sequence[Path | str]) -> None:
-        """Prints paths; not in a notebook, which is shared, and shows the results themselves."""
-        if not self._in_notebook:
-            self.lines([f"  {file}" for file in files])
+    def next(self, commands: Sequence[str]) -> None:
+        """Prints commands to go on with, each to be pasted; not in a notebook, which is shared."""
+        if commands and not self._in_notebook:
+            self._print()
+            for command in commands:
+                self._print(("next: ", "dim"), (command, ""))
+
+    @property
+    def width(self) -> int | None:
+        """The columns of the terminal; None if the output is none."""
+        return self._rich.width if self._rich.is_terminal else None
 
     def lines(self, lines: Sequence[str]) -> None:
         """Prints lines as they are."""
@@ -214,8 +230,9 @@ class Console:
             self._print((line, ""))
 
     def note(self, message: str) -> None:
-        """Prints a message as one line."""
-        self._print((" ".join(message.splitlines()), ""))
+        """Prints a message; as one line, unless that breaks at the edge of a terminal."""
+        for line in wrap(" ".join(message.splitlines()), self.width):
+            self._print((line, ""))
 
     def warn(self, message: str) -> None:
         """Prints a warning as one line; to standard error if nobody reads the output any more."""
@@ -239,10 +256,19 @@ class Console:
         with progress_bar(self._rich, unit, total, completed) as update:
             yield update
 
+    def _place(self, pairs: Mapping[str, str], workdir: Path | str) -> None:
+        """Prints pairs and a directory, in a notebook without one's folders: they are shared."""
+        if self._in_notebook and Path(workdir).is_relative_to(Path.cwd()):
+            workdir = Path(workdir).relative_to(Path.cwd())
+        self._pairs(pairs)
+        self._print((f"{'workdir':<14} ", "dim"), (str(workdir), "bold"))  # to be copied as it is
+
     def _pairs(self, pairs: Mapping[str, object]) -> None:
         for name, value in pairs.items():
-            style = "bold" if name in ("test accuracy", "workdir") else ""
-            self._print((f"{name:<14} ", "dim"), (str(value), style))
+            first, *more = wrap(str(value), self.width and self.width - 15)
+            self._print((f"{name:<14} ", "dim"), (first, "bold" if name == "test accuracy" else ""))
+            for line in more:
+                self._print((f"{'':<15}{line}", ""))
 
     def _print(self, *spans: tuple[str, str]) -> None:
         """Prints one line of texts and their styles."""
@@ -256,7 +282,7 @@ class Console:
         from rich.text import Text
 
         star = " ★" if best else ""
-        width = self._rich.width if self._rich.is_terminal else math.inf
+        width = self.width or math.inf
         fits = (line for line in variants if len(line) + len(star) <= width)
         text = Text(self._legible(next(fits, variants[-1])))
         text.highlight_words(DIMMED, "dim")

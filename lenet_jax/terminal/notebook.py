@@ -50,10 +50,18 @@ class Bar:
         self._completed, self._text = completed, ""
         self._start = time.perf_counter()
 
-    def update(self, *, completed: float | int | None = None, text: str | None = None) -> None:
-        """Changes how many are done, or what else is said."""
+    def update(
+        self,
+        *,
+        completed: float | int | None = None,
+        text: str | None = None,
+        restart: bool = False,
+    ) -> None:
+        """Changes how many are done, or what else is said; `restart` reckons from then on."""
         self._completed = self._completed if completed is None else completed
         self._text = self._text if text is None else " ".join(text.split())
+        if restart:
+            self._first, self._start = self._completed, time.perf_counter()
 
     def __repr__(self) -> str:
         done, elapsed = self._completed - self._first, time.perf_counter() - self._start

@@ -1,6 +1,5 @@
 """The progress of a run or a sweep: a bar on a terminal, and permanent lines everywhere."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ def progress_bar(
 ) -> Iterator[Update | None]:
     """Shows a progress bar, and yields the function that updates its `completed` and `text`.
 
-    Yields None if the output is not a terminal.
+    With `restart`, the time left is reckoned from then on. Yields None if the output is not a
+    terminal.
     """
     if not console.is_interactive:
         yield None
@@ -44,8 +44,15 @@ def progress_bar(
         expand=True,
     ) as bar:
         task = bar.add_task("", total=total, completed=completed, text="")
-        bar.advance(task, 0)  # speed is measured from now on
-        yield functools.partial(bar.update, task)
+
+        def update(*, restart: bool = False, **changes: Any) -> None:
+            bar.update(task, **changes)
+            if restart:
+                bar.reset(task, completed=int(bar.tasks[0].completed))
+                bar.advance(task, 0)  # speed is measured from now on
+
+        update(restart=True)
+        yield update
 
 
 class Epochs:
@@ -85,30 +92,57 @@ class Epochs:
 class MemberEpochs:
     """The progress of a sweep: a bar on a terminal, and one permanent line per chunk."""
 
-    def __init__(self, write: Callable[[str], None], total: int, update: Update | None):
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        total: int,
+        update: Update | None,
+        compiling: str = "compiling…",
+    ):
         self._write, self._total, self._update = write, total, update
-        self._start = time.perf_counter()
+        self._compiling, self._has_compiled = compiling, False
+        self._last = time.perf_counter()
+        self._seconds, self._timed = 0.0, 0  # without what compiled
         self._done = self._images = 0
+
+    def compiling(self) -> None:
+        """Says that the next epoch is compiled first; to a terminal's bar, or once as a line."""
+        if self._update is not None:
+            self._update(text=self._compiling)
+        elif not self._has_compiled:
+            self._write(self._compiling)
+        self._has_compiled = True
+
+    def skip(self, member_epochs: int = 0) -> None:
+        """Adds finished member-epochs whose time, since the last, does not count for the speed."""
+        self._done += member_epochs
+        self._last = time.perf_counter()
+        if self._update is not None:
+            restart = {} if self._timed else {"restart": True}
+            self._update(completed=self._done, **restart)
 
     def advance(self, member_epochs: int, images: int) -> None:
         """Adds finished member-epochs, and the images that they processed."""
+        now = time.perf_counter()
+        self._seconds += now - self._last
+        self._last = now
         self._done += member_epochs
+        self._timed += member_epochs
         self._images += images
         if self._update is not None:
-            text = f"{_thousands(self._images / self._elapsed())} img/s"
-            self._update(completed=self._done, text=text)
+            self._update(completed=self._done, text=f"{_thousands(self._rate())} img/s")
 
     def finish(self, line: str) -> None:
         """Reports a finished chunk; without a bar, also the progress and the speed."""
         if self._update is None:
-            elapsed = self._elapsed()
-            left = elapsed / max(self._done, 1) * (self._total - self._done)
             line += f"; {self._done:,}/{self._total:,} member-epochs"
-            line += f", {self._images / elapsed:,.0f} img/s, {clock(left)} left"
+            if self._timed:
+                left = self._seconds / self._timed * (self._total - self._done)
+                line += f", {self._rate():,.0f} img/s, {clock(left)} left"
         self._write(line)
 
-    def _elapsed(self) -> float:
-        return time.perf_counter() - self._start
+    def _rate(self) -> float:
+        return self._images / max(self._seconds, 1e-9)
 
 
 def epoch_lines(

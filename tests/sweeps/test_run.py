@@ -203,7 +203,7 @@ def test_python_has_the_table_the_figure_and_the_networks(finished, config, tmp_
     assert loaded.plot(path=tmp_path / "a.png").axes
     assert (tmp_path / "a.png").read_bytes() == (path / "sweep.png").read_bytes()
     winner = json.loads((path / "summary.json").read_text())["winner"]["member"]
-    assert loaded.network().source == f"{path}, member {winner}"
+    assert loaded.network().source == f"{path}:{winner}"
     for name in ("use_compilation_cache", "use_cores"):
         monkeypatch.setattr(machine, name, lambda: None)
     again = lenet_jax.train_sweep(config, SWEEP, path, save="all")  # which is finished

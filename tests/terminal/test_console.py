@@ -10,6 +10,7 @@ from lenet_jax.terminal.progress import clock, epoch_lines
 
 WORKDIR = "/a folder/[bold]with brackets[/]/:smile:/and a name that no terminal has room for/runs/é"
 LAYERS = [("conv1", (14, 14, 6), 156), ("linear1", (120,), 36_120)]
+NEXT = [f"python -m lenet_jax.inspect '--workdir={WORKDIR}'", "python -m lenet_jax.predict IMAGE"]
 SUMMARY = {
     "status": "done",
     "test_accuracy": 0.9912,
@@ -47,7 +48,7 @@ def print_run(stream):
     with console.epochs(12, 2) as epochs:
         for epoch in range(2, 13):
             epochs.finish(row(epoch), best=epoch == 3)
-    console.result(SUMMARY, [f"{WORKDIR}/summary.json", f"{WORKDIR}/curves.png"])
+    console.result(SUMMARY, NEXT)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_plain_output_is_neither_coloured_nor_overwritten_nor_wrapped(plain):
     assert "\r" not in text
     lines = text.splitlines()
     assert f"workdir        {WORKDIR}" in lines
-    assert f"               {WORKDIR}/curves.png" in lines
+    assert lines[-2:] == [f"next: {command}" for command in NEXT]
     assert lines.count("compiling…") == 1
     assert "resumed after epoch 1" in lines
     assert "warning: first line second line" in lines
@@ -118,11 +119,12 @@ def test_result_counts_the_wrong_images(plain):
 
 def test_result_omits_missing_values(plain):
     summary = dict.fromkeys(SUMMARY) | {"status": "diverged", "epochs": 3}
-    Console(plain).result(summary, ["a.json"])
+    Console(plain).result(summary, ["python -m a"])
     assert plain.getvalue().split("\n") == [
         "",
         "status         diverged",
-        "files          a.json",
+        "",
+        "next: python -m a",
         "",
     ]
 
@@ -144,6 +146,7 @@ def test_a_terminal_shows_each_epoch_on_one_line(terminal, columns):
     assert max(map(len, bars)) <= columns
     assert any("loss 0.0512 acc  98.44 % 41.2k img/s" in line for line in bars)
     assert any(line.startswith("compiled in") for line in lines)
+    assert f"next: {NEXT[0]}" in lines  # in one piece, to be pasted
     assert f"workdir        {WORKDIR}" in lines
 
 
@@ -210,6 +213,26 @@ def test_an_epoch_without_validation(plain):
     assert plain.getvalue() == line
 
 
+def test_a_terminal_breaks_what_is_too_long_between_words(terminal):
+    stream = terminal(60)
+    console = Console(stream)
+    dataset = "mnist: 55,000 train, 5,000 validation, 10,000 test images of 32×32×1, 10 classes"
+    console.sweep_header(device="2 × cpu", datasets=[dataset], workdir=WORKDIR, plan="17 members")
+    console.note(dataset)
+    lines = [line.rstrip() for line in visible_lines(stream)]
+    assert f"workdir        {WORKDIR}" in lines
+    short = [line for line in lines if WORKDIR not in line]
+    assert max(map(len, short)) <= 60
+    assert short[1:3] == [
+        "dataset        mnist: 55,000 train, 5,000 validation, 10,000",
+        "               test images of 32×32×1, 10 classes",
+    ]
+    assert short[-3:-1] == [
+        "mnist: 55,000 train, 5,000 validation, 10,000 test images of",
+        "32×32×1, 10 classes",
+    ]
+
+
 def test_rich_is_imported_late():
     code = "import sys, lenet_jax.terminal.console; assert not {'rich', 'jax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -249,6 +272,27 @@ def test_a_sweeps_chunks_are_lines_with_the_time_left(plain):
         r"chunk 0: members .* \(member 6\); 600/1,200 member-epochs, [\d,]+ img/s, 0:00 left", first
     )
     assert "1,200/1,200 member-epochs" in last
+
+
+def test_the_speed_of_a_sweep_is_without_what_compiled(plain, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("lenet_jax.terminal.progress.time.perf_counter", lambda: now[0])
+    with Console(plain).member_epochs(4) as progress:
+        progress.compiling()
+        now[0] += 100
+        progress.skip(1)
+        progress.finish("chunk 0")
+        now[0] += 2
+        progress.advance(1, 600)
+        progress.compiling()
+        now[0] += 100
+        progress.skip(1)
+        progress.finish("chunk 1")
+    assert plain.getvalue().splitlines() == [
+        "compiling…",
+        "chunk 0; 1/4 member-epochs",
+        "chunk 1; 3/4 member-epochs, 300 img/s, 0:02 left",
+    ]
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

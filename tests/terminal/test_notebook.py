@@ -21,7 +21,7 @@ def test_what_a_cell_starts_prints_plain_lines_though_it_has_a_terminal(monkeypa
     with console.compiling(), console.epochs(2) as epochs:
         epochs.advance(0.5)
         epochs.finish(ROW)
-    console.result({"status": "done"}, ["/home/somebody/summary.json"])
+    console.result({"status": "done"}, ["inspect --workdir=/home/somebody/run"])
     written = stream.getvalue()
     assert not {"\r", "\x1b"} & set(written) and "somebody" not in written
     assert written.startswith("compiling…\nepoch 1/2  train loss 0.0653 acc  98.02 %  lr")
