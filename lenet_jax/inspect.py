@@ -176,8 +176,9 @@ def _example(arguments: argparse.Namespace, network: "Network", dataset: "Datase
         index = example_index(test.labels, probabilities.argmax(1), probabilities)
     if not 0 <= index < len(test):
         raise UserError(f"--index={index}: test images are numbered 0 to {len(test) - 1}")
-    name = network.class_names[test.labels[index]]
-    return Example(test.images[index], f"Test image {index} of {dataset.name}, class {name}")
+    true = int(test.labels[index])
+    name = network.class_names[true]
+    return Example(test.images[index], f"Test image {index} of {dataset.name}, class {name}", true)
 
 
 def _make_folder(out: str | None, *default: Path) -> Path:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 FIGURES = [
     *("calibration", "confusion_matrix", "conv1_filters", "conv2_filters", "curves"),
-    *("histograms", "journey", "mistakes", "saliency"),
+    *("histograms", "journey", "journey_mistake", "mistakes", "saliency"),
 ]
 
 

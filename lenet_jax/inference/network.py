@@ -186,12 +186,10 @@ class Network:
                 self.history, title=title, seam=seam, measured=names_of(measured)
             )
         images, labels = self.examples(self.load_data(as_warning) if data is None else data)
-        probabilities, names = self.probabilities(images), self.class_names
-        predictions = probabilities.argmax(axis=-1)
+        logits, names = self.logits(images), self.class_names
         if what == "mistakes":
-            answers = labels, predictions, probabilities
-            return results.plot_mistakes(images, *answers, names, title=title)
-        confusion = results.confusion_matrix(labels, predictions, len(names))
+            return results.plot_mistakes(images, labels, logits, names, title=title)
+        confusion = results.confusion_matrix(labels, logits.argmax(axis=-1), len(names))
         return results.plot_confusion_matrix(confusion, names, title=title)
 
     def _draw_feature_maps(self, data: Any, title: str) -> Figure:

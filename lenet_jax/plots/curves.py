@@ -19,12 +19,15 @@ from lenet_jax.plots.style import (
     Axes,
     Figure,
     chart,
+    label_ends,
     legible,
+    line_look,
     styled,
 )
 
 TRAIN, VALID = VERMILION, BLUE
 ROW, GAP = 222, 66  # height of a row of panels, and between two, in pixels
+MOST_MARKERS = 40  # epochs
 History = Sequence[Mapping[str, float | int]]
 
 
@@ -69,7 +72,8 @@ def plot_curves(
     figure = chart(WIDTH, height, title, margins=(74, 16, 46, 0.26))
     if more:
         figure.subplots_adjust(hspace=GAP / ROW)
-    figure.text(16 / WIDTH, 1 - 42 / height, "● train", color=TRAIN, va="center_baseline")
+    text = "■ train, mean during each epoch"
+    figure.text(16 / WIDTH, 1 - 42 / height, text, color=TRAIN, va="center_baseline")
     all_axes = list(figure.subplots(1 + more, columns).flat)
     for axes in all_axes[len(panels) :]:
         axes.remove()
@@ -77,7 +81,9 @@ def plot_curves(
         axes.set_title(name)
         _epoch_axis(axes)
         for values, colour in zip(lines, colours, strict=True):
-            axes.plot(epochs, values, color=colour, marker=_marker(epochs))
+            dashes, marker = ("--", "s") if colour == TRAIN else ("-", "o")
+            marker = marker if len(epochs) <= MOST_MARKERS else ""
+            axes.plot(epochs, values, dashes, color=colour, marker=marker)
         if best is not None:
             axes.axvline(epochs[best], color=FAINT, linestyle=":", linewidth=1)
         if seam is not None and seam < epochs[-1]:
@@ -91,7 +97,7 @@ def plot_curves(
         for axes, values in zip(all_axes, (losses[1], errors[1]), strict=False):
             axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
         text = f"★ best epoch {epochs[best]:g}: validation accuracy {100 - errors[1][best]:.2f} %"
-        for x, label, colour in ((80, "● validation", VALID), (190, text, INK)):
+        for x, label, colour in ((265, "● validation, after it", VALID), (430, text, INK)):
             y = 1 - 42 / height
             figure.text(x / WIDTH, y, label, color=colour, va="center_baseline")
     return figure
@@ -121,15 +127,17 @@ def plot_accuracies(histories: Sequence[tuple[str, History]]) -> Figure:
     """
     figure = chart(WIDTH, 420, "Validation accuracy, % (log scale of the error)")
     axes = figure.subplots()
-    errors = []
+    errors, ends = [], []
     for place, (name, history) in enumerate(histories):
         epochs = np.array([row["epoch"] for row in history])
         errors.append(100 * (1 - _column(history, "valid/accuracy")))
-        colour, label = SERIES[place % len(SERIES)], legible(name, 60)
-        axes.plot(epochs, errors[-1], color=colour, marker=_marker(epochs), label=label)
+        (dashes, marker), colour = line_look(place), SERIES[place % len(SERIES)]
+        marker = marker if len(epochs) <= MOST_MARKERS else ""
+        axes.plot(epochs, errors[-1], dashes, color=colour, marker=marker)
+        ends.append((epochs, errors[-1], legible(name, 30), colour))
     _epoch_axis(axes)
     _accuracy_axis(axes, errors)
-    axes.legend()
+    label_ends(axes, ends)
     return figure
 
 
@@ -157,7 +165,7 @@ def plot_rate_test(
 
     figure = chart(WIDTH, 420, f"Learning-rate range test, {legible(title, 80)}")
     axes = figure.subplots()
-    axes.set(xscale="log", xlabel="learning rate (log scale)", ylabel="loss")
+    axes.set(xscale="log", xlabel="learning rate (log scale)", ylabel="training loss, nats")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.plot(rates, losses, ".", color=FAINT, markersize=2, label="of a batch")
@@ -175,10 +183,6 @@ def plot_rate_test(
 def _column(history: History, key: str) -> Float[np.ndarray, " epochs"]:
     values = np.array([row.get(key, math.nan) for row in history], np.float64)
     return np.where(np.isfinite(values), values, math.nan)
-
-
-def _marker(epochs: np.ndarray) -> str | None:
-    return "o" if len(epochs) <= 40 else None
 
 
 def _epoch_axis(axes: Axes) -> None:

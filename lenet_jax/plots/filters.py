@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from lenet_jax.plots.style import (
     BLUE,
@@ -142,6 +142,7 @@ def plot_exciting_patches(
     *,
     layer: str,
     title: str,
+    strongest: Int[np.ndarray, " o"] | None = None,
 ) -> Figure:
     """Plots every filter and beside it the patches of images that excite it most.
 
@@ -150,6 +151,7 @@ def plot_exciting_patches(
         patches: the m patches of each filter, strongest first, as the network sees them.
         layer: what the convolution is called.
         title: the network and its data.
+        strongest: the index of the image that the first patch of each is from.
     """
     height, width, c, o = kernel.shape
     seen = patches.shape[2:4]
@@ -171,7 +173,9 @@ def plot_exciting_patches(
     weights = signed_colours(kernel)
     for index in range(o):
         x, y = 16 + index % columns * cell_width, TOP + index // columns * cell_height
-        write(axes, x, y - 12, f"filter {index}", size=8)
+        name = f"filter {index}"
+        name += "" if strongest is None else f"; first patch: image {strongest[index]}"
+        write(axes, x, y - 12, name, size=min(8.0, 8 * cell_width / (6.2 * len(name))))
         _draw_filter(axes, x, y, kernel[..., index], weights, deep, scale)
         tiles = mosaic(as_rgb(patches[index]), across, enlarged)
         picture(axes, x + block + 10, y, tiles, tiles.shape[1])
@@ -188,6 +192,7 @@ def plot_journey(
     *,
     title: str,
     label: str,
+    true: int | None = None,
 ) -> Figure:
     """Plots the output of every layer for one image, with its shape, and the probabilities.
 
@@ -198,6 +203,7 @@ def plot_journey(
         class_names: k names.
         title: the network and its data.
         label: where the image is from.
+        true: the number of its true class, which is marked.
     """
     left, gap, tile = 140, 5, 64
     columns = (WIDTH - left - 16) // (tile + gap)
@@ -205,21 +211,24 @@ def plot_journey(
         name: math.ceil(step.shape[-1] / columns) * (tile + gap) + 12 if step.ndim == 3 else 44
         for name, step in steps.items()
     }
-    shown = np.argsort(-probabilities, kind="stable")[:MOST_CLASSES]
+    shown: list[int] = np.argsort(-probabilities, kind="stable")[:MOST_CLASSES].tolist()
+    if true is not None and true not in shown:
+        shown.append(true)
     figure, axes = canvas(
         WIDTH,
         180 + sum(heights.values()) + 24 * len(shown) + 20,
         f"Layer by layer, {legible(title, 60)}",
-        "red and blue: above and below 0; dark to bright: from 0 up, as after ReLU;"
-        " each layer on its own scale",
+        "each layer on its own scale, which ends at the largest absolute value below its name",
     )
     side = fit(max(image.shape[:2]), 96)
     picture(axes, left, 66, as_rgb(image), side)
     _name(axes, 76, "input", image.shape)
     write(axes, left + side + 16, 76, legible(label, 80))
+    _draw_ramp(axes, 620, signed_colours(np.ones(1)), ("−max", "0", "max"))
+    _draw_ramp(axes, 810, activation_colours(np.ones(1)), ("0", "max"))
     y = 176
     for name, step in steps.items():
-        _name(axes, y + 10, name, step.shape)
+        _name(axes, y + 10, name, step.shape, f"max {largest(step):.3g}")
         colours = (signed_colours if step.min() < 0 else activation_colours)(step)
         tiles = paint(step, colours)
         if step.ndim == 3:
@@ -232,12 +241,14 @@ def plot_journey(
             axes.imshow(tiles[None], extent=(left, left + width, y + 30, y), aspect="auto")
         y += heights[name]
     write(axes, 16, y + 14, "probabilities", weight="bold")
+    weights = "normal", "bold"
     for place, index in enumerate(shown):
-        middle = y + 14 + 24 * place
-        write(axes, left, middle, legible(class_names[int(index)], 16))
-        width = max(1, 600 * float(probabilities[index]))
+        middle, weight = y + 14 + 24 * place, weights[index == true]
+        write(axes, left, middle, legible(class_names[index], 16), weight=weight)
+        width = max(1, 520 * float(probabilities[index]))
         axes.barh(middle, width, 15, left + 120, color=BLUE)
-        write(axes, left + 128 + width, middle, f"{100 * probabilities[index]:.2f} %")
+        text = f"{100 * probabilities[index]:.2f} %" + ("  ◀ true class" if index == true else "")
+        write(axes, left + 128 + width, middle, text, weight=weight)
     return figure
 
 
@@ -287,9 +298,22 @@ def _draw_filter(
     picture(axes, x, y, tiles, tiles.shape[1])
 
 
-def _name(axes: Axes, y: Number, name: str, shape: tuple[int, ...]) -> None:
+def _draw_ramp(axes: Axes, x: Number, colours: ScalarMappable, names: Sequence[str]) -> None:
+    """Draws a scale from left to right, with what is written below its ends and between."""
+    low, high = colours.get_clim()
+    assert low is not None and high is not None
+    ramp = paint(np.linspace(low, high, 160)[None], colours)
+    axes.imshow(ramp, extent=(x, x + 160, 130, 118), aspect="auto")
+    for place, name in zip(np.linspace(x, x + 160, len(names)), names, strict=True):
+        write(axes, place, 142, name, size=8, color=FAINT, ha="center")
+
+
+def _name(axes: Axes, y: Number, name: str, shape: tuple[int, ...], more: str = "") -> None:
     write(axes, 16, y, name, weight="bold")
-    write(axes, 16, y + 18, "×".join(map(str, shape)), color=FAINT)
+    small = "×".join(map(str, shape))
+    lines = [small, more] if len(shape) == 3 else [f"{small}; {more}"]
+    for place, line in enumerate(lines, 1):
+        write(axes, 16, y + 18 * place, line, color=FAINT, size=8)
 
 
 def _filters(count: int) -> str:

@@ -58,6 +58,19 @@ def example_index(
     return int(candidates[0]) if len(candidates) else 0
 
 
+def rank_mistakes(
+    logits: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " wrong"]:
+    """The images that are classified wrongly, the most confident mistake first.
+
+    Ordered by the margin, the logit of the predicted class less that of the true one: probabilities
+    saturate at 1.
+    """
+    wrong = np.flatnonzero(logits.argmax(axis=-1) != labels)
+    margins = logits[wrong].max(axis=-1) - logits[wrong, labels[wrong]]
+    return wrong[np.argsort(-margins, kind="stable")]
+
+
 @styled
 def plot_confusion_matrix(
     confusion: Int[np.ndarray, "k k"], class_names: Sequence[str], *, title: str
@@ -137,26 +150,24 @@ def plot_confusion_matrix(
 def plot_mistakes(
     images: UInt8[np.ndarray, "n h w c"],
     labels: Int[np.ndarray, " n"],
-    predictions: Int[np.ndarray, " n"],
-    probabilities: Float[np.ndarray, "n k"],
+    logits: Float[np.ndarray, "n k"],
     class_names: Sequence[str],
     *,
     title: str,
 ) -> Figure:
-    """Plots the most confident mistakes, at most 40, each with its index.
+    """Plots the most confident mistakes, at most 40, each with its index; see `rank_mistakes`.
 
     Args:
         images: all images that were evaluated, right or wrong.
         labels: their true classes.
-        predictions: their predicted classes.
-        probabilities: of each class.
+        logits: of each.
         class_names: k names.
         title: the network and its data.
     """
-    wrong = np.flatnonzero(labels != predictions)
-    order = np.argsort(-probabilities[wrong, predictions[wrong]], kind="stable")[:MAX_MISTAKES]
-    shown = wrong[order]
+    wrong = rank_mistakes(logits, labels)
+    shown, predictions = wrong[:MAX_MISTAKES], logits.argmax(axis=-1)
     names = legible_names(class_names, 14)
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
     pairs = [(names[labels[i]], names[predictions[i]]) for i in shown]
     long = any(len(true + guess) > 10 for true, guess in pairs)
     columns, cell, side = 8, 122, fit(max(images.shape[1:3]), 112)

@@ -194,6 +194,50 @@ def colour_bar(
     axes.grid(visible=False)
 
 
+def line_look(place: int) -> tuple[str, str]:
+    """How the line at a place differs from the others in grey: its dashes and its marker."""
+    return ("-", "--", "-.", ":")[place % 4], "os^Dv"[place % 5]
+
+
+def label_ends(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray, str, Any]]) -> None:
+    """Writes the names of lines to the right of their ends, apart from each other.
+
+    The scales and limits of the axes must be final.
+
+    Args:
+        axes: with the lines.
+        lines: the x, y, name and colour of each.
+    """
+    ends = []
+    for x, y, name, colour in lines:
+        finite = np.flatnonzero(np.isfinite(y))
+        if len(finite):
+            end = axes.transData.transform((x[finite[-1]], y[finite[-1]]))
+            ends.append((float(axes.transAxes.inverted().transform(end)[1]), name, colour))
+    ends.sort(key=lambda end: end[0])
+    least = min(13 / axes.get_window_extent().height, 1 / len(lines))
+    places: list[float] = []
+    for height, *_ in ends:
+        places.append(max([height, *(place + least for place in places[-1:])]))
+    over = max([0.0, *(place - 1 for place in places[-1:])])
+    top = math.inf
+    for index in reversed(range(len(places))):  # down again where they left the axes
+        places[index] = min(places[index] - over * (top == math.inf), top - least)
+        top = places[index]
+    for place, (_, name, colour) in zip(places, ends, strict=True):
+        axes.annotate(
+            name,
+            (1, place),
+            xycoords="axes fraction",
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            size=8,
+            color=colour,
+            annotation_clip=False,
+        )
+
+
 def mosaic(
     tiles: UInt8[np.ndarray, "n h w 3"], columns: int, scale: int
 ) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -1,6 +1,7 @@
 """The figures about a trained network, each drawn once: as PNG files and inside the page."""
 
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -11,24 +12,23 @@ from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.network import Network
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.style import Figure
-from lenet_jax.report.findings import Findings
+from lenet_jax.report.findings import Findings, Journey
 
 
 def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict[str, Figure]:
     """Draws the figures, by the names of their files."""
     names, test, example = network.class_names, findings.test, findings.example
     title = title_of(network.model, dataset.name)
-    probabilities = np.asarray(jax.nn.softmax(findings.example_logits))
-    winner = names[int(probabilities.argmax())]
+    followed = Journey(example, findings.steps)
+    winner = names[int(findings.example_logits.argmax())]
     confusion = results.confusion_matrix(test.labels, findings.predictions, len(names))
-    answers = test.labels, findings.predictions, findings.probabilities
     calibration = findings.calibration
     figures = {
         "confusion_matrix": results.plot_confusion_matrix(confusion, names, title=title),
-        "mistakes": results.plot_mistakes(test.images, *answers, names, title=title),
-        "journey": filters.plot_journey(
-            example.image, findings.steps, probabilities, names, title=title, label=example.label
+        "mistakes": results.plot_mistakes(
+            test.images, test.labels, findings.logits, names, title=title
         ),
+        "journey": _plot_journey(followed, names, title),
         "saliency": filters.plot_saliency(
             example.image, findings.saliency, prediction=winner, label=example.label
         ),
@@ -41,19 +41,21 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
         ),
         "histograms": _plot_histograms(findings, title),
     }
+    if findings.mistake is not None:
+        figures["journey_mistake"] = _plot_journey(findings.mistake, names, title)
     for layer, own in findings.filters.items():
         if own.patches is None:
             figure = filters.plot_filters(own.kernel, title=title, layer=layer)
         else:
             figure = filters.plot_exciting_patches(
-                own.kernel, own.patches, layer=layer, title=title
+                own.kernel, own.patches, layer=layer, title=title, strongest=own.strongest
             )
         figures[filters_figure(layer)] = figure
     if network.history:
         train = network.config and network.config.train
         figures["curves"] = curves.plot_curves(
             network.history,
-            title=title,
+            title=_with_size(title, network, dataset),
             seam=train and train.schedule_epochs,
             measured=names_of(train.measurements) if train else (),
         )
@@ -63,6 +65,28 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
 def filters_figure(layer: str) -> str:
     """The name of the figure of a convolution's filters, without characters of paths."""
     return re.sub(r"[^\w.-]", "_", layer) + "_filters"
+
+
+def _plot_journey(journey: Journey, names: Sequence[str], title: str) -> Figure:
+    *_, logits = journey.steps.values()
+    example, probabilities = journey.example, np.asarray(jax.nn.softmax(logits))
+    return filters.plot_journey(
+        example.image,
+        journey.steps,
+        probabilities,
+        names,
+        title=title,
+        label=example.label,
+        true=example.true,
+    )
+
+
+def _with_size(title: str, network: Network, dataset: Dataset) -> str:
+    """A title with how many images a network was trained on, if that is all of a split."""
+    config = network.config
+    if config is None or not (config.data.subset is config.data.subset_file is None):
+        return title
+    return f"{title}, {len(dataset.train):,} training images"
 
 
 def _plot_histograms(findings: Findings, title: str) -> Figure:

@@ -17,6 +17,7 @@ from lenet_jax.inference.network import Network
 from lenet_jax.nn import autograd, ops
 from lenet_jax.nn.calls import call
 from lenet_jax.nn.layers import Field
+from lenet_jax.plots.results import rank_mistakes
 from lenet_jax.report import modules
 
 CONVOLUTIONS = ("conv1", "conv2")
@@ -29,10 +30,19 @@ SAMPLE = 500  # images whose activations are counted
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image, and where it is from."""
+    """One image, where it is from, and the number of its true class if that is known."""
 
     image: UInt8[np.ndarray, "h w c"]
     label: str
+    true: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Journey:
+    """An image, and the output of each layer for it; the last are the logits."""
+
+    example: Example
+    steps: Mapping[str, Float[np.ndarray, "..."]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +73,13 @@ class Filters:
       kernel: their weights.
       size: of what each sees of the images, vertically and horizontally; None if unknown.
       patches: the m patches that excite each filter most; None if `size` is.
+      strongest: the test image that the first of them is from.
     """
 
     kernel: Float[np.ndarray, "kh kw c o"]
     size: tuple[int, int] | None = None
     patches: UInt8[np.ndarray, "o m h w c2"] | None = None
+    strongest: Int[np.ndarray, " o"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +96,7 @@ class Findings:
       example: the image that is followed.
       steps: the output of each layer for it, see `journey`; the last are the logits.
       saliency: see `saliency`.
+      mistake: the journey of the most confident mistake; None if there is none but the example.
       left_out: remarks on what is not measured.
     """
 
@@ -96,6 +109,7 @@ class Findings:
     example: Example
     steps: Mapping[str, Float[np.ndarray, "..."]]
     saliency: Float[np.ndarray, "h w"]
+    mistake: Journey | None = None
     left_out: Sequence[str] = ()
 
     @functools.cached_property
@@ -120,20 +134,35 @@ class Findings:
 
     def mistakes(self) -> Int[np.ndarray, " wrong"]:
         """The images that it gets wrong, the most confident first."""
-        wrong = np.flatnonzero(self.predictions != self.test.labels)
-        return wrong[np.argsort(-self.probabilities[wrong].max(axis=1), kind="stable")]
+        return rank_mistakes(self.logits, self.test.labels)
 
 
 def find(network: Network, test: Split, example: Example) -> Findings:
     """Measures everything."""
     measure = _measure_lenet if network.is_lenet else _measure_module
-    return Findings(
+    findings = Findings(
         test=test,
         logits=network.logits(test.images),
         example=example,
         saliency=saliency(network, example.image),
         **measure(network, test.images, example.image),
     )
+    wrong = (i for i in findings.mistakes() if (test.images[i] != example.image).any())
+    index = next(wrong, None)
+    return findings if index is None else _follow_mistake(network, findings, int(index))
+
+
+def _follow_mistake(network: Network, findings: Findings, index: int) -> Findings:
+    """The findings with the journey of a test image that is classified wrongly."""
+    true = int(findings.test.labels[index])
+    label = f"Test image {index}, class {network.class_names[true]}: the most confident mistake"
+    example = Example(findings.test.images[index], label, true)
+    if network.is_lenet:
+        steps = journey(network, example.image)
+    else:
+        names = [name for name in findings.steps if name != "logits"]
+        steps = modules.journey(network, example.image, names)
+    return dataclasses.replace(findings, mistake=Journey(example, steps))
 
 
 def _measure_lenet(
@@ -145,7 +174,8 @@ def _measure_lenet(
     for layer in CONVOLUTIONS:
         kernel = np.asarray(getattr(network.model, layer).kernel[...])
         patches = exciting_patches(responses, images, layer, network.model.padding)
-        filters[layer] = Filters(kernel, (SIDES[layer][0], SIDES[layer][0]), patches)
+        strongest = responses.peaks[layer].argmax(axis=0)
+        filters[layer] = Filters(kernel, (SIDES[layer][0], SIDES[layer][0]), patches, strongest)
     weights = network.state_dict.items()
     return {
         "survey": responses,
@@ -175,8 +205,9 @@ def _measure_module(
         if seen is None:
             left_out.append(f"{name} does not take the images: what excites it most is left out")
         else:
-            patches = cut_patches(*modules.peaks(network, images, name), images, seen)
-            filters[name] = Filters(kernel, seen.size, patches)
+            peaks, places, width = modules.peaks(network, images, name)
+            patches = cut_patches(peaks, places, width, images, seen)
+            filters[name] = Filters(kernel, seen.size, patches, peaks.argmax(axis=0))
     return {
         "survey": Survey({}, {}, {}),
         "filters": filters,

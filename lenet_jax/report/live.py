@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.network import Network
+from lenet_jax.plots.results import rank_mistakes
 from lenet_jax.report.page import render
 
 FOLDER = Path(__file__).with_name("live")
@@ -59,7 +60,7 @@ def to_data(network: Network, test: Split, logits: Float[np.ndarray, "n k"]) -> 
     """What the scripts need of a LeNet and of its test images, as JSON can hold it."""
     model, form, predictions = network.model, network.form, logits.argmax(axis=1)
     probabilities = np.asarray(jax.nn.softmax(logits)).max(axis=1)
-    chosen = _examples(test, predictions, probabilities)
+    chosen = _examples(test, logits)
     return {
         "classes": list(network.class_names),
         "activation": model.activation,
@@ -101,14 +102,12 @@ def _layer(layer: nnx.Conv | nnx.Linear) -> dict[str, str | int]:
     }
 
 
-def _examples(
-    test: Split, predictions: Int[np.ndarray, " n"], probabilities: Float[np.ndarray, " n"]
-) -> Int[np.ndarray, " m"]:
+def _examples(test: Split, logits: Float[np.ndarray, "n k"]) -> Int[np.ndarray, " m"]:
     """The most confident mistakes, then test images of each class in turn."""
     count = max(1, min(EXAMPLES, EXAMPLE_BYTES // test.images[0].size))
-    labels, wrong = test.labels, np.flatnonzero(predictions != test.labels)
-    mistakes = wrong[np.argsort(-probabilities[wrong], kind="stable")][: int(MISTAKES * count)]
-    right = np.flatnonzero(predictions == labels)
+    labels = test.labels
+    mistakes = rank_mistakes(logits, labels)[: int(MISTAKES * count)]
+    right = np.flatnonzero(logits.argmax(axis=1) == labels)
     # Of each class the first comes before the second of any.
     turns = np.zeros(len(right), int)
     for label in np.unique(labels[right]):

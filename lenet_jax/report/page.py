@@ -24,6 +24,7 @@ LABELS = {
     "confusion_matrix": "Confusion matrix of the test images",
     "mistakes": "The most confident mistakes on the test images",
     "journey": "The output of every layer for one image",
+    "journey_mistake": "The output of every layer for the most confident mistake",
     "saliency": "An image, and how much the winning logit changes with each pixel",
     "calibration": "Accuracy against confidence",
     "histograms": "Histograms of the weights and activations of each layer",

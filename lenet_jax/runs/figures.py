@@ -72,7 +72,7 @@ def draw_figures(
             model, image, normalised, captions, title
         ),
         "mistakes.png": lambda: results.plot_mistakes(
-            dataset.test.images, labels, predictions, probabilities, names, title=title
+            dataset.test.images, labels, logits, names, title=title
         ),
     }
     missing, why = figures.left_out(model, normalised)

@@ -65,7 +65,6 @@ def figures(random):
     labels = random.integers(0, 10, 20).astype(np.int32)
     kernel = random.normal(size=(5, 5, 1, 6)).astype(np.float32)
     probabilities = random.dirichlet(np.ones(10), 20).astype(np.float32)
-    predictions = probabilities.argmax(1).astype(np.int32)
     maps = np.abs(random.normal(size=(14, 14, 6))).astype(np.float32)
     patches = random.integers(0, 255, (6, 9, 5, 5, 1), np.uint8)
     confidence = np.array([np.nan, 0.4, 0.7, 0.9], np.float64)
@@ -76,12 +75,10 @@ def figures(random):
         "confusion": results.plot_confusion_matrix(confusion_of(10, random), NAMES, title="a"),
         "filters": filters.plot_filters(kernel, title="a"),
         "maps": filters.plot_feature_maps(images[0], kernel, maps, title="a", captions=["7"]),
-        "mistakes": results.plot_mistakes(
-            images, labels, predictions, probabilities, NAMES, title="a"
-        ),
+        "mistakes": results.plot_mistakes(images, labels, np.log(probabilities), NAMES, title="a"),
         "patches": filters.plot_exciting_patches(kernel, patches, layer="conv1", title="a"),
         "journey": filters.plot_journey(
-            images[0], steps, probabilities[0], NAMES, title="a", label="b"
+            images[0], steps, probabilities[0], NAMES, title="a", label="b", true=3
         ),
         "saliency": filters.plot_saliency(
             images[0], images[1, ..., 0] / np.float32(255), prediction="7", label="b"
@@ -323,15 +320,15 @@ class TestMistakes:
     def mistakes(self, n, random):
         images = random.integers(1, 250, (n, 28, 28, 1), np.uint8)
         labels = np.zeros(n, np.int32)
-        predictions = np.full(n, 3, np.int32)
-        probabilities = np.zeros((n, 10), np.float32)
+        probabilities = np.full((n, 10), 1e-9)
         probabilities[:, 3] = np.linspace(0.4, 0.9, n)
-        return images, labels, predictions, probabilities
+        probabilities[:, 5:8] = (1 - probabilities[:, 3:4]) / 3
+        return images, labels, np.log(probabilities).astype(np.float32)
 
     def test_the_most_confident_come_first_and_right_ones_not_at_all(self, random):
-        images, labels, predictions, probabilities = self.mistakes(6, random)
+        images, labels, logits = self.mistakes(6, random)
         labels[5] = 3
-        figure = results.plot_mistakes(images, labels, predictions, probabilities, NAMES, title="a")
+        figure = results.plot_mistakes(images, labels, logits, NAMES, title="a")
         written = texts(figure)
         assert written.count("0 → 3") == 5
         captions = [text for text in written if "index" in text and "|" in text and "\n" in text]
@@ -340,14 +337,19 @@ class TestMistakes:
         shown = pixels(figure)[70:180:4, 18:128:4, 0]
         np.testing.assert_array_equal(shown, images[4, :, :, 0])
 
+    def test_their_order_is_that_of_the_margins_where_probabilities_are_1(self):
+        logits = np.array([[0, 50, 9], [0, 900, 0], [0, 70, 60], [9, 0, 0]], np.float32)
+        labels = np.zeros(4, np.int32)
+        assert results.rank_mistakes(logits, labels).tolist() == [1, 2, 0]
+
     def test_at_most_forty(self, random):
         written = texts(results.plot_mistakes(*self.mistakes(50, random), NAMES, title="a"))
         assert written.count("0 → 3") == 40
         assert any(text.startswith("50 of 50 test images wrong, 40 of them") for text in written)
 
     def test_none_says_so(self, random):
-        images, labels, _, probabilities = self.mistakes(4, random)
-        figure = results.plot_mistakes(images, labels, labels, probabilities, NAMES, title="a")
+        images, labels, logits = self.mistakes(4, random)
+        figure = results.plot_mistakes(images, labels + 3, logits, NAMES, title="a")
         assert "No mistakes: every image is classified correctly." in texts(figure)
 
     def test_long_names_take_two_lines(self, random):
@@ -356,10 +358,16 @@ class TestMistakes:
         assert {"Ankle boot", "→ T-shirt/top", "90.0 | 0.0 %\nindex 1"} <= set(written)
 
     def test_colour_images_keep_their_colours(self, random):
-        _, labels, predictions, probabilities = self.mistakes(1, random)
+        _, labels, logits = self.mistakes(1, random)
         images = np.full((1, 32, 32, 3), (200, 30, 60), np.uint8)
-        figure = results.plot_mistakes(images, labels, predictions, probabilities, NAMES, title="a")
+        figure = results.plot_mistakes(images, labels, logits, NAMES, title="a")
         assert count(pixels(figure), (200, 30, 60)) == 96**2
+
+
+def test_a_journey_marks_the_true_class_and_says_its_scales(figures):
+    written = texts(figures["journey"])
+    assert sum("true class" in text for text in written) == 1
+    assert written.count("max") == 2 and any(text.startswith("max ") for text in written)
 
 
 class TestExcitingPatches:
@@ -370,6 +378,10 @@ class TestExcitingPatches:
         figure = filters.plot_exciting_patches(kernel, patches, layer="conv2", title="a")
         pixels(figure)
         assert f"filter {o - 1}" in texts(figure)
+        indices = np.arange(o) + 9990
+        look = {"layer": "conv2", "title": "a", "strongest": indices}
+        figure = filters.plot_exciting_patches(kernel, patches, **look)
+        assert f"filter {o - 1}; first patch: image {9989 + o}" in texts(figure)
 
 
 class TestSweep:

@@ -75,5 +75,10 @@ def test_the_most_confident_mistakes_come_first(network):
     measured = findings.find(network, part, example)
     wrong = measured.mistakes()
     assert set(wrong) == set(np.flatnonzero(network.predict(part.images) != part.labels))
-    confidences = measured.probabilities[wrong].max(1)
-    assert (np.diff(confidences) <= 0).all()
+    margins = measured.logits[wrong].max(1) - measured.logits[wrong, part.labels[wrong]]
+    assert (np.diff(margins) <= 0).all()
+    assert measured.mistake is not None
+    followed, steps = measured.mistake.example, measured.mistake.steps
+    np.testing.assert_array_equal(followed.image, part.images[wrong[0]])
+    assert followed.true == part.labels[wrong[0]] and str(wrong[0]) in followed.label
+    np.testing.assert_allclose(steps["fc3"], measured.logits[wrong[0]], atol=2e-5)

@@ -16,6 +16,7 @@ from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.mlp import MLP
 from lenet_jax.report import live
+from lenet_jax.plots.results import rank_mistakes
 from lenet_jax.report.live import SCRIPTS, live_page, to_data, why_not
 from tests.support.chromium import browse, need_chromium
 from tests.support.handwriting import draw_digit
@@ -240,8 +241,8 @@ def test_test_images_come_with_the_most_confident_mistakes_first(network, datase
     examples = to_data(network, dataset.test, logits)["examples"]
     wrong = [each["label"] != each["predicted"] for each in examples]
     assert wrong == sorted(wrong, reverse=True) and 0 < sum(wrong) < len(wrong)
-    confidence = [each["probability"] for each in examples[: sum(wrong)]]
-    assert confidence == sorted(confidence, reverse=True)
+    indices = [each["index"] for each in examples[: sum(wrong)]]
+    assert indices == rank_mistakes(logits, dataset.test.labels)[: len(indices)].tolist()
     assert {each["label"] for each in examples[sum(wrong) :]} == set(range(10))
 
 
