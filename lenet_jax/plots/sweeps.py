@@ -5,9 +5,9 @@ that move together: the curves of each setting and its test error over that key.
 values are all combined: a heat map. Anything else: the settings ranked.
 
 Test errors are of each member's best epoch on validation. Three members or more have a mean and its
-95 % interval; fewer are drawn one by one. Where members are stuck near chance, one of them would
-lead a mean, so the figure has medians and the middle half instead. A setting all of whose members
-diverged is a cross.
+95 % interval; fewer are drawn one by one, and up to 2,000 as dots too. Where members are stuck near
+chance, one of them would lead a mean, so the figure has medians and the middle half instead. A
+setting all of whose members diverged is a cross.
 """
 
 import math
@@ -26,12 +26,15 @@ from lenet_jax.plots.style import (
     Axes,
     Figure,
     chart,
+    label_ends,
     legible,
+    line_look,
     styled,
 )
 from lenet_jax.statistics import FEWEST, Summary, summarise
 
 MOST_RANKED = 24
+MOST_DOTS = 2000
 MOST_NAME = 52  # letters beside a ranking
 MOST_CURVES = 12
 MOST_WRITTEN = 24, 10  # rows and columns of a heat map with numbers in it
@@ -52,6 +55,7 @@ class Setting(NamedTuple):
         test: their statistics.
         best: whether validation chose this setting.
         validated: whether there was validation.
+        chance: the error of always answering the most frequent class, %; None if not known.
     """
 
     name: str
@@ -63,6 +67,7 @@ class Setting(NamedTuple):
     test: Summary
     best: bool
     validated: bool = True
+    chance: float | None = None
 
 
 @styled
@@ -130,24 +135,25 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
     axes.set(title=f"{split} error, %: {what}", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
-    colours = colormaps["viridis"](np.linspace(0, 0.9, len(shown)))
-    for setting, colour in zip(shown, colours, strict=True):
+    colours, ends = colormaps["viridis"](np.linspace(0, 0.85, len(shown))), []
+    for place, (setting, colour) in enumerate(zip(shown, colours, strict=True)):
         errors = setting.errors
         name = legible(setting.name, 26)
         if not errors.size:
-            axes.plot([], [], "x", color=VERMILION, label=name)
-            continue
+            continue  # a cross in the panel beside this one
         epochs = np.arange(1, errors.shape[1] + 1)
-        look = {"color": colour, "marker": "o"}
+        dashes, marker = line_look(place)
         if len(errors) < FEWEST:
-            axes.plot(epochs, errors.T, **look, label=[name, *["_"] * (len(errors) - 1)])
+            axes.plot(epochs, errors.T, dashes, color=colour, marker=marker)
+            ends.append((epochs, errors.mean(axis=0), name, colour))
             continue
         centres, bars = zip(
             *(_centre(summarise(column, 100.0), robust) for column in errors.T.tolist()),
             strict=True,
         )
         centre, (below, above) = np.array(centres), np.squeeze(bars, axis=2).T
-        axes.plot(epochs, centre, **look, label=name)
+        axes.plot(epochs, centre, dashes, color=colour, marker=marker)
+        ends.append((epochs, centre, name, colour))
         look = {"color": colour, "alpha": 0.2, "linewidth": 0}
         axes.fill_between(epochs, centre - below, centre + above, **look)
     lowest = min((setting.errors.min(initial=100) for setting in shown), default=0)
@@ -156,8 +162,9 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         _log_scale(axes, "y")
     else:
         axes.set_ylim(0, 1.05 * highest or None)
+    _mark_chance(axes, settings)
     if len(shown) > 1:
-        axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
+        label_ends(axes, ends)
 
 
 def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
@@ -170,6 +177,7 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
     )
     places: list[Any] = list(values) if numeric else list(range(len(values)))
     label, robust = keys[0] if keys else "", _is_robust(settings)
+    dotted = sum(len(setting.test_errors) for setting in settings) <= MOST_DOTS
     diverged = [p for p, setting in zip(places, settings, strict=True) if not setting.test_errors]
     look = {"color": VERMILION, "markersize": 6, "transform": axes.get_xaxis_transform()}
     axes.plot(diverged, [0.96] * len(diverged), "x", **look)
@@ -184,7 +192,8 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
             look = {"color": colour, "markersize": 11 if best else 4}
             axes.plot([place] * len(errors), errors, shape, **look)
             continue
-        axes.plot([place] * len(errors), errors, "o", color=FAINT, alpha=0.45, markersize=3)
+        if dotted:
+            axes.plot([place] * len(errors), errors, "o", color=FAINT, alpha=0.45, markersize=3)
         look = {"fmt": shape, "color": colour, "zorder": 3, "markersize": 11 if best else 6}
         axes.errorbar(place, centre, bar, capsize=4, **look)
     if numeric:
@@ -199,6 +208,7 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
         axes.margins(x=0.3 if len(places) < 4 else 0.1)
     axes.set_xlabel(label)
     _scale(axes, "y", settings)
+    _mark_chance(axes, settings)
 
 
 def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
@@ -239,12 +249,12 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
             color="white" if dark else "black",
             weight="bold" if setting.best else "normal",
         )
+    figure = axes.get_figure()
+    assert figure is not None
+    label, ticks = "test error, % (log scale)", np.geomspace(low, max(high, low * 1.01), 5)
+    bar = figure.colorbar(colours, ax=axes, label=label, pad=0.01, ticks=ticks, format="%.3g")
+    bar.minorticks_off()
     if not written:
-        figure = axes.get_figure()
-        assert figure is not None
-        label, ticks = "test error, % (log scale)", np.geomspace(low, max(high, low * 1.01), 5)
-        bar = figure.colorbar(colours, ax=axes, label=label, pad=0.01, ticks=ticks, format="%.3g")
-        bar.minorticks_off()
         diverged = [p for p, s in zip(places, settings, strict=True) if not s.test_errors]
         axes.plot([c for _, c in diverged], [r for r, _ in diverged], "x", color=VERMILION)
     rows, columns = (range(0, len(v), math.ceil(len(v) / MOST_TICKS)) for v in values)
@@ -286,8 +296,12 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
         if len(errors) < FEWEST:
             axes.plot(errors, [place] * len(errors), shape, color=colour, markersize=size)
             continue
+        look = {"color": FAINT, "alpha": 0.45, "markersize": 3}
+        if len(errors) <= MOST_DOTS // MOST_RANKED:
+            axes.plot(errors, [place] * len(errors), "o", **look)
         bar = _centre(settings[index].test, robust)[1]
-        axes.errorbar(centre, place, xerr=bar, fmt=shape, color=colour, markersize=size, capsize=3)
+        look = {"fmt": shape, "color": colour, "markersize": size, "capsize": 3, "zorder": 3}
+        axes.errorbar(centre, place, xerr=bar, **look)
     heading, names = _names([settings[index] for _, index in ranked])
     names = [
         legible(name, MOST_NAME) + (": diverged" if centre == math.inf else "")
@@ -297,7 +311,8 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
     place = {"xytext": (-6, 8), "textcoords": "offset points", "ha": "right", "size": 8}
     axes.annotate(legible(heading, MOST_NAME), (0, 1), xycoords="axes fraction", **place)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
-    axes.set_title(f"test error, %: {_named_centre(settings) or 'each network'}")
+    centre = _named_centre(settings)
+    axes.set_title(f"test error, %: {f'each, {centre}' if centre else 'each network'}")
     _scale(axes, "x", [settings[index] for *_, index in ranked])
 
 
@@ -309,7 +324,7 @@ def _names(settings: Sequence[Setting]) -> tuple[str, list[str]]:
     if not same or max(map(len, names)) <= MOST_NAME:
         return "", names
     values = [" · ".join(_show(_value(setting, key)) for key in keys) for setting in settings]
-    return " · ".join(key.rpartition(".")[2] for key in keys), values
+    return " · ".join(keys), values
 
 
 def _is_robust(settings: Sequence[Setting]) -> bool:
@@ -332,6 +347,16 @@ def _centre(summary: Summary, robust: bool) -> tuple[float | None, list[list[flo
         return centre, None
     # The interval of the mean holds it, but for rounding.
     return centre, [[max(centre - ends[0], 0.0)], [max(ends[1] - centre, 0.0)]]
+
+
+def _mark_chance(axes: Axes, settings: Sequence[Setting]) -> None:
+    """Draws a line at chance where the errors come near it; the limits of the axes stay."""
+    low, high = axes.get_ylim()
+    for chance in {setting.chance for setting in settings if setting.chance is not None}:
+        if low <= chance <= high:
+            axes.axhline(chance, color=FAINT, linestyle=":", linewidth=1)
+            place = {"xytext": (2, 2), "textcoords": "offset points", "color": FAINT, "size": 8}
+            axes.annotate("chance", (0, chance), xycoords=("axes fraction", "data"), **place)
 
 
 def _scale(axes: Axes, name: str, settings: Sequence[Setting]) -> None:

@@ -7,7 +7,7 @@
                                                  chunk.json names its place in the plan, and
                                                  SHA256SUMS has the sums of all
     results.csv, history.npz, summary.json,      the results of the finished chunks
-    sweep.png, winner.py
+    sweep.png, sweep.html, winner.py
 
 A chunk is written under a temporary name and renamed, so it is either complete or absent. Whoever
 reads one checks its sums, and that it belongs to the plan. Several processes may share the
@@ -48,7 +48,8 @@ PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS, WEIGHTS = "chunks", "weights.safetensors"
 PLACE = "chunk.json"
 TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
-RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, WINNER
+PAGE = "sweep.html"
+RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members in one message
 
@@ -280,6 +281,7 @@ class SweepDir:
         *,
         winner: str | None,
         figure: bytes | None,
+        page: str,
     ) -> None:
         """Writes the results of the finished chunks, in place of earlier ones.
 
@@ -289,10 +291,12 @@ class SweepDir:
           summary: the statistics.
           winner: the content of the winner's config file; None if there is none, or not yet.
           figure: the content of sweep.png; None if it was not drawn.
+          page: the content of sweep.html.
         """
         write_atomically(self.path / TABLE, table)
         _write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
+        write_atomically(self.path / PAGE, page)
         for name, content in ((FIGURE, figure), (WINNER, winner)):
             if content is None:
                 (self.path / name).unlink(missing_ok=True)

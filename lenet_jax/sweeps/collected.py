@@ -75,14 +75,16 @@ class SweepResults:
             check_suffix(path)
         if not any(setting.done for setting in self.settings):
             self._winner()  # raises
+        entries = self.summary["settings"]
+        settings = [
+            setting._replace(chance=entry.get("chance", 0.0))
+            for setting, entry in zip(self.settings, entries, strict=True)
+        ]
         shown = [
             setting._replace(stuck=entry["stuck"])
-            for setting, entry in zip(
-                results.for_plot(self.settings, self.curves), self.summary["settings"], strict=True
-            )
+            for setting, entry in zip(results.for_plot(settings, self.curves), entries, strict=True)
         ]
-        complete = self.summary["status"] == "done"
-        title = self.path.name + ("" if complete else ", so far")
+        title = results.title(self.path.name, self.summary)
         figure = settle(plot_sweep(shown, title=title))
         if path is not None:
             save(figure, path)

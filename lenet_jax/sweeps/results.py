@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from lenet_jax.config import base
 from lenet_jax.config.file import Config, replace
 from lenet_jax.config.networks import LENET
 from lenet_jax.config.schema import keys
+from lenet_jax.errors import counted
 from lenet_jax.plots import sweeps as plots
 from lenet_jax.statistics import FEWEST, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
@@ -111,6 +112,7 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             "n": len(done),
             "diverged": len(setting.rows) - len(done),
             "stuck": setting.stuck,
+            "chance": setting.chance,
         }
         for name in (name for name in STATISTICS if name in setting.rows[0]):
             upper = 1.0 if name.endswith("accuracy") else math.inf
@@ -212,9 +214,33 @@ def for_plot(
                 test=describe(test, 100.0),
                 best=winner is not None and winner[0] == index,
                 validated=setting.validated or not setting.done,
+                chance=100 * (1 - setting.chance) if setting.chance else None,
             )
         )
     return shown
+
+
+def describe_config(config: Config, swept: Collection[str]) -> str:
+    """What the members of a sweep have in common: the network, the data and the epochs.
+
+    Args:
+      config: which they override.
+      swept: the keys that they override, which are left out.
+    """
+    model, sizes = config.model, {"model.channels", "model.features"}
+    network = "networks" if "model.name" in swept else model.name
+    if network == LENET and not sizes & set(swept):
+        network = f"LeNet {'–'.join(map(str, (*model.channels, *model.features)))}"
+    data = "" if "data.name" in swept else f" on {config.data.name}"
+    epochs = counted(config.train.num_epochs, "epoch")
+    return f"{network}{data}" + ("" if "train.num_epochs" in swept else f", {epochs}")
+
+
+def title(name: str, summary: Mapping[str, Any]) -> str:
+    """The title of a sweep's picture and page: its name, what it trained, and if all is there."""
+    about = summary.get("about")
+    so_far = "" if summary["status"] == "done" else ", so far"
+    return name + (f", {about}" if about else "") + so_far
 
 
 def _held(curve: Float[np.ndarray, " epochs"]) -> Float[np.ndarray, " epochs"]:
@@ -229,6 +255,7 @@ def summary(
     overrides: Mapping[int, Overrides],
     *,
     complete: bool,
+    about: str = "",
 ) -> dict[str, Any]:
     """The content of summary.json.
 
@@ -237,6 +264,7 @@ def summary(
       winner: from `choose`.
       overrides: those of each member.
       complete: whether every member of the sweep is trained.
+      about: see `describe_config`.
     """
     rows = [row for setting in settings for row in setting.rows]
     entries = summarise(settings)
@@ -245,6 +273,7 @@ def summary(
         averaged = "; …_ema_… are of the average of the weights after the last epoch"
     return {
         "status": "done" if complete else "incomplete",
+        "about": about,
         "members": len(rows),
         "diverged": sum(row["status"] == "diverged" for row in rows),
         "winner": winner
@@ -311,6 +340,11 @@ def rank(row: Row) -> tuple[float, float, int]:
 
 def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
     """The content of results.csv: one row per member, with its overrides and results."""
+    return files.table(cells(rows, overrides))
+
+
+def cells(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[list[Any]]:
+    """The names of the columns of results.csv, and the values of each member."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     columns[columns.index("best_epoch") : columns.index("best_epoch")] = measured(rows[0])
@@ -323,7 +357,7 @@ def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
             for v in map(changed.get, swept)
         ]
         lines.append([row["member"], *shown, *cells])
-    return files.table(lines)
+    return lines
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:

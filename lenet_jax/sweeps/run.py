@@ -14,8 +14,8 @@ from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.statistics import chance
-from lenet_jax.storage.sweep_dir import FIGURE, SweepDir
-from lenet_jax.sweeps import estimate, plan, results
+from lenet_jax.storage.sweep_dir import FIGURE, PAGE, SweepDir
+from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
@@ -246,7 +246,8 @@ def _collect(
         chances |= dict.fromkeys(group.members.numbers.tolist(), rate)
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
-    summary = results.summary(settings, winner, overrides, complete=complete)
+    about = results.describe_config(members.config, members.columns.by_key)
+    summary = results.summary(settings, winner, overrides, complete=complete, about=about)
     winner_file = None
     if complete and winner:
         member = winner[1]["member"]
@@ -255,7 +256,7 @@ def _collect(
     finished_any = any(setting.done for setting in settings)
     if finished_any:
         shown = results.for_plot(settings, curves)
-        title = store.path.name + ("" if complete else ", so far")
+        title = results.title(store.path.name, summary)
         figure = draw(lambda: plot_sweep(shown, title=title), FIGURE, console.warn)
     store.write_results(
         results.table(rows, overrides),
@@ -263,8 +264,10 @@ def _collect(
         summary,
         winner=winner_file,
         figure=figure,
+        page=webpage.render(rows, overrides, results.title(store.path.name, summary)),
     )
     console.lines(result_lines(settings, summary, rows, console.width))
+    console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
     if winner and options.save != "none":
         member = f"--member={winner[1]['member']}"
         console.next([next_command(command, "inspect", f"--workdir={store.path}", member)])

@@ -15,8 +15,8 @@ from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.mlp import MLP
-from lenet_jax.report import live
 from lenet_jax.plots.results import rank_mistakes
+from lenet_jax.report import live
 from lenet_jax.report.live import SCRIPTS, live_page, to_data, why_not
 from tests.support.chromium import browse, need_chromium
 from tests.support.handwriting import draw_digit

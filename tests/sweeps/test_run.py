@@ -40,7 +40,7 @@ pytestmark = pytest.mark.slow
 
 EPOCHS, SEEDS, MEMBERS = 3, 4, 16  # and one that diverges
 COMMAND = ["python", "-m", "experiments.sweep"]
-FILES = {"results.csv", "history.npz", "summary.json", "sweep.png", "winner.py"}
+FILES = {"results.csv", "history.npz", "summary.json", "sweep.png", "sweep.html", "winner.py"}
 # Two groups by the batch size; a member of the first diverges at once.
 SWEEP = chain(
     product(

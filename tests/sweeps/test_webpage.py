@@ -1,0 +1,71 @@
+import json
+import re
+from html import escape
+
+from lenet_jax.sweeps import webpage
+from tests.support.chromium import browse, need_chromium
+
+RATES = [0.1, 0.01, 1.0, 10.0]
+OVERRIDES = {
+    member: {"optimizer.learning_rate": rate, "model.init": "torch</script>", "seed": member}
+    for member, rate in enumerate(RATES)
+}
+ROWS = [
+    {
+        "member": member,
+        "status": "diverged" if member == 3 else "done",
+        "valid_loss": None if member == 3 else 0.5,
+        "valid_accuracy": None if member == 3 else accuracy,
+        "test_loss": None if member == 3 else 0.5,
+        "test_accuracy": None if member == 3 else accuracy,
+        "best_epoch": 1,
+        "diverged_step": 7 if member == 3 else None,
+        "seconds": 1.0,
+    }
+    for member, accuracy in enumerate([0.9, 0.8, 0.95, 0.0])
+]
+CHECKS = """
+<script>
+const results = [
+  passes(0.5, ""), passes(0.5, ">0.4"), passes(0.5, "0.1..0.5"), passes(0.5, "..1"),
+  passes(0.5, ">=0.5"), passes(0.5, "0.5"), passes("torch", "or"), passes(null, ""),
+  !passes(0.5, ">0.5"), !passes(0.5, "0.6.."), !passes("torch", "x"), !passes(null, ">0"),
+  makeAxis([1, 100, null]).at(10) === 0.5, makeAxis([1, 3]).at(2) === 0.5,
+];
+const input = document.querySelector("input[aria-label='filter of optimizer.learning_rate']");
+input.value = "0.05..20";
+input.dispatchEvent(new Event("input"));
+document.querySelectorAll("th button")[1].click();
+document.title = results.join(" ");
+</script>
+"""
+
+
+def test_the_page_holds_every_member_and_escapes_what_it_is_given():
+    page = webpage.render(ROWS, OVERRIDES, "a <b>, LeNet")
+    assert f"<h1>Sweep {escape('a <b>, LeNet')}</h1>" in page and "4 members" in page
+    assert page.count("</script>") == 2 and not re.search(r'(?:src|href)="(?!data:)', page)
+    data = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    assert data == webpage.to_data([ROWS[i] for i in (2, 0, 1, 3)], OVERRIDES)
+    assert [row[0] for row in data["rows"]] == [2, 0, 1, 3]  # the best first, the diverged last
+    axes = [data["columns"][place] for place in data["axes"]]
+    assert axes == ["optimizer.learning_rate", "model.init", "valid_accuracy", "test_accuracy"]
+
+
+def test_of_many_members_the_best_are_on_the_page(monkeypatch):
+    monkeypatch.setattr(webpage, "MOST_MEMBERS", 2)
+    page = webpage.render(ROWS, OVERRIDES, "a")
+    assert "4 members, the best 2 of which are here" in page and '"rows": [[2, ' in page
+    assert "[1, 0.01" not in page
+
+
+def test_chromium_sorts_and_filters_the_members(tmp_path):
+    need_chromium()
+    page = webpage.render(ROWS, OVERRIDES, "a").replace("</body>", f"{CHECKS}</body>")
+    (tmp_path / "sweep.html").write_text(page, encoding="utf-8")
+    dom, console = browse(tmp_path / "sweep.html", tmp_path)
+    assert console == []
+    assert f"<title>{' '.join(['true'] * 14)}</title>" in dom
+    assert "3 of 4 shown" in dom and dom.count("<path ") == 3
+    body = dom.partition("<tbody>")[2].partition("</tbody>")[0]
+    assert re.findall(r"<tr><td>(\d+)</td>", body) == ["3", "2", "0"]
