@@ -221,16 +221,23 @@ def _compare(arguments: argparse.Namespace) -> int:
     from lenet_jax.device import require_device  # late, as above
 
     require_device()
-    from lenet_jax.inference.load import load_results
-    from lenet_jax.report.compare import compare
+    from lenet_jax.inference.load import load, load_results
+    from lenet_jax.report.compare import answer, compare
 
-    page, lines = compare([load_results(path, member) for path, member in sources])
+    results = [load_results(path, member) for path, member in sources]
+    answers, remark = None, ""
+    try:
+        answers = answer([load(path, member) for path, member in sources])
+    except UserError as error:  # such as of a class whose file would run
+        remark = f"their answers are not compared: {str(error).splitlines()[0]}"
+    page, lines = compare(results, answers)
     out = _make_folder(arguments.out, sources[0][0] / "inspect")
     with writing(out):
         _write(out, {"compare.html": page}, force=arguments.force)
     for line in lines:
         print(line)
     print(f"  {out / 'compare.html'}")
+    print_remarks([remark] if remark else [])
     return ExitCode.DONE
 
 

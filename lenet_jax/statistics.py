@@ -95,6 +95,23 @@ def p_value(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(2 * stdtr(freedom, -difference / math.sqrt(total)))
 
 
+def mcnemar(first: int, second: int) -> float:
+    """How likely counts at least as unequal are of two networks that are equally good.
+
+    Two-sided and exact.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", 1947.
+
+    Args:
+      first: examples that only the first network gets right.
+      second: those that only the second does.
+    """
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(first, second), first + second, 0.5)))
+
+
 def chance(labels: Sequence[int] | np.ndarray) -> float:
     """The accuracy of always answering the most frequent class."""
     return float(np.bincount(labels).max() / len(labels))

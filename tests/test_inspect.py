@@ -203,6 +203,7 @@ class TestCompare:
         text = (tmp_path / "compare.html").read_text()
         page = Page(text)
         assert len(page.all("figure")) == 1 and len(page.all("svg")) == 1
+        assert lines[-1].split() == ["[1],", "[2]", "0", "0", "1"]  # the weights are the same
         assert 0 < text.index("optimizer.learning_rate") < text.index("train.batch_size")
 
     def test_members_of_a_sweep(self, run, sweep, tmp_path):

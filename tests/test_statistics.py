@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lenet_jax.statistics import Summary, chance, is_stuck, p_value, shortest, summarise
+from lenet_jax.statistics import Summary, chance, is_stuck, mcnemar, p_value, shortest, summarise
 
 RATES = st.lists(st.floats(0, 1), min_size=3, max_size=40)
 
@@ -94,3 +94,10 @@ def test_hardly_better_than_chance_is_stuck():
 def test_a_float32_is_written_as_short_as_it_can_be():
     assert shortest(np.float32(0.9924)) == 0.9924
     assert np.float32(shortest(np.float32(1 / 3))) == np.float32(1 / 3)
+
+
+def test_mcnemar_is_the_exact_binomial_test():
+    assert mcnemar(0, 0) == 1
+    for first, second in ((3, 3), (1, 9), (25, 12)):
+        expected = scipy.stats.binomtest(first, first + second, 0.5).pvalue
+        assert mcnemar(first, second) == mcnemar(second, first) == pytest.approx(expected)

@@ -198,6 +198,47 @@ def plot_mistakes(
 
 
 @styled
+def plot_disagreements(
+    images: UInt8[np.ndarray, "n h w c"],
+    labels: Int[np.ndarray, " n"],
+    predictions: Int[np.ndarray, "m n"],
+    class_names: Sequence[str],
+    *,
+    title: str,
+) -> Figure:
+    """Plots the images that some of m networks get right and others wrong, at most 40.
+
+    Args:
+        images: all that were evaluated.
+        labels: their true classes.
+        predictions: of each network.
+        class_names: k names.
+        title: the data.
+    """
+    right = predictions == labels
+    some = np.flatnonzero(right.any(axis=0) & ~right.all(axis=0))
+    shown, names = some[:MAX_MISTAKES], legible_names(class_names, 12)
+    columns, cell, side = 8, 122, fit(max(images.shape[1:3]), 112)
+    cell_height = side + 38 + 15 * len(predictions)
+    here = f", the first {len(shown)} of them here" if len(shown) < len(some) else ""
+    figure, axes = canvas(
+        32 + columns * cell,
+        max(76 + math.ceil(len(shown) / columns) * cell_height, 130),
+        f"Where runs disagree, {legible(title, 60)}",
+        f"{len(some):,} of {len(images):,} test images are right of some runs and wrong of others"
+        f"{here}: index, true class, answers (bold: right)",
+    )
+    for place, index in enumerate(shown):
+        x, y = 16 + place % columns * cell, 68 + place // columns * cell_height
+        y += picture(axes, x, y, as_rgb(images[index]), side) + 12
+        write(axes, x, y, f"index {index}: {names[labels[index]]}", size=8, color=FAINT)
+        for run, answer in enumerate(predictions[:, index], 1):
+            weight = "bold" if answer == labels[index] else "normal"
+            write(axes, x, y + 15 * run, f"[{run}] {names[answer]}", size=8, weight=weight)
+    return figure
+
+
+@styled
 def plot_calibration(
     confidence: Float[np.ndarray, " m"],
     accuracy: Float[np.ndarray, " m"],

@@ -1,14 +1,23 @@
 """Several runs side by side: their results, the differences of their configs, their curves."""
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
 
 from lenet_jax import config as configs
 from lenet_jax.config.measurements import names
+from lenet_jax.data.dataset import Dataset
+from lenet_jax.errors import UserError
 from lenet_jax.inference.load import Results
+from lenet_jax.inference.network import Network
 from lenet_jax.plots.curves import plot_accuracies
 from lenet_jax.plots.output import svg
+from lenet_jax.plots.results import plot_disagreements
 from lenet_jax.report.page import flatten, render
+from lenet_jax.statistics import mcnemar
 
 RESULTS = {
     "test_accuracy": "test accuracy, %",
@@ -21,8 +30,50 @@ RESULTS = {
 }
 
 
-def compare(networks: Sequence[Results]) -> tuple[str, list[str]]:
-    """The page that compares runs, and the lines of it for a terminal."""
+class Answers(NamedTuple):
+    """What several networks say of the same test images."""
+
+    dataset: Dataset
+    predictions: Int[np.ndarray, "m n"]
+
+    def pairs(self) -> list[tuple[str, int, int, str]]:
+        """Of each pair of networks: which, what only one of them gets right, and McNemar's p."""
+        right, rows = self.predictions == self.dataset.test.labels, []
+        for i, j in combinations(range(len(right)), 2):
+            first, second = int((right[i] & ~right[j]).sum()), int((right[j] & ~right[i]).sum())
+            rows.append((f"[{i + 1}], [{j + 1}]", first, second, f"{mcnemar(first, second):.2g}"))
+        return rows
+
+
+def answer(networks: Sequence[Network]) -> Answers:
+    """Classifies the test images by each of several networks.
+
+    Raises:
+      UserError: their data cannot be read, or are not the same.
+    """
+    remarks: list[str] = []
+    datasets: dict[str, Dataset] = {}
+    predictions = []
+    for network in networks:
+        assert network.config is not None
+        key = str(network.config.data)
+        if key not in datasets:
+            datasets[key] = network.load_data(remarks.append)
+        predictions.append(network.predict(datasets[key].test.images))
+    first, *others = datasets.values()
+    labels = first.test.labels
+    if remarks or not all(np.array_equal(other.test.labels, labels) for other in others):
+        raise UserError(remarks[0] if remarks else "they have other test images")
+    return Answers(first, np.stack(predictions))
+
+
+def compare(networks: Sequence[Results], answers: Answers | None = None) -> tuple[str, list[str]]:
+    """The page that compares runs, and the lines of it for a terminal.
+
+    Args:
+      networks: what is known of each.
+      answers: what each says of the test images; None: they are not compared.
+    """
     settings = [flatten(configs.to_dict(network.config)) for network in networks]
     every = dict.fromkeys(key for values in settings for key in values)  # networks have their own
     keys = {key: len({str(values.get(key)) for values in settings}) > 1 for key in every}
@@ -41,6 +92,16 @@ def compare(networks: Sequence[Results]) -> tuple[str, list[str]]:
     figure = None
     if all(network.history for network in networks):
         figure = plot_accuracies([(network.source, network.history) for network in networks])
+    pairs, disagreements = [] if answers is None else answers.pairs(), None
+    if answers is not None and any(first or second for _, first, second, _ in pairs):
+        dataset = answers.dataset
+        disagreements = plot_disagreements(
+            dataset.test.images,
+            dataset.test.labels,
+            answers.predictions,
+            dataset.class_names,
+            title=dataset.name,
+        )
     page = render(
         "compare.html",
         title=f"{len(networks)} runs side by side",
@@ -48,11 +109,17 @@ def compare(networks: Sequence[Results]) -> tuple[str, list[str]]:
         results=results,
         different=different,
         same=[[key, settings[0].get(key)] for key in keys if not keys[key]],
+        pairs=pairs,
+        disagreements=disagreements and svg(disagreements, "The images on which runs disagree"),
         svg=figure and svg(figure, "Validation accuracy of each run over the epochs"),
     )
     numbers = [f"[{number}]" for number in range(1, len(sources) + 1)]
     lines = [f"{number} {source}" for number, source in zip(numbers, sources, strict=True)]
-    return page, [*lines, "", *_columns([["", *numbers], *results, *different])]
+    table = _columns([["", *numbers], *results, *different])
+    if pairs:
+        heading = "runs", "only first right", "only second", "McNemar's p"
+        table += ["", *_columns([heading, *pairs])]
+    return page, [*lines, "", *table]
 
 
 def _number(value: Any, name: str) -> str:

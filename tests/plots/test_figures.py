@@ -364,6 +364,17 @@ class TestMistakes:
         assert count(pixels(figure), (200, 30, 60)) == 96**2
 
 
+def test_runs_disagree_where_one_is_right_and_another_wrong(random):
+    images = random.integers(0, 255, (4, 28, 28, 1), np.uint8)
+    labels = np.array([1, 2, 3, 4], np.int32)
+    predictions = np.array([[1, 2, 0, 5], [1, 7, 3, 6]], np.int32)
+    figure = results.plot_disagreements(images, labels, predictions, NAMES, title="a")
+    written = texts(figure)
+    assert [text for text in written if text.startswith("index")] == ["index 1: 2", "index 2: 3"]
+    assert {"[1] 2", "[2] 7", "[1] 0", "[2] 3"} <= set(written)
+    assert any(text.startswith("2 of 4 test images are right of some") for text in written)
+
+
 def test_a_journey_marks_the_true_class_and_says_its_scales(figures):
     written = texts(figures["journey"])
     assert sum("true class" in text for text in written) == 1
