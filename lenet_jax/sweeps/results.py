@@ -17,7 +17,6 @@ from lenet_jax.config.schema import keys
 from lenet_jax.plots import sweeps as plots
 from lenet_jax.statistics import FEWEST, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
-from lenet_jax.storage import files
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.members import Overrides
 
@@ -309,12 +308,14 @@ def rank(row: Row) -> tuple[float, float, int]:
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 
-def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
-    """The content of results.csv: one row per member, with its overrides and results."""
+def table(
+    rows: Sequence[Row], overrides: Mapping[int, Overrides]
+) -> tuple[list[str], list[list[Any]]]:
+    """The columns of results.csv, and its lines: one per member, its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     columns[columns.index("best_epoch") : columns.index("best_epoch")] = measured(rows[0])
-    lines: list[list[Any]] = [["member", *swept, *columns]]
+    lines: list[list[Any]] = []
     for row in rows:
         changed = overrides[row["member"]]
         cells = [row.get(name) for name in columns]
@@ -323,7 +324,7 @@ def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
             for v in map(changed.get, swept)
         ]
         lines.append([row["member"], *shown, *cells])
-    return files.table(lines)
+    return ["member", *swept, *columns], lines
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:
