@@ -120,7 +120,8 @@ def train_sweep(
         sweep file, `FILE.py[:ARG]`, which runs as code.
       workdir: as for `train`.
       data: as for `train`; members may vary how arrays are fitted and split.
-      **options: `save`, `shared_data_order`, `strategy` and `chunk_size`, as the command's flags.
+      **options: `save`, `record`, `record_every`, `record_split`, `record_dtype`,
+        `shared_data_order`, `strategy` and `chunk_size`, as the command's flags.
 
     Returns:
       The results, as `load_sweep`.
@@ -210,7 +211,14 @@ def load(path: str | Path, member: int | None = None, **description: Any) -> Net
 
 
 def load_sweep(path: str | Path) -> SweepResults:
-    """Loads the results of a sweep: its table, its figure and its networks.
+    """Loads the results of a sweep: its table, its figure, its networks, and what it recorded.
+
+        results = lenet_jax.load_sweep("runs/rates")
+        results.table  # a DataFrame, a row a member
+        results.logits, results.weights(epoch=3)  # arrays of all members, on the disk
+        results.network(member=1)
+
+    While the sweep runs, or after it was stopped, they are of the chunks that are finished.
 
     Raises:
       UserError: there are none, or they are damaged.

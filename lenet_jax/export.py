@@ -6,9 +6,11 @@ precision of the run explains, nothing is written.
 `stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch
 size, and normalise them; they compute convolution, ReLU and pooling as separate operations (the
 `plain` backend), which other compilers optimise best. `safetensors` and `torch` hold the weights
-under PyTorch's names; `torch` adds a Python file that defines the network.
+under PyTorch's names; `torch` adds a Python file that defines the network. `zoo` writes every
+network of a sweep in that form, and a table of them, see `lenet_jax.sweeps.zoo`.
 """
 
+import argparse
 import contextlib
 import functools
 import importlib.util
@@ -43,6 +45,7 @@ SUFFIXES = {
     "torch": "_torch.safetensors",
     "onnx": ".onnx",
 }
+ZOO = "zoo"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 COMPARED = 500  # images whose logits are compared
 # By precision: relative to the largest logit, absolute if that is below 1.
@@ -59,11 +62,15 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       program: the program's name, for the help.
     """
     parser = make_parser(program, "Export a trained network for use in other programs.")
-    parser.add_argument("--format", required=True, choices=tuple(SUFFIXES), help="what to write")
-    parser.add_argument("--out", metavar="FILE", help="default: a file in DIR/export")
+    parser.add_argument(
+        "--format", required=True, choices=(*SUFFIXES, ZOO), help="what to write; zoo: of a sweep"
+    )
+    parser.add_argument("--out", metavar="FILE", help="default: in DIR/export; of a zoo a folder")
     add_force(parser)
     arguments = parser.parse_args(argv)
     path, member = network_path(arguments)
+    if arguments.format == ZOO:
+        return _export_zoo(path, member, arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
     if arguments.out and not arguments.out.endswith(suffix):
         torch = "\nThe weights go there; a .py that defines the network is written beside it."
@@ -95,6 +102,31 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     for line in lines:
         print(line)
     print_remarks(remarks)
+    return ExitCode.DONE
+
+
+def _export_zoo(path: Path, member: int | None, arguments: argparse.Namespace) -> int:
+    """Writes the networks of a sweep, and returns the exit code."""
+    from lenet_jax.device import require_device
+    from lenet_jax.machine import use_compilation_cache
+
+    use_compilation_cache()
+    require_device()
+    from lenet_jax.sweeps.collected import load_results
+    from lenet_jax.sweeps.zoo import write_zoo
+
+    given = [name for name, value in description(arguments).items() if value is not None]
+    given += ["member"] if member is not None else []
+    if given:
+        raise UserError(f"--format=zoo takes all networks of a sweep as they are: no --{given[0]}")
+    results = load_results(path)
+    out = expand(arguments.out or path / "export" / ZOO)
+    with writing(out):
+        if arguments.out is None:
+            refuse_link(path / "export")
+        lines = write_zoo(results, out, force=arguments.force)
+    for line in lines:
+        print(line)
     return ExitCode.DONE
 
 

@@ -45,8 +45,16 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     machine.use_cores()
     require_device()
     from lenet_jax.sweeps.options import Options
+    from lenet_jax.sweeps.recording import make_recording
     from lenet_jax.sweeps.run import run  # late: JAX counts its devices on import
 
+    record = make_recording(
+        flag_values.record,
+        flag_values.record_every,
+        flag_values.record_split,
+        flag_values.record_dtype,
+        flag="--",
+    )
     options = Options(
         workdir=flag_values.workdir,
         save=flag_values.save,
@@ -56,6 +64,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         worker=worker,
         collect=flag_values.collect,
         dry_run=flag_values.dry_run,
+        record=record,
     )
     with writing(options.workdir):
         return run(config, members, options, machine.command_line(program, argv))
@@ -74,6 +83,30 @@ def make_sweep_flags() -> flags.FlagValues:
         "best",
         ["best", "all", "none"],
         "weights to save: best (the default), of the best member of each setting; all; or none",
+        values,
+    )
+    flags.DEFINE_string(
+        "record",
+        None,
+        "logits, weights, or logits,weights: write those of every member, as lenet_jax.load_sweep"
+        " reads them while the sweep runs; weights: includes --save=all",
+        values,
+    )
+    flags.DEFINE_integer(
+        "record_every",
+        None,
+        "also after every n-th epoch and the last, beside those of the best epoch on validation",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "record_split", "test", "images of the logits: test, train, valid, or several: a,b", values
+    )
+    flags.DEFINE_enum(
+        "record_dtype",
+        "float32",
+        ["float32", "float16"],
+        "of logits, and of weights after an epoch; those of the best epoch stay as they are",
         values,
     )
     flags.DEFINE_bool(

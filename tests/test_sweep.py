@@ -33,6 +33,10 @@ def environment(monkeypatch):
         (["--config.seed=3"], "seed is swept, but also set by --config.seed"),
         (["--config.lr=3"], "unknown flag --config.lr; did you mean"),
         (["--sweep="], "missing --sweep=FILE.py"),
+        (["--record=logit"], "--record=logit: must be one or more of logits, weights"),
+        (["--record_every=1"], "--record_every needs --record=logits, weights"),
+        (["--record_every=0"], "flag --record_every=0: 0 is not a positive"),
+        (["--record_dtype=int8"], "flag --record_dtype=int8: value should be one of"),
         (["--save=some"], "flag --save=some: value should be one of"),
         (["--colect"], "unknown flag --colect; did you mean --collect?"),
         (["--collect"], "holds no sweep yet: nothing to collect"),
@@ -73,12 +77,13 @@ def test_four_workers_that_start_at_once_in_an_empty_folder_all_finish(folder, t
     assert (summary["status"], summary["members"]) == ("done", 8)
 
 
-def test_a_killed_and_resumed_sweep_gives_the_same_table(tmp_path):
+def test_a_killed_and_resumed_sweep_gives_the_same_table_and_recordings(tmp_path):
     """`kill -9` once the first chunk is there; the whole command again, and one uninterrupted."""
     folder = tiny.write_idx_folder(tmp_path / "bars")
     settings = {f"config.{key}": value for key, value in tiny.CONFIG.items()}
     settings |= {"config.data.name": folder, "config.model.backend": "plain", "chunk_size": 2}
     settings |= {"config.train.num_epochs": 30, "config.train.ema_decay": 0.9}
+    settings |= {"record": "logits,weights", "record_every": 10, "record_split": "test,train"}
     shown = {k: ",".join(map(str, v)) if isinstance(v, tuple) else v for k, v in settings.items()}
     command = [sys.executable, "-m", "experiments.sweep", *FLAGS[1:], "--config=configs/notes.py"]
     command += [f"--{key}={value}" for key, value in shown.items()]
@@ -113,3 +118,9 @@ def test_a_killed_and_resumed_sweep_gives_the_same_table(tmp_path):
     ]
     assert tables[0] == tables[1]
     assert len(tables[0]) == 7
+    whole_chunks = tmp_path / "whole" / "chunks"
+    recorded = [*whole_chunks.glob("*/logits_*"), *whole_chunks.glob("*/weights*")]
+    assert len(recorded) == 3 * (2 * 4 + 4)
+    for file in recorded:
+        again = tmp_path / "killed" / file.relative_to(tmp_path / "whole")
+        assert again.read_bytes() == file.read_bytes(), file

@@ -122,6 +122,7 @@ class MemberResult(TypedDict):
 
 
 class ChunkResults(TypedDict):
-    """A chunk's `results.json`: one row per member."""
+    """A chunk's `results.json`: one row per member, and what accuracy is no better than chance."""
 
     rows: list[MemberResult]
+    chance: NotRequired[Number]

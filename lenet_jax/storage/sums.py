@@ -1,7 +1,7 @@
 """SHA-256 sums of the files of a folder, in a manifest that `sha256sum --check` can read."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lenet_jax.errors import UserError, printable
@@ -20,21 +20,33 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(manifest(folder))
 
 
-def manifest(folder: Path) -> str:
-    """One line per file of a folder, except its manifest: the SHA-256 in hex, and the name."""
-    lines = []
+def manifest(folder: Path, known: Mapping[str, str] | None = None) -> str:
+    """One line per file of a folder, except its manifest: the SHA-256 in hex, and the name.
+
+    Args:
+      folder: the folder.
+      known: lines by name, of files that are not read.
+    """
+    lines, known = [], known or {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST:
-            lines.append(_line(path, name))
+            lines.append(known.get(name) or _line(path, name))
     return "".join(lines)
 
 
-def find_damage(folder: Path) -> str | None:
-    """A short description of the damage to a folder's files; None if they are intact."""
+def find_damage(folder: Path, is_deferred: Callable[[str], bool] = lambda _: False) -> str | None:
+    """A short description of the damage to a folder's files; None if they are intact.
+
+    Args:
+      folder: the folder.
+      is_deferred: whether a file of this name has to be there, but is not read; see `is_intact`.
+    """
     try:
         stored = read_bytes(folder / MANIFEST).decode("ascii", "replace")
-        actual = manifest(folder)
+        names = {line.rstrip("\n").partition("  ")[2]: line for line in stored.splitlines(True)}
+        known = {name: line for name, line in names.items() if is_deferred(name)}
+        actual = manifest(folder, known)
     except (FileNotFoundError, NotADirectoryError):
         return f"it has no {MANIFEST}"
     except OSError as error:
@@ -47,6 +59,16 @@ def find_damage(folder: Path) -> str | None:
     for line in sorted(listed - present, key=_name):
         return f"{_name(line)} is missing"
     return f"{MANIFEST} was changed"
+
+
+def is_intact(folder: Path, name: str) -> bool:
+    """Whether a file of a folder is as its manifest has it.
+
+    Raises:
+      OSError: it, or the manifest, cannot be read.
+    """
+    stored = read_bytes(folder / MANIFEST).decode("ascii", "replace")
+    return _line(folder / name, name) in stored.splitlines(keepends=True)
 
 
 def write_sums(folder: Path, names: Sequence[str]) -> None:

@@ -4,14 +4,16 @@
                                                  the versions and devices
     chunks/0007/                                 a finished chunk: results.json, history.npz, and
                                                  weights.safetensors if any weights were saved;
+                                                 for what is recorded see `storage.recorded`;
                                                  chunk.json names its place in the plan, and
                                                  SHA256SUMS has the sums of all
     results.csv, history.npz, summary.json,      the results of the finished chunks
     sweep.png, sweep.html, winner.py
 
 A chunk is written under a temporary name and renamed, so it is either complete or absent. Whoever
-reads one checks its sums, and that it belongs to the plan. Several processes may share the
-directory. The one that trains a chunk holds its lock, see `storage.lock`.
+reads one checks its sums, and that it belongs to the plan; those of what is recorded, which may be
+large, when it is read. Several processes may share the directory. The one that trains a chunk holds
+its lock, see `storage.lock`.
 """
 
 import contextlib
@@ -19,7 +21,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,12 +42,13 @@ from lenet_jax.storage.files import (
     write_atomically,
     write_json,
 )
-from lenet_jax.storage.formats import MemberResult, Place, Plan, PlannedChunk
+from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
 from lenet_jax.storage.lock import locked
+from lenet_jax.storage.recorded import WEIGHTS, is_recorded, members_of, weights_file
 from lenet_jax.storage.sums import find_damage, write_manifest
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
-CHUNKS, WEIGHTS = "chunks", "weights.safetensors"
+CHUNKS = "chunks"
 PLACE = "chunk.json"
 TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
 PAGE = "sweep.html"
@@ -166,13 +169,17 @@ class SweepDir:
         numbers = {int(name) for name in names if re.fullmatch("[0-9]{4,}", name)}
         return set(filter(self.is_done, numbers))
 
+    def folders(self, chunks: Collection[int]) -> list[tuple[Path, list[int]]]:
+        """The folders of chunks, and their members in order."""
+        return [(self._folder(chunk), self._chunks[chunk]["members"]) for chunk in sorted(chunks)]
+
     def is_done(self, chunk: int) -> bool:
         """Whether a chunk is finished."""
         return self._folder(chunk).is_dir()
 
     @contextlib.contextmanager
     def claim(self, chunk: int) -> Iterator[Path | None]:
-        """Claims a chunk: yields a folder for its files, which becomes the chunk unless empty.
+        """Claims a chunk: yields a folder for its files, which becomes the chunk with its results.
 
         Yields None if the chunk is already done, or another process is training it.
         """
@@ -184,21 +191,21 @@ class SweepDir:
             remove(draft)  # left by a killed process
             draft.mkdir()
             yield draft
-            if not any(draft.iterdir()):
-                draft.rmdir()
+            if not (draft / ROWS).exists():  # it was stopped
+                remove(draft)
                 return
             write_json(draft / PLACE, self._place(chunk))
             write_manifest(draft)
             publish(draft, self._folder(chunk))
 
     def check(self, chunk: int) -> None:
-        """Checks that a finished chunk is intact and belongs here.
+        """Checks that a finished chunk is intact and belongs here, but not what it recorded.
 
         Raises:
           UserError: a file differs from its sum, or the chunk is another plan's or another place's.
         """
         folder = self._folder(chunk)
-        damage = find_damage(folder)
+        damage = find_damage(folder, is_recorded)
         if damage is not None:
             raise damaged(folder, damage)
         known = chunk < len(self._chunks)
@@ -221,6 +228,11 @@ class SweepDir:
         measured = [name.rpartition(":")[2] for name in train.get("measurements", ())]
         return read_chunk(self._folder(chunk), members, epochs, measured)
 
+    def read_chance(self, chunk: int) -> float:
+        """What `write_chunk` wrote of a chunk that was read before; 0 if it was not known."""
+        results = read_json(self._folder(chunk) / ROWS, ChunkResults)
+        return (results or {}).get("chance", 0.0)
+
     def read_member(self, member: int) -> StoredMember:
         """The weights and results of a member.
 
@@ -234,7 +246,7 @@ class SweepDir:
             raise self._without_weights(member)
         rows, curves = self.read_chunk(chunk)
         stacked, metadata = weights.read(file)
-        members, numbers = _members(metadata), self._chunks[chunk]["members"]
+        members, numbers = members_of(metadata), self._chunks[chunk]["members"]
         stacks = {array.shape[:1] for array in stacked.values()}
         if not set(members) <= set(numbers) or stacks != {(len(members),)}:
             raise damaged(self._folder(chunk), f"{WEIGHTS} is of other members")
@@ -271,7 +283,7 @@ class SweepDir:
         for chunk in sorted(self.done()):
             file = self._folder(chunk) / WEIGHTS
             if file.exists():
-                yield from _members(weights.read(file)[1])
+                yield from members_of(weights.read(file)[1])
 
     def write_results(
         self,
@@ -336,25 +348,36 @@ class SweepDir:
         return hashlib.sha256(json.dumps(self.plan(), sort_keys=True).encode()).hexdigest()
 
 
-def write_chunk(folder: Path, rows: Sequence[Row], curves: Curves) -> None:
-    """Writes a chunk's results, one row per member, and its curves of shape (members, epochs)."""
-    write_json(folder / ROWS, {"rows": list(rows)})
+def write_chunk(
+    folder: Path, rows: Sequence[Row], curves: Curves, chance: float | None = None
+) -> None:
+    """Writes a chunk's results.
+
+    Args:
+      folder: its folder.
+      rows: one per member.
+      curves: of shape (members, epochs).
+      chance: the accuracy of always answering the most frequent class, if it is known.
+    """
+    more = {} if chance is None else {"chance": chance}
+    write_json(folder / ROWS, {"rows": list(rows), **more})
     _write_arrays(folder / HISTORY, curves)
 
 
 def write_weights(
-    folder: Path, members: Mapping[int, Mapping[str, np.ndarray]], metadata: Mapping[str, str]
+    folder: Path,
+    members: Mapping[int, Mapping[str, np.ndarray]],
+    metadata: Mapping[str, str],
+    epoch: int | None = None,
 ) -> None:
-    """Writes the weights of members of a chunk, stacked along a leading axis; keys are numbers."""
+    """Writes the weights of members of a chunk, stacked along a leading axis; keys are numbers.
+
+    Those after an epoch, or without one those of the networks that results.csv is of.
+    """
     first = next(iter(members.values()))
     stacked = {name: np.stack([arrays[name] for arrays in members.values()]) for name in first}
     member_numbers = " ".join(map(str, members))
-    weights.write(folder / WEIGHTS, stacked, {**metadata, "members": member_numbers})
-
-
-def _members(metadata: Mapping[str, str]) -> list[int]:
-    """The numbers of the members whose weights a file has."""
-    return [int(m) for m in re.findall(r"\b[0-9]{1,9}\b", metadata.get("members", ""))]
+    weights.write(folder / weights_file(epoch), stacked, {**metadata, "members": member_numbers})
 
 
 def _plan_text(plan: Mapping[str, Any]) -> str:

@@ -114,6 +114,24 @@ def read(
     raise not_weights(path, _kind_of_else(head))
 
 
+def map_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a safetensors file, mapped into memory and not verified, and its metadata.
+
+    Raises:
+      OSError: it cannot be read.
+      ValueError, LookupError, TypeError, UserError: it is not such a file, or is cut off.
+    """
+    content = np.memmap(path, np.uint8, "r")
+    start = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = decode(content[8:start].tobytes(), dict[str, dict[str, Any]], path.name)
+    metadata, arrays = header.pop("__metadata__", {}), {}
+    for name, entry in header.items():
+        first, end = entry["data_offsets"]
+        values = content[start + first : start + end].view(DTYPES[entry["dtype"]])
+        arrays[name] = values.reshape(entry["shape"])
+    return arrays, metadata
+
+
 def write(
     path: str | Path,
     state_dict: Mapping[str, np.ndarray],

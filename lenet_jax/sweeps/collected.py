@@ -1,9 +1,10 @@
 """The collected results of a sweep, as Python has them: `lenet_jax.load_sweep`."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,9 +17,20 @@ from lenet_jax.plots.output import settle
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.reading import read_json
+from lenet_jax.storage.recorded import (
+    Folders,
+    RecordedArray,
+    load_logits,
+    load_weights,
+    recorded_epochs,
+)
 from lenet_jax.storage.sweep_dir import SUMMARY, Row, SweepDir, is_sweep
 from lenet_jax.sweeps import results
+from lenet_jax.sweeps.members import Overrides
 from lenet_jax.sweeps.table import result_lines
+
+if TYPE_CHECKING:
+    import pandas
 
 CurvesByMember = Mapping[int, Mapping[str, np.ndarray]]
 
@@ -33,6 +45,8 @@ class SweepResults:
       summary: the statistics of each setting and the winner, as in summary.json.
       settings: members that differ in their seeds alone.
       curves: the metrics of each member by name, a value an epoch.
+      overrides: of each member, by key.
+      folders: of the finished chunks, and their members.
     """
 
     path: Path
@@ -40,13 +54,73 @@ class SweepResults:
     summary: Mapping[str, Any]
     settings: Sequence[results.Setting]
     curves: CurvesByMember
+    overrides: Mapping[int, Overrides]
+    folders: Folders
 
     def __repr__(self) -> str:
         """The table that the command prints."""
-        rows = [row for setting in self.settings for row in setting.rows]
+        rows = self._results()
         lines = result_lines(self.settings, dict(self.summary), rows)
         title = f"Sweep {show(self.path.name)}, {counted(len(rows), 'network')}"
         return "\n".join([title, *lines[1:]])
+
+    @functools.cached_property
+    def table(self) -> "pandas.DataFrame":
+        """The rows of results.csv, one per member, of the finished ones.
+
+        Raises:
+          UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError(
+                "the table of a sweep is a DataFrame of pandas, which is not installed:"
+                " pip install pandas, or '.[pandas]' in the repository\n"
+                "Without it, .rows has the same as dicts."
+            ) from error
+        columns, lines = results.table(self._results(), self.overrides)
+        return pandas.DataFrame(lines, columns=columns)
+
+    @functools.cached_property
+    def logits(self) -> RecordedArray:
+        """The logits of the test images, (members, n, k), which stay on the disk.
+
+        Each row is of the network that `network` loads, in the order of the table; NaN where the
+        member diverged.
+
+        Raises:
+          UserError: they were not recorded, see `--record`, or are damaged.
+        """
+        return self.logits_of()
+
+    def logits_of(self, split: str = "test", epoch: int | None = None) -> RecordedArray:
+        """The logits of a split's images, (members, n, k), see `logits`.
+
+        Args:
+          split: `test`, `train` or `valid`.
+          epoch: after which, counted from 1; NaN where a member had diverged or stopped before.
+            None: of the networks that the results are of.
+
+        Raises:
+          UserError: they were not recorded, or are damaged.
+        """
+        return load_logits(self.folders, split, epoch)
+
+    def weights(self, epoch: int | None = None) -> dict[str, RecordedArray]:
+        """The weights by name, each (members, …), under PyTorch's names and in its layouts.
+
+        Args:
+          epoch: as for `logits_of`.
+
+        Raises:
+          UserError: they were not recorded, or are damaged; or networks differ in shape.
+        """
+        return load_weights(self.folders, epoch)
+
+    def epochs(self, kind: str = "weights") -> list[int]:
+        """The epochs, counted from 1, after which `weights` or `logits` were recorded."""
+        return recorded_epochs([folder for folder, _ in self.folders], kind)
 
     def network(self, member: int | None = None, model: str | None = None) -> Network:
         """The network of a member, by default of the best on validation.
@@ -90,6 +164,11 @@ class SweepResults:
             save(figure, path)
         return figure
 
+    def _results(self) -> list[Row]:
+        """The results of each member, without its overrides."""
+        rows = [row for setting in self.settings for row in setting.rows]
+        return sorted(rows, key=lambda row: row["member"])
+
     def _winner(self) -> Mapping[str, Any]:
         winner = self.summary["winner"]
         if winner is None:
@@ -101,26 +180,36 @@ class SweepResults:
 
 
 def load_results(path: str | Path) -> SweepResults:
-    """Loads the results that a sweep collected last.
+    """Loads the results of a sweep; while it runs, or was stopped, those of the finished chunks.
 
     Raises:
-      UserError: there are none, or they are damaged or older than the chunks.
+      UserError: there are none, or they are damaged.
     """
     store = SweepDir(path)
     if not is_sweep(store.path):
         raise UserError(f"{show(path)} is not a sweep's directory")
-    summary = read_json(store.path / SUMMARY, dict[str, Any])
-    rows, curves = read_chunks(store, store.done())
-    if summary is None or summary["members"] != len(rows):
+    done, members = store.done(), store.members()
+    if not done:
         raise UserError(
-            f"the results of {show(path)} are not collected yet\n"
-            "Run its command again, or with --collect to see those of the finished chunks."
+            f"{show(path)} has no finished chunk yet\nRun its command again, or wait until it has."
         )
-    members = store.members()
+    rows, curves = read_chunks(store, done)
     overrides = {row["member"]: members[row["member"]] for row in rows}
+    summary = read_json(store.path / SUMMARY, dict[str, Any])
+    if summary is None or summary["members"] != len(rows):
+        chances = {
+            member: store.read_chance(chunk)
+            for chunk in done
+            for _, own in store.folders([chunk])
+            for member in own
+        }
+        settings = results.by_setting(rows, overrides, chances)
+        winner, complete = results.choose(settings), len(rows) == len(members)
+        summary = results.summary(settings, winner, overrides, complete=complete)
     table = [{"member": row["member"], **overrides[row["member"]], **row} for row in rows]
     settings = results.by_setting(rows, overrides)
-    return SweepResults(expand(path), table, summary, settings, curves)
+    folders = store.folders(done)
+    return SweepResults(expand(path), table, summary, settings, curves, overrides, folders)
 
 
 def read_chunks(

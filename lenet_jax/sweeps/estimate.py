@@ -10,6 +10,7 @@ from lenet_jax import machine
 from lenet_jax.data.dataset import Split
 from lenet_jax.errors import counted
 from lenet_jax.sweeps import plan as sweep_plan
+from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.terminal.progress import clock
 from lenet_jax.training import sizes
@@ -23,20 +24,18 @@ def describe(
     groups: Sequence[Group],
     chunks: Sequence[Chunk],
     missing: Sequence[Chunk],
-    strategy: Strategy,
-    shared_data_order: bool,
+    options: Options,
 ) -> list[str]:
-    """The plan as lines of text: groups, chunks, memory and, after a short trial, the time.
+    """The plan as lines of text: groups, chunks, memory, disk space and, after a trial, the time.
 
     Args:
       groups: all groups of the sweep.
       chunks: all chunks.
       missing: the chunks that are not trained yet.
-      strategy: how members are trained on a device.
-      shared_data_order: whether all members see the same batches.
+      options: how they are trained, and what is recorded.
     """
     devices = machine.devices()
-    strategy = choose_strategy(strategy, devices[0])
+    strategy = choose_strategy(options.strategy, devices[0])
     memory = machine.available_memory(devices[0])
     free = "not known" if memory is None else f"{memory / 1e9:.1f} GB"
     lines = [
@@ -60,8 +59,13 @@ def describe(
         )
     if len(groups) > SHOWN_GROUPS:
         lines.append(f"… and {counted(len(groups) - SHOWN_GROUPS, 'more group')}")
+    if options.record is not None:
+        lines += [
+            "",
+            f"to record: {options.record.bytes_of_chunks(missing) / 1e9:,.2f} GB on the disk",
+        ]
     if missing:
-        speed = _trial(missing[0], strategy, shared_data_order)
+        speed = _trial(missing[0], strategy, options.shared_data_order)
         work = sum(
             len(c.members)
             / len(c.group.members)

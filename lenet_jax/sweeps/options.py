@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from lenet_jax.errors import UserError, show
+from lenet_jax.sweeps.recording import Recording, make_recording
 from lenet_jax.training.population import Strategy
 
 
@@ -17,8 +18,15 @@ class Options(NamedTuple):
     worker: tuple[int, int] = (1, 1)
     collect: bool = False
     dry_run: bool = False
+    record: Recording | None = None
+
+    @property
+    def saved(self) -> str:
+        """Whose weights are saved: of all members, if weights are recorded."""
+        return "all" if self.record is not None and self.record.weights else self.save
 
 
+RECORD = ("record", "record_every", "record_split", "record_dtype")
 CHOICES = {"save": ("best", "all", "none"), "strategy": ("auto", "map", "vmap")}
 
 
@@ -27,13 +35,14 @@ def make_options(workdir: str, **given: Any) -> Options:
 
     Args:
       workdir: its folder.
-      **given: `save`, `strategy`, `shared_data_order` and `chunk_size`.
+      **given: `save`, `strategy`, `shared_data_order`, `chunk_size`, `record`, `record_every`,
+        `record_split` and `record_dtype`.
 
     Raises:
       TypeError: one is none of these.
       UserError: one has no such value.
     """
-    names = (*CHOICES, "shared_data_order", "chunk_size")
+    names = (*CHOICES, "shared_data_order", "chunk_size", *RECORD)
     if unknown := ", ".join(name for name in given if name not in names):
         raise TypeError(f"the options of a sweep are {', '.join(names)}; not {unknown}")
     for name, choices in CHOICES.items():
@@ -42,4 +51,5 @@ def make_options(workdir: str, **given: Any) -> Options:
     size = given.get("chunk_size")
     if size is not None and not (type(size) is int and size >= 1):
         raise UserError(f"chunk_size={show(size)}: must be an integer of at least 1, or None")
-    return Options(workdir, **given)
+    record = {name.removeprefix("record_"): given.pop(name) for name in RECORD if name in given}
+    return Options(workdir, **given, record=make_recording(**record))

@@ -23,6 +23,7 @@ from lenet_jax.config.schema import current_names
 from lenet_jax.data.dataset import SECTION, Dataset, Statistics, pixel_statistics
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
+from lenet_jax.statistics import chance
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import Plan
 from lenet_jax.sweeps.members import Members
@@ -47,6 +48,11 @@ class Group(NamedTuple):
     def images(self) -> int:
         """Training images processed, summed over members and epochs."""
         return len(self.members) * self.spec.num_epochs * self.spec.num_examples
+
+    @property
+    def chance(self) -> float:
+        """The accuracy of always answering the most frequent class; 0 without validation."""
+        return chance(self.dataset.valid.labels) if len(self.dataset.valid) else 0.0
 
     @property
     def has_own_training_sets(self) -> bool:

@@ -18,7 +18,6 @@ from lenet_jax.errors import counted
 from lenet_jax.plots import sweeps as plots
 from lenet_jax.statistics import FEWEST, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
-from lenet_jax.storage import files
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.members import Overrides
 
@@ -338,17 +337,14 @@ def rank(row: Row) -> tuple[float, float, int]:
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 
-def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> str:
-    """The content of results.csv: one row per member, with its overrides and results."""
-    return files.table(cells(rows, overrides))
-
-
-def cells(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[list[Any]]:
-    """The names of the columns of results.csv, and the values of each member."""
+def table(
+    rows: Sequence[Row], overrides: Mapping[int, Overrides]
+) -> tuple[list[str], list[list[Any]]]:
+    """The columns of results.csv, and its lines: one per member, its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     columns[columns.index("best_epoch") : columns.index("best_epoch")] = measured(rows[0])
-    lines: list[list[Any]] = [["member", *swept, *columns]]
+    lines: list[list[Any]] = []
     for row in rows:
         changed = overrides[row["member"]]
         cells = [row.get(name) for name in columns]
@@ -357,7 +353,7 @@ def cells(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> list[list[
             for v in map(changed.get, swept)
         ]
         lines.append([row["member"], *shown, *cells])
-    return lines
+    return ["member", *swept, *columns], lines
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:

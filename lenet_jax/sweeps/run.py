@@ -13,13 +13,14 @@ from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted
 from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
-from lenet_jax.statistics import chance
+from lenet_jax.storage.files import table
 from lenet_jax.storage.sweep_dir import FIGURE, PAGE, SweepDir
 from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
+from lenet_jax.sweeps.recording import check_space
 from lenet_jax.sweeps.table import result_lines, share
 from lenet_jax.sweeps.train import missing_chunks, train
 from lenet_jax.terminal.console import Console
@@ -82,10 +83,7 @@ def run(
     groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
     if options.dry_run:
         missing = missing_chunks(store, chunks)
-        lines = estimate.describe(
-            groups, chunks, missing, options.strategy, options.shared_data_order
-        )
-        console.lines(lines)
+        console.lines(estimate.describe(groups, chunks, missing, options))
         return ExitCode.DONE
     if options.collect:
         if store.plan() is None:
@@ -132,17 +130,24 @@ def make_plan(
       UserError: as for `run`.
     """
     groups = plan.make_groups(members, load_data, options.shared_data_order)
-    settings = {name: getattr(options, name) for name in ("save", "shared_data_order", "strategy")}
+    settings = {name: getattr(options, name) for name in ("shared_data_order", "strategy")}
+    settings = {"save": options.saved, **settings}
+    if options.record is not None:
+        settings |= options.record.to_json()
     requested = plan.to_json(members, groups, **settings)
     written = store.plan()
     if written is None:
         chunks = _plan_chunks(groups, options, warn)
+        if options.record is not None and not options.collect:
+            check_space(options.record, chunks, store.path)
         if options.dry_run or options.collect:
             return groups, chunks
         planned = requested | {"chunks": plan.chunks_to_json(chunks)}
         written = store.open(planned, configs.to_dict(config))  # or of a worker that was faster
     _check_config(store, config)
     chunks = plan.from_json(written, requested, groups, str(store.path))
+    if options.record is not None and not options.collect:
+        check_space(options.record, missing_chunks(store, chunks), store.path)
     if not options.collect:  # which checks what it reads
         for chunk in sorted(store.done() & set(range(len(chunks)))):
             store.check(chunk)
@@ -242,8 +247,7 @@ def _collect(
     overrides = {row["member"]: members.columns[row["member"]] for row in rows}
     chances = {}
     for group in {id(chunk.group): chunk.group for chunk in done}.values():
-        rate = chance(group.dataset.valid.labels) if len(group.dataset.valid) else 0.0
-        chances |= dict.fromkeys(group.members.numbers.tolist(), rate)
+        chances |= dict.fromkeys(group.members.numbers.tolist(), group.chance)
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
     about = results.describe_config(members.config, members.columns.by_key)
@@ -258,8 +262,9 @@ def _collect(
         shown = results.for_plot(settings, curves)
         title = results.title(store.path.name, summary)
         figure = draw(lambda: plot_sweep(shown, title=title), FIGURE, console.warn)
+    columns, lines = results.table(rows, overrides)
     store.write_results(
-        results.table(rows, overrides),
+        table([columns, *lines]),
         results.history([row["member"] for row in rows], curves),
         summary,
         winner=winner_file,

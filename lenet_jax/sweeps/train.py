@@ -10,19 +10,17 @@ import jax
 import numpy as np
 
 from lenet_jax.data.form import measure_form
-from lenet_jax.inference.others import describe_network, export_weights
-from lenet_jax.inference.state_dict import form_metadata, make_metadata
-from lenet_jax.nn.variables import weights_of
+from lenet_jax.inference.state_dict import form_metadata
 from lenet_jax.statistics import shortest
-from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk, write_weights
+from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
+from lenet_jax.sweeps.recorder import Recorder
 from lenet_jax.sweeps.table import share
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
-from lenet_jax.training import population as populations
 from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.population import EpochMetrics, Population
 from lenet_jax.training.training_set import make_training_set
@@ -114,6 +112,8 @@ class Trainer:
                 members, settings, self._train_split, self._valid_split, epoch
             )
             epochs.append(population.pick(metrics, count))
+            alive = ~np.isnan(epochs[-1].train_loss)
+            self._recorder.write_epoch(chunk, folder, members.state.params, epoch + 1, alive)
             if interrupt.notice():
                 return None
             if compiles and epoch == 0:
@@ -122,6 +122,9 @@ class Trainer:
                 progress.advance(count, count * spec.num_examples)
             if (population.pick(members.state.step, count) < 0).all():  # all are frozen
                 break
+        for epoch in range(len(epochs), spec.num_epochs):
+            nobody = np.zeros(count, bool)
+            self._recorder.write_epoch(chunk, folder, members.state.params, epoch + 1, nobody)
         missing = spec.num_epochs - len(epochs)
         progress.skip(count * missing)
         nothing = jax.tree.map(lambda values: np.full_like(values, np.nan), epochs[-1])
@@ -141,8 +144,8 @@ class Trainer:
         rows = [_row(chunk, index, outcome, stacked, seconds) for index in range(count)]
         curves = {name: curve for name, curve in stacked._asdict().items() if curve is not None}
         measured = {f"valid_{name}": curve for name, curve in curves.pop("measured").items()}
-        write_chunk(folder, rows, curves | measured)
-        self._save_weights(chunk, folder, members, rows)
+        write_chunk(folder, rows, curves | measured, chunk.group.chance)
+        self._recorder.write_final(chunk, folder, members.best_params, rows)
         if compiles:
             progress.skip()  # the test was compiled
         return rows
@@ -157,38 +160,14 @@ class Trainer:
             shared_data_order=self._options.shared_data_order,
         )
         dataset = chunk.group.dataset
-        if former is not None and former.dataset is dataset:
-            return
-        self._train_split, self._valid_split, self._test_split = map(
-            self._population.put, (dataset.train, dataset.valid, dataset.test)
-        )
-        fit = chunk.members[0].config.data.fit
-        form = measure_form(dataset.train.images, fit, dataset.native_size)
-        self._form = form_metadata(form, None)
-
-    def _save_weights(
-        self, chunk: Chunk, folder: Path, members: populations.Members, rows: Sequence[Row]
-    ) -> None:
-        """Writes the best parameters of all members, or of the best member of each setting."""
-        kept = range(len(rows))
-        if self._options.save == "best":
-            settings = results.by_setting(rows, chunk.members.overrides())
-            best = [max(s.done, key=results.rank)["member"] for s in settings if s.done]
-            kept = [index for index in kept if rows[index]["member"] in best]
-        if self._options.save == "none" or not kept:
-            return
-        spec, dataset = chunk.group.spec, chunk.group.dataset
-        params = self._population.pick(weights_of(members.best_params), len(rows))
-        saved = {
-            rows[index]["member"]: export_weights(
-                spec.network, jax.tree.map(lambda leaf, i=index: leaf[i], params)
+        if former is None or former.dataset is not dataset:
+            self._train_split, self._valid_split, self._test_split = map(
+                self._population.put, (dataset.train, dataset.valid, dataset.test)
             )
-            for index in kept
-        }
-        metadata = make_metadata(spec.mean, spec.std, dataset.class_names)
-        metadata |= describe_network(spec.network, spec.network_name, spec.model, spec.image_shape)
-        metadata |= self._form
-        write_weights(folder, saved, metadata)
+            fit = chunk.members[0].config.data.fit
+            form = measure_form(dataset.train.images, fit, dataset.native_size)
+            self._form = form_metadata(form, None)
+        self._recorder = Recorder(self._options, self._population, chunk.group, self._form)
 
 
 def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, seconds: float) -> Row:

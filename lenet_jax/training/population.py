@@ -154,11 +154,12 @@ class Population:
             advance, (members, members, everywhere, everywhere, everywhere), donate_argnums=0
         )
         self._test = self._compile(self._evaluate, (members, everywhere))
+        self._logits = self._compile(self._answer, (members, everywhere))
 
-    def put(self, split: Split) -> DeviceSplit:
-        """Copies a split to every device, with an image of zeros in place of none."""
+    def put(self, split: Split, size: int = 1) -> DeviceSplit:
+        """Copies a split to every device, padded with images of zeros to at least `size`."""
         everywhere = NamedSharding(self._mesh, PartitionSpec())
-        return jax.device_put(DeviceSplit.of(split, max(1, len(split))), everywhere)
+        return jax.device_put(DeviceSplit.of(split, max(size, len(split))), everywhere)
 
     def start(
         self, configs: Sequence[Config], training_sets: Sequence[TrainingSet] = ()
@@ -219,6 +220,10 @@ class Population:
         """Those under the average of each member's parameters; None without `train.ema_decay`."""
         averaged = members.state.averaged
         return None if averaged is None else self._test(averaged, split)
+
+    def logits(self, params: nnx.State, split: DeviceSplit) -> Float[Array, "members n k"]:
+        """The logits of all images of a split, under each member's parameters."""
+        return self._logits(params, split)
 
     def pick(self, tree: Tree, count: int) -> Tree:
         """The first `count` members of stacked arrays, in the configs' order, as NumPy arrays."""
@@ -387,6 +392,9 @@ class Population:
 
     def _evaluate(self, params: nnx.State, split: DeviceSplit) -> Metrics:
         return self._over(lambda params: evaluate(self.spec, params, split)[0])(params)
+
+    def _answer(self, params: nnx.State, split: DeviceSplit) -> Float[Array, "members n k"]:
+        return self._over(lambda params: evaluate(self.spec, params, split)[1])(params)
 
 
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:

@@ -26,6 +26,7 @@ from lenet_jax.sweeps import plan
 from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from lenet_jax.sweeps.members import Members, Overrides
 from lenet_jax.sweeps.options import Options
+from lenet_jax.sweeps.recording import make_recording
 from lenet_jax.sweeps.results import history, winner_file
 from lenet_jax.sweeps.run import run
 from lenet_jax.sweeps.train import Trainer
@@ -210,13 +211,19 @@ def test_python_has_the_table_the_figure_and_the_networks(finished, config, tmp_
     assert repr(again) == repr(loaded)
 
 
-def test_results_that_are_not_there_or_not_collected_are_short_errors(finished, tmp_path):
+def test_results_that_are_not_there_are_a_short_error_and_some_are_not_collected(
+    finished, tmp_path
+):
     with pytest.raises(UserError, match="is not a sweep's directory"):
         lenet_jax.load_sweep(tmp_path)
     copy = shutil.copytree(finished[0], tmp_path / "copy")
-    shutil.rmtree(copy / "chunks" / "0001")
-    with pytest.raises(UserError, match="not collected yet\nRun its command again"):
-        lenet_jax.load_sweep(copy)
+    shutil.rmtree(copy / "chunks" / "0000")
+    partial = lenet_jax.load_sweep(copy)  # newer than what was collected
+    summary = json.loads(json.dumps(partial.summary))
+    assert (summary["status"], summary["members"]) == ("incomplete", len(partial.rows))
+    assert len(partial.rows) < MEMBERS + 1 and "so far" in repr(partial)
+    whole = lenet_jax.load_sweep(finished[0]).summary["settings"]
+    assert summary["settings"] == whole[1:]  # the first is that of the chunk
 
 
 def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, monkeypatch):
@@ -407,8 +414,9 @@ def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(config, tmp_path):
-    code, output = start(tmp_path / "sweep", config, dry_run=True)
-    assert code == 0
+    recording = make_recording("weights", every=1)
+    code, output = start(tmp_path / "sweep", config, dry_run=True, record=recording)
+    assert code == 0 and "to record: 0.00 GB on the disk" in output
     assert "17 members in 2 groups and 5 chunks" in output
     assert "about 0:" in output
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,225 @@
+"""What many seeds of one network know together, and how far apart they are.
+
+    python -m experiments.know_together --seeds=64
+
+Trains `configs/notes.py` with seeds 0 to 63 as one sweep that records logits and weights. Measures
+ensembles of 1, 2, 4, … members on the test images: accuracy, likelihood and calibration, also after
+temperature scaling on the validation images. Ensembles of one size share no member. Then the loss
+barrier on the line between two networks, for disjoint pairs, before and after the hidden units of
+one are permuted like those of the other.
+
+What is in `--workdir` is not computed again. Writes `results/know_together.json`, `.md` and `.png`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import lenet_jax
+from lenet_jax import config as configs
+from lenet_jax import machine
+from lenet_jax.analysis.alignment import align
+from lenet_jax.analysis.barrier import barrier, losses_between
+from lenet_jax.analysis.ensemble import Scores, size_curve
+from lenet_jax.analysis.loss import mean_loss
+from lenet_jax.data import Dataset
+from lenet_jax.errors import UserError
+from lenet_jax.statistics import FEWEST, shortest, summarise
+from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.sweeps.collected import SweepResults
+from lenet_jax.sweeps.file import sweep
+
+QUESTION = "What do many seeds of one network know together, and are they one basin?"
+CONFIG = "configs/notes.py"
+SHARES = np.linspace(0, 1, 11, dtype=np.float32)  # of the second network, on the line
+SCORES = {
+    "accuracy": ("test accuracy, %", 100.0),
+    "loss": ("negative log-likelihood, nats", 1.0),
+    "calibration_error": ("expected calibration error, %", 100.0),
+}
+CURVES = {"raw": "as trained", "scaled": "temperature-scaled"}
+KINDS = {"before": "as trained", "after": "hidden units aligned"}
+
+
+def measure_ensembles(population: SweepResults, dataset: Dataset) -> dict[str, dict[int, Any]]:
+    """The scores of disjoint ensembles by size, of the logits and with a temperature."""
+    test = np.asarray(population.logits)
+    valid = np.asarray(population.logits_of("valid"))
+    sizes = [2**power for power in range(len(test).bit_length())]
+    labels = dataset.test.labels
+    curves = {
+        "raw": size_curve(test, labels, sizes),
+        "scaled": size_curve(test, labels, sizes, valid, dataset.valid.labels),
+    }
+    return {
+        name: {size: _statistics(ensembles) for size, ensembles in curve.items()}
+        for name, curve in curves.items()
+    }
+
+
+def _statistics(ensembles: list[Scores]) -> dict[str, Any]:
+    entry: dict[str, Any] = {"n": len(ensembles)}
+    for name in SCORES:
+        values = [getattr(scores, name) for scores in ensembles]
+        upper = np.inf if name == "loss" else 1.0
+        entry[name] = summarise(values, upper).to_json() | {"values": list(map(shortest, values))}
+    return entry
+
+
+def measure_barriers(
+    population: SweepResults, dataset: Dataset, file: Path
+) -> list[dict[str, float]]:
+    """The barrier of each disjoint pair in nats, before and after alignment.
+
+    Pairs that are in `file` are not measured again; the others are appended to it.
+    """
+    lines = file.read_text().splitlines() if file.exists() else []
+    done = {row["pair"]: row for row in map(json.loads, lines)}
+    first = population.network(0)
+    graphdef, _ = nnx.split(first.model)
+    images, labels = jnp.asarray(dataset.test.images), jnp.asarray(dataset.test.labels)
+    loss = mean_loss(graphdef, images, labels, first.mean, first.std)
+    shares = jnp.asarray(SHARES)
+
+    @jax.jit
+    def measure(start: nnx.State, end: nnx.State) -> jax.Array:
+        return barrier(losses_between(loss, start, end, shares), shares)
+
+    count = len(population.rows) // 2
+    for pair in range(count):
+        if pair not in done:
+            start, end = (
+                nnx.state(population.network(member).model) for member in (2 * pair, 2 * pair + 1)
+            )
+            before, after = measure(start, end), measure(start, align(end, start))
+            done[pair] = {"pair": pair, "before": shortest(before), "after": shortest(after)}
+            with file.open("a") as stream:
+                stream.write(json.dumps(done[pair]) + "\n")
+            print(f"pair {pair}: {before:.3f} nats, aligned {after:.3f}", flush=True)
+    return [done[pair] for pair in range(count)]
+
+
+def plot(answer: dict[str, Any], file: Path) -> None:
+    """Draws the scores against the size of ensembles, and the distribution of the barriers."""
+    from lenet_jax.plots.output import png
+    from lenet_jax.plots.style import chart, house_style
+
+    colours = ("#D55E00", "#0072B2")
+    with house_style():
+        title = f"{CONFIG} on MNIST, {answer['seeds']} seeds: ensembles, and barriers of pairs"
+        figure = chart(1500, 420, title)
+        sizes = list(map(int, answer["ensembles"]["raw"]))
+        *panels, last = figure.subplots(1, len(SCORES) + 1)
+        for axes, (score, (label, factor)) in zip(panels, SCORES.items(), strict=True):
+            for (curve, name), colour in zip(CURVES.items(), colours, strict=True):
+                entries = [entry[score] for entry in answer["ensembles"][curve].values()]
+                for size, entry in zip(sizes, entries, strict=True):
+                    values = factor * np.array(entry["values"])
+                    axes.plot([size] * len(values), values, ".", color=colour, alpha=0.25)
+                means = [factor * entry["mean"] for entry in entries]
+                axes.plot(sizes, means, "-", color=colour, label=name)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sizes, list(map(str, sizes)))
+            axes.set_xlabel("members of an ensemble (log scale)")
+            axes.set_ylabel(label)
+        panels[1].legend(title="points: ensembles; line: mean")
+        for (kind, name), colour in zip(KINDS.items(), colours, strict=True):
+            values = np.sort([row[kind] for row in answer["barriers"]])
+            share = np.arange(len(values) + 1) / len(values)
+            last.step([values[0], *values], share, where="post", color=colour, label=name)
+        last.set_xlabel("loss barrier on the test images, nats")
+        last.set_ylabel(f"share of {len(answer['barriers'])} disjoint pairs")
+        last.set_ylim(0, 1)
+        last.legend()
+    write_atomically(file, png(figure))
+
+
+def to_markdown(answer: dict[str, Any]) -> str:
+    """The tables."""
+    lines = [
+        "# What many seeds know together",
+        "",
+        f"`python -m experiments.know_together --seeds={answer['seeds']}`"
+        + "".join(f", {key}={value}" for key, value in answer["changes"].items())
+        + ": mean ± standard deviation over ensembles that share no member; n: their number.",
+        "",
+        "| members | n | accuracy, % | likelihood, nats | calibration, % | likelihood, scaled |"
+        " calibration, scaled |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    raw, scaled = (answer["ensembles"][name] for name in CURVES)
+    for size, entry in raw.items():
+        cells = [
+            _cell(entry["accuracy"], 100, 2),
+            *(
+                _cell(e["loss"], 1, 4) + " | " + _cell(e["calibration_error"], 100, 2)
+                for e in (entry, scaled[size])
+            ),
+        ]
+        lines.append(f"| {size} | {entry['n']} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| loss barrier, nats | pairs | mean ± sd | smallest | largest |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, name in KINDS.items():
+        values = np.array([row[kind] for row in answer["barriers"]])
+        spread = f" ± {values.std(ddof=1):.3f}" if len(values) >= FEWEST else ""
+        ends = f"{values.min():.3f} | {values.max():.3f}"
+        lines.append(f"| {name} | {len(values)} | {values.mean():.3f}{spread} | {ends} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(entry: dict[str, Any], factor: float, digits: int) -> str:
+    text = f"{factor * entry['mean']:.{digits}f}"
+    if len(entry["values"]) < FEWEST:
+        return text
+    return f"{text} ± {factor * entry['sd']:.{digits}f}"
+
+
+def main() -> None:
+    """Trains what is missing, measures, and writes the results."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--seeds", type=int, default=64, help="from 0; at least 2")
+    parser.add_argument("--epochs", type=int, help="other than the config's, to try it")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/know_together"))
+    arguments = parser.parse_args()
+    if arguments.seeds < 2:
+        parser.error("--seeds: two networks at least have a barrier between them")
+    changes = {"train.num_epochs": arguments.epochs} if arguments.epochs else {}
+    population = lenet_jax.train_sweep(
+        configs.load(CONFIG, changes.items()),
+        sweep("seed", range(arguments.seeds)),
+        arguments.workdir / "sweep",
+        record="logits,weights",
+        record_split="test,valid",
+    )
+    if any(row["status"] != "done" for row in population.rows):
+        raise UserError("a member diverged, so it has no logits")
+    dataset = population.network(0).load_data(print)
+    answer = {
+        "question": QUESTION,
+        "config": CONFIG,
+        "changes": changes,
+        "seeds": arguments.seeds,
+        "ensembles": measure_ensembles(population, dataset),
+        "barriers": measure_barriers(population, dataset, arguments.workdir / "barriers.jsonl"),
+        "environment": machine.environment((*machine.PACKAGES, "scipy")),
+    }
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    file = arguments.results / "know_together.json"
+    write_json(file, answer)
+    write_atomically(file.with_suffix(".md"), to_markdown(answer))
+    plot(answer, file.with_suffix(".png"))
+    print(to_markdown(answer) + f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()

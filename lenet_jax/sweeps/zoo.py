@@ -1,0 +1,174 @@
+"""Writes the population of a sweep as a model zoo for PyTorch.
+
+    index.csv                             a line per network: its file, module, overrides, results
+    member_0003_epoch_0010.safetensors    the weights of a member after an epoch
+    lenet.py                              the module that they are of; several shapes: lenet_0.py, …
+
+The networks are those of each member's best epoch on validation, which `selected` marks, and those
+that were recorded after other epochs.
+"""
+
+import math
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lenet_jax.errors import UserError, counted, show
+from lenet_jax.inference.others import NETWORK
+from lenet_jax.inference.torch_source import source
+from lenet_jax.statistics import shortest
+from lenet_jax.storage import weights
+from lenet_jax.storage.files import publish, remove, table, write_atomically
+from lenet_jax.storage.recorded import WEIGHTS, load_weights, recorded_epochs
+from lenet_jax.sweeps.collected import SweepResults
+
+INDEX = "index.csv"
+CURVES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
+RESULTS = ("test_loss", "test_accuracy")
+
+
+class Entry(NamedTuple):
+    """A network of the zoo.
+
+    Attributes:
+      member: its number.
+      epoch: after which it is, counted from 1.
+      selected: whether the results of the sweep are of it.
+      state_dict: its weights.
+    """
+
+    member: int
+    epoch: int
+    selected: bool
+    state_dict: dict[str, np.ndarray]
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"member_{self.member:04d}_epoch_{self.epoch:04d}.safetensors"
+
+
+def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[str]:
+    """Writes the zoo as a folder, which is there only when it is complete.
+
+    Args:
+      results: of a sweep that saved the weights of every member.
+      out: the folder.
+      force: whether a zoo that is there is replaced.
+
+    Returns:
+      Lines to print.
+
+    Raises:
+      UserError: weights are missing or damaged, networks are not LeNets, or `out` exists.
+      OSError: it cannot be written.
+    """
+    if out.exists():
+        is_zoo = (out / INDEX).is_file()
+        if not (force and is_zoo):
+            more = ", or add --force to replace it" if is_zoo else ""
+            raise UserError(f"{show(out, 120)} already exists\nChoose another name{more}.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name[:200]}.{secrets.token_hex(4)}.draft")
+    draft.mkdir()
+    try:
+        lines, modules = _write_networks(results, draft)
+        write_atomically(draft / INDEX, table(lines))
+        publish(draft, out)
+    finally:
+        remove(draft)  # nothing, if it was renamed
+    names = ", ".join(modules)
+    return [
+        f"{out}  {counted(len(lines) - 1, 'network')} of {counted(len(results.rows), 'member')}",
+        f"listed in {INDEX}; for PyTorch: load(file) of {names}",
+    ]
+
+
+def _write_networks(results: SweepResults, folder: Path) -> tuple[list[list[Any]], list[str]]:
+    """Writes the networks and their modules: the lines of the index, and the modules' names."""
+    rows = {row["member"]: row for row in results.rows}
+    texts: list[str] = []
+    written: list[tuple[Entry, int]] = []  # and the number of its module
+    for chunk, members in results.folders:
+        _require_lenet(chunk)
+        network = results.network(members[0])  # whose shape and data are those of its chunk
+        text = source(network.model, network.mean, network.std, network.class_names)
+        if text not in texts:
+            texts.append(text)
+        for entry in _entries(chunk, members, rows):
+            _write(folder / entry.file, entry.state_dict, network.metadata)
+            written.append((entry._replace(state_dict={}), texts.index(text)))
+    modules = ["lenet.py"] if len(texts) == 1 else [f"lenet_{i}.py" for i in range(len(texts))]
+    for name, text in zip(modules, texts, strict=True):
+        write_atomically(folder / name, text)
+    swept = list(dict.fromkeys(key for own in results.overrides.values() for key in own))
+    header = ["file", "module", "member", "epoch", "selected", *swept, *CURVES, *RESULTS]
+    lines: list[list[Any]] = [header]
+    for entry, number in sorted(written, key=lambda item: item[0][:2]):
+        overrides, curves = results.overrides[entry.member], results.curves[entry.member]
+        tested = rows[entry.member] if entry.selected else {}
+        cells = [
+            *(entry.file, modules[number], entry.member, entry.epoch, int(entry.selected)),
+            *(_cell(overrides.get(key)) for key in swept),
+            *(_cell(shortest(curves[name][entry.epoch - 1])) for name in CURVES),
+            *(tested.get(name) for name in RESULTS),
+        ]
+        lines.append(cells)
+    return lines, modules
+
+
+def _require_lenet(chunk: Path) -> None:
+    """Checks that a chunk has the weights of LeNets.
+
+    Raises:
+      UserError: it has others, or none.
+    """
+    if not (chunk / WEIGHTS).is_file():
+        raise UserError(
+            f"{show(chunk, 120)} has no weights\nA sweep with --save=all or --record=weights writes"
+            " those of every member."
+        )
+    metadata = weights.read(chunk / WEIGHTS)[1]
+    if NETWORK in metadata:
+        raise UserError(
+            f"--format=zoo is for LeNet, and {show(chunk, 60)} has networks of the class"
+            f" {show(metadata[NETWORK])}\nlenet_jax.load_sweep(DIR).weights(epoch) has theirs."
+        )
+
+
+def _entries(
+    chunk: Path, members: Sequence[int], rows: Mapping[int, Mapping[str, Any]]
+) -> Iterator[Entry]:
+    """The networks of a chunk that did not diverge, each once."""
+    folders = [(chunk, members)]
+    best = {member: rows[member]["best_epoch"] for member in members}
+    for epoch in [None, *recorded_epochs([chunk], "weights")]:
+        arrays = load_weights(folders, epoch)
+        for row, member in enumerate(sorted(members)):
+            state = {name: np.array(array[row], np.float32) for name, array in arrays.items()}
+            if epoch is None and best[member] is not None:
+                yield Entry(member, best[member], True, state)
+            elif epoch not in (None, best[member]) and _is_finite(state):
+                yield Entry(member, epoch, False, state)
+
+
+def _write(file: Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a file of weights, and compares what is read again."""
+    weights.write(file, state_dict, metadata)
+    again, _ = weights.read(file)
+    if any(not np.array_equal(array, np.asarray(again[n])) for n, array in state_dict.items()):
+        raise UserError(f"{show(file, 120)} differs from what was written: check the disk")
+
+
+def _is_finite(state_dict: Mapping[str, np.ndarray]) -> bool:
+    return all(np.isfinite(array).all() for array in state_dict.values())
+
+
+def _cell(value: Any) -> Any:
+    """A value in a table; NaN, of a split without images, is left out."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value))
+    return None if isinstance(value, float) and math.isnan(value) else value
