@@ -66,7 +66,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips tests whose compiler is missing, or fails them where skipping is not allowed."""
+    """Compiles as the markers ask; skips tests without their compiler, or fails where none may."""
+    optimized = item.get_closest_marker("optimized")
+    cheap = optimized is not None and not optimized.args[0]
+    if cheap != jax.config.read("jax_disable_most_optimizations"):
+        jax.clear_caches()  # of what was compiled the other way
+        jax.config.update("jax_disable_most_optimizations", cheap)
     if item.get_closest_marker("torch") and os.environ.get("LENET_JAX_REQUIRE_TORCH"):
         importlib.import_module("torch")
     if item.get_closest_marker("compiler") and (missing := native.missing()):

@@ -92,8 +92,8 @@ def test_a_long_path_keeps_its_end(tmp_path):
 
 
 def run_arguments(folder, workdir, num_epochs=3):
-    """The arguments that train the tiny network."""
-    values = tiny.CONFIG | {"data.name": folder, "model.backend": "plain"}
+    """The arguments that train a tiny network."""
+    values = tiny.MLP | {"data.name": folder}
     values |= {"train.num_epochs": num_epochs, "schedule.name": "constant"}
     return [
         NOTES,

@@ -64,7 +64,7 @@ def test_a_run_directory_is_not_accepted_for_a_sweep(environment, tmp_path, caps
 
 
 def test_four_workers_that_start_at_once_in_an_empty_folder_all_finish(folder, tmp_path):
-    values = tiny.CONFIG | {"data.name": folder, "model.backend": "plain", "train.num_epochs": 1}
+    values = tiny.MLP | {"data.name": folder, "train.num_epochs": 1}
     flags = [f"--config.{key}={value}" for key, value in values.items()]
     flags += ["--config=configs/notes.py", "--sweep=configs/sweeps/seeds.py:8", "--chunk_size=2"]
     command = [sys.executable, "-m", "experiments.sweep", *flags, f"--workdir={tmp_path / 'sweep'}"]

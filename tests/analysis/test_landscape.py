@@ -16,6 +16,8 @@ from lenet_jax.analysis.loss import mean_loss
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.mlp import MLP
 
+pytestmark = pytest.mark.optimized(False)
+
 SIZES = {"channels": (4, 6), "features": (12, 9), "image_size": 20, "backend": "plain"}
 
 

@@ -5,7 +5,7 @@ import pytest
 from experiments.correctness.derivatives import DERIVATIVES, compare_one, gradient, jvp
 from tests.support.backends import NATIVE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized(False)]
 
 
 @pytest.mark.parametrize("backend", ["phase", NATIVE])

@@ -13,6 +13,8 @@ from experiments.correctness import derivatives
 from lenet_jax.errors import UserError
 from lenet_jax.nn import gpu_kernels, ops
 
+pytestmark = pytest.mark.optimized(False)
+
 H100 = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
 
 

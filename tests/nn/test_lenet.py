@@ -10,7 +10,7 @@ from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.nn.lenet import LeNet, step_names
 from tests.support.backends import NATIVE
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized(False)]
 
 
 def num_params(model: nnx.Module) -> int:

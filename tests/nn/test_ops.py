@@ -34,6 +34,7 @@ def value_and_gradients(backend, x, kernel, bias, cotangent):
     return out, *vjp(cotangent)
 
 
+@pytest.mark.optimized(False)
 @settings(max_examples=8)
 @example(batch=64, size=5, blocks=(2, 5), channels=1, features=1, seed=0)
 @given(

@@ -41,6 +41,7 @@ DERIVATIVES = {
 }
 
 
+@pytest.mark.optimized(False)
 @pytest.mark.parametrize("name", DERIVATIVES)
 @pytest.mark.parametrize(
     ("size", "stride", "padding", "activation", "pool"),
@@ -75,6 +76,7 @@ def test_values_and_derivatives_are_the_modules(name, size, stride, padding, act
         equal(expected, found, 1e-12)
 
 
+@pytest.mark.optimized(False)
 @pytest.mark.skipif(native.missing() is not None, reason="no C++ compiler")
 @pytest.mark.parametrize("name", DERIVATIVES)
 @pytest.mark.parametrize(
@@ -166,6 +168,7 @@ def test_dropout_draws_the_same_bits():
     np.testing.assert_array_equal(jax.vmap(mask)(keys), jax.vmap(fast_forms(mask))(keys))
 
 
+@pytest.mark.optimized(False)
 def test_a_network_with_statistics_and_dropout_trains_alike():
     model = FlaxMNIST(image_shape=(8, 8, 1), num_classes=5, features=7, rngs=nnx.Rngs(0))
     graphdef, variables = nnx.split(model)

@@ -20,6 +20,10 @@ CONFIG = {
     "train.eval_batch_size": 10,
 }
 
+# A network that compiles several times faster, for tests of what any network has in common.
+MLP = {path: value for path, value in CONFIG.items() if not path.startswith("model.")}
+MLP |= {"model.name": "mlp", "model.features": (6, 5)}
+
 
 def config(**sections):
     """The tiny config with other values: `config(train={"batch_size": 8})`."""

@@ -12,7 +12,7 @@ import scipy.ndimage
 from lenet_jax.config.base import get_config
 from lenet_jax.training.augment import apply_affine, augment, draw_affine, draw_displacements
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized(False)]
 
 NONE = {"shift": 0.0, "rotate": 0.0, "scale": 0.0, "shear": 0.0, "squeeze": 0.0}
 AFFINE = {"shift": 2.0, "rotate": 15.0, "scale": 0.2, "shear": 10.0}
@@ -49,6 +49,7 @@ def dense_bilinear(images, matrices, shifts):
     return np.stack(outputs)
 
 
+@pytest.mark.optimized(True)
 @pytest.mark.parametrize("compiled", [True, False])
 def test_zero_strengths_leave_the_images_bit_identical(images, compiled):
     function = jax.jit(augment) if compiled else augment
@@ -211,6 +212,7 @@ def test_channels_move_together(images):
     np.testing.assert_array_equal(augment(jax.random.key(5), images, **SOME)[..., :1], single)
 
 
+@pytest.mark.optimized(True)
 def test_population_of_strengths_equals_single_calls(images):
     members = {key: jnp.array([0.0, 0.5, 1.0]) * value for key, value in SOME.items()}
     members["elastic_sigma"] = jnp.array([2.0, 1.0, 4.0])
@@ -225,6 +227,7 @@ def test_population_of_strengths_equals_single_calls(images):
         np.testing.assert_allclose(population[i], single, rtol=0, atol=1e-3)
 
 
+@pytest.mark.optimized(True)
 def test_interpolation_is_not_fused_into_what_follows(images):
     """The loop must survive compilation: without it training is several times slower."""
     maps = draw_affine(jax.random.key(0), len(images), **AFFINE)

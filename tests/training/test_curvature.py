@@ -24,13 +24,13 @@ from lenet_jax.training.spec import make_spec
 from tests.golden.make_optim import OPTIMIZER, SCHEDULE
 from tests.support import tiny
 
+pytestmark = pytest.mark.optimized(False)
+
 DATASET = tiny.dataset()
 
 
 def member(**optimizer):
-    values = {path: v for path, v in tiny.CONFIG.items() if not path.startswith("model.")}
-    values |= {"model.name": "mlp", "model.features": (6, 5)}  # which compiles fast
-    values |= {"schedule.name": "constant", "optimizer.name": "diagonal_lm"}
+    values = tiny.MLP | {"schedule.name": "constant", "optimizer.name": "diagonal_lm"}
     values |= {"optimizer.learning_rate": 2e-3, "optimizer.samples": 9}
     values |= {f"optimizer.{name}": value for name, value in optimizer.items()}
     return configs.load("configs/notes.py", values.items())
@@ -128,6 +128,7 @@ def test_a_piecewise_schedule_has_the_published_rates():
     assert schedule(5) == schedule(0)
 
 
+@pytest.mark.optimized(True)
 def test_the_estimate_is_made_before_an_epoch_and_kept_through_its_slices():
     spec, state, settings = start(member())
     split = jax.device_put(DeviceSplit.of(DATASET.train))

@@ -15,6 +15,8 @@ from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, train_epoch
 from tests.support import tiny
 
+pytestmark = pytest.mark.optimized(False)
+
 DATASET = tiny.dataset()
 
 

@@ -15,7 +15,7 @@ from lenet_jax.training.spec import make_spec
 from lenet_jax.training.step import init_state, train_epoch
 from tests.support import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.optimized(False)]
 
 CONFIG = tiny.config(train={"micro_batch_size": 4}, augment={"shift": 1.0})
 DATASET = tiny.dataset()

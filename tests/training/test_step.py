@@ -15,6 +15,8 @@ from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.spec import Spec, make_spec
 from tests.support import tiny
 
+pytestmark = pytest.mark.optimized(False)
+
 DATASET = tiny.dataset()
 
 
@@ -90,6 +92,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(split, augment):
     assert whole[1].correct == accumulated[1].correct
 
 
+@pytest.mark.optimized(True)
 def test_an_epoch_is_reproducible_to_the_bit(split):
     one, other = (run_epoch(*start(tiny.config()), split) for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one[0].params, other[0].params)
@@ -161,6 +164,7 @@ def test_no_two_purposes_draw_from_one_key(monkeypatch):
     assert len(np.unique(jax.random.key_data(keys), axis=0)) == len(keys) == 3003
 
 
+@pytest.mark.optimized(True)
 def test_an_epoch_in_slices_is_bit_identical(split):
     spec, state, settings = start(tiny.config(augment={"shift": 2.0}))
     options = ops.compiler_options()
