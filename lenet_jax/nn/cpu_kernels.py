@@ -1,7 +1,7 @@
 """The layers as calls of the C++ kernels in `cpp/`, differentiable to any order.
 
 Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`, or `HALF_LANES`;
-others are padded.
+others are padded. The convolution of any size takes those smaller than `LANES` too.
 """
 
 from collections.abc import Sequence
@@ -179,7 +179,8 @@ def convolve(
     """
     native.load()
     batch = x.shape[-1]
-    x = _pad_batch(x, HALF_LANES)
+    if batch >= LANES:
+        x = _pad_batch(x, HALF_LANES)
     counts = (
         (side + sum(pads) - taps) // stride + 1
         for side, pads, taps, stride in zip(
@@ -204,7 +205,8 @@ def convolution_kernel_gradient(
       UserError: the C++ cannot be compiled here, see `native.missing`.
     """
     native.load()
-    x, cotangent = _pad_batch(x), _pad_batch(cotangent)
+    if x.shape[-1] >= LANES:
+        x, cotangent = _pad_batch(x), _pad_batch(cotangent)
     out = _like(x, (*size, x.shape[0], cotangent.shape[0]))
     call = jax.ffi.ffi_call("convolution_kernel_gradient", out)
     return call(x, cotangent, **_steps(strides, padding))

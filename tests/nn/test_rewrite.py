@@ -10,7 +10,7 @@ from flax import nnx
 from jax.flatten_util import ravel_pytree
 
 from lenet_jax.device_defaults import TABLE
-from lenet_jax.nn import native, rewrite
+from lenet_jax.nn import cpu_kernels, native, rewrite
 from lenet_jax.nn.flax_mnist import FlaxMNIST
 from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.nn.variables import split_variables
@@ -87,6 +87,8 @@ def test_values_and_derivatives_are_the_modules(name, size, stride, padding, act
         (1, (7, 7), (1, 33), (2, 2), (2, 3), ((0, 2), (3, 1))),
         (32, (50, 60), (2, 17), (3, 3), (1, 1), "SAME"),  # in several bands of rows
         (40, (9, 11), (5, 3), (3, 3), (2, 1), "SAME"),  # few filters
+        (2, (10, 9), (3, 20), (3, 5), (1, 1), "SAME"),  # few images
+        (5, (12, 11), (2, 6), (3, 3), (2, 2), "SAME"),  # few of both
     ],
 )
 def test_the_native_convolution_and_its_derivatives(
@@ -108,10 +110,34 @@ def test_the_native_convolution_and_its_derivatives(
 
 
 @pytest.mark.skipif(native.missing() is not None, reason="no C++ compiler")
-def test_the_native_convolution_gives_the_same_bits_to_equal_windows_and_images():
-    kernel = jax.random.normal(jax.random.key(0), (3, 3, 20, 29))
+@pytest.mark.parametrize("images", range(1, 16))
+def test_few_images_give_the_same_bits_as_in_a_large_batch(images):
+    rng = np.random.default_rng(images)
+    channels, filters = int(rng.integers(1, 6)), int(rng.choice([2, 6, 8, 15, 16, 17, 40]))
+    size, strides = (5, 1 + images % 5), (1 + images % 3, 1 + images % 2)
+    padding = ((3, 1), (-1, 2)) if images % 4 else ((0, 0), (0, 0))
+    x = rng.normal(size=(channels, 9, 11, 33)).astype(np.float32)
+    kernel = rng.normal(size=(*size, channels, filters)).astype(np.float32)
+    many = cpu_kernels.convolve(jnp.asarray(x), jnp.asarray(kernel), strides, padding)
+    few = cpu_kernels.convolve(jnp.asarray(x[..., :images]), jnp.asarray(kernel), strides, padding)
+    np.testing.assert_array_equal(few, many[..., :images])
+    cotangent = rng.normal(size=many.shape).astype(np.float32)
+    cotangent[..., images:] = 0
+    expected, found = (
+        cpu_kernels.convolution_kernel_gradient(
+            jnp.asarray(x[..., :count]), jnp.asarray(cotangent[..., :count]), size, strides, padding
+        )
+        for count in (33, images)
+    )
+    equal(expected, found, 1e-6)
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="no C++ compiler")
+@pytest.mark.parametrize(("images", "filters"), [(37, 29), (2, 29), (3, 6), (5, 1)])
+def test_the_native_convolution_gives_the_same_bits_to_equal_windows_and_images(images, filters):
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 20, filters))
     tile = jax.random.normal(jax.random.key(1), (1, 2, 2, 20))
-    x = jnp.tile(tile, (37, 6, 5, 1))
+    x = jnp.tile(tile, (images, 6, 5, 1))
 
     def convolve(x, kernel):
         numbers = ("NHWC", "HWIO", "NHWC")

@@ -1,10 +1,12 @@
 // The layers of LeNet, any convolution, and their gradients, called by XLA on a CPU.
 //
-// Arrays have the batch as their last axis, a multiple of kLanes: x (c, h, w, b), kernel
-// (5, 5, c, k), output (k, h2, w2, b). All loops work on tiles whose sums stay in registers.
+// Arrays have the batch as their last axis, a multiple of kLanes (or, of a convolution of any size,
+// fewer than kFewImages): x (c, h, w, b), kernel (5, 5, c, k), output (k, h2, w2, b). All loops
+// work on tiles whose sums stay in registers.
 
 #include "convolution.h"
 #include "linear.h"
+#include "rows.h"
 #include "windows.h"
 #include "winners.h"
 #include "xla/ffi/api/ffi.h"
@@ -86,8 +88,12 @@ ffi::Error call_convolution(ffi::ThreadPool pool, Floats32 x, Floats32 kernel, i
                             int32_t column_stride, int32_t top, int32_t left,
                             ffi::Result<Floats32> out) {
   Threads threads(pool);
-  forward(windows_of(x, {row_stride, column_stride, top, left}, kernel, *out), threads,
-          x.typed_data(), kernel.typed_data(), out->typed_data());
+  const Windows layer = windows_of(x, {row_stride, column_stride, top, left}, kernel, *out);
+  if (layer.batch < kFewImages) {
+    forward_of_few_images(layer, threads, x.typed_data(), kernel.typed_data(), out->typed_data());
+  } else {
+    forward(layer, threads, x.typed_data(), kernel.typed_data(), out->typed_data());
+  }
   return ffi::Error::Success();
 }
 
@@ -96,8 +102,13 @@ ffi::Error call_convolution_kernel_gradient(ffi::ThreadPool pool, Floats32 x, Fl
                                             int32_t top, int32_t left,
                                             ffi::Result<Floats32> kernel) {
   Threads threads(pool);
-  kernel_gradient(windows_of(x, {row_stride, column_stride, top, left}, *kernel, cotangent),
-                  threads, x.typed_data(), cotangent.typed_data(), kernel->typed_data());
+  const Windows layer = windows_of(x, {row_stride, column_stride, top, left}, *kernel, cotangent);
+  if (layer.batch < kFewImages) {
+    kernel_gradient_of_few_images(layer, threads, x.typed_data(), cotangent.typed_data(),
+                                  kernel->typed_data());
+  } else {
+    kernel_gradient(layer, threads, x.typed_data(), cotangent.typed_data(), kernel->typed_data());
+  }
   return ffi::Error::Success();
 }
 

@@ -1,7 +1,8 @@
 // A convolution of any size, and its kernel gradient.
 //
-// As in convolution.h a vector holds one pixel of kLanes images. Every output adds the same terms in
-// the same order, so that equal windows give equal sums, however many threads share the work.
+// As in convolution.h a vector holds one pixel of kLanes images; fewer images are for rows.h. Every
+// output adds the same terms in the same order, so that equal windows give equal sums, however many
+// threads share the work.
 
 #pragma once
 
@@ -27,6 +28,9 @@ struct Windows {
   long plane() const { return height * width * batch; }
 
   bool has(long y, long x) const { return 0 <= y && y < height && 0 <= x && x < width; }
+  bool contains(long y, long x) const {  // the whole window that begins there
+    return has(y, x) && has(y + rows - 1, x + columns - 1);
+  }
   long at(long channel, long y, long x) const {
     return channel * plane() + (y * width + x) * batch;
   }
@@ -54,15 +58,27 @@ void find_taps(const Windows& layer, long y, long x, std::vector<Tap>& taps) {
   }
 }
 
+// Taps, in the order in which they are added.
+struct Taps {
+  const Tap *first, *last;
+
+  Taps(const Tap* first, const Tap* last) : first(first), last(last) {}
+  explicit Taps(const std::vector<Tap>& taps) : Taps(taps.data(), taps.data() + taps.size()) {}
+  const Tap* begin() const { return first; }
+  const Tap* end() const { return last; }
+};
+
+// Computes kRows filters of kVectors vectors of images, `step` floats apart. Of each vector `lanes`
+// are written. The maps of the output are `map` floats apart.
 template <class Vector, int kRows, int kVectors>
-void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const float* x,
-                  const float* kernel, float* out) {
+__attribute__((noinline)) void forward_tile(Taps taps, const float* x, const float* kernel,
+                                            float* out, long map, long step, long lanes) {
   constexpr long kWidth = sizeof(Vector) / sizeof(float);
   Vector sums[kRows][kVectors] = {};
   for (const Tap& tap : taps) {
     Vector values[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      const float* from = x + tap.pixel + v * kWidth;
+      const float* from = x + tap.pixel + v * step;
       if constexpr (kWidth == kLanes) {
         values[v] = load(from);
       } else {
@@ -75,12 +91,14 @@ void forward_tile(const Windows& layer, const std::vector<Tap>& taps, const floa
       for (int v = 0; v < kVectors; ++v) sums[row][v] += values[v] * weights[row];
     }
   }
-  const long map = layer.pixels() * layer.batch;
 #pragma GCC unroll 12
   for (long row = 0; row < kRows; ++row) {
     for (int v = 0; v < kVectors; ++v) {
-      float* to = out + row * map + v * kWidth;
-      if constexpr (kWidth == kLanes) {
+      float* to = out + row * map + v * step;
+      if (lanes < kWidth) {
+        const Vector part = sums[row][v];
+        std::memcpy(to, &part, lanes * sizeof(float));
+      } else if constexpr (kWidth == kLanes) {
         store(to, sums[row][v]);
       } else {
         store_half(to, sums[row][v]);
@@ -94,26 +112,28 @@ void forward(const Windows& layer, Threads& threads, const float* x, const float
              float* out) {
   std::vector<Tap> first;  // of the window at the corner; others without padding are like it
   find_taps(layer, 0, 0, first);
+  const long map = layer.pixels() * layer.batch;
   threads.share(layer.pixels(), [&](long pixel) {
     const long top = pixel / layer.out_width * layer.row_stride - layer.top;
     const long left = pixel % layer.out_width * layer.column_stride - layer.left;
-    const bool inside = layer.has(top, left) &&
-                        layer.has(top + layer.rows - 1, left + layer.columns - 1);
+    const bool inside = layer.contains(top, left);
     thread_local std::vector<Tap> cut;
     if (!inside) find_taps(layer, top, left, cut);
-    const std::vector<Tap>& taps = inside ? first : cut;
+    const Taps taps(inside ? first : cut);
     const float* const origin = inside ? x + layer.at(0, top, left) : x;
     for (long image = 0; image < layer.batch;) {
       float* to = out + pixel * layer.batch + image;
       const long rest = layer.batch - image;
       for_tiles<kLinearRows>(layer.filters, [&](auto rows, long row) {
-        float* maps = to + row * layer.pixels() * layer.batch;
+        float* maps = to + row * map;
+        const float* from = origin + image;
+        const float* weights = kernel + row;
         if (rest >= 2 * kLanes) {
-          forward_tile<Floats, rows(), 2>(layer, taps, origin + image, kernel + row, maps);
+          forward_tile<Floats, rows(), 2>(taps, from, weights, maps, map, kLanes, kLanes);
         } else if (rest >= kLanes) {
-          forward_tile<Floats, rows(), 1>(layer, taps, origin + image, kernel + row, maps);
+          forward_tile<Floats, rows(), 1>(taps, from, weights, maps, map, kLanes, kLanes);
         } else {
-          forward_tile<Halves, rows(), 1>(layer, taps, origin + image, kernel + row, maps);
+          forward_tile<Halves, rows(), 1>(taps, from, weights, maps, map, kHalf, kHalf);
         }
       });
       image += rest >= 2 * kLanes ? 2 * kLanes : std::min<long>(rest, kLanes);
@@ -121,22 +141,27 @@ void forward(const Windows& layer, Threads& threads, const float* x, const float
   });
 }
 
+// Floats of a tap that lie beside each other: `count` times `length` of them, `step` apart in x and
+// one after the other in the cotangent, whose maps are `map` apart.
+struct Runs {
+  long count, length, step, map;
+};
+
 // Adds to kRows rows of the kernel's gradient, of kVectors vectors of filters, the terms of some
-// output pixels beside each other. The cotangent is (pixels, batch, filters), `stride` floats from
-// image to image.
+// runs. The cotangent has the filters last, `stride` floats from one number to the next.
 template <int kRows, int kVectors>
-void kernel_gradient_tile(const Windows& layer, long pixels, const float* const (&x)[kRows],
-                          const float* cotangent, long stride, float* out) {
+void kernel_gradient_tile(const Runs& runs, const float* const (&x)[kRows], const float* cotangent,
+                          long stride, float* out) {
   Floats sums[kRows][kVectors] = {};
-  for (long pixel = 0; pixel < pixels; ++pixel) {
-    const long first = pixel * layer.column_stride * layer.batch;
-    for (long image = 0; image < layer.batch; ++image) {
+  for (long run = 0; run < runs.count; ++run) {
+    const long first = run * runs.step;
+    for (long i = 0; i < runs.length; ++i) {
       Floats values[kVectors];
       for (int v = 0; v < kVectors; ++v) values[v] = load(cotangent + v * kLanes);
       cotangent += stride;
 #pragma GCC unroll 12
       for (long row = 0; row < kRows; ++row) {
-        const float value = x[row][first + image];
+        const float value = x[row][first + i];
         for (int v = 0; v < kVectors; ++v) sums[row][v] += values[v] * value;
       }
     }
@@ -150,36 +175,38 @@ void kernel_gradient_tile(const Windows& layer, long pixels, const float* const 
   }
 }
 
-// Turns the cotangent of a pixel, (filters, pixels, batch), into (batch, filters).
-void transpose_pixel(const Windows& layer, const float* cotangent, long stride, float* out) {
-  const long map = layer.pixels() * layer.batch;
-  for (long filter = 0; filter < stride; filter += kLanes) {
-    for (long image = 0; image < layer.batch; image += kLanes) {
-      Floats lanes[kLanes] = {};
-      const long count = std::min<long>(layer.filters - filter, kLanes);
-      for (long i = 0; i < count; ++i) lanes[i] = load(cotangent + (filter + i) * map + image);
-      transpose(lanes);
-      for (long i = 0; i < kLanes; ++i) store(out + (image + i) * stride + filter, lanes[i]);
+// The same for all filters.
+template <int kRows>
+__attribute__((noinline)) void kernel_gradient_rows(const Runs& runs,
+                                                    const float* const (&x)[kRows],
+                                                    const float* cotangent, long stride,
+                                                    float* out) {
+  for (long filter = 0; filter < stride;) {
+    const bool pair = filter + 2 * kLanes <= stride;
+    if (pair) {
+      kernel_gradient_tile<kRows, 2>(runs, x, cotangent + filter, stride, out + filter);
+    } else {
+      kernel_gradient_tile<kRows, 1>(runs, x, cotangent + filter, stride, out + filter);
     }
+    filter += pair ? 2 * kLanes : kLanes;
   }
 }
 
-// The same with the images in the lanes, for filters fewer than these: adds to one vector for each
-// weight. The cotangent is (filters, pixels, batch).
+// The same with the vectors along the runs, which are whole vectors: adds to one vector for each
+// weight.
 template <int kRows, int kFilters>
-void few_filters_tile(const Windows& layer, long pixels, const float* const (&x)[kRows],
-                      const float* cotangent, float* out) {
-  const long map = layer.pixels() * layer.batch;
+void few_filters_tile(const Runs& runs, const float* const (&x)[kRows], const float* cotangent,
+                      long filters, float* out) {
   Floats sums[kRows][kFilters] = {};
-  for (long pixel = 0; pixel < pixels; ++pixel) {
-    const long first = pixel * layer.column_stride * layer.batch;
-    for (long image = 0; image < layer.batch; image += kLanes) {
+  for (long run = 0; run < runs.count; ++run) {
+    const long first = run * runs.step;
+    for (long i = 0; i < runs.length; i += kLanes) {
       Floats values[kFilters];
-      for (int f = 0; f < kFilters; ++f) values[f] = load(cotangent + f * map);
+      for (int f = 0; f < kFilters; ++f) values[f] = load(cotangent + f * runs.map);
       cotangent += kLanes;
 #pragma GCC unroll 12
       for (long row = 0; row < kRows; ++row) {
-        const Floats window = load(x[row] + first + image);
+        const Floats window = load(x[row] + first + i);
         for (int f = 0; f < kFilters; ++f) sums[row][f] += window * values[f];
       }
     }
@@ -187,8 +214,22 @@ void few_filters_tile(const Windows& layer, long pixels, const float* const (&x)
 #pragma GCC unroll 12
   for (long row = 0; row < kRows; ++row) {
     for (int f = 0; f < kFilters; ++f) {
-      float* to = out + (row * layer.filters + f) * kLanes;
+      float* to = out + (row * filters + f) * kLanes;
       store(to, load(to) + sums[row][f]);
+    }
+  }
+}
+
+// The same for all filters.
+template <int kRows>
+__attribute__((noinline)) void few_filters_rows(const Runs& runs, const float* const (&x)[kRows],
+                                                const float* cotangent, long filters, float* out) {
+  for (long filter = 0; filter < filters; filter += 2) {
+    const float* from = cotangent + filter * runs.map;
+    if (filter + 2 <= filters) {
+      few_filters_tile<kRows, 2>(runs, x, from, filters, out + filter * kLanes);
+    } else {
+      few_filters_tile<kRows, 1>(runs, x, from, filters, out + filter * kLanes);
     }
   }
 }
@@ -206,24 +247,26 @@ void find_windows(const Windows& layer, long tap, long y, long x, const float* i
   }
 }
 
-// The gradient of some taps for all filters, from an output pixel of a row on.
-template <int kRows>
-void kernel_gradient_rows(const Windows& layer, long tap, long y, long x, long pixels,
-                          const float* input, const float* zeros, const float* cotangent,
-                          long stride, float* out) {
-  const float* windows[kRows];
-  find_windows<kRows>(layer, tap, y, x, input, zeros, windows);
-  for (long filter = 0; filter < stride;) {
-    const bool pair = filter + 2 * kLanes <= stride;
-    if (pair) {
-      kernel_gradient_tile<kRows, 2>(layer, pixels, windows, cotangent + filter, stride,
-                                     out + filter);
-    } else {
-      kernel_gradient_tile<kRows, 1>(layer, pixels, windows, cotangent + filter, stride,
-                                     out + filter);
+// Turns the cotangent of `count` pixels and images, (filters, map), into (count, stride): rows of
+// whole vectors.
+void turn(Threads& threads, const float* cotangent, long map, long filters, long count, long stride,
+          float* out) {
+  threads.share((count + kLanes - 1) / kLanes, [&](long block) {
+    const long start = block * kLanes, size = std::min<long>(count - start, kLanes);
+    for (long filter = 0; filter < stride; filter += kLanes) {
+      Floats lanes[kLanes] = {};
+      for (long i = 0; i < std::min<long>(filters - filter, kLanes); ++i) {
+        const float* from = cotangent + (filter + i) * map + start;
+        if (size == kLanes) {
+          lanes[i] = load(from);
+        } else {
+          std::memcpy(&lanes[i], from, size * sizeof(float));
+        }
+      }
+      transpose(lanes);
+      for (long i = 0; i < size; ++i) store(out + (start + i) * stride + filter, lanes[i]);
     }
-    filter += pair ? 2 * kLanes : kLanes;
-  }
+  });
 }
 
 // The output pixels of a row whose windows have no padding at their sides: `count` from `first` on.
@@ -251,6 +294,7 @@ struct Inner {
 };
 
 constexpr long kBlock = 4 * kLinearRows;  // taps, which read a row of the cotangent together
+constexpr long kTurned = 1L << 20;  // floats of the cotangent that are turned at once
 
 void kernel_gradient_of_few(const Windows& layer, Threads& threads, const float* x,
                             const float* cotangent, float* kernel) {
@@ -259,7 +303,8 @@ void kernel_gradient_of_few(const Windows& layer, Threads& threads, const float*
   float* const sums = reserve(buffer, weights * kLanes);
   std::fill_n(sums, weights * kLanes, 0.0f);
   const Inner inner(layer);
-  const std::vector<float> zeros(std::max(inner.count, 1L) * layer.column_stride * layer.batch);
+  const long map = layer.pixels() * layer.batch, step = layer.column_stride * layer.batch;
+  const std::vector<float> zeros(std::max(inner.count, 1L) * step);
   threads.share((layer.taps() + kLinearRows - 1) / kLinearRows, [&](long block) {
     const long start = block * kLinearRows;
     for_tiles<kLinearRows>(std::min(layer.taps() - start, long{kLinearRows}), [&](auto rows, long) {
@@ -267,16 +312,9 @@ void kernel_gradient_of_few(const Windows& layer, Threads& threads, const float*
         inner.for_row(layer, [&](long pixel, long pixels) {
           const float* windows[rows()];
           find_windows<rows()>(layer, start, y, pixel, x, zeros.data(), windows);
-          const float* from = cotangent + (y * layer.out_width + pixel) * layer.batch;
-          for (long filter = 0; filter < layer.filters; filter += 2) {
-            const float* values = from + filter * layer.pixels() * layer.batch;
-            float* to = sums + (start * layer.filters + filter) * kLanes;
-            if (filter + 2 <= layer.filters) {
-              few_filters_tile<rows(), 2>(layer, pixels, windows, values, to);
-            } else {
-              few_filters_tile<rows(), 1>(layer, pixels, windows, values, to);
-            }
-          }
+          few_filters_rows<rows()>({pixels, layer.batch, step, map}, windows,
+                                   cotangent + (y * layer.out_width + pixel) * layer.batch,
+                                   layer.filters, sums + start * layer.filters * kLanes);
         });
       }
     });
@@ -296,27 +334,24 @@ void kernel_gradient(const Windows& layer, Threads& threads, const float* x,
   float* const sums = reserve(sums_buffer, layer.taps() * stride);
   std::fill_n(sums, layer.taps() * stride, 0.0f);
   const Inner inner(layer);
-  const std::vector<float> zeros(std::max(inner.count, 1L) * layer.column_stride * layer.batch);
-  // Rows of the output whose cotangent is turned at once: megabytes, however large the images.
-  constexpr long kTurned = 1L << 20;
-  const long row_floats = layer.out_width * layer.batch * stride;
-  const long band = std::clamp(kTurned / row_floats, 1L, layer.out_height);
-  float* const turned = reserve(turned_buffer, band * row_floats);
+  const long map = layer.pixels() * layer.batch, step = layer.column_stride * layer.batch;
+  const std::vector<float> zeros(std::max(inner.count, 1L) * step);
+  const long row = layer.out_width * layer.batch;
+  const long band = std::clamp(kTurned / (row * stride), 1L, layer.out_height);
+  float* const turned = reserve(turned_buffer, band * row * stride);
   for (long top = 0; top < layer.out_height; top += band) {
     const long bottom = std::min(top + band, layer.out_height);
-    threads.share((bottom - top) * layer.out_width, [&](long pixel) {
-      transpose_pixel(layer, cotangent + (top * layer.out_width + pixel) * layer.batch, stride,
-                      turned + pixel * layer.batch * stride);
-    });
+    turn(threads, cotangent + top * row, map, layer.filters, (bottom - top) * row, stride, turned);
     threads.share((layer.taps() + kBlock - 1) / kBlock, [&](long block) {
       const long start = block * kBlock, count = std::min(layer.taps() - start, kBlock);
       for (long y = top; y < bottom; ++y) {
-        for_tiles<kLinearRows>(count, [&](auto rows, long row) {
+        for_tiles<kLinearRows>(count, [&](auto rows, long tap) {
           inner.for_row(layer, [&](long pixel, long pixels) {
-            kernel_gradient_rows<rows()>(
-                layer, start + row, y, pixel, pixels, x, zeros.data(),
-                turned + (y - top) * row_floats + pixel * layer.batch * stride, stride,
-                sums + (start + row) * stride);
+            const float* windows[rows()];
+            find_windows<rows()>(layer, start + tap, y, pixel, x, zeros.data(), windows);
+            kernel_gradient_rows<rows()>({pixels, layer.batch, step, map}, windows,
+                                         turned + ((y - top) * row + pixel * layer.batch) * stride,
+                                         stride, sums + (start + tap) * stride);
           });
         });
       }
