@@ -1,11 +1,12 @@
 """Classifies images: `python -m lenet_jax.predict --workdir=RUN image.png folder …`."""
 
+import dataclasses
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from lenet_jax.errors import (
     LINES,
@@ -40,7 +41,8 @@ WIDE = 1.6  # widths a height: three in a thousand of MNIST's digits are wider
 MANY = 50  # images: from there on, progress is shown
 
 
-class Found(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Found:
     """A character of an image.
 
     Attributes:
