@@ -259,6 +259,8 @@ def results(folder: Path) -> dict[str, bytes]:
             content = TIMES.sub(b"", content)
         if file.suffix == ".csv":  # whose last column is of times
             content = re.sub(rb",[^,\n]*$", b"", content, flags=re.MULTILINE)
+        if file.suffix == ".html":  # which may have these lines as lists
+            content = re.sub(rb", [0-9.e-]+\]", b"]", content)
         found[name] = content
     return found
 

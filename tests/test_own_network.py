@@ -108,7 +108,8 @@ def test_a_finished_run_is_read_only_with_its_class(finished, monkeypatch):
 
 def test_it_is_compared_with_others_without_its_class(finished, notes_run, tmp_path, capsys):
     assert inspect.main([f"--compare={finished.path},{notes_run}", f"--out={tmp_path}"]) == 0
-    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line]
+    lines = {first: rest for first, *rest in rows}
     assert lines["model.width"] == ["4", "None"] and lines["model.pool"] == ["None", "max"]
 
 

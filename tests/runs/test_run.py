@@ -153,13 +153,14 @@ def test_the_metrics_have_one_row_per_epoch_with_documented_names(finished):
     assert [{name: float(cell) for name, cell in row.items()} for row in cells] == rows
 
 
-def test_the_output_has_data_epochs_accuracy_and_files(finished):
+def test_the_output_has_data_epochs_accuracy_and_what_to_do_next(finished):
     lines = finished.output.splitlines()
     assert any("70 train, 20 validation, 33 test images of 16×16×1, 6 classes" in x for x in lines)
     assert sum(line.startswith("epoch ") for line in lines) == EPOCHS
     assert any(line.startswith("test accuracy") for line in lines)
-    for name in FILES:
-        assert any(line.endswith(str(finished.path / name)) for line in lines), name
+    inspect, predict = (line for line in lines if line.startswith("next: "))
+    assert inspect.endswith(f" -m lenet_jax.inspect --workdir={finished.path}")
+    assert predict.endswith(f" -m lenet_jax.predict --workdir={finished.path} IMAGE")
     assert "\x1b" not in finished.output
 
 
