@@ -217,7 +217,7 @@ def _print_header(
         workdir=options.workdir,
         plan=f"{counted(count, 'member')} in {counted(len(groups), 'group')} and"
         f" {counted(len(chunks), 'chunk')}, {epochs:,} epochs in all; weights saved:"
-        f" {kept[options.save]}",
+        f" {kept[options.saved]}",
     )
 
 
@@ -273,7 +273,7 @@ def _collect(
     )
     console.lines(result_lines(settings, summary, rows, console.width))
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
-    if winner and options.save != "none":
+    if winner and options.saved != "none":
         member = f"--member={winner[1]['member']}"
         console.next([next_command(command, "inspect", f"--workdir={store.path}", member)])
     if finished_any:
