@@ -213,7 +213,7 @@ class Console:
         self.next(commands)
 
     def next(self, commands: Sequence[str]) -> None:
-        """Prints commands to go on with, each to be pasted; not in a notebook, which is shared."""
+        """Prints the commands that come next, each to paste; not in a notebook, which is shared."""
         if commands and not self._in_notebook:
             self._print()
             for command in commands:

@@ -22,7 +22,7 @@ def progress_bar(
 ) -> Iterator[Update | None]:
     """Shows a progress bar, and yields the function that updates its `completed` and `text`.
 
-    With `restart`, the time left is reckoned from then on. Yields None if the output is not a
+    With `restart`, the time left is estimated from then on. Yields None if the output is not a
     terminal.
     """
     if not console.is_interactive:
