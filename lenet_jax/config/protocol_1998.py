@@ -10,7 +10,7 @@ def train_as_published(config: ConfigDict, batch_size: int = 2, mu: float = 0.02
     """Sets the keys to 20 passes of stochastic diagonal Levenberg–Marquardt over all images.
 
     The paper takes a step for each image. Here a step at the published rate has the mean gradient
-    of two: with single images all networks but LeNet-1 diverge, see docs/lenet_1998.md.
+    of two: with single images most of the networks diverge, see docs/lenet_1998.md.
 
     Args:
       config: changed in place; the network, its loss and its images' size stay.

@@ -25,8 +25,8 @@ REARRANGEMENTS = frozenset(
         *("squeeze", "transpose"),
     )
 )
-Form = Callable[[Callable[..., Any]], Callable[..., Any]]
 PRODUCTS = frozenset(("conv_general_dilated", "dot_general"))  # of two operands
+Form = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def vjp_of_squares(
@@ -53,10 +53,8 @@ def vjp_of_squares(
     tapes: list[_Tape] = []
 
     def run(leaves: list[Array], offsets: Any) -> tuple[Array, list[list[Any]]]:
-        tape = _Tape(iter(offsets))
-        tapes.append(tape)
+        tapes.append(tape := _Tape(iter(offsets), len(leaves)))
         tracked = [_Weight(leaf, index) for index, leaf in enumerate(leaves)]
-        tape.count = len(tracked)
         (out,) = tape.evaluate(closed.jaxpr, closed.consts, [*tracked, *others])
         return _array(out), [step.operands for step in tape.steps]
 
@@ -121,9 +119,14 @@ class _Step:
 class _Tape:
     """Runs a program, and notes what happens to its weights."""
 
-    def __init__(self, offsets: Iterator[Array]):
-        """Creates an empty tape; `offsets` are added to what the uses give, if there are any."""
-        self.offsets, self.steps, self.count = offsets, list[_Step](), 0
+    def __init__(self, offsets: Iterator[Array], count: int):
+        """Creates an empty tape; `offsets` are added to what the uses give, if there are any.
+
+        Args:
+          offsets: one for each array that a use gives.
+          count: how many weights there are; what is computed of them has the numbers from there on.
+        """
+        self.offsets, self.steps, self.count = offsets, list[_Step](), count
 
     def evaluate(self, jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """Runs a program of `_Input`, `_Weight` and plain arrays, which depend on neither."""

@@ -57,7 +57,7 @@ class Bar:
         text: str | None = None,
         restart: bool = False,
     ) -> None:
-        """Changes how many are done, or what else is said; `restart` reckons from then on."""
+        """Changes how many are done, or what else is said; `restart` measures from then on."""
         self._completed = self._completed if completed is None else completed
         self._text = self._text if text is None else " ".join(text.split())
         if restart:
