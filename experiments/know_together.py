@@ -6,13 +6,15 @@ Trains `configs/notes.py` with seeds 0 to 63 as one sweep that records logits an
 ensembles of 1, 2, 4, … members on the test images: accuracy, likelihood and calibration, also after
 temperature scaling on the validation images. Ensembles of one size share no member. Then the loss
 barrier on the line between two networks, for disjoint pairs, before and after the hidden units of
-one are permuted like those of the other.
+one are permuted like those of the other. If PyTorch is installed, a part of the same trainings is
+timed as a loop.
 
 What is in `--workdir` is not computed again. Writes `results/know_together.json`, `.md` and `.png`.
 """
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy as np
 from flax import nnx
 
 import lenet_jax
+from experiments import pytorch_loop
 from lenet_jax import config as configs
 from lenet_jax import machine
 from lenet_jax.analysis.alignment import align
@@ -94,11 +97,13 @@ def measure_barriers(
     count = len(population.rows) // 2
     for pair in range(count):
         if pair not in done:
+            started = time.perf_counter()
             start, end = (
                 nnx.state(population.network(member).model) for member in (2 * pair, 2 * pair + 1)
             )
             before, after = measure(start, end), measure(start, align(end, start))
             done[pair] = {"pair": pair, "before": shortest(before), "after": shortest(after)}
+            done[pair]["seconds"] = round(time.perf_counter() - started, 3)
             with file.open("a") as stream:
                 stream.write(json.dumps(done[pair]) + "\n")
             print(f"pair {pair}: {before:.3f} nats, aligned {after:.3f}", flush=True)
@@ -173,6 +178,13 @@ def to_markdown(answer: dict[str, Any]) -> str:
         spread = f" ± {values.std(ddof=1):.3f}" if len(values) >= FEWEST else ""
         ends = f"{values.min():.3f} | {values.max():.3f}"
         lines.append(f"| {name} | {len(values)} | {values.mean():.3f}{spread} | {ends} |")
+    if seconds := answer.get("seconds"):  # which earlier results lack
+        measured = " and ".join(f"{seconds[key]:,.0f} s" for key in ("ensembles", "barriers"))
+        lines += [
+            "",
+            pytorch_loop.sentence(seconds["training"], answer["pytorch"]),
+            f"Ensembles and barriers took {measured}.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -194,8 +206,9 @@ def main() -> None:
     if arguments.seeds < 2:
         parser.error("--seeds: two networks at least have a barrier between them")
     changes = {"train.num_epochs": arguments.epochs} if arguments.epochs else {}
+    config = configs.load(CONFIG, changes.items())
     population = lenet_jax.train_sweep(
-        configs.load(CONFIG, changes.items()),
+        config,
         sweep("seed", range(arguments.seeds)),
         arguments.workdir / "sweep",
         record="logits,weights",
@@ -204,13 +217,23 @@ def main() -> None:
     if any(row["status"] != "done" for row in population.rows):
         raise UserError("a member diverged, so it has no logits")
     dataset = population.network(0).load_data(print)
+    started = time.perf_counter()
+    ensembles = measure_ensembles(population, dataset)
+    seconds = {
+        "training": pytorch_loop.training_seconds(population.rows),
+        "ensembles": round(time.perf_counter() - started, 1),
+    }
+    barriers = measure_barriers(population, dataset, arguments.workdir / "barriers.jsonl")
+    seconds["barriers"] = round(sum(row["seconds"] for row in barriers), 1)
     answer = {
         "question": QUESTION,
         "config": CONFIG,
         "changes": changes,
         "seeds": arguments.seeds,
-        "ensembles": measure_ensembles(population, dataset),
-        "barriers": measure_barriers(population, dataset, arguments.workdir / "barriers.jsonl"),
+        "ensembles": ensembles,
+        "barriers": barriers,
+        "seconds": seconds,
+        "pytorch": pytorch_loop.time_loop(config, arguments.seeds, dataset),
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
     arguments.results.mkdir(parents=True, exist_ok=True)

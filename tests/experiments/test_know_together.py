@@ -42,9 +42,20 @@ def test_ensembles_and_barriers_of_a_population_are_measured_once(population, tm
     assert know_together.measure_barriers(population, dataset, file) == barriers
     assert file.read_text() == content
 
-    answer = {"seeds": 4, "changes": {}, "ensembles": ensembles, "barriers": barriers}
+    seconds = {"training": 100, "ensembles": 5.1, "barriers": 6.4}
+    loop = {"seconds": 620, "timed_seconds": 12.3}
+    answer = {
+        "seeds": 4,
+        "changes": {},
+        "ensembles": ensembles,
+        "barriers": barriers,
+        "seconds": seconds,
+        "pytorch": loop,
+    }
     text = know_together.to_markdown(answer)
     assert text.count("\n| ") == 3 + 2 + 2  # with the headers
     assert f"{100 * np.mean(accuracies):.2f} ±" in text
+    assert "PyTorch would take 620 s, 6.2 times as long" in text
+    assert text.endswith("took 5 s and 6 s.\n")
     know_together.plot(answer, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
