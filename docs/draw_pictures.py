@@ -1,7 +1,7 @@
-"""Draws the README's pictures of a run: `python -m docs.draw_pictures runs/first`.
+"""Draws the documents' pictures of a run: `python -m docs.draw_pictures runs/first`.
 
-The filters and feature maps are those of `python -m lenet_jax.inspect --workdir=runs/first`, from a
-folder named relative to the repository, for the page shows its name; Chromium takes its picture.
+The run has been inspected, `python -m lenet_jax.inspect --workdir=runs/first`, by a relative name,
+for its page shows it; Chromium takes the picture of the page.
 """
 
 import shutil
@@ -20,6 +20,7 @@ def main(run: Path) -> None:
     """Draws them."""
     OUT.mkdir(exist_ok=True)
     lenet_jax.load(str(run)).plot("feature_maps", path=str(OUT / "feature_maps.png"))
+    shutil.copy(run / "inspect" / "journey.png", OUT)
     page = run / "inspect" / "network.html"
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))))
     with tempfile.TemporaryDirectory() as profile:

@@ -5,37 +5,40 @@ import importlib.util
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
+from docs.from_pytorch import DOCUMENT, NOTEBOOK, blocks, cells, run
+
 ROOT = Path(__file__).parent.parent
-DOCUMENT = ROOT / "docs" / "from_pytorch.md"
 DOCUMENTS = sorted((ROOT / "docs").glob("*.md"))
 TEXT = DOCUMENT.read_text()
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = [
+    pytest.param(block, marks=pytest.mark.torch if block.torch else ()) for block in blocks(TEXT)
+]
 
 
-def run_blocks(kinds):
-    namespace = {}
-    for block in BLOCK.finditer(TEXT):
-        if block[1] in kinds:
-            lines_before = TEXT[: block.start(2)].count("\n")
-            code = compile("\n" * lines_before + block[2], str(DOCUMENT), "exec")
-            exec(code, namespace)
-    return namespace
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"line_{block.line}")
+def test_every_block_prints_what_stands_below_it(block):
+    if block.torch:
+        pytest.importorskip("torch", reason="torch is not installed: its blocks are skipped")
+    assert run(block) == block.printed
 
 
-def test_python_blocks_run():
-    assert "first_max" in run_blocks({"python"})
+def test_every_python_block_is_followed_by_what_it_prints():
+    kinds = [block[1] for block in BLOCK.finditer(TEXT)]
+    assert set(kinds) == {"python", "python torch", "text"}
+    assert len(BLOCKS) == sum(kind != "text" for kind in kinds) > 20
 
 
-@pytest.mark.torch
-def test_python_blocks_run_beside_live_pytorch():
-    pytest.importorskip("torch", reason="torch is not installed: its blocks are skipped")
-    assert {"torch_out", "first_max"} <= run_blocks({"python", "python torch"}).keys()
-
-
-def test_every_block_is_of_a_known_kind():
-    assert {block[1] for block in BLOCK.finditer(TEXT)} == {"python", "python torch", "text"}
+def test_the_notebook_is_the_document_executed():
+    notebook = nbformat.read(NOTEBOOK, 4)
+    shown = [(cell.cell_type, cell.source) for cell in notebook.cells]
+    assert shown == cells(TEXT)
+    _, *code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, block in zip(code, blocks(TEXT), strict=True):
+        assert "".join(output.text for output in cell.outputs) == block.printed
 
 
 @pytest.mark.parametrize("name", ["from_pytorch.md", "reliability.md"])
@@ -77,7 +80,9 @@ def test_the_printed_graph_is_what_the_command_prints(capsys):
     from lenet_jax import graph
 
     assert graph.main(["--backend", "plain"]) == 0
-    shown = next(block[2] for block in BLOCK.finditer(TEXT) if block[1] == "text")
+    shown = next(
+        block[2] for block in BLOCK.finditer(TEXT) if "operation" in block[2].split("\n")[0]
+    )
     assert capsys.readouterr().out.startswith(shown)
 
 
