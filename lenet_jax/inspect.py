@@ -8,6 +8,7 @@ that compares several runs.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         metavar="DIR,DIR",
         help="compare these runs, or members such as SWEEP:7, instead of --workdir",
     )
+    parser.add_argument(
+        "--corruptions",
+        action="store_true",
+        help="also test on corrupted images, the fifteen of MNIST-C, which takes some seconds",
+    )
     parser.add_argument("--out", metavar="DIR", help="default: DIR/inspect")
     add_force(parser)
     arguments = parser.parse_args(argv)
@@ -84,6 +90,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     from lenet_jax.inference.load import load
     from lenet_jax.plots.output import png
     from lenet_jax.report import page
+    from lenet_jax.report.corruptions import find_corrupted
     from lenet_jax.report.figures import draw_figures
     from lenet_jax.report.findings import find
     from lenet_jax.report.live import live_page, why_not
@@ -109,6 +116,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         folders.append(folders[0] / f"member_{member}")
     out = _make_folder(arguments.out, *folders)  # before what takes seconds
     findings = find(network, dataset.test, example)
+    if arguments.corruptions:
+        findings = replace(findings, corrupted=find_corrupted(network, dataset.test))
     figures = draw_figures(network, dataset, findings)
     record = read_json(path / RECORD, RunRecord) or {}
     images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
@@ -201,6 +210,14 @@ def _print_summary(network: "Network", findings: "Findings") -> None:
         dead = {name: len(units) for name, units in findings.survey.dead().items() if len(units)}
         counts = ", ".join(f"{number} in {name}" for name, number in dead.items())
         print(f"dead ReLUs: {counts or 'none'}")
+    if findings.corrupted is not None:
+        robustness = findings.corrupted.robustness
+        worst = robustness.worst
+        print(
+            f"mean corruption error {100 * robustness.mean_error:.2f} % over"
+            f" {len(robustness.corrupted)} corruptions, worst:"
+            f" {worst} {100 * robustness.corrupted[worst]:.2f} %"
+        )
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -210,6 +227,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.member,
         arguments.image,
         arguments.index,
+        arguments.corruptions or None,
     )
     if any(value is not None for value in others):
         raise UserError("--compare=DIR,DIR cannot be combined with other flags than --out")

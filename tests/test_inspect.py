@@ -6,13 +6,18 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tensorboardX.proto import event_pb2
 
-from lenet_jax import inspect
+import lenet_jax
+from lenet_jax import data, inspect
+from lenet_jax.corruptions.mnist_c import corrupt
+from lenet_jax.data.dataset import Split
+from lenet_jax.report.corruptions import find_corrupted
 from tests.support.chromium import browse, need_chromium
 from tests.support.photos import photo
 from tests.support.root import ROOT
@@ -144,6 +149,25 @@ def test_a_second_inspection_replaces_the_first(run, notes_run, inspected, tmp_p
     assert (out / "report.html").read_bytes() == (inspected / "report.html").read_bytes()
 
 
+def test_corrupted_images_are_tested_on_request(run, notes_run, tmp_path):
+    flags = f"--workdir={notes_run}", "--index=3", f"--out={tmp_path / 'out'}"
+    code, out, error = run(*flags, "--corruptions")
+    assert (code, error) == (0, "")
+    said = re.search(r"mean corruption error (.*) % over 15 corruptions, worst: (\w+) (.*) %", out)
+    assert said and 10 < float(said[1]) < float(said[3])
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert len(Page(text).all("figure")) == len(FIGURES) + 1 and "above clean, points" in text
+    assert (tmp_path / "out" / "corruptions.png").exists()
+    # Those under brightness, whose ground is light, are not inverted, as those of users are.
+    network, test = lenet_jax.load(notes_run), data.load("mnist").test
+    pixels = corrupt(test.images, "brightness", (28, 28))
+    logits = network.model(network.normalise(pixels[:500]))
+    found = find_corrupted(network, Split(test.images[:500], test.labels[:500]))
+    wrong = np.mean(np.argmax(logits, axis=1) != test.labels[:500])
+    assert found.errors["brightness"] == pytest.approx(wrong)
+    assert found.errors["clean"] < 0.06 < found.robustness.mean_error
+
+
 def test_untrusted_text_is_escaped(run, notes_run, tmp_path):
     folder = tmp_path / "<b>run & co"
     shutil.copytree(notes_run, folder, ignore=shutil.ignore_patterns("checkpoints"))
@@ -222,6 +246,7 @@ class TestCompare:
         ("arguments", "message"),
         [
             (["--compare=a"], "takes two or more runs"),
+            (["--compare=a,b", "--corruptions"], "cannot be combined with other flags"),
             (["--compare=a,b"], "a is not a directory"),
             (["--compare=.,."], "is not a run directory"),
             (["--compare=.:1,.:2"], "is not a sweep, so it has no member 1"),

@@ -11,6 +11,7 @@ from lenet_jax.data.dataset import Dataset
 from lenet_jax.inference.figures import title_of
 from lenet_jax.inference.network import Network
 from lenet_jax.plots import curves, filters, results
+from lenet_jax.plots.corruptions import plot_corruptions
 from lenet_jax.plots.style import Figure
 from lenet_jax.report.findings import Findings, Journey
 
@@ -41,6 +42,15 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
         ),
         "histograms": _plot_histograms(findings, title),
     }
+    if (corrupted := findings.corrupted) is not None:
+        figures["corruptions"] = plot_corruptions(
+            corrupted.images,
+            corrupted.answers,
+            corrupted.labels,
+            corrupted.errors,
+            names,
+            title=title,
+        )
     if findings.mistake is not None:
         figures["journey_mistake"] = _plot_journey(findings.mistake, names, title)
     for layer, own in findings.filters.items():

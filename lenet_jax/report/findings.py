@@ -19,6 +19,7 @@ from lenet_jax.nn.calls import call
 from lenet_jax.nn.layers import Field
 from lenet_jax.plots.results import rank_mistakes
 from lenet_jax.report import modules
+from lenet_jax.report.corruptions import Corrupted
 
 CONVOLUTIONS = ("conv1", "conv2")
 ACTIVATED = ("conv1", "conv2", "fc1", "fc2")  # layers that an activation follows
@@ -98,6 +99,7 @@ class Findings:
       saliency: see `saliency`.
       mistake: the journey of the most confident mistake; None if there is none but the example.
       left_out: remarks on what is not measured.
+      corrupted: how it answers on corrupted images; None if it was not tested on them.
     """
 
     test: Split
@@ -111,6 +113,7 @@ class Findings:
     saliency: Float[np.ndarray, "h w"]
     mistake: Journey | None = None
     left_out: Sequence[str] = ()
+    corrupted: Corrupted | None = None
 
     @functools.cached_property
     def probabilities(self) -> Float[np.ndarray, "n k"]:

@@ -27,6 +27,7 @@ LABELS = {
     "journey_mistake": "The output of every layer for the most confident mistake",
     "saliency": "An image, and how much the winning logit changes with each pixel",
     "calibration": "Accuracy against confidence",
+    "corruptions": "Images under each corruption, and the errors on all test images",
     "histograms": "Histograms of the weights and activations of each layer",
 }
 
@@ -78,6 +79,7 @@ def report(
         calibration_error=f"{100 * findings.calibration.error:.2f} %",
         calibration=_calibration(findings),
         sample=SAMPLE,
+        corruptions=_corruptions(findings),
         config=_config(network),
         environment=_environment(record),
     )
@@ -175,6 +177,19 @@ def _calibration(findings: Findings) -> list[tuple[str, int, str, str]]:
         for low, high, count, confidence, accuracy in bins
         if count
     ]
+
+
+def _corruptions(findings: Findings) -> list[tuple[str, str, str]]:
+    """The errors in %, and how far above the clean one they are in points."""
+    if findings.corrupted is None:
+        return []
+    robustness = findings.corrupted.robustness
+    errors = {"mean": robustness.mean_error} | dict(robustness.corrupted)
+    rows = [("clean", f"{100 * robustness.clean:.2f}", "")]
+    for name, error in errors.items():
+        above = f"{100 * (error - robustness.clean):.2f}".replace("-", "−")
+        rows.append((name.replace("_", " "), f"{100 * error:.2f}", above))
+    return rows
 
 
 def _config(network: Network) -> dict[str, list[tuple[str, Any]]]:

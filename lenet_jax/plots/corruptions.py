@@ -1,0 +1,120 @@
+"""Pictures of errors on corrupted images: of one network, and of several settings."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    RULE,
+    VERMILION,
+    WIDTH,
+    Figure,
+    as_rgb,
+    canvas,
+    chart,
+    legible,
+    legible_names,
+    picture,
+    styled,
+    write,
+)
+from lenet_jax.statistics import Summary
+
+CLEAN = "clean"
+NAMES, BARS, END = 130, 610, 940  # pixels: where the images start, and the bars, and where they end
+ROW = 42  # pixels
+
+
+@styled
+def plot_corruptions(
+    images: Mapping[str, UInt8[np.ndarray, "m h w c"]],
+    answers: Mapping[str, Int[np.ndarray, " m"]],
+    labels: Int[np.ndarray, " m"],
+    errors: Mapping[str, float],
+    class_names: Sequence[str],
+    *,
+    title: str,
+) -> Figure:
+    """Plots some images under each corruption, those that are misread framed, and the errors.
+
+    Args:
+        images: under each corruption by name; the first of them clean.
+        answers: the predicted classes of those images.
+        labels: their true classes.
+        errors: over all test images, in [0, 1].
+        class_names: k names.
+        title: the network and its data.
+    """
+    clean, *corrupted = errors
+    mean = float(np.mean([errors[name] for name in corrupted]))
+    names = legible_names(class_names, 3)
+    figure, axes = canvas(
+        WIDTH,
+        92 + ROW * len(errors),
+        f"Corruptions, {legible(title, 60)}",
+        f"mean corruption error {100 * mean:.2f} % over {len(corrupted)} corruptions, clean"
+        f" {100 * errors[clean]:.2f} %; framed: misread, as the class in its corner",
+    )
+    write(axes, BARS, 76, "error on the test images, %", color=FAINT, size=8)
+    for place, (name, error) in enumerate(errors.items()):
+        y = 88 + ROW * place
+        write(axes, 16, y + 16, name.replace("_", " "))
+        for index, image in enumerate(images[name]):
+            x, answer = NAMES + index * (ROW + 4), int(answers[name][index])
+            if x + ROW > BARS:
+                break
+            if answer != labels[index]:
+                frame = {"color": VERMILION, "linewidth": 0, "zorder": -1}
+                axes.fill_between([x - 2, x + 36], y - 2, y + 36, **frame)
+            picture(axes, x, y, as_rgb(image), 34)
+            if answer != labels[index]:
+                box = {"facecolor": VERMILION, "edgecolor": "none", "pad": 1}
+                style = {"size": 7, "color": "white", "ha": "right", "bbox": box}
+                write(axes, x + 34, y + 29, names[answer], **style)
+        right = BARS + error * (END - BARS)
+        axes.fill_between([BARS, END], y + 8, y + 26, color=RULE, linewidth=0)
+        colour = FAINT if name == clean else BLUE
+        axes.fill_between([BARS, right], y + 8, y + 26, color=colour, linewidth=0)
+        write(axes, END + 8, y + 17, f"{100 * error:.2f}", size=8)
+    return figure
+
+
+@styled
+def plot_error_map(
+    errors: Mapping[str, Mapping[str, Summary]], *, title: str, subtitle: str
+) -> Figure:
+    """Plots a heat map: settings down, corruptions across, the mean error in each cell.
+
+    Args:
+        errors: of each setting, by corruption, in %; a summary without a mean is left empty.
+        title: what was trained.
+        subtitle: what a cell is.
+    """
+    columns = list(next(iter(errors.values())))
+    means = np.array(
+        [[np.nan if s.mean is None else s.mean for s in own.values()] for own in errors.values()]
+    )
+    height = 190 + max(44 * len(errors), 60)
+    figure = chart(max(WIDTH, 160 + 64 * len(columns)), height, legible(title, 90), subtitle)
+    axes = figure.subplots()
+    shown = axes.imshow(means, "viridis_r", aspect="auto", vmin=0, vmax=100)
+    for (row, column), mean in np.ndenumerate(means):
+        summary = list(errors.values())[row][columns[column]]
+        text = "×" if np.isnan(mean) else f"{mean:.1f}"
+        if summary.sd is not None:
+            text += f"\n± {summary.sd:.1f}"
+        colour = "white" if mean > 60 else "black"
+        axes.text(column, row, text, ha="center", va="center", size=8, color=colour)
+    axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns])
+    axes.tick_params("x", rotation=40)
+    for label in axes.get_xticklabels():
+        label.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(errors)), [legible(name, 40) for name in errors])
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(shown, ax=axes, label="error, %", pad=0.01)
+    return figure
