@@ -120,7 +120,7 @@ def train_sweep(
         sweep file, `FILE.py[:ARG]`, which runs as code.
       workdir: as for `train`.
       data: as for `train`; members may vary how arrays are fitted and split.
-      **options: `save`, `record`, `record_every`, `record_split`, `record_dtype`,
+      **options: `save`, `record`, `record_every`, `record_split`, `record_dtype`, `corruptions`,
         `shared_data_order`, `strategy` and `chunk_size`, as the command's flags.
 
     Returns:

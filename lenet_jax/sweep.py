@@ -65,6 +65,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         collect=flag_values.collect,
         dry_run=flag_values.dry_run,
         record=record,
+        corruptions=flag_values.corruptions,
     )
     with writing(options.workdir):
         return run(config, members, options, machine.command_line(program, argv))
@@ -107,6 +108,13 @@ def make_sweep_flags() -> flags.FlagValues:
         "float32",
         ["float32", "float16"],
         "of logits, and of weights after an epoch; those of the best epoch stay as they are",
+        values,
+    )
+    flags.DEFINE_bool(
+        "corruptions",
+        False,
+        "also test every member on corrupted images, the fifteen of MNIST-C: a column for each in"
+        " results.csv, and a heat map",
         values,
     )
     flags.DEFINE_bool(

@@ -23,7 +23,7 @@ from lenet_jax.plots.style import (
 )
 from lenet_jax.statistics import Summary
 
-CLEAN = "clean"
+CLEAN, MEAN = "clean", "mean"  # of the corruptions
 NAMES, BARS, END = 130, 610, 940  # pixels: where the images start, and the bars, and where they end
 ROW = 42  # pixels
 
@@ -84,37 +84,51 @@ def plot_corruptions(
 
 @styled
 def plot_error_map(
-    errors: Mapping[str, Mapping[str, Summary]], *, title: str, subtitle: str
+    errors: Mapping[str, Mapping[str, Summary]], *, title: str, stuck: int = 0
 ) -> Figure:
-    """Plots a heat map: settings down, corruptions across, the mean error in each cell.
+    """Plots a heat map: settings down, corruptions across.
 
     Args:
-        errors: of each setting, by corruption, in %; a summary without a mean is left empty.
+        errors: over the networks of each setting, by corruption, in %.
         title: what was trained.
-        subtitle: what a cell is.
+        stuck: networks near chance, of which a single one would lead a mean: with any, cells have
+            medians and the middle half in place of means and standard deviations.
     """
     columns = list(next(iter(errors.values())))
-    means = np.array(
-        [[np.nan if s.mean is None else s.mean for s in own.values()] for own in errors.values()]
+    cells = [[own[name] for name in columns] for own in errors.values()]
+    centres = np.array(
+        [[s.median if stuck else s.mean for s in row] for row in cells], dtype=np.float64
     )
-    height = 190 + max(44 * len(errors), 60)
-    figure = chart(max(WIDTH, 160 + 64 * len(columns)), height, legible(title, 90), subtitle)
+    what = "median, 25–75 %" if stuck else "mean ± sd"
+    figure = chart(
+        max(WIDTH, 160 + 62 * len(columns)),
+        160 + 44 * max(len(errors), 2),
+        legible(title, 90),
+        f"error on the test images, %: {what} over the finished networks"
+        + (f", {stuck} of which are stuck near chance" if stuck else ""),
+    )
     axes = figure.subplots()
-    shown = axes.imshow(means, "viridis_r", aspect="auto", vmin=0, vmax=100)
-    for (row, column), mean in np.ndenumerate(means):
-        summary = list(errors.values())[row][columns[column]]
-        text = "×" if np.isnan(mean) else f"{mean:.1f}"
-        if summary.sd is not None:
-            text += f"\n± {summary.sd:.1f}"
-        colour = "white" if mean > 60 else "black"
-        axes.text(column, row, text, ha="center", va="center", size=8, color=colour)
+    shown = axes.imshow(centres, "viridis_r", aspect="auto", vmin=0, vmax=100)
+    for (row, column), centre in np.ndenumerate(centres):
+        style = {"ha": "center", "va": "center", "size": 8}
+        text = _cell(cells[row][column], robust=stuck > 0)
+        axes.text(column, row, text, color="white" if centre > 60 else "black", **style)
     axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns])
-    axes.tick_params("x", rotation=40)
     for label in axes.get_xticklabels():
-        label.set(ha="right", rotation_mode="anchor")
+        label.set(ha="right", rotation=40, rotation_mode="anchor")
     axes.set_yticks(range(len(errors)), [legible(name, 40) for name in errors])
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(shown, ax=axes, label="error, %", pad=0.01)
     return figure
+
+
+def _cell(summary: Summary, *, robust: bool) -> str:
+    """What the heat map says of a setting under a corruption."""
+    if summary.mean is None:
+        return "×"
+    if robust and summary.quartiles is not None:
+        low, high = summary.quartiles
+        return f"{summary.median:.1f}\n{low:.1f}–{high:.1f}"
+    return f"{summary.mean:.1f}" + ("" if summary.sd is None else f"\n± {summary.sd:.1f}")

@@ -17,6 +17,8 @@ ROWS, HISTORY = "results.json", "history.npz"
 CURVES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 EMA_CURVES = ("valid_ema_loss", "valid_ema_accuracy")  # of averaged weights
 EMA_RESULTS = ("valid_ema_accuracy", "test_ema_accuracy")
+# The accuracy on the test images under a corruption, whose name follows, and the mean error.
+CORRUPTED, MEAN_CORRUPTION_ERROR = "test_accuracy/", "mean_corruption_error"
 # What a file of arrays that is damaged, or none, raises.
 UNREADABLE = (
     *(OSError, ValueError, LookupError, EOFError, TypeError, RuntimeError, MemoryError),
@@ -65,13 +67,20 @@ def read_chunk(
     return rows, curves
 
 
+def is_corrupted(name: str) -> bool:
+    """Whether a result is of corrupted images, and in [0, 1]."""
+    return name.startswith(CORRUPTED) or name == MEAN_CORRUPTION_ERROR
+
+
 def _is_possible(row: MemberResult, epochs: int) -> bool:
     """Whether a member may have such results after so many epochs."""
     results = [row["valid_loss"], row["valid_accuracy"], row["test_loss"], row["test_accuracy"]]
     averaged = [row.get(name) for name in EMA_RESULTS if name in row]
+    corrupted = [value for name, value in row.items() if is_corrupted(name)]
     if row["status"] == "done" and row["valid_accuracy"] is row["valid_loss"] is None:
         results[:2] = 0.0, 0.0  # there was no validation
         averaged = averaged[1:]
+    averaged += corrupted
     best, step = row["best_epoch"], row["diverged_step"]
     if not 0 <= row["seconds"] < math.inf:
         return False

@@ -8,7 +8,8 @@
                                                  chunk.json names its place in the plan, and
                                                  SHA256SUMS has the sums of all
     results.csv, history.npz, summary.json,      the results of the finished chunks
-    sweep.png, sweep.html, winner.py
+    sweep.png, corruptions.png,
+    sweep.html, winner.py
 
 A chunk is written under a temporary name and renamed, so it is either complete or absent. Whoever
 reads one checks its sums, and that it belongs to the plan; those of what is recorded, which may be
@@ -51,8 +52,8 @@ PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
 PLACE = "chunk.json"
 TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
-PAGE = "sweep.html"
-RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, PAGE, WINNER
+PAGE, ERROR_MAP = "sweep.html", "corruptions.png"
+RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, ERROR_MAP, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members in one message
 
@@ -293,6 +294,7 @@ class SweepDir:
         *,
         winner: str | None,
         figure: bytes | None,
+        error_map: bytes | None,
         page: str,
     ) -> None:
         """Writes the results of the finished chunks, in place of earlier ones.
@@ -303,13 +305,14 @@ class SweepDir:
           summary: the statistics.
           winner: the content of the winner's config file; None if there is none, or not yet.
           figure: the content of sweep.png; None if it was not drawn.
+          error_map: that of corruptions.png; likewise.
           page: the content of sweep.html.
         """
         write_atomically(self.path / TABLE, table)
         _write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
         write_atomically(self.path / PAGE, page)
-        for name, content in ((FIGURE, figure), (WINNER, winner)):
+        for name, content in ((FIGURE, figure), (ERROR_MAP, error_map), (WINNER, winner)):
             if content is None:
                 (self.path / name).unlink(missing_ok=True)
             else:

@@ -19,6 +19,7 @@ class Options(NamedTuple):
     collect: bool = False
     dry_run: bool = False
     record: Recording | None = None
+    corruptions: bool = False
 
     @property
     def saved(self) -> str:
@@ -27,6 +28,7 @@ class Options(NamedTuple):
 
 
 RECORD = ("record", "record_every", "record_split", "record_dtype")
+SWITCHES = "shared_data_order", "corruptions"
 CHOICES = {"save": ("best", "all", "none"), "strategy": ("auto", "map", "vmap")}
 
 
@@ -35,19 +37,22 @@ def make_options(workdir: str, **given: Any) -> Options:
 
     Args:
       workdir: its folder.
-      **given: `save`, `strategy`, `shared_data_order`, `chunk_size`, `record`, `record_every`,
-        `record_split` and `record_dtype`.
+      **given: `save`, `strategy`, `shared_data_order`, `chunk_size`, `corruptions`, `record`,
+        `record_every`, `record_split` and `record_dtype`.
 
     Raises:
       TypeError: one is none of these.
       UserError: one has no such value.
     """
-    names = (*CHOICES, "shared_data_order", "chunk_size", *RECORD)
+    names = (*CHOICES, *SWITCHES, "chunk_size", *RECORD)
     if unknown := ", ".join(name for name in given if name not in names):
         raise TypeError(f"the options of a sweep are {', '.join(names)}; not {unknown}")
     for name, choices in CHOICES.items():
         if name in given and given[name] not in choices:
             raise UserError(f"{name}={show(given[name])}: must be one of {', '.join(choices)}")
+    for name in SWITCHES:
+        if not isinstance(given.get(name, False), bool):
+            raise UserError(f"{name}={show(given[name])}: must be True or False")
     size = given.get("chunk_size")
     if size is not None and not (type(size) is int and size >= 1):
         raise UserError(f"chunk_size={show(size)}: must be an integer of at least 1, or None")

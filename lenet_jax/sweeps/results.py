@@ -16,8 +16,10 @@ from lenet_jax.config.networks import LENET
 from lenet_jax.config.schema import keys
 from lenet_jax.errors import counted
 from lenet_jax.plots import sweeps as plots
-from lenet_jax.statistics import FEWEST, is_stuck, p_value
+from lenet_jax.plots.corruptions import CLEAN, MEAN
+from lenet_jax.statistics import FEWEST, Summary, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
+from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, is_corrupted
 from lenet_jax.storage.sweep_dir import Curves, Row
 from lenet_jax.sweeps.members import Overrides
 
@@ -41,6 +43,8 @@ COLUMNS = (
     "diverged_step",
     "seconds",
 )
+
+MOST_MAPPED = 40  # settings in the heat map of corruptions
 
 STATISTICS = (
     *("valid_accuracy", "test_accuracy", "valid_loss", "test_loss"),
@@ -119,7 +123,8 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             entry[name] = describe(values, upper).to_json()
         for name in measured(setting.rows[0]):
             values = [row[name] for row in done if row[name] is not None]
-            entry[name] = describe(values, lower=-math.inf).to_json()
+            bounds = (1.0, 0.0) if is_corrupted(name) else (math.inf, -math.inf)
+            entry[name] = describe(values, *bounds).to_json()
         best = max(done, key=rank, default=None) if setting.validated else None
         entry["best"] = best and {"member": best["member"], "test_accuracy": best["test_accuracy"]}
         table.append(entry)
@@ -127,7 +132,7 @@ def summarise(settings: Sequence[Setting]) -> list[dict[str, Any]]:
 
 
 def measured(row: Row) -> list[str]:
-    """The columns of the extra measurements in a row of results."""
+    """The columns of corruptions and of extra measurements in a row of results."""
     return [name for name in row if name not in ("member", *COLUMNS)]
 
 
@@ -217,6 +222,29 @@ def for_plot(
             )
         )
     return shown
+
+
+def errors_by_corruption(settings: Sequence[Setting]) -> dict[str, dict[str, Summary]]:
+    """The errors of each setting on clean and corrupted test images, and their mean, in %, by name.
+
+    Nothing if the sweep did not test on them; of many settings the `MOST_MAPPED` best.
+    """
+    names = [name for name in settings[0].rows[0] if name.startswith(CORRUPTED)]
+    if not names:
+        return {}
+    shown = range(len(settings))
+    if len(settings) > MOST_MAPPED:
+        shown = ranking(settings)[:MOST_MAPPED] or shown[:MOST_MAPPED]
+    errors = {}
+    for setting in (settings[index] for index in shown):
+        columns = {CLEAN: "test_accuracy"} | {name.removeprefix(CORRUPTED): name for name in names}
+        values = {
+            name: [100 * (1 - row[column]) for row in setting.done]
+            for name, column in columns.items()
+        }
+        values[MEAN] = [100 * row[MEAN_CORRUPTION_ERROR] for row in setting.done]
+        errors[setting.name] = {name: describe(own, 100.0) for name, own in values.items()}
+    return errors
 
 
 def describe_config(config: Config, swept: Collection[str]) -> str:

@@ -11,10 +11,11 @@ from lenet_jax.data.dataset import SECTION
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted
 from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
+from lenet_jax.plots.corruptions import plot_error_map
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.storage.files import table
-from lenet_jax.storage.sweep_dir import FIGURE, PAGE, SweepDir
+from lenet_jax.storage.sweep_dir import ERROR_MAP, FIGURE, PAGE, SweepDir
 from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
 from lenet_jax.sweeps.members import Members
@@ -134,6 +135,8 @@ def make_plan(
     settings = {"save": options.saved, **settings}
     if options.record is not None:
         settings |= options.record.to_json()
+    if options.corruptions:
+        settings["corruptions"] = True
     requested = plan.to_json(members, groups, **settings)
     written = store.plan()
     if written is None:
@@ -256,12 +259,19 @@ def _collect(
     if complete and winner:
         member = winner[1]["member"]
         winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
-    figure = None
+    figure, title = None, results.title(store.path.name, summary)
     finished_any = any(setting.done for setting in settings)
     if finished_any:
         shown = results.for_plot(settings, curves)
-        title = results.title(store.path.name, summary)
         figure = draw(lambda: plot_sweep(shown, title=title), FIGURE, console.warn)
+    error_map = None
+    if errors := results.errors_by_corruption(settings):
+        stuck = sum(setting.stuck for setting in settings)
+        error_map = draw(
+            lambda: plot_error_map(errors, title=f"Sweep {title}", stuck=stuck),
+            ERROR_MAP,
+            console.warn,
+        )
     columns, lines = results.table(rows, overrides)
     store.write_results(
         table([columns, *lines]),
@@ -269,7 +279,8 @@ def _collect(
         summary,
         winner=winner_file,
         figure=figure,
-        page=webpage.render(rows, overrides, results.title(store.path.name, summary)),
+        error_map=error_map,
+        page=webpage.render(rows, overrides, title),
     )
     console.lines(result_lines(settings, summary, rows, console.width))
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")

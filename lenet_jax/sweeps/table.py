@@ -5,6 +5,7 @@ from typing import Any
 
 from lenet_jax.errors import counted, printable
 from lenet_jax.statistics import FEWEST
+from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR
 from lenet_jax.storage.sweep_dir import Row
 from lenet_jax.sweeps import results
 from lenet_jax.terminal.console import wrap
@@ -74,9 +75,26 @@ def result_lines(
         remarks.append("every accuracy is that of the member's best epoch on validation")
     elif any(setting.done for setting in settings):
         remarks.append("every accuracy is that of the member's last epoch: there is no validation")
+    remarks += _robustness(settings, entries)
     seconds = sum(row["seconds"] for row in rows)
     remarks.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
     return [*lines, *(line for remark in remarks for line in wrap(remark, columns))]
+
+
+def _robustness(
+    settings: Sequence[results.Setting], entries: Sequence[dict[str, Any]]
+) -> list[str]:
+    """Which setting has the lowest mean corruption error, if the sweep tested on corruptions."""
+    tested = [(entry.get(MEAN_CORRUPTION_ERROR), place) for place, entry in enumerate(entries)]
+    means = [(own["mean"], place) for own, place in tested if own and own["mean"] is not None]
+    if not means:
+        return []
+    mean, place = min(means)
+    ends = entries[place][MEAN_CORRUPTION_ERROR]["ci95"]
+    interval = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
+    whose = f", of {printable(settings[place].name, MOST_NAME)}" if len(entries) > 1 else ""
+    lowest = "lowest mean" if len(entries) > 1 else "mean"
+    return [f"{lowest} corruption error: {100 * mean:.2f} %{interval}{whose}"]
 
 
 def _accuracy(entry: dict[str, Any], robust: bool) -> str:

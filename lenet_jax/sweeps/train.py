@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from lenet_jax.analysis.robustness import Robustness
+from lenet_jax.corruptions.mnist_c import CORRUPTIONS, corrupt
+from lenet_jax.data.dataset import Split
 from lenet_jax.data.form import measure_form
 from lenet_jax.inference.state_dict import form_metadata
 from lenet_jax.statistics import shortest
+from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR
 from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.options import Options
@@ -38,6 +42,7 @@ class Outcome(NamedTuple):
       valid: the sums over the validation images in that epoch.
       test: those over the test images, under its parameters of that epoch.
       averaged: those under the average of its parameters, if there is one.
+      corrupted: those over the test images under each corruption, by name.
     """
 
     step: Any
@@ -46,6 +51,7 @@ class Outcome(NamedTuple):
     valid: Metrics
     test: Metrics
     averaged: Metrics | None
+    corrupted: dict[str, Metrics]
 
 
 def missing_chunks(store: SweepDir, chunks: Sequence[Chunk]) -> list[Chunk]:
@@ -138,6 +144,10 @@ class Trainer:
             members.best_valid,
             population.test(members, self._test_split),
             population.test_averaged(members, self._test_split),
+            {
+                name: population.test(members, population.put(split))
+                for name, split in self._corrupted.items()
+            },
         )
         outcome = population.pick(outcome, count)
         seconds = time.perf_counter() - started
@@ -167,12 +177,25 @@ class Trainer:
             fit = chunk.members[0].config.data.fit
             form = measure_form(dataset.train.images, fit, dataset.native_size)
             self._form = form_metadata(form, None)
+            self._corrupted = {}
+            if self._options.corruptions:
+                self._corrupted = corrupted_splits(dataset.test, form.native)
         self._recorder = Recorder(self._options, self._population, chunk.group, self._form)
+
+
+def corrupted_splits(test: Split, native: tuple[int, int]) -> dict[str, Split]:
+    """The test images under each corruption.
+
+    Args:
+      test: as they are.
+      native: their height and width before they were padded.
+    """
+    return {name: Split(corrupt(test.images, name, native), test.labels) for name in CORRUPTIONS}
 
 
 def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, seconds: float) -> Row:
     """The results of a member of a chunk; those of a diverged one are None."""
-    step, stopped, best_epoch, valid, test, averaged = jax.tree.map(
+    step, stopped, best_epoch, valid, test, averaged, corrupted = jax.tree.map(
         lambda values: values[index].item(), outcome
     )
     diverged = step < 0 and not stopped
@@ -188,6 +211,13 @@ def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, secon
                 mean = total / sums.count
                 mean = mean if measured == "accuracy" else shortest(mean)
             results[f"{name}_{measured}"] = mean
+    if corrupted:
+        for corruption in CORRUPTIONS:  # a mapping that JAX returns is sorted
+            sums = corrupted[corruption]
+            results[f"{CORRUPTED}{corruption}"] = sums.correct / sums.count
+        errors = {name: 1 - results[f"{CORRUPTED}{name}"] for name in CORRUPTIONS}
+        robustness = Robustness(1 - results["test_accuracy"], errors)
+        results[MEAN_CORRUPTION_ERROR] = shortest(robustness.mean_error)
     results["best_epoch"] = best_epoch
     epochs = stopped or chunk.group.spec.num_epochs
     if curves.valid_ema_accuracy is not None:

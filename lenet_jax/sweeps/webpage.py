@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 
 from lenet_jax.errors import counted
+from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR
 from lenet_jax.storage.sweep_dir import Row
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.members import Overrides
@@ -15,7 +16,7 @@ from lenet_jax.sweeps.members import Overrides
 FOLDER = Path(__file__).with_name("page")
 MOST_MEMBERS = 10_000  # on the page, the best of them
 MOST_AXES = 10
-RESULTS = "valid_accuracy", "test_accuracy"  # the last axes
+RESULTS = "valid_accuracy", "test_accuracy", MEAN_CORRUPTION_ERROR  # the last axes
 
 
 def render(rows: Sequence[Row], overrides: Mapping[int, Overrides], title: str) -> str:
@@ -45,10 +46,11 @@ def to_data(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> dict[str
     names, lines = results.table(rows, overrides)
     swept = {key for row in rows for key in overrides[row["member"]]}
     varied = [name for name in names if name in swept and name not in results.SEEDS]
-    axes = [*varied[: MOST_AXES - len(RESULTS)], *RESULTS]
+    results_axes = [name for name in RESULTS if name in names]
+    axes = [*varied[: MOST_AXES - len(results_axes)], *results_axes]
     return {
         "columns": names,
-        "axes": [names.index(name) for name in axes if name in names],
+        "axes": [names.index(name) for name in axes],
         "rows": [[_plain(value) for value in line] for line in lines],
         "sortedBy": names.index(RESULTS[0]),
     }
