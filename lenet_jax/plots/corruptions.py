@@ -11,10 +11,12 @@ from lenet_jax.plots.style import (
     RULE,
     VERMILION,
     WIDTH,
+    Axes,
     Figure,
     as_rgb,
     canvas,
     chart,
+    colour_map,
     legible,
     legible_names,
     picture,
@@ -84,7 +86,11 @@ def plot_corruptions(
 
 @styled
 def plot_error_map(
-    errors: Mapping[str, Mapping[str, Summary]], *, title: str, stuck: int = 0
+    errors: Mapping[str, Mapping[str, Summary]],
+    *,
+    title: str,
+    stuck: int = 0,
+    pictures: Mapping[str, UInt8[np.ndarray, "h w c"]] | None = None,
 ) -> Figure:
     """Plots a heat map: settings down, corruptions across.
 
@@ -93,6 +99,7 @@ def plot_error_map(
         title: what was trained.
         stuck: networks near chance, of which a single one would lead a mean: with any, cells have
             medians and the middle half in place of means and standard deviations.
+        pictures: an image under each corruption, to be shown above its column.
     """
     columns = list(next(iter(errors.values())))
     cells = [[own[name] for name in columns] for own in errors.values()]
@@ -100,28 +107,43 @@ def plot_error_map(
         [[s.median if stuck else s.mean for s in row] for row in cells], dtype=np.float64
     )
     what = "median, 25–75 %" if stuck else "mean ± sd"
+    heights = [64] * (pictures is not None) + [44 * max(len(errors), 2)]
     figure = chart(
         max(WIDTH, 160 + 62 * len(columns)),
-        160 + 44 * max(len(errors), 2),
+        160 + sum(heights),
         legible(title, 90),
         f"error on the test images, %: {what} over the finished networks"
         + (f", {stuck} of which are stuck near chance" if stuck else ""),
     )
-    axes = figure.subplots()
-    shown = axes.imshow(centres, "viridis_r", aspect="auto", vmin=0, vmax=100)
+    *above, axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    colours = colour_map("viridis_r", 0.0, 100.0, power=0.5)
+    axes.imshow(centres, colours.cmap, norm=colours.norm, aspect="auto")
     for (row, column), centre in np.ndenumerate(centres):
         style = {"ha": "center", "va": "center", "size": 8}
         text = _cell(cells[row][column], robust=stuck > 0)
-        axes.text(column, row, text, color="white" if centre > 60 else "black", **style)
+        axes.text(column, row, text, color="white" if centre > 20 else "black", **style)
+    for beside in above:
+        for name, pixels in (pictures or {}).items():
+            place = columns.index(name)
+            extent = (place - 0.42, place + 0.42, 0, 1)
+            beside.imshow(as_rgb(pixels), extent=extent, aspect="auto")
+        beside.set(xlim=axes.get_xlim(), ylim=(-0.03, 1.03), xticks=[], yticks=[])
+        _plain(beside)
     axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns])
     for label in axes.get_xticklabels():
         label.set(ha="right", rotation=40, rotation_mode="anchor")
     axes.set_yticks(range(len(errors)), [legible(name, 40) for name in errors])
+    _plain(axes)
+    label = "error, % (root scale)"
+    figure.colorbar(colours, ax=[*above, axes], label=label, pad=0.01, ticks=[0, 1, 5, 20, 50, 100])
+    return figure
+
+
+def _plain(axes: Axes) -> None:
+    """Leaves out the frame of axes that are filled."""
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.colorbar(shown, ax=axes, label="error, %", pad=0.01)
-    return figure
 
 
 def _cell(summary: Summary, *, robust: bool) -> str:
