@@ -1,0 +1,329 @@
+"""Which training images move which test images: 2,000 LeNets, each on half of the data.
+
+    python -m experiments.influence --members=2000
+
+Trains `configs/notes.py` with seeds 0 to 1,999 as one sweep, each network on its own random half of
+the training images, and records the logits of the test images. The margin of each test image (the
+logit of its class less the largest other one) is regressed on which training images a network saw.
+The fit is judged by its correlation with the margins of networks that were held out, beside that of
+a fit to the same margins of other networks, which is chance.
+
+There are more training images than networks, so most weights are noise. `--pool=1000` takes halves
+of 1,000 training images instead, whose influence 2,000 networks can tell apart.
+
+What is in `--workdir` is not trained again. `--torch_turns=5` also times a part of the training in
+PyTorch. Writes `results/influence.json`, or
+`results/influence_pool_1000.json`, `.md` and `.png`.
+"""
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+import lenet_jax
+from lenet_jax import config as configs
+from lenet_jax import data, machine
+from lenet_jax.analysis.influence import fit, held_out_correlation, margins, shared, weights
+from lenet_jax.data import Dataset
+from lenet_jax.errors import UserError
+from lenet_jax.statistics import chance, is_stuck, shortest, summarise
+from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.storage.sweep_dir import SweepDir
+from lenet_jax.sweeps.collected import SweepResults
+from lenet_jax.sweeps.file import sweep
+from lenet_jax.training.training_set import find_indices
+
+QUESTION = "Which training images move which test images?"
+CONFIG = "configs/notes.py"
+FEWEST_MEMBERS = 20
+MOST = 10  # helpful training images of each test image, whose classes are counted
+SHOWN, BESIDE = 6, 5  # test images in the figure, and training images on either side of each
+BLOCK = 500  # test images whose weights are in memory at once
+
+
+def train(members: int, changes: Mapping[str, Any], workdir: Path) -> SweepResults:
+    """Trains what is missing: a network for each seed, on half of the images that may train."""
+    base = configs.load(CONFIG, changes.items())
+    half = len(data.load_section(base.data).train) // 2
+    config = configs.replace(base, {"data.subset": half})
+    return lenet_jax.train_sweep(config, sweep("seed", range(members)), workdir, record="logits")
+
+
+def usable(results: SweepResults, dataset: Dataset) -> Int[np.ndarray, " m"]:
+    """The rows of the networks that learned something: neither diverged nor stuck near chance."""
+    level = chance(dataset.valid.labels)
+    return np.flatnonzero(
+        [
+            row["status"] == "done" and not is_stuck(row["valid_accuracy"], level)
+            for row in results.rows
+        ]
+    )
+
+
+def find_masks(
+    config: configs.Config, seeds: Sequence[int], dataset: Dataset
+) -> Bool[np.ndarray, "m p"]:
+    """Which training images the network of each seed saw."""
+    masks = np.zeros((len(seeds), len(dataset.train)), bool)
+    for mask, seed in zip(masks, seeds, strict=True):
+        mask[find_indices(configs.replace(config, {"seed": seed}), dataset)] = True
+    return masks
+
+
+def measure(
+    masks: Bool[np.ndarray, "m p"], targets: Float[np.ndarray, "m n"], dataset: Dataset
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The statistics of the regression, and the best predicted test images with what moves them."""
+    products, count = shared(masks), len(masks)
+    correlations = held_out_correlation(products, targets)
+    shuffled = np.random.default_rng(0).permutation(count)
+    by_chance = held_out_correlation(products, targets[shuffled])
+    curve = {}
+    sizes = (count // 8, count // 4, count // 2)
+    for size in (size for size in sizes if size >= FEWEST_MEMBERS):
+        part = held_out_correlation(products[:size, :size], targets[:size])
+        curve[size] = _spread(part)
+    curve[count] = _spread(correlations)
+    fitted = fit(products, targets)
+    same, shown = [], []
+    best = np.argsort(-correlations, kind="stable")[:SHOWN]
+    labels = dataset.train.labels
+    for first in range(0, targets.shape[1], BLOCK):
+        own = np.arange(first, min(first + BLOCK, targets.shape[1]))
+        found = weights(masks, fitted.duals[:, own])
+        helpful = np.argpartition(-found, MOST, axis=0)[:MOST]
+        same += np.mean(labels[helpful] == dataset.test.labels[own], axis=0).tolist()
+        shown += [
+            _describe(found[:, i - first], int(i)) for i in best if first <= i < first + len(own)
+        ]
+    shown.sort(key=lambda one: -correlations[one["test_image"]])
+    for one in shown:
+        one["correlation"] = shortest(correlations[one["test_image"]])
+    statistics = {
+        "held_out_correlation": _spread(correlations),
+        "by_chance": _spread(by_chance),
+        "above_chance": float(np.mean(correlations > np.quantile(by_chance, 0.999))),
+        "by_members": curve,
+        "ridge": fitted.ridge,
+        "same_class": float(np.mean(same)),
+        "margins": {"mean": float(targets.mean()), "sd": float(targets.std(axis=0).mean())},
+        "correlations": list(map(shortest, correlations)),
+        "correlations_by_chance": list(map(shortest, by_chance)),
+    }
+    return statistics, shown
+
+
+def _spread(correlations: Float[np.ndarray, " n"]) -> dict[str, Any]:
+    """Of the test images, whose correlations are not independent: no interval."""
+    summary = summarise(correlations.tolist(), 1.0, -np.inf)
+    kept = ("mean", "sd", "median", "quartiles")
+    return {key: value for key, value in summary.to_json().items() if key in kept}
+
+
+def _describe(found: Float[np.ndarray, " p"], image: int) -> dict[str, Any]:
+    """The training images that raise and that lower the margin of a test image most."""
+    order = np.argsort(-found, kind="stable")
+    ends = {"helpful": order[:BESIDE], "harmful": order[::-1][:BESIDE]}
+    return {
+        "test_image": image,
+        **{
+            name: [{"train_image": int(i), "weight": shortest(found[i])} for i in own]
+            for name, own in ends.items()
+        },
+    }
+
+
+def plot(answer: dict[str, Any], dataset: Dataset, file: Path) -> None:
+    """Draws the held-out correlations, and the images that move some test images most."""
+    from lenet_jax.plots.output import png
+    from lenet_jax.plots.style import (
+        BLUE,
+        FAINT,
+        VERMILION,
+        as_rgb,
+        chart,
+        house_style,
+    )
+
+    statistics, shown = answer["statistics"], answer["shown"]
+    with house_style():
+        members, images = answer["members"], len(statistics["correlations"])
+        figure = chart(
+            1100,
+            640,
+            f"Influence of training images: {CONFIG} on MNIST, {members:,} networks on halves of"
+            f" {answer['train_images']:,} images",
+            "left: margins of networks that were held out, against what the training images they"
+            " saw predict; right: the best predicted test images",
+        )
+        (left, right), *_ = figure.subfigures(1, 2, squeeze=False, width_ratios=(2, 3))
+        upper, lower = left.subplots(2, 1)
+        for name, label, colour in (
+            ("correlations", "held-out networks", BLUE),
+            ("correlations_by_chance", "margins of other networks", FAINT),
+        ):
+            style = {"histtype": "step", "color": colour, "label": label, "linewidth": 1.5}
+            upper.hist(statistics[name], 60, **style)
+        upper.set(xlabel="correlation", ylabel=f"test images of {images:,}")
+        upper.margins(y=0.3)
+        upper.legend(loc="upper right")
+        sizes = list(map(int, statistics["by_members"]))
+        curve = statistics["by_members"].values()
+        lower.fill_between(
+            sizes,
+            [entry["quartiles"][0] for entry in curve],
+            [entry["quartiles"][1] for entry in curve],
+            color=BLUE,
+            alpha=0.2,
+            linewidth=0,
+            label="25–75 % of the test images",
+        )
+        lower.plot(sizes, [entry["median"] for entry in curve], "o-", color=BLUE, label="median")
+        lower.axhline(0, color=FAINT, linewidth=0.8)
+        lower.set(xlabel="networks (log scale)", ylabel="held-out correlation", xscale="log")
+        lower.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        lower.minorticks_off()
+        lower.margins(y=0.3)
+        lower.legend(loc="upper right")
+        columns = 1 + 2 * BESIDE
+        panels = right.subplots(len(shown), columns, squeeze=False)
+        for row, one in zip(panels, shown, strict=True):
+            index = one["test_image"]
+            _picture(row[0], as_rgb(dataset.test.images[index]), f"test {index}", FAINT)
+            ends = [(each, BLUE) for each in one["helpful"]]
+            ends += [(each, VERMILION) for each in one["harmful"]]
+            for axes, (each, colour) in zip(row[1:], ends, strict=True):
+                image, weight = dataset.train.images[each["train_image"]], each["weight"]
+                _picture(axes, as_rgb(image), f"{weight:+.2g}".replace("-", "−"), colour)
+        note = f"test image | {BESIDE} that raise its margin | {BESIDE} that lower it, by (logits)"
+        right.suptitle(note, size=9)
+    write_atomically(file, png(figure))
+
+
+def _picture(axes: Any, pixels: np.ndarray, text: str, colour: str) -> None:
+    axes.imshow(pixels)
+    axes.set_title(text, size=7, color=colour, loc="center", pad=2)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def to_markdown(answer: dict[str, Any]) -> str:
+    """The tables."""
+    statistics = answer["statistics"]
+    spread, by_chance = statistics["held_out_correlation"], statistics["by_chance"]
+    lines = [
+        "# Influence of training images",
+        "",
+        f"`python -m experiments.influence --members={answer['members']}`"
+        + "".join(f", {key}={value}" for key, value in answer["changes"].items())
+        + f": {answer['members']:,} networks, each on {answer['subset']:,} of"
+        f" {answer['train_images']:,} training images, {answer['left_out']} of them left out"
+        " (diverged, or stuck near chance).",
+        "",
+        "The margin of each test image is regressed (ridge) on which training images a network saw."
+        " Correlation of prediction and margin over networks that were held out (five folds):",
+        "",
+        "| networks | mean over test images | median | 25 % | 75 % |",
+        "|---|---|---|---|---|",
+    ]
+    rows = [(f"{int(size):,}", entry) for size, entry in statistics["by_members"].items()]
+    rows.append(("margins of other networks (chance)", by_chance))
+    for name, entry in rows:
+        low, high = entry["quartiles"]
+        cells = (entry["mean"], entry["median"], low, high)
+        lines.append(f"| {name} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+    lines += [
+        "",
+        f"{100 * statistics['above_chance']:.1f} % of the test images are predicted better than"
+        " 99.9 % are by chance. Of the ten training images that raise a test image's margin most,"
+        f" {100 * statistics['same_class']:.1f} % are of its class (by chance about 10 %).",
+        "",
+        f"The best predicted test image, {answer['shown'][0]['test_image']}, has a correlation of"
+        f" {answer['shown'][0]['correlation']:.2f}; the mean over all is {spread['mean']:.3f}.",
+        "",
+        f"Training took {answer['training_seconds'] / 60:.0f} min on"
+        f" {answer['environment']['cores']} cores, the regression"
+        f" {answer['regression_seconds'] / 60:.1f} min.",
+    ]
+    if answer["pytorch"] is not None:
+        from experiments.pytorch_time import sentence
+
+        lines[-1] += f" {sentence(answer['pytorch'])}"
+    return "\n".join(lines) + "\n"
+
+
+def analyse(results: SweepResults, dataset: Dataset) -> dict[str, Any]:
+    """What is measured of a trained sweep.
+
+    Raises:
+      UserError: too few networks learned anything.
+    """
+    started, kept = time.perf_counter(), usable(results, dataset)
+    if len(kept) < FEWEST_MEMBERS:
+        raise UserError(f"{len(kept)} networks learned something; needed are {FEWEST_MEMBERS}")
+    config = configs.from_dict(SweepDir(results.path).config())
+    seeds = [results.rows[row]["seed"] for row in kept]
+    masks = find_masks(config, seeds, dataset)
+    labels, logits = dataset.test.labels, results.logits
+    targets = np.stack([margins(logits[int(row)], labels) for row in kept]).astype(np.float64)
+    statistics, shown = measure(masks, targets, dataset)
+    return {
+        "members": len(results.rows),
+        "left_out": len(results.rows) - len(kept),
+        "subset": config.data.subset,
+        "train_images": len(dataset.train),
+        "statistics": statistics,
+        "shown": shown,
+        "training_seconds": sum(row["seconds"] for row in results.rows),
+        "regression_seconds": time.perf_counter() - started,
+    }
+
+
+def main() -> None:
+    """Trains what is missing, measures, and writes the results."""
+    parser = argparse.ArgumentParser(description=QUESTION)
+    parser.add_argument("--members", type=int, default=2000, help="seeds, from 0")
+    parser.add_argument("--epochs", type=int, help="other than the config's, to try it")
+    parser.add_argument(
+        "--pool", type=int, help="of so many training images each network sees half; default: all"
+    )
+    parser.add_argument("--torch_turns", type=int, default=0, help="0: PyTorch is not timed")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument("--workdir", type=Path, help="default: runs/ and the results' name")
+    arguments = parser.parse_args()
+    if arguments.members < FEWEST_MEMBERS:
+        parser.error(f"--members: a regression needs at least {FEWEST_MEMBERS}")
+    given = {
+        "train.num_epochs": arguments.epochs,
+        "data.train_examples": arguments.pool,
+    }
+    changes = {key: value for key, value in given.items() if value}
+    name = f"influence_pool_{arguments.pool}" if arguments.pool else "influence"
+    results = train(arguments.members, changes, arguments.workdir or Path("runs", name))
+    config = configs.load(CONFIG, changes.items())
+    answer = {"question": QUESTION, "config": CONFIG, "changes": changes}
+    dataset = data.load_section(config.data)
+    answer |= analyse(results, dataset)
+    answer["pytorch"] = None
+    if arguments.torch_turns:
+        from experiments.pytorch_time import extrapolate
+
+        images = answer["members"] * config.train.num_epochs * answer["subset"]
+        answer["pytorch"] = extrapolate("notes", images, arguments.torch_turns)
+    answer["environment"] = machine.environment((*machine.PACKAGES, "scipy"))
+    arguments.results.mkdir(parents=True, exist_ok=True)
+    file = arguments.results / f"{name}.json"
+    write_json(file, answer)
+    write_atomically(file.with_suffix(".md"), to_markdown(answer))
+    plot(answer, dataset, file.with_suffix(".png"))
+    print(to_markdown(answer) + f"written to {file}")
+
+
+if __name__ == "__main__":
+    main()
