@@ -11,13 +11,13 @@ a fit to the same margins of other networks, which is chance.
 There are more training images than networks, so most weights are noise. `--pool=1000` takes halves
 of 1,000 training images instead, whose influence 2,000 networks can tell apart.
 
-What is in `--workdir` is not trained again. `--torch_turns=5` also times a part of the training in
-PyTorch. Writes `results/influence.json`, or
+What is in `--workdir` is not trained again. `--torch_turns=5`, on a machine that does nothing
+else, also says how long training took, and how long a loop in PyTorch would take, of which it times
+a part. Writes `results/influence.json`, or
 `results/influence_pool_1000.json`, `.md` and `.png`.
 """
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,15 +247,12 @@ def to_markdown(answer: dict[str, Any]) -> str:
         f"The best predicted test image, {answer['shown'][0]['test_image']}, has a correlation of"
         f" {answer['shown'][0]['correlation']:.2f}; the mean over all is {spread['mean']:.3f}.",
         "",
-        f"Training took {answer['training_seconds'] / 60:.0f} min on"
-        f" {answer['environment']['cores']} cores, the regression"
-        f" {answer['regression_seconds'] / 60:.1f} min.",
     ]
-    if answer["pytorch"] is not None:
+    if answer["timing"] is not None:
         from experiments.pytorch_time import sentence
 
-        lines[-1] += f" {sentence(answer['pytorch'])}"
-    return "\n".join(lines) + "\n"
+        lines.append(sentence(answer["timing"], answer["environment"]["cores"]))
+    return "\n".join(lines)
 
 
 def analyse(results: SweepResults, dataset: Dataset) -> dict[str, Any]:
@@ -264,7 +261,7 @@ def analyse(results: SweepResults, dataset: Dataset) -> dict[str, Any]:
     Raises:
       UserError: too few networks learned anything.
     """
-    started, kept = time.perf_counter(), usable(results, dataset)
+    kept = usable(results, dataset)
     if len(kept) < FEWEST_MEMBERS:
         raise UserError(f"{len(kept)} networks learned something; needed are {FEWEST_MEMBERS}")
     config = configs.from_dict(SweepDir(results.path).config())
@@ -280,8 +277,6 @@ def analyse(results: SweepResults, dataset: Dataset) -> dict[str, Any]:
         "train_images": len(dataset.train),
         "statistics": statistics,
         "shown": shown,
-        "training_seconds": sum(row["seconds"] for row in results.rows),
-        "regression_seconds": time.perf_counter() - started,
     }
 
 
@@ -293,7 +288,7 @@ def main() -> None:
     parser.add_argument(
         "--pool", type=int, help="of so many training images each network sees half; default: all"
     )
-    parser.add_argument("--torch_turns", type=int, default=0, help="0: PyTorch is not timed")
+    parser.add_argument("--torch_turns", type=int, default=0, help="0: nothing is timed")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, help="default: runs/ and the results' name")
     arguments = parser.parse_args()
@@ -310,12 +305,13 @@ def main() -> None:
     answer = {"question": QUESTION, "config": CONFIG, "changes": changes}
     dataset = data.load_section(config.data)
     answer |= analyse(results, dataset)
-    answer["pytorch"] = None
+    answer["timing"] = None
     if arguments.torch_turns:
         from experiments.pytorch_time import extrapolate
 
         images = answer["members"] * config.train.num_epochs * answer["subset"]
-        answer["pytorch"] = extrapolate("notes", images, arguments.torch_turns)
+        seconds = sum(row["seconds"] for row in results.rows)
+        answer["timing"] = extrapolate("notes", images, arguments.torch_turns, seconds)
     answer["environment"] = machine.environment((*machine.PACKAGES, "scipy"))
     arguments.results.mkdir(parents=True, exist_ok=True)
     file = arguments.results / f"{name}.json"
