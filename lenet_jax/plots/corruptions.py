@@ -148,9 +148,12 @@ def _plain(axes: Axes) -> None:
 
 def _cell(summary: Summary, *, robust: bool) -> str:
     """What the heat map says of a setting under a corruption."""
-    if summary.mean is None:
+    centre = summary.median if robust else summary.mean
+    if centre is None:
         return "×"
+    digits = 2 if centre < 9.95 else 1
+    text = f"{centre:.{digits}f}"
     if robust and summary.quartiles is not None:
         low, high = summary.quartiles
-        return f"{summary.median:.1f}\n{low:.1f}–{high:.1f}"
-    return f"{summary.mean:.1f}" + ("" if summary.sd is None else f"\n± {summary.sd:.1f}")
+        return f"{text}\n{low:.{digits}f}–{high:.{digits}f}"
+    return text if summary.sd is None else f"{text}\n± {summary.sd:.{digits}f}"
