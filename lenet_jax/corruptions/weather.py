@@ -23,8 +23,9 @@ def brightness(key: Key[Array, ""], image: Float[Array, "h w"]) -> Float[Array, 
 def fog(key: Key[Array, ""], image: Float[Array, "h w"]) -> Float[Array, "h w"]:
     """Adds three times the corner of a plasma, and scales what was white back to white."""
     height, width = image.shape
-    most = jnp.max(image)
-    foggy = image + FOG * plasma(key)[:height, :width]
+    most, cloud = jnp.max(image), plasma(key)
+    repeats = [-(-side // len(cloud)) for side in image.shape]
+    foggy = image + FOG * jnp.tile(cloud, repeats)[:height, :width]
     return jnp.clip(foggy * most / (most + FOG), 0.0, 1.0)
 
 
@@ -35,9 +36,11 @@ def plasma(key: Key[Array, ""]) -> Float[Array, "256 256"]:
     noise, uniform in ± 1.4⁻² of the level above.
     """
     heights = jnp.zeros((1, 1))
-    for level, own in enumerate(jax.random.split(key, LEVELS)):
-        side, reach = len(heights), DECAY ** (-2 * level)
-        noise = jax.random.uniform(own, (3, side, side), minval=-reach, maxval=reach)
+    draws = jax.random.uniform(key, (4**LEVELS - 1,), minval=-1.0, maxval=1.0)
+    for level in range(LEVELS):
+        side = 2**level  # of the map so far, whose level begins after 3 · (1 + 4 + 16 + …) draws
+        own = draws[side**2 - 1 : 4 * side**2 - 1]
+        noise = DECAY ** (-2 * level) * own.reshape(3, side, side)
         down, right = (heights + jnp.roll(heights, -1, axis) for axis in (0, 1))
         squares = (down + jnp.roll(down, -1, 1)) / 4 + noise[0]
         on_rows = (squares + jnp.roll(squares, 1, 0) + right) / 4 + noise[1]

@@ -32,9 +32,8 @@ def digits():
 
 def draw(corruption, image, count=20):
     """The image under a corruption, drawn several times."""
-    return np.asarray(
-        jax.vmap(corruption, (0, None))(jax.random.split(jax.random.key(1), count), image)
-    )
+    keys = jax.random.split(jax.random.key(1), count)
+    return np.asarray(jax.jit(jax.vmap(corruption, (0, None)))(keys, image))
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -57,6 +56,18 @@ def test_an_image_is_corrupted_alike_in_every_set(name):
     assert not whole[:, margin].any() and corrupt(images, "brightness")[:, margin].all()
     others = corrupt(images, name, (28, 28), seed=1)
     assert (others != whole).any() == (name != "brightness")
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_images_may_have_other_sizes(name):
+    image = jnp.asarray(np.random.default_rng(0).random((7, 12)), jnp.float32)
+    drawn = jax.jit(CORRUPTIONS[name])(jax.random.key(0), image)
+    assert drawn.shape == (7, 12) and bool(jnp.isfinite(drawn).all())
+
+
+def test_fog_covers_large_images():
+    foggy = np.asarray(jax.jit(fog)(jax.random.key(0), jnp.ones((300, 28))))
+    np.testing.assert_allclose(foggy[256:], foggy[:44], rtol=1e-6)
 
 
 def test_channels_are_corrupted_alike():
@@ -180,7 +191,7 @@ def test_a_zigzag_goes_up_and_down():
 
 
 def test_fog_is_a_fractal_cloud(digits):
-    cloud = np.asarray(plasma(jax.random.key(0)))
+    cloud = np.asarray(jax.jit(plasma)(jax.random.key(0)))
     assert cloud.shape == (256, 256) and (cloud.min(), cloud.max()) == (0, 1)
     # It is smooth, also over its edges, and rougher over longer distances.
     rough = [np.abs(cloud - np.roll(cloud, by, 0)).mean() for by in (1, 4, 16, 64)]
