@@ -95,11 +95,13 @@ def measure(
     labels = dataset.train.labels
     for first in range(0, targets.shape[1], BLOCK):
         own = np.arange(first, min(first + BLOCK, targets.shape[1]))
-        found = weights(masks, fitted.duals[:, own])
-        helpful = np.argpartition(-found, MOST, axis=0)[:MOST]
+        influences = weights(masks, fitted.duals[:, own])
+        helpful = np.argpartition(-influences, MOST, axis=0)[:MOST]
         same += np.mean(labels[helpful] == dataset.test.labels[own], axis=0).tolist()
         shown += [
-            _describe(found[:, i - first], int(i)) for i in best if first <= i < first + len(own)
+            _describe(influences[:, i - first], int(i))
+            for i in best
+            if first <= i < first + len(own)
         ]
     shown.sort(key=lambda one: -correlations[one["test_image"]])
     for one in shown:
@@ -125,14 +127,14 @@ def _spread(correlations: Float[np.ndarray, " n"]) -> dict[str, Any]:
     return {key: value for key, value in summary.to_json().items() if key in kept}
 
 
-def _describe(found: Float[np.ndarray, " p"], image: int) -> dict[str, Any]:
+def _describe(influences: Float[np.ndarray, " p"], image: int) -> dict[str, Any]:
     """The training images that raise and that lower the margin of a test image most."""
-    order = np.argsort(-found, kind="stable")
+    order = np.argsort(-influences, kind="stable")
     ends = {"helpful": order[:BESIDE], "harmful": order[::-1][:BESIDE]}
     return {
         "test_image": image,
         **{
-            name: [{"train_image": int(i), "weight": shortest(found[i])} for i in own]
+            name: [{"train_image": int(i), "weight": shortest(influences[i])} for i in own]
             for name, own in ends.items()
         },
     }

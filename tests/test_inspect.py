@@ -162,10 +162,10 @@ def test_corrupted_images_are_tested_on_request(run, notes_run, tmp_path):
     network, test = lenet_jax.load(notes_run), data.load("mnist").test
     pixels = corrupt(test.images, "brightness", (28, 28))
     logits = network.model(network.normalise(pixels[:500]))
-    found = find_corrupted(network, Split(test.images[:500], test.labels[:500]))
+    tested = find_corrupted(network, Split(test.images[:500], test.labels[:500]))
     wrong = np.mean(np.argmax(logits, axis=1) != test.labels[:500])
-    assert found.errors["brightness"] == pytest.approx(wrong)
-    assert found.errors["clean"] < 0.06 < found.robustness.mean_error
+    assert tested.errors["brightness"] == pytest.approx(wrong)
+    assert tested.errors["clean"] < 0.06 < tested.robustness.mean_error
 
 
 def test_untrusted_text_is_escaped(run, notes_run, tmp_path):

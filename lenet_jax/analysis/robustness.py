@@ -35,6 +35,8 @@ class Robustness(NamedTuple):
     def relative_to(self, baseline: "Robustness") -> float:
         """The mean over the corruptions of the error over that of a baseline: 1 if they are equal.
 
+        The baseline has no error of 0.
+
         Source: Hendrycks, Dietterich, "Benchmarking neural network robustness to common corruptions
         and perturbations", 2019, section 4.1.
         """

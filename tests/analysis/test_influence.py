@@ -58,9 +58,9 @@ def test_the_ridge_is_the_best_for_networks_left_out():
 def test_influence_is_found_where_it_is_and_nowhere_else():
     masks, true, targets = population(400, 200, 0.5)
     products = shared(masks)
-    found = weights(masks, fit(products, targets).duals)
+    estimated = weights(masks, fit(products, targets).duals)
     # Sets of one size leave the sum of all weights open.
-    agreement = [np.corrcoef(a, b)[0, 1] for a, b in zip(found.T, true.T, strict=True)]
+    agreement = [np.corrcoef(a, b)[0, 1] for a, b in zip(estimated.T, true.T, strict=True)]
     assert min(agreement) > 0.97
     assert held_out_correlation(products, targets).min() > 0.9
     shuffled = np.random.default_rng(1).permutation(targets)
