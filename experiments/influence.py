@@ -11,13 +11,13 @@ a fit to the same margins of other networks, which is chance.
 There are more training images than networks, so most weights are noise. `--pool=1000` takes halves
 of 1,000 training images instead, whose influence 2,000 networks can tell apart.
 
-What is in `--workdir` is not trained again. `--torch_turns=5`, on a machine that does nothing
-else, also says how long training took, and how long a loop in PyTorch would take, of which it times
-a part. Writes `results/influence.json`, or
-`results/influence_pool_1000.json`, `.md` and `.png`.
+If PyTorch is installed, a part of the same trainings is timed as a loop. What is in `--workdir` is
+not trained again. Writes `results/influence.json`, or `results/influence_pool_1000.json`, with
+`.md` and `.png`.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 import lenet_jax
+from experiments import pytorch_loop
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.analysis.influence import fit, held_out_correlation, margins, shared, weights
@@ -36,7 +37,7 @@ from lenet_jax.storage.files import write_atomically, write_json
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import sweep
-from lenet_jax.training.training_set import find_indices
+from lenet_jax.training.training_set import find_indices, make_split
 
 QUESTION = "Which training images move which test images?"
 CONFIG = "configs/notes.py"
@@ -250,11 +251,9 @@ def to_markdown(answer: dict[str, Any]) -> str:
         f" {answer['shown'][0]['correlation']:.2f}; the mean over all is {spread['mean']:.3f}.",
         "",
     ]
-    if answer["timing"] is not None:
-        from experiments.pytorch_time import sentence
-
-        lines.append(sentence(answer["timing"], answer["environment"]["cores"]))
-    return "\n".join(lines)
+    if text := pytorch_loop.sentence(answer["seconds"], answer["pytorch"]):
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
 
 
 def analyse(results: SweepResults, dataset: Dataset) -> dict[str, Any]:
@@ -290,7 +289,6 @@ def main() -> None:
     parser.add_argument(
         "--pool", type=int, help="of so many training images each network sees half; default: all"
     )
-    parser.add_argument("--torch_turns", type=int, default=0, help="0: nothing is timed")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, help="default: runs/ and the results' name")
     arguments = parser.parse_args()
@@ -307,13 +305,10 @@ def main() -> None:
     answer = {"question": QUESTION, "config": CONFIG, "changes": changes}
     dataset = data.load_section(config.data)
     answer |= analyse(results, dataset)
-    answer["timing"] = None
-    if arguments.torch_turns:
-        from experiments.pytorch_time import extrapolate
-
-        images = answer["members"] * config.train.num_epochs * answer["subset"]
-        seconds = sum(row["seconds"] for row in results.rows)
-        answer["timing"] = extrapolate("notes", images, arguments.torch_turns, seconds)
+    answer["seconds"] = pytorch_loop.training_seconds(results.rows)
+    half = configs.replace(config, {"data.subset": answer["subset"]})
+    own = dataclasses.replace(dataset, train=make_split(half, dataset))
+    answer["pytorch"] = pytorch_loop.time_loop(half, len(results.rows), own)
     answer["environment"] = machine.environment((*machine.PACKAGES, "scipy"))
     arguments.results.mkdir(parents=True, exist_ok=True)
     file = arguments.results / f"{name}.json"

@@ -3,9 +3,9 @@
     python -m experiments.robustness --seeds=20
 
 Trains both as one sweep with seeds 0 to 19, and tests each network on the test images as they are
-and under each corruption. What is in `--workdir` is not trained again. `--torch_turns=5`, on a
-machine that does nothing else, also says how long training took, and how long a loop in PyTorch
-would take, of which it times a part. Writes `results/robustness.json`, `.md` and `.png`.
+and under each corruption. If PyTorch is installed, a part of the same trainings is timed as a loop.
+
+What is in `--workdir` is not computed again. Writes `results/robustness.json`, `.md` and `.png`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import lenet_jax
+from experiments import pytorch_loop
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.analysis.robustness import Robustness
@@ -104,13 +105,10 @@ def to_markdown(answer: dict[str, Any]) -> str:
         f" {first}, corruption by corruption (the mean of the fifteen ratios), {second} has"
         f" {100 * relative:.1f} %. Of equal networks, one such table in twenty has a p below"
         " 0.003 somewhere (Bonferroni).",
-        "",
     ]
-    if answer["timing"] is not None:
-        from experiments.pytorch_time import sentence
-
-        lines.append(sentence(answer["timing"], answer["environment"]["cores"]))
-    return "\n".join(lines)
+    if text := pytorch_loop.sentence(answer["seconds"], answer["pytorch"]):
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
 
 
 def _cell(entry: Mapping[str, Any]) -> str:
@@ -147,12 +145,23 @@ def train(
     }
 
 
+def time_loops(config: configs.Config, seeds: int) -> dict[str, Any] | None:
+    """The time of a loop in PyTorch over the seeds of both networks; None without PyTorch."""
+    dataset, loops = data.load_section(config.data), []
+    for channels in NETWORKS.values():
+        own = configs.replace(config, {"model.channels": channels})
+        loops.append(pytorch_loop.time_loop(own, seeds, dataset))
+    if None in loops:
+        return None
+    sums = {key: sum(loop[key] for loop in loops) for key in ("seconds", "timed_seconds")}
+    return sums | {"loops": dict(zip(NETWORKS, loops, strict=True))}
+
+
 def main() -> None:
     """Trains what is missing, measures, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--seeds", type=int, default=20, help="from 0; at least 3")
     parser.add_argument("--epochs", type=int, help="other than the config's, to try it")
-    parser.add_argument("--torch_turns", type=int, default=0, help="0: nothing is timed")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, default=Path("runs/robustness"))
     arguments = parser.parse_args()
@@ -161,14 +170,6 @@ def main() -> None:
     changes = {"train.num_epochs": arguments.epochs} if arguments.epochs else {}
     rows = train(arguments.seeds, changes, arguments.workdir)
     networks = {name: measure(own) for name, own in rows.items()}
-    config, timing = configs.load(CONFIG, changes.items()), None
-    if arguments.torch_turns:
-        from experiments.pytorch_time import extrapolate
-
-        train_images = len(data.load_section(config.data).train)
-        images = len(NETWORKS) * arguments.seeds * config.train.num_epochs * train_images
-        seconds = sum(row["seconds"] for own in rows.values() for row in own)
-        timing = extrapolate("lenet5", images, arguments.torch_turns, seconds)
     answer = {
         "question": QUESTION,
         "config": CONFIG,
@@ -176,7 +177,8 @@ def main() -> None:
         "seeds": arguments.seeds,
         "networks": networks,
         "comparison": compare(networks),
-        "timing": timing,
+        "seconds": pytorch_loop.training_seconds([row for own in rows.values() for row in own]),
+        "pytorch": time_loops(configs.load(CONFIG, changes.items()), arguments.seeds),
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
     arguments.results.mkdir(parents=True, exist_ok=True)

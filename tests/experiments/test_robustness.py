@@ -31,14 +31,12 @@ def test_two_networks_are_compared_over_their_seeds(tmp_path):
 
     answer = {
         **{"seeds": 20, "changes": {}, "networks": networks, "comparison": comparison},
-        **{"environment": {"cores": 2}, "timing": None},
+        **{"seconds": 600.0, "pytorch": None},
     }
     text = robustness.to_markdown(answer)
     assert text.count("\n| ") == 19 and "| clean | 1.00 ± 0.00 | 1.00 ± 0.00 | 1.00 |" in text
-    timing = {"training_seconds": 600, "extrapolated_seconds_of_pytorch": 3600}
-    answer["timing"] = timing | {"timed_images": 12_800, "turns": 5}
-    text = robustness.to_markdown(answer)
-    assert "On 2 cores training took 10.0 min" in text and "1.0 h, 6.0 times as long," in text
+    answer["pytorch"] = {"seconds": 3600, "timed_seconds": 10}
+    assert "took 600 s; a loop" in robustness.to_markdown(answer)
 
     diverged = [*rows["LeNet"], {"status": "diverged"}]
     with pytest.raises(UserError, match="a member diverged"):
