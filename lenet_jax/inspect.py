@@ -73,12 +73,21 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         action="store_true",
         help="also test on corrupted images, the fifteen of MNIST-C, which takes some seconds",
     )
+    parser.add_argument(
+        "--format",
+        default="png",
+        metavar="FORMAT,…",
+        help="of the figures: png, svg, pdf, or several of them (default: %(default)s)",
+    )
     parser.add_argument("--out", metavar="DIR", help="default: DIR/inspect")
     add_force(parser)
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
     path, member = network_path(arguments)
+    from lenet_jax.plots.output import parse_formats, png, render
+
+    suffixes = parse_formats(arguments.format)
 
     # Late: an error in the arguments is reported at once.
     from lenet_jax.device import require_device
@@ -88,7 +97,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     require_device()
     from lenet_jax.inference.description import Description
     from lenet_jax.inference.load import load
-    from lenet_jax.plots.output import png
     from lenet_jax.report import page
     from lenet_jax.report.corruptions import find_corrupted
     from lenet_jax.report.figures import draw_figures
@@ -120,17 +128,22 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         findings = replace(findings, corrupted=find_corrupted(network, dataset.test))
     figures = draw_figures(network, dataset, findings)
     record = read_json(path / RECORD, RunRecord) or {}
-    images = {f"{name}.png": png(figure, PROGRAM) for name, figure in figures.items()}
+    files = {
+        f"{name}{suffix}": render(figure, suffix, PROGRAM)
+        for name, figure in figures.items()
+        for suffix in suffixes
+    }
     pages = {"report.html": page.report(network, dataset, findings, figures, record, changed)}
     if (reason := why_not(network)) is None:
         pages["network.html"] = live_page(network, dataset, findings.logits)
     else:
         remarks.append(f"network.html is left out: {reason}")
     with writing(out):
-        _write(out, {**images, **pages}, force=arguments.force)
+        _write(out, {**files, **pages}, force=arguments.force)
+        images = {name: files.get(f"{name}.png") or png(f) for name, f in figures.items()}
         _write_events(out / TENSORBOARD, figures, images)
     _print_summary(network, findings)
-    print(f"{counted(len(images), 'figure')} in {out}, and")
+    print(f"{counted(len(figures), 'figure')} in {out}, and")
     for file in pages:
         print(f"  {out / file}")
     print_remarks([*findings.left_out, *remarks])
@@ -228,6 +241,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         arguments.image,
         arguments.index,
         arguments.corruptions or None,
+        arguments.format if arguments.format != "png" else None,
     )
     if any(value is not None for value in others):
         raise UserError("--compare=DIR,DIR cannot be combined with other flags than --out")

@@ -143,8 +143,13 @@ def test_a_user_image_and_a_member_of_a_sweep(run, sweep, tmp_path):
 def test_a_second_inspection_replaces_the_first(run, notes_run, inspected, tmp_path):
     out = tmp_path / "again"
     shutil.copytree(inspected, out)
-    code, _, _ = run(f"--workdir={notes_run}", "--index=3", f"--out={out}")
-    assert code == 0
+    flags = f"--workdir={notes_run}", "--index=3", f"--out={out}"
+    for _ in range(2):  # as vectors, they are replaced too
+        code, _, _ = run(*flags, "--format=svg, pdf")
+        assert code == 0
+    for name in FIGURES:
+        assert (out / f"{name}.svg").read_bytes().startswith(b"<?xml")
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert len(list((out / "tensorboard").iterdir())) == 1
     assert (out / "report.html").read_bytes() == (inspected / "report.html").read_bytes()
 
@@ -275,6 +280,7 @@ def test_mistakes_are_reported_in_three_lines(run, notes_run, sweep, tmp_path):
         ([f"--workdir={notes_run}", "--index=1", "--image=a.png"], "not allowed with"),
         ([f"--workdir={notes_run}", "--index=10000"], "test images are numbered 0 to 9999"),
         ([f"--workdir={notes_run}", "--index=-1"], "test images are numbered 0 to 9999"),
+        ([f"--workdir={notes_run}", "--format=png,gif"], "--format=png,gif: must be some of png, "),
         ([f"--workdir={notes_run}", "--image=no.png"], "no.png cannot be read"),
         ([f"--workdir={notes_run}", f"--out={tmp_path / 'file' / 'a'}"], "cannot be written"),
     ):

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from lenet_jax.errors import DISK_FAULTS, printable
+from lenet_jax.errors import DISK_FAULTS, UserError, printable, show
 from lenet_jax.plots.style import DPI, DRAWING_ERRORS, FAINT, INK, RULE, SERIES, Figure, house_style
 
 # What a page makes of the colours, so that a figure suits its light and its dark style.
@@ -20,6 +20,19 @@ PAGE_COLOURS = {
 }
 
 FORMATS = (".png", ".svg", ".pdf")
+
+
+def parse_formats(text: str) -> list[str]:
+    """The suffixes of `--format=png,svg,pdf`, some of `FORMATS`, each once.
+
+    Raises:
+      UserError: another format, or none.
+    """
+    suffixes = [f".{name.strip().lower()}" for name in text.split(",")]
+    if not set(suffixes) <= set(FORMATS):
+        names = ", ".join(suffix[1:] for suffix in FORMATS)
+        raise UserError(f"--format={show(text)}: must be some of {names}, with commas between them")
+    return list(dict.fromkeys(suffixes))
 
 
 def draw(plot: Callable[[], Figure], name: str, warn: Callable[[str], None]) -> bytes | None:
@@ -59,15 +72,21 @@ def png(figure: Figure, software: str = "lenet_jax") -> bytes:
     return stream.getvalue()
 
 
-def render(figure: Figure, suffix: str) -> bytes:
-    """The figure as a file of one of `FORMATS`, the same bytes for the same figure."""
+def render(figure: Figure, suffix: str, software: str = "lenet_jax") -> bytes:
+    """The figure as a file of one of `FORMATS`, the same bytes for the same figure.
+
+    Args:
+        figure: what to draw.
+        suffix: of the file.
+        software: the command that writes it, for the file's metadata.
+    """
     if suffix == ".png":
-        return png(figure)
+        return png(figure, software)
     stream = io.BytesIO()
     # Letters are drawn or embedded: a reader of the file may lack the font.
     with house_style(**{"svg.fonttype": "path", "svg.hashsalt": "lenet_jax", "pdf.fonttype": 42}):
         _arrange(figure)
-        undated = {"Creator": "lenet_jax", "Date" if suffix == ".svg" else "CreationDate": None}
+        undated = {"Creator": software, "Date" if suffix == ".svg" else "CreationDate": None}
         figure.savefig(stream, format=suffix[1:], metadata=undated)
     return stream.getvalue()
 
