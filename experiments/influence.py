@@ -8,8 +8,8 @@ logit of its class less the largest other one) is regressed on which training im
 The fit is judged by its correlation with the margins of networks that were held out, beside that of
 a fit to the same margins of other networks, which is chance.
 
-There are more training images than networks, so most weights are noise. `--pool=1000` takes halves
-of 1,000 training images instead, whose influence 2,000 networks can tell apart.
+With halves of all images, a single one changes little. `--pool=1000` takes halves of 1,000 training
+images instead, for three times the epochs, and validates on 1,000.
 
 If PyTorch is installed, a part of the same trainings is timed as a loop. What is in `--workdir` is
 not trained again. Writes `results/influence.json`, or `results/influence_pool_1000.json`, with
@@ -29,7 +29,13 @@ import lenet_jax
 from experiments import pytorch_loop
 from lenet_jax import config as configs
 from lenet_jax import data, machine
-from lenet_jax.analysis.influence import fit, held_out_correlation, margins, shared, weights
+from lenet_jax.analysis.influence import (
+    BLOCK,
+    Design,
+    choose_threshold,
+    held_out_correlation,
+    margins,
+)
 from lenet_jax.data import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.statistics import chance, is_stuck, shortest, summarise
@@ -42,9 +48,8 @@ from lenet_jax.training.training_set import find_indices, make_split
 QUESTION = "Which training images move which test images?"
 CONFIG = "configs/notes.py"
 FEWEST_MEMBERS = 20
-MOST = 10  # helpful training images of each test image, whose classes are counted
+POOL = {"train.num_epochs": 36, "data.valid_examples": 1000}  # what `--pool` changes
 SHOWN, BESIDE = 6, 5  # test images in the figure, and training images on either side of each
-BLOCK = 500  # test images whose weights are in memory at once
 
 
 def train(members: int, changes: Mapping[str, Any], workdir: Path) -> SweepResults:
@@ -80,30 +85,26 @@ def measure(
     masks: Bool[np.ndarray, "m p"], targets: Float[np.ndarray, "m n"], dataset: Dataset
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The statistics of the regression, and the best predicted test images with what moves them."""
-    products, count = shared(masks), len(masks)
-    correlations = held_out_correlation(products, targets)
+    count, labels = len(masks), dataset.train.labels
+    correlations = held_out_correlation(masks, targets)
     shuffled = np.random.default_rng(0).permutation(count)
-    by_chance = held_out_correlation(products, targets[shuffled])
-    curve = {}
+    by_chance = held_out_correlation(masks, targets[shuffled])
     sizes = (count // 8, count // 4, count // 2)
-    for size in (size for size in sizes if size >= FEWEST_MEMBERS):
-        part = held_out_correlation(products[:size, :size], targets[:size])
-        curve[size] = _spread(part)
-    curve[count] = _spread(correlations)
-    fitted = fit(products, targets)
-    same, shown = [], []
+    curve = {
+        size: _spread(held_out_correlation(masks[:size], targets[:size]))
+        for size in sizes
+        if size >= FEWEST_MEMBERS
+    } | {count: _spread(correlations)}
+    threshold, design = choose_threshold(masks, targets), Design.of(masks)
     best = np.argsort(-correlations, kind="stable")[:SHOWN]
-    labels = dataset.train.labels
+    influential, same, shown = [], [], []
     for first in range(0, targets.shape[1], BLOCK):
         own = np.arange(first, min(first + BLOCK, targets.shape[1]))
-        influences = weights(masks, fitted.duals[:, own])
-        helpful = np.argpartition(-influences, MOST, axis=0)[:MOST]
-        same += np.mean(labels[helpful] == dataset.test.labels[own], axis=0).tolist()
-        shown += [
-            _describe(influences[:, i - first], int(i))
-            for i in best
-            if first <= i < first + len(own)
-        ]
+        weights = design.weights(targets[:, own], threshold)
+        influential.append(np.count_nonzero(weights, axis=0))
+        strongest, raises = weights.argmax(axis=0), weights.max(axis=0) > 0
+        same += (labels[strongest] == dataset.test.labels[own])[raises].tolist()
+        shown += [_describe(weights[:, i - first], int(i)) for i in best if i in own]
     shown.sort(key=lambda one: -correlations[one["test_image"]])
     for one in shown:
         one["correlation"] = shortest(correlations[one["test_image"]])
@@ -112,8 +113,9 @@ def measure(
         "by_chance": _spread(by_chance),
         "above_chance": float(np.mean(correlations > np.quantile(by_chance, 0.999))),
         "by_members": curve,
-        "ridge": fitted.ridge,
-        "same_class": float(np.mean(same)),
+        "threshold": threshold,
+        "influential": _spread(np.concatenate(influential).astype(float)),
+        "same_class": sum(same) / max(len(same), 1),
         "margins": {"mean": float(targets.mean()), "sd": float(targets.std(axis=0).mean())},
         "correlations": list(map(shortest, correlations)),
         "correlations_by_chance": list(map(shortest, by_chance)),
@@ -121,21 +123,26 @@ def measure(
     return statistics, shown
 
 
-def _spread(correlations: Float[np.ndarray, " n"]) -> dict[str, Any]:
-    """Of the test images, whose correlations are not independent: no interval."""
-    summary = summarise(correlations.tolist(), 1.0, -np.inf)
+def _spread(values: Float[np.ndarray, " n"]) -> dict[str, Any]:
+    """Of the test images, which are not independent: no interval."""
+    summary = summarise(values.tolist(), lower=-np.inf)
     kept = ("mean", "sd", "median", "quartiles")
     return {key: value for key, value in summary.to_json().items() if key in kept}
 
 
-def _describe(influences: Float[np.ndarray, " p"], image: int) -> dict[str, Any]:
-    """The training images that raise and that lower the margin of a test image most."""
-    order = np.argsort(-influences, kind="stable")
+def _describe(weights: Float[np.ndarray, " p"], image: int) -> dict[str, Any]:
+    """The training images that raise and that lower the margin of a test image most, if any do."""
+    order = np.argsort(-weights, kind="stable")
     ends = {"helpful": order[:BESIDE], "harmful": order[::-1][:BESIDE]}
+    signs = {"helpful": 1, "harmful": -1}
     return {
         "test_image": image,
         **{
-            name: [{"train_image": int(i), "weight": shortest(influences[i])} for i in own]
+            name: [
+                {"train_image": int(i), "weight": shortest(weights[i])}
+                for i in own
+                if signs[name] * weights[i] > 0
+            ]
             for name, own in ends.items()
         },
     }
@@ -195,14 +202,15 @@ def plot(answer: dict[str, Any], dataset: Dataset, file: Path) -> None:
         lower.legend(loc="upper right")
         columns = 1 + 2 * BESIDE
         panels = right.subplots(len(shown), columns, squeeze=False)
+        for axes in panels.ravel():
+            axes.set_axis_off()
         for row, one in zip(panels, shown, strict=True):
             index = one["test_image"]
             _picture(row[0], as_rgb(dataset.test.images[index]), f"test {index}", FAINT)
-            ends = [(each, BLUE) for each in one["helpful"]]
-            ends += [(each, VERMILION) for each in one["harmful"]]
-            for axes, (each, colour) in zip(row[1:], ends, strict=True):
-                image, weight = dataset.train.images[each["train_image"]], each["weight"]
-                _picture(axes, as_rgb(image), f"{weight:+.2g}".replace("-", "−"), colour)
+            for name, colour, first in (("helpful", BLUE, 1), ("harmful", VERMILION, 1 + BESIDE)):
+                for axes, each in zip(row[first:], one[name], strict=False):
+                    image, weight = dataset.train.images[each["train_image"]], each["weight"]
+                    _picture(axes, as_rgb(image), f"{weight:+.2g}".replace("-", "−"), colour)
         note = f"test image | {BESIDE} that raise its margin | {BESIDE} that lower it, by (logits)"
         right.suptitle(note, size=9)
     write_atomically(file, png(figure))
@@ -211,9 +219,6 @@ def plot(answer: dict[str, Any], dataset: Dataset, file: Path) -> None:
 def _picture(axes: Any, pixels: np.ndarray, text: str, colour: str) -> None:
     axes.imshow(pixels)
     axes.set_title(text, size=7, color=colour, loc="center", pad=2)
-    axes.set(xticks=[], yticks=[])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
 
 
 def to_markdown(answer: dict[str, Any]) -> str:
@@ -229,7 +234,7 @@ def to_markdown(answer: dict[str, Any]) -> str:
         f" {answer['train_images']:,} training images, {answer['left_out']} of them left out"
         " (diverged, or stuck near chance).",
         "",
-        "The margin of each test image is regressed (ridge) on which training images a network saw."
+        "The margin of each test image is regressed (lasso) on which training images a network saw."
         " Correlation of prediction and margin over networks that were held out (five folds):",
         "",
         "| networks | mean over test images | median | 25 % | 75 % |",
@@ -244,12 +249,12 @@ def to_markdown(answer: dict[str, Any]) -> str:
     lines += [
         "",
         f"{100 * statistics['above_chance']:.1f} % of the test images are predicted better than"
-        " 99.9 % are by chance. Of the ten training images that raise a test image's margin most,"
-        f" {100 * statistics['same_class']:.1f} % are of its class (by chance about 10 %).",
+        " 99.9 % are by chance. The training image that raises a test image's margin most is of its"
+        f" class for {100 * statistics['same_class']:.1f} % of those that have one (by chance about"
+        " 10 %).",
         "",
         f"The best predicted test image, {answer['shown'][0]['test_image']}, has a correlation of"
         f" {answer['shown'][0]['correlation']:.2f}; the mean over all is {spread['mean']:.3f}.",
-        "",
     ]
     if text := pytorch_loop.sentence(answer["seconds"], answer["pytorch"]):
         lines += ["", text]
@@ -294,11 +299,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.members < FEWEST_MEMBERS:
         parser.error(f"--members: a regression needs at least {FEWEST_MEMBERS}")
-    given = {
-        "train.num_epochs": arguments.epochs,
-        "data.train_examples": arguments.pool,
-    }
-    changes = {key: value for key, value in given.items() if value}
+    changes = {"data.train_examples": arguments.pool, **POOL} if arguments.pool else {}
+    changes |= {"train.num_epochs": arguments.epochs} if arguments.epochs else {}
     name = f"influence_pool_{arguments.pool}" if arguments.pool else "influence"
     results = train(arguments.members, changes, arguments.workdir or Path("runs", name))
     config = configs.load(CONFIG, changes.items())

@@ -3,11 +3,14 @@
 Networks are trained on random subsets of the training images. The margin of a test image is
 regressed on which training images a network saw: a weight is what seeing one adds to the margin.
 
-There are far more training images than networks, so the regression is a ridge, solved among the
-networks: all that it needs of the masks is how many images each pair of networks shares.
+Few training images matter for one test image, and there may be more of them than networks, so the
+regression is a lasso. The columns of independent random subsets are nearly orthogonal, and where
+they are the lasso has a closed form: the slope on each image by itself, drawn towards 0 by the same
+number of its standard errors, and 0 below that.
 
 Source: Ilyas, Park, Engstrom, Leclerc, Madry, "Datamodels: predicting predictions from training
-data", 2022, section 3, where the regression is a lasso.
+data", 2022, section 3; Tibshirani, "Regression shrinkage and selection via the lasso", 1996,
+section 2.2.
 """
 
 from typing import NamedTuple
@@ -15,21 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-BLOCK = 4096  # training images at once
-# Ridges that are tried, over the mean eigenvalue of the masks' products.
-RIDGES = 10.0 ** np.arange(-2, 4.5, 0.5)
-
-
-class Fit(NamedTuple):
-    """A ridge regression on masks, of n margins at once.
-
-    Attributes:
-      duals: of each network; the weights are their sum over the networks that saw an image.
-      ridge: the penalty.
-    """
-
-    duals: Float[np.ndarray, "m n"]
-    ridge: float
+THRESHOLDS = np.arange(0, 5.5, 0.5)  # standard errors that are tried
+TUNED = 1000  # targets at most that the threshold is chosen on
+BLOCK = 500  # targets whose weights are in memory at once
 
 
 def margins(
@@ -41,85 +32,98 @@ def margins(
     return true[..., 0] - np.where(own, -np.inf, logits).max(axis=-1)
 
 
-def shared(masks: Bool[np.ndarray, "m p"]) -> Float[np.ndarray, "m m"]:
-    """How many training images both networks of each pair saw."""
-    counts = np.zeros((len(masks), len(masks)))
-    for first in range(0, masks.shape[1], BLOCK):
-        block = masks[:, first : first + BLOCK].astype(np.float32)
-        counts += block @ block.T  # exact: the counts are below 2²⁴
-    return counts
+class Design(NamedTuple):
+    """The masks of m networks, ready for a regression.
 
-
-def fit(products: Float[np.ndarray, "m m"], targets: Float[np.ndarray, "m n"]) -> Fit:
-    """Regresses targets on masks, with an intercept and the best of `RIDGES`.
-
-    The best ridge has the smallest squared error of each network by the others, over all targets
-    on their own scales; leaving each out has a closed form.
-
-    Args:
-      products: from `shared`.
-      targets: margins of m networks.
+    Attributes:
+      columns: of each training image, 1 for those that saw it and 0 for the others, less their
+        mean, of length 1; 0 where all did alike.
+      mean: what was taken off.
+      length: what they were divided by.
     """
-    centred = targets - targets.mean(axis=0)
-    values, vectors = np.linalg.eigh(_centre(products, products))
-    values = np.maximum(values, 0)
-    turned = vectors.T @ centred
-    deviations = np.maximum(centred.std(axis=0), np.finfo(np.float64).tiny)
-    errors = []
-    candidates = RIDGES * values.mean()
-    for ridge in candidates:
-        kept = values / (values + ridge)
-        leverage = 1 / len(targets) + np.square(vectors) @ kept
-        residuals = (centred - vectors @ (kept[:, None] * turned)) / (1 - leverage)[:, None]
-        errors.append(np.mean(np.square(residuals / deviations)))
-    ridge = float(candidates[int(np.argmin(errors))])
-    return Fit(vectors @ (turned / (values + ridge)[:, None]), ridge)
+
+    columns: Float[np.ndarray, "m p"]
+    mean: Float[np.ndarray, " p"]
+    length: Float[np.ndarray, " p"]
+
+    @classmethod
+    def of(cls, masks: Bool[np.ndarray, "m p"]) -> "Design":
+        """The design of some networks."""
+        columns = masks.astype(np.float32)
+        mean = columns.mean(axis=0)
+        columns -= mean
+        length = np.linalg.norm(columns, axis=0)
+        length = np.where(length > 0, length, np.float32(1))
+        columns /= length
+        return cls(columns, mean, length)
+
+    def weights(
+        self, targets: Float[np.ndarray, "m n"], threshold: float
+    ) -> Float[np.ndarray, "p n"]:
+        """What seeing each training image adds to each target.
+
+        Args:
+          targets: margins of the networks.
+          threshold: standard errors by which slopes are drawn towards 0.
+        """
+        centred = (targets - targets.mean(axis=0)).astype(np.float32)
+        slopes = self.columns.T @ centred
+        reach = np.float32(threshold) * centred.std(axis=0)
+        shrunk = np.sign(slopes) * np.maximum(np.abs(slopes) - reach, 0)
+        return shrunk / self.length[:, None]
+
+    def predict(
+        self, masks: Bool[np.ndarray, "a p"], weights: Float[np.ndarray, "p n"]
+    ) -> Float[np.ndarray, "a n"]:
+        """How far the targets of other networks are from the mean, by what they saw."""
+        return (masks - self.mean) @ weights
 
 
-def weights(
-    masks: Bool[np.ndarray, "m p"], duals: Float[np.ndarray, "m n"]
-) -> Float[np.ndarray, "p n"]:
-    """What seeing each training image adds to each target."""
-    blocks = []
-    for first in range(0, masks.shape[1], BLOCK):
-        block = masks[:, first : first + BLOCK].astype(np.float32)
-        blocks.append((block - block.mean(axis=0)).T @ duals.astype(np.float32))
-    return np.concatenate(blocks)
+def choose_threshold(masks: Bool[np.ndarray, "m p"], targets: Float[np.ndarray, "m n"]) -> float:
+    """The one of `THRESHOLDS` that predicts a fifth of the networks best from the others.
+
+    All targets count on their own scales; of many some are taken, evenly.
+    """
+    some = targets[:, :: -(-targets.shape[1] // TUNED)]
+    out = np.arange(len(masks)) % 5 == 0
+    design, known = Design.of(masks[~out]), some[~out]
+    actual = some[out] - known.mean(axis=0)
+    scale = np.maximum(known.std(axis=0), np.finfo(np.float32).tiny)
+
+    def error(threshold: float) -> float:
+        missed = actual - design.predict(masks[out], design.weights(known, threshold))
+        return float(np.mean(np.square(missed / scale)))
+
+    return float(min(THRESHOLDS, key=error))
 
 
 def held_out_correlation(
-    products: Float[np.ndarray, "m m"], targets: Float[np.ndarray, "m n"], folds: int = 5
+    masks: Bool[np.ndarray, "m p"], targets: Float[np.ndarray, "m n"], folds: int = 5
 ) -> Float[np.ndarray, " n"]:
     """The correlation of each target with its prediction for networks that were held out.
 
-    The networks are dealt into folds, each predicted by a fit to the others. Both are centred in
-    each fold: the mean of the others is no prediction.
+    The networks are dealt into folds, each predicted from the others, which also choose the
+    threshold. Both are centred in each fold: the mean of the others is no prediction.
 
     Args:
-      products: from `shared`.
-      targets: margins of m networks.
+      masks: which training images each network saw.
+      targets: margins of the networks.
       folds: at least 2.
+
+    Returns:
+      Correlations; 0 where nothing is predicted.
     """
-    predictions, actual = (np.empty(targets.shape) for _ in range(2))
-    for fold in range(folds):
-        out = np.arange(len(targets)) % folds == fold
-        inner = products[np.ix_(~out, ~out)]
-        own = _centre(products[np.ix_(out, ~out)], inner) @ fit(inner, targets[~out]).duals
-        predictions[out] = own - own.mean(axis=0)
-        actual[out] = targets[out] - targets[out].mean(axis=0)
-    lengths = np.linalg.norm(predictions, axis=0) * np.linalg.norm(actual, axis=0)
-    products_sum = np.sum(predictions * actual, axis=0)
-    return products_sum / np.where(lengths > 0, lengths, 1)
-
-
-def _centre(
-    products: Float[np.ndarray, "a m"], among: Float[np.ndarray, "m m"]
-) -> Float[np.ndarray, "a m"]:
-    """Products of masks of which the mean of those m networks is taken off.
-
-    Args:
-      products: of the masks of some networks with those of m others.
-      among: of those m.
-    """
-    rows = products.mean(axis=1, keepdims=True)
-    return products - rows - among.mean(axis=0) + among.mean()
+    fold = np.arange(len(masks)) % folds
+    sums = np.zeros((3, targets.shape[1]))
+    for out in (fold == number for number in range(folds)):
+        threshold = choose_threshold(masks[~out], targets[~out])
+        design = Design.of(masks[~out])
+        for first in range(0, targets.shape[1], BLOCK):
+            own = slice(first, first + BLOCK)
+            predicted = design.predict(masks[out], design.weights(targets[~out, own], threshold))
+            predicted = predicted - predicted.mean(axis=0)
+            actual = targets[out, own] - targets[out, own].mean(axis=0)
+            products = predicted * actual, np.square(predicted), np.square(actual)
+            sums[:, own] += [product.sum(axis=0) for product in products]
+    lengths = np.sqrt(sums[1] * sums[2])
+    return sums[0] / np.where(lengths > 0, lengths, 1)

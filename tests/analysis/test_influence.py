@@ -1,11 +1,18 @@
 import numpy as np
 import pytest
+from scipy.linalg import hadamard
 
-from lenet_jax.analysis.influence import RIDGES, fit, held_out_correlation, margins, shared, weights
+from lenet_jax.analysis.influence import (
+    THRESHOLDS,
+    Design,
+    choose_threshold,
+    held_out_correlation,
+    margins,
+)
 
 
 def population(members, images, noise, seed=0):
-    """Masks, true weights of three targets on the images, and the targets."""
+    """Masks, true weights of three targets on a tenth of the images, and the targets."""
     random = np.random.default_rng(seed)
     masks = random.permuted(np.tile(np.arange(images) < images // 2, (members, 1)), axis=1)
     true = np.where(random.random((images, 3)) < 0.1, random.normal(size=(images, 3)), 0.0)
@@ -18,53 +25,37 @@ def test_a_margin_is_above_the_best_other_class():
     np.testing.assert_array_equal(margins(logits, np.array([1, 0])), [[2, -2], [-5, 3]])
 
 
-def test_shared_images_are_counted():
-    masks, _, _ = population(7, 9000, 0.0)
-    expected = masks.astype(int) @ masks.T.astype(int)
-    np.testing.assert_array_equal(shared(masks), expected)
-    assert (np.diag(expected) == 4500).all()
+@pytest.mark.parametrize("threshold", [0.0, 0.8, 2.0])
+def test_of_orthogonal_columns_it_is_the_lasso(threshold):
+    masks = hadamard(32)[:, 1:] > 0
+    targets = np.random.default_rng(0).normal(size=(32, 4))
+    weights = Design.of(masks).weights(targets, threshold)
+    # The conditions of Karush, Kuhn and Tucker.
+    columns, centred = masks - masks.mean(axis=0), targets - targets.mean(axis=0)
+    penalty = threshold * centred.std(axis=0) * np.linalg.norm(columns, axis=0)[0]
+    gradient = columns.T @ (centred - columns @ weights)
+    expected = np.where(weights != 0, np.sign(weights) * penalty, gradient)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
+    assert (np.abs(gradient) <= penalty + 1e-5).all()
+    assert 0 < (weights == 0).mean() < 1 if threshold else (weights != 0).all()
 
 
-def test_the_weights_are_those_of_the_ridge_regression():
-    masks, _, targets = population(40, 60, 0.1)
-    fitted = fit(shared(masks), targets)
-    x, y = masks - masks.mean(axis=0), targets - targets.mean(axis=0)
-    expected = np.linalg.solve(x.T @ x + fitted.ridge * np.eye(60), x.T @ y)
-    np.testing.assert_allclose(weights(masks, fitted.duals), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_the_ridge_is_the_best_for_networks_left_out():
-    masks, _, targets = population(30, 60, 2.0, seed=3)
-    products, y = shared(masks), targets
-    x = masks.astype(float)
-    centred = x - x.mean(axis=0)
-    scale = np.linalg.eigvalsh(centred @ centred.T).mean()
-
-    def error(ridge):
-        residuals = []
-        for out in range(30):
-            kept = np.arange(30) != out
-            mean = x[kept].mean(axis=0)
-            own = x[kept] - mean
-            normal = own.T @ own + ridge * np.eye(60)
-            w = np.linalg.solve(normal, own.T @ (y[kept] - y[kept].mean(axis=0)))
-            residuals.append(y[out] - y[kept].mean(axis=0) - (x[out] - mean) @ w)
-        return np.mean(np.square(np.array(residuals) / y.std(axis=0)))
-
-    best = min(RIDGES * scale, key=error)
-    assert fit(products, targets).ridge == pytest.approx(best)
+def test_an_image_that_all_networks_saw_has_no_weight():
+    masks, _, targets = population(20, 10, 0.1)
+    masks[:, 3] = True
+    weights = Design.of(masks).weights(targets, 0.0)
+    assert not weights[3].any() and np.isfinite(weights).all()
 
 
 def test_influence_is_found_where_it_is_and_nowhere_else():
-    masks, true, targets = population(400, 200, 0.5)
-    products = shared(masks)
-    estimated = weights(masks, fit(products, targets).duals)
-    # Sets of one size leave the sum of all weights open.
-    agreement = [np.corrcoef(a, b)[0, 1] for a, b in zip(estimated.T, true.T, strict=True)]
-    assert min(agreement) > 0.97
-    assert held_out_correlation(products, targets).min() > 0.9
+    masks, true, targets = population(800, 400, 1.0)
+    threshold = choose_threshold(masks, targets)
+    assert 0 < threshold < THRESHOLDS[-1]
+    weights = Design.of(masks).weights(targets, threshold)
+    agreement = [np.corrcoef(a, b)[0, 1] for a, b in zip(weights.T, true.T, strict=True)]
+    assert min(agreement) > 0.9
+    assert np.mean(weights[true == 0] == 0) > 0.8
+    assert held_out_correlation(masks, targets).min() > 0.6
     shuffled = np.random.default_rng(1).permutation(targets)
-    nothing = held_out_correlation(products, shuffled)
-    assert np.abs(nothing).max() < 4 / np.sqrt(400)
-    constant = np.ones((400, 1))
-    np.testing.assert_array_equal(held_out_correlation(products, constant), 0)
+    assert np.abs(held_out_correlation(masks, shuffled)).max() < 4 / np.sqrt(800)
+    np.testing.assert_array_equal(held_out_correlation(masks, np.ones((800, 1))), 0)

@@ -64,7 +64,8 @@ def test_a_population_is_analysed(population, tmp_path, monkeypatch):
     assert best["correlation"] == max(statistics["correlations"])
     helpful, harmful = ([one["weight"] for one in best[end]] for end in ("helpful", "harmful"))
     assert helpful == sorted(helpful, reverse=True) and harmful == sorted(harmful)
-    assert helpful[0] > 0 > harmful[0]
+    assert min(helpful, default=1) > 0 > max(harmful, default=-1)
+    assert max(len(helpful), len(harmful)) <= influence.BESIDE
 
     answer |= {"changes": {}, "seconds": 600.0, "pytorch": None}
     text = influence.to_markdown(answer)
