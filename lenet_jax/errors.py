@@ -265,6 +265,14 @@ def split_member(name: str) -> tuple[str, int | None]:
     return match[1], int(match[2])
 
 
+def split_epoch(name: str) -> tuple[str, int | None]:
+    """`SWEEP:7@3` as the member's name and the epoch, which is None of any other name."""
+    match = re.fullmatch(r"(.+:\d{1,9})@(\d{1,9})", name)
+    if match is None or expand(name).exists():
+        return name, None
+    return match[1], int(match[2])
+
+
 def discard(stream: Any) -> None:
     """Redirects a standard stream, including what is still buffered, to the null device."""
     devnull = os.open(os.devnull, os.O_WRONLY)

@@ -47,7 +47,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     lowest, highest, steps = flag_values.lowest, flag_values.highest, flag_values.steps
     if not 0 < lowest < highest < float("inf"):
         raise UserError(f"--lowest={lowest:g} must be above 0 and below --highest={highest:g}")
-    config = configs.replace(config, {"schedule.name": "constant", "schedule.warmup_epochs": 0.0})
+    fixed = {"schedule.name": "constant", "schedule.warmup_epochs": 0.0}
+    # Of the network as it is drawn: no weights are loaded.
+    fixed |= {"train.initial_weights": None, "prune.amount": 0.0, "prune.weights": None}
+    config = configs.replace(config, fixed)
     folder = expand(flag_values.workdir, "--workdir=")
     if flag_values.deterministic:
         machine.use_deterministic_kernels()

@@ -14,6 +14,7 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "seeds.augment": "[0, inf)",
     "seeds.subset": "[0, inf)",
     "seeds.label_noise": "[0, inf)",
+    "seeds.prune": "[0, inf)",
     "data.image_size": "[16, inf)",
     "data.fit": ("pad", "resize"),
     "data.valid_examples": "[0, inf)",
@@ -42,6 +43,9 @@ RULES: dict[str, str | tuple[str, ...]] = {
     "train.max_grad_norm": "(0, inf)",
     "train.ema_decay": "(0, 1)",
     "train.patience": "[1, inf)",
+    "prune.amount": "[0, 1)",
+    "prune.scope": ("global", "layer"),
+    "prune.method": ("magnitude", "random"),
     "optimizer.name": ("sgd", "adam", "adamw", "diagonal_lm"),
     "optimizer.learning_rate": "(0, inf)",
     "optimizer.momentum": "[0, 1)",
@@ -212,6 +216,7 @@ ADDED = (
     *("train.normalize", "log.trackers"),
     *("seeds.subset", "seeds.label_noise"),
     *("data.subset", "data.subset_file", "data.label_noise", "data.class_weights"),
+    *("seeds.prune", "prune.amount", "prune.scope", "prune.method", "prune.weights"),
 )
 
 # Names of these keys in other libraries, which are suggested but not accepted.
@@ -250,6 +255,8 @@ ALIASES = {
     "classes": "model.num_classes",
     "class_weight": "data.class_weights",
     "noise": "data.label_noise",
+    "sparsity": "prune.amount",
+    "pruning": "prune.amount",
     "scheduler": "schedule.name",
     "lr_schedule": "schedule.name",
     "warmup": "schedule.warmup_epochs",

@@ -87,7 +87,7 @@ def load(
             _say_unusual_size(network.model, metadata, str(path), say)
         return network
     results = _read_run(path, say)
-    state_dict, metadata = _read(_weights_file(path), given, say)
+    state_dict, metadata = _read(find_weights(path), given, say)
     network = _make(state_dict, metadata, *results, given, say)
     return dataclasses.replace(network, folder=path)
 
@@ -102,7 +102,7 @@ def load_results(path: Path, member: int | None = None) -> Results:
         return _read_member(path, member)[0]
     _check_no_member(path, member)
     results = _read_run(path, as_warning)
-    _weights_file(path)  # may raise
+    find_weights(path)  # may raise
     return results
 
 
@@ -140,7 +140,7 @@ def load_model(
         network = load(path, member, given, say)
         network.require_lenet("this")
         return network.model, dict(network.metadata)
-    state_dict, metadata = _read(_weights_file(path), given, say, str(path))
+    state_dict, metadata = _read(find_weights(path), given, say, str(path))
     if NETWORK in metadata:
         raise UserError(f"{path} is of the class {show(metadata[NETWORK])}, not a LeNet")
     model = make_model(state_dict, str(path), **architecture(metadata, str(path)))
@@ -155,7 +155,7 @@ def load_params(path: str | Path, like: nnx.State) -> nnx.State:
     Raises:
       UserError: as for `weights.read` and `from_state_dict`.
     """
-    state_dict, _ = _read(_weights_file(path), NOTHING, as_warning, str(path))
+    state_dict, _ = _read(find_weights(path), NOTHING, as_warning, str(path))
     return from_state_dict(state_dict, like, str(path))
 
 
@@ -170,25 +170,8 @@ def save_params(
     weights.write(path, to_state_dict(params), metadata, force=force)
 
 
-def _read(
-    path: Path, given: Description, say: Say, source: str = ""
-) -> tuple[weights.StateDict, dict[str, str]]:
-    """A file's weights under LeNet's names, and its metadata with what is given."""
-    source = source or str(path)
-    state_dict, metadata = weights.read(path, say)
-    metadata = describe(metadata, given, source, say)
-    if NETWORK in metadata:  # not a LeNet's
-        return state_dict, metadata
-    return rename(state_dict, source, given.layers or {}, say), metadata
-
-
-def _say_unusual_size(model: LeNet, metadata: Mapping[str, str], source: str, say: Say) -> None:
-    if remark := unusual_size(model.image_size, model.padding, metadata):
-        say(f"{source} {remark}")
-
-
-def _weights_file(path: str | Path) -> Path:
-    """The file itself, or that of a run.
+def find_weights(path: str | Path) -> Path:
+    """The file of weights that a path names: itself, or that of a run.
 
     Raises:
       UserError: the run has no trained network.
@@ -209,6 +192,23 @@ def _weights_file(path: str | Path) -> Path:
             "Run its command again to resume it."
         )
     return file
+
+
+def _read(
+    path: Path, given: Description, say: Say, source: str = ""
+) -> tuple[weights.StateDict, dict[str, str]]:
+    """A file's weights under LeNet's names, and its metadata with what is given."""
+    source = source or str(path)
+    state_dict, metadata = weights.read(path, say)
+    metadata = describe(metadata, given, source, say)
+    if NETWORK in metadata:  # not a LeNet's
+        return state_dict, metadata
+    return rename(state_dict, source, given.layers or {}, say), metadata
+
+
+def _say_unusual_size(model: LeNet, metadata: Mapping[str, str], source: str, say: Say) -> None:
+    if remark := unusual_size(model.image_size, model.padding, metadata):
+        say(f"{source} {remark}")
 
 
 def _load_member(path: Path, member: int | None, given: Description, say: Say) -> Network:

@@ -26,6 +26,7 @@ from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training import sizes
 from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.loop import Segment, Trainer, train_in_segments
+from lenet_jax.training.start import count_pruned
 
 # What the summary says instead of the validation accuracy where there is no validation.
 LAST_EPOCH = {"tested_weights": "those of the last epoch: there are no validation images"}
@@ -184,6 +185,7 @@ class Job:
     ) -> None:
         """Tests the best parameters on every test image; writes the weights, summary, figures."""
         params, averaged = run_state.best_params, run_state.state.averaged
+        masks = run_state.state.masks
         spec, dataset, folder = self.trainer.spec, self.trainer.dataset, self.directory.path
         test, logits = self.trainer.evaluate(params, "test")
         summary = {
@@ -196,6 +198,7 @@ class Job:
             "best_epoch": progress.best_epoch,
             **({"valid_accuracy": progress.best_accuracy} if len(dataset.valid) else LAST_EPOCH),
             "num_params": sizes.num_params(spec),
+            **({} if masks is None else {"pruned_weights": count_pruned(masks)}),
             "epochs": progress.epoch,
             "steps": progress.epoch * spec.steps_per_epoch,
             "train_seconds": progress.train_seconds,

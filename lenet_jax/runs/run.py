@@ -1,24 +1,17 @@
 """One run, from its config to its finished directory: checks, opens, starts and records it."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from lenet_jax import config as configs
 from lenet_jax import data, machine
-from lenet_jax.config.networks import is_code, source_of
+from lenet_jax.config.networks import source_of
 from lenet_jax.device_defaults import defaults_of
-from lenet_jax.errors import ExitCode, UserError, expand, split_member, writing
-from lenet_jax.inference.description import Description, disagreements
-from lenet_jax.inference.load import load, load_model
-from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
-from lenet_jax.inference.variables import from_arrays
+from lenet_jax.errors import ExitCode, UserError, expand, writing
+from lenet_jax.inference.sources import Receiver, load_weights
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
-from lenet_jax.nn.variables import split_variables
 from lenet_jax.processes.group import Processes
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.job import Job
@@ -49,6 +42,7 @@ from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training import sizes
 from lenet_jax.training.evaluation import no_metrics
 from lenet_jax.training.loop import Trainer
+from lenet_jax.training.start import Start, is_pruned
 
 
 def run(
@@ -97,9 +91,9 @@ def run(
     trainer = _make_trainer(config, dataset or data.load_section(config.data), processes)
     sizes.check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
-    # Once there is a checkpoint, the initial weights are no longer needed, and may be gone.
+    # Once there is a checkpoint, the weights to start from are no longer needed, and may be gone.
     has_checkpoint = any(checkpoints.glob("[0-9]*"))
-    initial = None if has_checkpoint else _initial_params(trainer, console.warn)
+    start = None if has_checkpoint else _load_start(trainer, console.warn)
     with (
         writing(workdir),
         Interrupt(console.release, console.is_closed) as interrupt,
@@ -144,7 +138,7 @@ def run(
                 _print_header(console, trainer, record, directory.path)
                 with console.compiling():
                     trainer.compile()
-                    state = _place(trainer, saved, initial)
+                    state = _place(trainer, saved, start)
                 job = Job(trainer, directory, checkpoints, record, console, interrupt, called)
                 trace = make_folder(directory.path / "profile") if profile else None
                 outcome = job.train(state, progress, started, trace)
@@ -181,39 +175,26 @@ def _end_with(processes: Processes, record: Record, interrupt: Interrupt, consol
     processes.on_stop = interrupt.request
 
 
-def _initial_params(trainer: Trainer, warn: Callable[[str], None]) -> nnx.State | None:
-    """The parameters that `train.initial_weights` names: `PATH` or `SWEEP:MEMBER`.
+def _load_start(trainer: Trainer, warn: Callable[[str], None]) -> Start | None:
+    """The weights that the config names; None if it names none, and prunes none.
 
     Raises:
       UserError: they do not exist, or are of another network.
     """
-    name = trainer.config.train.initial_weights
-    if name is None:
+    config = trainer.config
+    names = config.train.initial_weights, config.prune.weights
+    if names == (None, None) and not is_pruned(config):
         return None
-    (start, member), spec = split_member(name), trainer.spec
-    if spec.network is not LeNet:
-        given = Description(model=spec.network_name if is_code(spec.network_name) else None)
-        arrays = load(start, member, given, warn).state_dict
-        params = from_arrays(arrays, spec.variables, name)
-        if spec.traced:  # whose values are the config's, not those of the run to start from
-            params = nnx.filter_state(params, lambda _, value: type(value) is not nnx.Variable)
-        return params
-    model, metadata = load_model(start, member, say=warn)
-    like = nnx.state(spec.abstract_model, nnx.Param)
-    for remark in disagreements(metadata, dict(trainer.config.model), (spec.mean, spec.std)):
-        warn(f"{name} {remark}")
-    return from_state_dict(to_state_dict(nnx.state(model, nnx.Param)), like, name)
+    given = [name for name in names if name is not None]
+    found = load_weights(given, Receiver.of(trainer.spec, config), warn)
+    return Start(*(None if name is None else found[name] for name in names))
 
 
-def _place(trainer: Trainer, saved: RunState | None, initial: nnx.State | None) -> RunState:
+def _place(trainer: Trainer, saved: RunState | None, start: Start | None) -> RunState:
     """The state to train from, on the devices: the saved one, or a new one."""
     if saved is not None:
         return trainer.place(saved)
-    state = trainer.init()
-    if initial is not None:
-        params = nnx.merge_state(state.params, trainer.place(initial))
-        ema = None if state.ema is None else split_variables(params, trainer.spec.frozen)[0]
-        state = dataclasses.replace(state, params=params, ema=ema)
+    state = trainer.init(start)
     return RunState(state, trainer.place(no_metrics()), state.params)
 
 

@@ -31,6 +31,7 @@ class RunRecord(TypedDict):
     loss_sha256: NotRequired[str | None]
     measurement_sha256: NotRequired[str | None]
     subset_sha256: NotRequired[str | None]
+    weights_sha256: NotRequired[str | None]
     processor: NotRequired[str]
     python: NotRequired[str]
     versions: NotRequired[dict[str, str]]
@@ -49,6 +50,7 @@ class Summary(TypedDict, total=False):
     best_epoch: int
     tested_weights: str
     num_params: int
+    pruned_weights: int
     epochs: int
     stopped_early: bool
     test_ema_accuracy: Number
@@ -114,6 +116,7 @@ class MemberResult(TypedDict):
     test_accuracy: Number | None
     valid_ema_accuracy: NotRequired[Number | None]
     test_ema_accuracy: NotRequired[Number | None]
+    pruned_weights: NotRequired[int]
     best_epoch: int | None
     epochs: NotRequired[int | None]
     stopped_early: NotRequired[bool | None]

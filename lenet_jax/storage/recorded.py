@@ -4,6 +4,7 @@
     logits_test_0003.npy                     those after the third epoch
     weights.safetensors                      of the networks that results.csv is of
     weights_0003.safetensors                 after the third epoch: (members, …), of each name
+    weights_0000.safetensors                 before the first
 
 They are read by mapping them into memory, so an array may be larger than that.
 """
@@ -48,7 +49,7 @@ def is_recorded(name: str) -> bool:
 
 
 def recorded_epochs(folders: Iterable[Path], kind: str) -> list[int]:
-    """The epochs, counted from 1, after which all of these chunks have `logits` or `weights`."""
+    """The epochs after which all of these chunks have `logits` or `weights`; 0: initial ones."""
     name = re.compile(rf"{kind}(?:_[a-z]+)?_(\d{{4,}})\.\w+")
     found = []
     for folder in folders:
@@ -96,7 +97,8 @@ def load_logits(folders: Folders, split: str, epoch: int | None = None) -> "Reco
     Args:
       folders: of finished chunks, and their members in order.
       split: `test`, `train` or `valid`.
-      epoch: after which, counted from 1; None: of the networks that results.csv is of.
+      epoch: after which, counted from 1; None: of the networks that results.csv is of. Weights also
+        have 0, before the first.
 
     Raises:
       UserError: they are not recorded, of several shapes, or damaged.

@@ -71,6 +71,19 @@ def is_intact(folder: Path, name: str) -> bool:
     return _line(folder / name, name) in stored.splitlines(keepends=True)
 
 
+def stored_line(folder: Path, name: str) -> str:
+    """What the manifest of a folder says of a file: its sum and its name.
+
+    Raises:
+      OSError: the manifest cannot be read.
+      LookupError: it does not list the file.
+    """
+    for line in read_bytes(folder / MANIFEST).decode("ascii", "replace").splitlines():
+        if line.partition("  ")[2] == name:
+            return line
+    raise LookupError(f"{MANIFEST} does not list {name}")
+
+
 def write_sums(folder: Path, names: Sequence[str]) -> None:
     """Writes the manifest of some files of a folder.
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lenet_jax.errors import UserError, expand
+from lenet_jax.errors import UserError, expand, printable
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk
@@ -45,8 +45,14 @@ from lenet_jax.storage.files import (
 )
 from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
 from lenet_jax.storage.lock import locked
-from lenet_jax.storage.recorded import WEIGHTS, is_recorded, members_of, weights_file
-from lenet_jax.storage.sums import find_damage, write_manifest
+from lenet_jax.storage.recorded import (
+    WEIGHTS,
+    is_recorded,
+    members_of,
+    recorded_epochs,
+    weights_file,
+)
+from lenet_jax.storage.sums import find_damage, stored_line, write_manifest
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
@@ -55,7 +61,7 @@ TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "wi
 PAGE, ERROR_MAP = "sweep.html", "corruptions.png"
 RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, ERROR_MAP, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
-MAX_LISTED = 12  # members in one message
+MAX_LISTED = 12  # members or epochs in one message
 
 Row = dict[str, Any]
 
@@ -240,20 +246,12 @@ class SweepDir:
         Raises:
           UserError: its weights were not saved, or its chunk is damaged.
         """
-        planned = (n for n, entry in enumerate(self._chunks) if member in entry["members"])
-        chunk = next(planned, None)
-        file = None if chunk is None else self._folder(chunk) / WEIGHTS
-        if chunk is None or file is None or not file.exists():
-            raise self._without_weights(member)
+        chunk = self._chunk_with_weights(member)
         rows, curves = self.read_chunk(chunk)
-        stacked, metadata = weights.read(file)
-        members, numbers = members_of(metadata), self._chunks[chunk]["members"]
-        stacks = {array.shape[:1] for array in stacked.values()}
-        if not set(members) <= set(numbers) or stacks != {(len(members),)}:
-            raise damaged(self._folder(chunk), f"{WEIGHTS} is of other members")
+        members, stacked, metadata = self._read_stacked(chunk)
         if member not in members:
             raise self._without_weights(member)
-        index, position = members.index(member), numbers.index(member)
+        index, position = members.index(member), self._chunks[chunk]["members"].index(member)
         state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
         # `train_loss` is called `train/loss` in a run.
         names = [name.replace("_", "/", 1) for name in curves]
@@ -265,13 +263,89 @@ class SweepDir:
         ]
         return StoredMember(state_dict, metadata, rows[position], history)
 
-    def _without_weights(self, member: int) -> UserError:
+    def read_weights(
+        self, members: Collection[int], epoch: int | None = None
+    ) -> dict[int, tuple[weights.StateDict, Mapping[str, str]]]:
+        """The weights of members, and the metadata of their file.
+
+        Args:
+          members: their numbers.
+          epoch: after which, 0 for the initial ones; None: of each member's best on validation.
+
+        Raises:
+          UserError: they were not saved or recorded, or a chunk is damaged.
+        """
+        found, chunks = {}, {self._chunk_with_weights(member, epoch) for member in members}
+        for chunk in sorted(chunks):
+            self.check(chunk)
+            stated, stacked, metadata = self._read_stacked(chunk, epoch)
+            arrays = {name: np.asarray(array) for name, array in stacked.items()}
+            if epoch is not None and any(array.dtype == np.float16 for array in arrays.values()):
+                raise UserError(
+                    f"{self.path} recorded weights after epochs in float16, which rounds them\n"
+                    "To start from them, record them with --record_dtype=float32."
+                )
+            for member in set(members).intersection(stated):
+                index = stated.index(member)
+                own = {name: array[index] for name, array in arrays.items()}
+                found[member] = own, metadata
+        if missing := sorted(set(members) - found.keys()):
+            raise self._without_weights(missing[0], epoch)
+        return found
+
+    def sum_of_weights(self, member: int, epoch: int | None = None) -> str:
+        """The line of a chunk's manifest on the file of a member's weights.
+
+        Raises:
+          UserError: they were not saved or recorded, or the manifest cannot be read.
+        """
+        folder = self._folder(self._chunk_with_weights(member, epoch))
+        try:
+            return stored_line(folder, weights_file(epoch))
+        except (OSError, LookupError) as error:
+            raise damaged(folder, printable(error)) from error
+
+    def _chunk_with_weights(self, member: int, epoch: int | None = None) -> int:
+        """The chunk of a member, with a file of weights.
+
+        Raises:
+          UserError: there is no such member, or file.
+        """
+        if not 0 <= member < len(self._members):
+            known = f"0 to {len(self._members) - 1}" if len(self._members) else "none"
+            raise UserError(f"{self.path} has no member {member}; it has {known}")
+        planned = (n for n, entry in enumerate(self._chunks) if member in entry["members"])
+        chunk = next(planned, None)
+        if chunk is None or not (self._folder(chunk) / weights_file(epoch)).exists():
+            raise self._without_weights(member, epoch)
+        return chunk
+
+    def _read_stacked(
+        self, chunk: int, epoch: int | None = None
+    ) -> tuple[list[int], weights.StateDict, dict[str, str]]:
+        """The members of a chunk's file of weights, their stacked weights, and the metadata."""
+        name, numbers = weights_file(epoch), self._chunks[chunk]["members"]
+        stacked, metadata = weights.read(self._folder(chunk) / name)
+        members = members_of(metadata)
+        stacks = {array.shape[:1] for array in stacked.values()}
+        if not set(members) <= set(numbers) or stacks != {(len(members),)}:
+            raise damaged(self._folder(chunk), f"{name} is of other members")
+        return members, stacked, metadata
+
+    def _without_weights(self, member: int, epoch: int | None = None) -> UserError:
+        if epoch is not None:
+            epochs = recorded_epochs([self._folder(chunk) for chunk in self.done()], "weights")
+            listed = _listed(epochs)
+            return UserError(
+                f"{self.path} has no weights of member {member} after epoch {epoch}\n"
+                f"It has those after epochs: {listed}\n"
+                "A sweep records them with --record=weights --record_every=1, 0 being the initial"
+                " ones."
+            )
         stored = list(self.saved_members())
-        more = f" and {len(stored) - MAX_LISTED} more" if len(stored) > MAX_LISTED else ""
-        listed = ", ".join(map(str, stored[:MAX_LISTED])) + more
         return UserError(
             f"{self.path} has no weights of member {member}\n"
-            f"It has those of members: {listed or 'none'}\n"
+            f"It has those of members: {_listed(stored)}\n"
             "A sweep saves the best member of each setting, or every member with --save=all."
         )
 
@@ -381,6 +455,11 @@ def write_weights(
     stacked = {name: np.stack([arrays[name] for arrays in members.values()]) for name in first}
     member_numbers = " ".join(map(str, members))
     weights.write(folder / weights_file(epoch), stacked, {**metadata, "members": member_numbers})
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    more = f" and {len(numbers) - MAX_LISTED} more" if len(numbers) > MAX_LISTED else ""
+    return (", ".join(map(str, numbers[:MAX_LISTED])) or "none") + more
 
 
 def _plan_text(plan: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ class SweepResults:
         """The weights by name, each (members, …), under PyTorch's names and in its layouts.
 
         Args:
-          epoch: as for `logits_of`.
+          epoch: as for `logits_of`; 0: before the first.
 
         Raises:
           UserError: they were not recorded, or are damaged; or networks differ in shape.
@@ -119,7 +119,7 @@ class SweepResults:
         return load_weights(self.folders, epoch)
 
     def epochs(self, kind: str = "weights") -> list[int]:
-        """The epochs, counted from 1, after which `weights` or `logits` were recorded."""
+        """The epochs after which `weights` or `logits` were recorded; 0: before the first."""
         return recorded_epochs([folder for folder, _ in self.folders], kind)
 
     def network(self, member: int | None = None, model: str | None = None) -> Network:

@@ -34,7 +34,6 @@ FIXED = {
     "checkpoint.every_epochs": "a sweep saves whole chunks, not checkpoints",
     "checkpoint.keep": "a sweep saves whole chunks, not checkpoints",
     "data.data_dir": "it says where the data is, not which data",
-    "train.initial_weights": "a sweep draws its members' weights",
     "train.measurements": "the table has the same columns for all members",
     "log.trackers": "a sweep writes its own tables",
 }

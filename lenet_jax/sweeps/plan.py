@@ -33,8 +33,9 @@ from lenet_jax.training.hyperparameters import (
     hyperparameters,
     seeds,
 )
-from lenet_jax.training.sizes import population_memory
+from lenet_jax.training.sizes import num_params, population_memory
 from lenet_jax.training.spec import Spec, make_spec
+from lenet_jax.training.start import is_pruned
 
 
 class Group(NamedTuple):
@@ -59,6 +60,11 @@ class Group(NamedTuple):
         """Whether members train on subsets, or with replaced labels, of their own."""
         columns = map(self.members.values, ("data.subset", "data.subset_file", "data.label_noise"))
         return any(value for values in columns for value in values)
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether the members are pruned: all are, or none is."""
+        return is_pruned(self.members[0].config)
 
 
 class Chunk(NamedTuple):
@@ -99,7 +105,7 @@ def make_groups(
             datasets[section] = dataset, pixel_statistics(dataset)
         spec = make_spec(config, *datasets[section]).without_traced()
         spec = dataclasses.replace(spec, augments=False, is_elastic=False)
-        shape = jax.tree.structure(hyperparameters(config))
+        shape = jax.tree.structure(hyperparameters(config)), is_pruned(config)
         parts.setdefault((section, spec, shape), []).append(part)
     groups = []
     for (section, spec, _), (first, *others) in parts.items():
@@ -211,6 +217,8 @@ def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strateg
     averages = group.members.values("train.ema_decay") != [None]
     need = population_memory(group.spec, devices[0], per_device, strategy, averages=averages)
     splits = (group.dataset.train, group.dataset.valid, group.dataset.test)
+    if group.is_pruned:  # a byte for each weight, as many copies as of the parameters
+        need += 3 * per_device * num_params(group.spec)
     if group.has_own_training_sets:  # an index and a label for each example
         need += 8 * per_device * group.spec.num_examples
     data = sum(split.images.nbytes + split.labels.nbytes for split in splits)

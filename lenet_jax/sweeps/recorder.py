@@ -53,13 +53,13 @@ class Recorder:
           chunk: the chunk.
           folder: its folder.
           params: of the population.
-          epoch: counted from 1.
+          epoch: counted from 1; 0: before the first, of which only weights are written.
           alive: the members that trained in it; of others NaN is written.
         """
         recording = self._options.record
         if recording is None or not recording.is_due(epoch, chunk.group.spec.num_epochs):
             return
-        if recording.logits:
+        if recording.logits and epoch:
             self._write_logits(chunk, folder, params, alive, epoch)
         if recording.weights:
             saved = self._weights(chunk, params, range(len(alive)))

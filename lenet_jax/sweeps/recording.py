@@ -22,8 +22,8 @@ class Recording(NamedTuple):
     Attributes:
       logits: whether its logits are.
       weights: whether its weights are.
-      every: after how many epochs, and after the last one; None: only of the network that
-        results.csv is of.
+      every: after how many epochs, and after the last one, weights also before the first; None:
+        only of the network that results.csv is of.
       splits: whose images the logits are of.
       dtype: of the logits, and of the weights after an epoch.
     """
@@ -35,7 +35,7 @@ class Recording(NamedTuple):
     dtype: str = "float32"
 
     def is_due(self, epoch: int, num_epochs: int) -> bool:
-        """Whether the networks after an epoch, counted from 1, are recorded."""
+        """Whether the networks after an epoch are recorded, counted from 1; 0: initial ones."""
         return self.every is not None and (epoch % self.every == 0 or epoch == num_epochs)
 
     def to_json(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Recording(NamedTuple):
         epochs = sum(self.is_due(e, spec.num_epochs) for e in range(1, spec.num_epochs + 1))
         images = sum(len(split_of(group.dataset, name)) for name in self.splits)
         logits = (epochs + 1) * images * spec.num_classes * size
-        weights = (epochs * size + FLOAT) * num_params(spec)
+        weights = ((epochs + (self.every is not None)) * size + FLOAT) * num_params(spec)
         return self.logits * logits + self.weights * weights
 
     def bytes_of_chunks(self, chunks: Iterable[Chunk]) -> int:

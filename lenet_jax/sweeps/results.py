@@ -25,9 +25,9 @@ from lenet_jax.sweeps.members import Overrides
 
 SEEDS = (
     *("seed", "seeds.init", "seeds.order", "seeds.augment"),
-    *("seeds.subset", "seeds.label_noise"),
+    *("seeds.subset", "seeds.label_noise", "seeds.prune"),
 )
-# Those that no member has are left out: of averaged weights and of epochs that may differ.
+# Those that no member has are left out: of averaged or pruned weights, of epochs that may differ.
 # `seconds` comes last: repeated sweeps give identical tables except for the last column.
 COLUMNS = (
     "status",
@@ -37,6 +37,7 @@ COLUMNS = (
     "test_accuracy",
     "valid_ema_accuracy",
     "test_ema_accuracy",
+    "pruned_weights",
     "best_epoch",
     "epochs",
     "stopped_early",

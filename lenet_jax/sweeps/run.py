@@ -22,6 +22,7 @@ from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recording import check_space
+from lenet_jax.sweeps.starts import check_starts, own_weights
 from lenet_jax.sweeps.table import result_lines, share
 from lenet_jax.sweeps.train import missing_chunks, train
 from lenet_jax.terminal.console import Console
@@ -78,8 +79,6 @@ def run(
       UserError: the data, the available memory or the directory does not fit the sweep.
       OSError: the results cannot be written; the finished chunks stay intact.
     """
-    if config.train.initial_weights is not None:
-        raise UserError("a sweep draws its members' weights: do not set train.initial_weights")
     console, store = Console(), SweepDir(options.workdir)
     groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
     if options.dry_run:
@@ -102,6 +101,10 @@ def run(
     names, losses = members.values("model.name"), members.values("train.loss")
     record |= own_code(names, losses, config.train.measurements)
     record |= own_subsets(members.values("data.subset_file"))
+    if missing_chunks(store, chunks):
+        record |= own_weights(members)
+    elif (kept := store.environment().get("weights_sha256")) is not None:  # they may be gone
+        record["weights_sha256"] = kept
     _check_code(store, record)
     if changed := what_changed(store.environment(), record):
         console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
@@ -139,10 +142,13 @@ def make_plan(
         settings["corruptions"] = True
     requested = plan.to_json(members, groups, **settings)
     written = store.plan()
+    resumes = written is not None
     if written is None:
         chunks = _plan_chunks(groups, options, warn)
         if options.record is not None and not options.collect:
             check_space(options.record, chunks, store.path)
+        if not options.collect:
+            check_starts(chunks, warn)
         if options.dry_run or options.collect:
             return groups, chunks
         planned = requested | {"chunks": plan.chunks_to_json(chunks)}
@@ -154,6 +160,8 @@ def make_plan(
     if not options.collect:  # which checks what it reads
         for chunk in sorted(store.done() & set(range(len(chunks)))):
             store.check(chunk)
+    if resumes and not options.collect:
+        check_starts(missing_chunks(store, chunks), warn)
     if not (options.dry_run or options.collect):
         store.open(written, configs.to_dict(config))
     return groups, chunks
@@ -170,13 +178,14 @@ def _check_config(store: SweepDir, config: configs.Config) -> None:
 
 
 def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
-    """Raises UserError if a file of the user's code changed since chunks were trained."""
+    """Raises UserError if a file of the user's changed since chunks were trained."""
     before = store.environment()
-    for what in ("network", "loss", "measurement", "subset"):
+    for what in ("network", "loss", "measurement", "subset", "weights"):
         was, now = before.get(f"{what}_sha256"), record.get(f"{what}_sha256")
         if was is not None and was != now and store.done():
+            file = f"the file of the {what}" if what != "weights" else "a file of initial weights"
             raise UserError(
-                f"the file of the {what} changed since {store.path} was started, and members are"
+                f"{file} changed since {store.path} was started, and members are"
                 " trained\nRestore it, or choose another --workdir to start over."
             )
 

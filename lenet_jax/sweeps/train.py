@@ -21,12 +21,14 @@ from lenet_jax.sweeps import results
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recorder import Recorder
+from lenet_jax.sweeps.starts import load_starts
 from lenet_jax.sweeps.table import share
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.population import EpochMetrics, Population
+from lenet_jax.training.start import count_pruned
 from lenet_jax.training.training_set import make_training_set
 
 MOST_LINES = 50  # of chunks
@@ -112,6 +114,10 @@ class Trainer:
         if chunk.group.has_own_training_sets:
             sets = [make_training_set(config, chunk.group.dataset) for config in configs]
         members, settings = population.start(configs, sets)
+        if starts := load_starts(chunk):
+            members = population.restart(members, configs, starts)
+        masks = population.pick(members.state.masks, count)
+        self._recorder.write_epoch(chunk, folder, members.state.params, 0, np.ones(count, bool))
         epochs = []
         for epoch in range(spec.num_epochs):
             members, metrics = population.train_epoch(
@@ -152,6 +158,10 @@ class Trainer:
         outcome = population.pick(outcome, count)
         seconds = time.perf_counter() - started
         rows = [_row(chunk, index, outcome, stacked, seconds) for index in range(count)]
+        if masks is not None:
+            for index, row in enumerate(rows):
+                own = jax.tree.map(lambda mask, i=index: mask[i], masks)
+                row["pruned_weights"] = count_pruned(own)
         curves = {name: curve for name, curve in stacked._asdict().items() if curve is not None}
         measured = {f"valid_{name}": curve for name, curve in curves.pop("measured").items()}
         write_chunk(folder, rows, curves | measured, chunk.group.chance)

@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 
     Attributes:
       member: its number.
-      epoch: after which it is, counted from 1.
+      epoch: after which it is, counted from 1; 0: before the first.
       selected: whether the results of the sweep are of it.
       state_dict: its weights.
     """
@@ -113,7 +113,7 @@ def _write_networks(results: SweepResults, folder: Path) -> tuple[list[list[Any]
         cells = [
             *(entry.file, modules[number], entry.member, entry.epoch, int(entry.selected)),
             *(_cell(overrides.get(key)) for key in swept),
-            *(_cell(shortest(curves[name][entry.epoch - 1])) for name in CURVES),
+            *(_cell(shortest(curves[n][entry.epoch - 1]) if entry.epoch else None) for n in CURVES),
             *(tested.get(name) for name in RESULTS),
         ]
         lines.append(cells)

@@ -10,6 +10,7 @@ from lenet_jax.config.networks import find_class, traced_arguments
 Hyperparameters = Mapping[str, Any]
 # Of the augmentation: if all are 0 there is none.
 STRENGTHS = ("shift", "rotate", "scale", "shear", "squeeze", "elastic_alpha")
+UNCOMPILED = ("train.patience", "train.initial_weights", "data.label_noise")
 SECTIONS = ("optimizer", "schedule", "augment")  # whose numbers are hyperparameters
 
 
@@ -42,8 +43,10 @@ def compiled_value(path: str, value: Any, traced: Collection[str] = ()) -> Any:
       traced: the keys that a network of the user's own declares as traced.
     """
     section = path.partition(".")[0]
-    if section in ("seed", "seeds") or path in ("train.patience", "data.label_noise"):
+    if section in ("seed", "seeds") or path in UNCOMPILED:
         return None
+    if section == "prune":  # masks are arguments; whether there are any is not
+        return {"prune.amount": value != 0, "prune.weights": value is not None}.get(path)
     if path == "data.class_weights":
         return len(value)
     smooth = path in ("train.label_smoothing", "train.max_grad_norm", "train.ema_decay")
@@ -52,7 +55,7 @@ def compiled_value(path: str, value: Any, traced: Collection[str] = ()) -> Any:
 
 
 def seeds(config: Config) -> dict[str, int]:
-    """The seeds of initial weights, data order, augmentation, subset and label noise."""
+    """The seeds of initial weights, data order, augmentation, subset, label noise and pruning."""
     return {k: config.seed if v is None else v for k, v in config.seeds.items()}
 
 

@@ -20,11 +20,13 @@ from jaxtyping import Array, Float, Int32, PyTree
 
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
+from lenet_jax.nn.variables import weights_of
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order
 from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
 from lenet_jax.training.spec import Spec, make_spec
+from lenet_jax.training.start import Start, abstract_masks, begin, is_pruned, restart
 from lenet_jax.training.step import TrainState, init_state, learning_rate, train_steps
 from lenet_jax.training.training_set import make_split
 
@@ -78,11 +80,21 @@ class Trainer:
 
     def abstract_state(self) -> TrainState:
         """The shapes and dtypes of a state."""
-        return jax.eval_shape(self._init, self._seeds, self._hyperparameters)
+        state = jax.eval_shape(self._init, self._seeds, self._hyperparameters)
+        masks = abstract_masks(self.spec) if is_pruned(self.config) else None
+        return dataclasses.replace(state, masks=masks)
 
-    def init(self) -> TrainState:
-        """The state before the first step."""
-        return self.place(jax.jit(self._init)(self._seeds, self._hyperparameters))
+    def init(self, start: Start | None = None) -> TrainState:
+        """The state before the first step.
+
+        Args:
+          start: what the config names; None: weights are drawn, and not pruned.
+        """
+        state = self.place(jax.jit(self._init)(self._seeds, self._hyperparameters))
+        if start is None:
+            return state
+        drawn = jax.device_get(weights_of(state.params))
+        return restart(self.spec, state, *self.place(begin(self.spec, self.config, drawn, start)))
 
     def place(self, tree: PyTree) -> Any:
         """Copies arrays to the devices."""

@@ -30,6 +30,7 @@ from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Split
 from lenet_jax.device_defaults import defaults_of
+from lenet_jax.nn.variables import weights_of
 from lenet_jax.training.batches import (
     Batch,
     DeviceSplit,
@@ -40,6 +41,7 @@ from lenet_jax.training.batches import (
 from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
 from lenet_jax.training.spec import Spec
+from lenet_jax.training.start import Start, begin, restart
 from lenet_jax.training.step import (
     TrainState,
     guarded_step,
@@ -186,6 +188,27 @@ class Population:
         settings = jax.tree.map(lambda array: array[order], settings)
         settings = jax.device_put(settings, NamedSharding(self._mesh, PartitionSpec(AXIS)))
         return self._init(settings), settings
+
+    def restart(
+        self, members: Members, configs: Sequence[Config], starts: Sequence[Start]
+    ) -> Members:
+        """Members before their first step, with the weights and masks of their configs.
+
+        Args:
+          members: from `start`.
+          configs: those of `start`, all of which prune, or none.
+          starts: what each config names.
+        """
+        drawn = self.pick(weights_of(members.state.params), len(configs))
+        begun = [
+            begin(self.spec, config, jax.tree.map(lambda leaf, i=index: leaf[i], drawn), start)
+            for index, (config, start) in enumerate(zip(configs, starts, strict=True))
+        ]
+        order, sharding = self._slots(), NamedSharding(self._mesh, PartitionSpec(AXIS))
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves)[order], *self._pad(begun))
+        state = restart(self.spec, members.state, *jax.device_put(stacked, sharding))
+        best_params = jax.tree.map(jnp.copy, state.params)  # each is donated
+        return dataclasses.replace(members, state=state, best_params=best_params)
 
     def train_epoch(
         self,

@@ -43,6 +43,7 @@ class TrainState:
       augment_key: determines, with the step, the random transformations.
       ema: the exponential moving average of the parameters, which starts at the initial ones; None
         without `train.ema_decay`.
+      masks: False where a parameter is pruned, and stays 0, see `start`; None where none is.
     """
 
     params: nnx.State
@@ -51,6 +52,7 @@ class TrainState:
     order_key: Key[Array, "..."]
     augment_key: Key[Array, "..."]
     ema: nnx.State | None = None
+    masks: nnx.State | None = None
 
     @property
     def averaged(self) -> nnx.State | None:
@@ -270,6 +272,8 @@ def train_step(
     (grads, others), metrics = lax.scan(accumulate, start, micro_batches)
     metrics = jax.tree.map(jnp.sum, metrics)
     grads, metrics = parallel.sum_over_devices((grads, metrics), spec.num_devices)
+    if state.masks is not None:
+        grads = apply_masks(grads, state.masks)
     updates, opt_state = _optimizer(spec, hyperparameters).update(grads, state.opt_state, params)
     new: Any = optax.apply_updates(params, updates)
     state = dataclasses.replace(
@@ -280,6 +284,11 @@ def train_step(
         ema=_average(state.ema, new, hyperparameters["ema_decay"]),
     )
     return state, metrics
+
+
+def apply_masks(tree: nnx.State, masks: nnx.State) -> nnx.State:
+    """Parameters, or their gradient, with 0 where they are pruned."""
+    return jax.tree.map(lambda leaf, mask: jnp.where(mask, leaf, jnp.zeros_like(leaf)), tree, masks)
 
 
 def _average(

@@ -3,18 +3,15 @@
 Networks of one dataset may train on subsets of its training images (`data.subset`,
 `data.subset_file`), with some labels replaced (`data.label_noise`). A population holds the images
 once, and of each member the indices and the labels.
-
-The draws are NumPy's PCG64, whose stream does not depend on NumPy's version.
 """
 
 import hashlib
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt64
+from jaxtyping import Int32
 
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset, Split
@@ -22,6 +19,7 @@ from lenet_jax.data.files import open_file
 from lenet_jax.data.npz import read_npy
 from lenet_jax.errors import UserError, expand, show
 from lenet_jax.training.hyperparameters import seeds
+from lenet_jax.training.streams import draw
 
 KEY = "data.subset_file"
 
@@ -89,7 +87,7 @@ def find_indices(config: Config, dataset: Dataset) -> Int32[np.ndarray, " n"]:
             f"data.subset is {subset}; it must be 1 to {available}, the training images that are"
             " left after the validation split"
         )
-    (draws,) = _draw("subset", seeds(config)["subset"], available, 1)
+    (draws,) = draw("subset", seeds(config)["subset"], available)
     return np.sort(np.argsort(draws, kind="stable")[:subset]).astype(np.int32)
 
 
@@ -113,18 +111,12 @@ def _replace_labels(
 
     Every other class is equally likely.
     """
-    ranks, others = _draw("label_noise", seed, len(labels), 2)
+    ranks, others = draw("label_noise", seed, len(labels), 2)
     wrong = np.argsort(ranks, kind="stable")[: round(share * len(labels))]
     replaced = labels.copy()
     steps = 1 + others[wrong] % np.uint64(num_classes - 1)
     replaced[wrong] = (labels[wrong] + steps.astype(np.int32)) % num_classes
     return replaced
-
-
-def _draw(purpose: str, seed: int, count: int, times: int) -> UInt64[np.ndarray, "times n"]:
-    """Numbers of 64 bits, independent of those for other purposes or of the validation split."""
-    generator = np.random.PCG64([zlib.crc32(purpose.encode()), seed])
-    return generator.random_raw(times * count).reshape(times, count)
 
 
 def _read_indices(name: str, available: int) -> Int32[np.ndarray, " n"]:
