@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seeds.augment = placeholder(int)  # seed of the augmentation only; None: config.seed
     config.seeds.subset = placeholder(int)  # seed of data.subset only; None: config.seed
     config.seeds.label_noise = placeholder(int)  # seed of data.label_noise only; None: config.seed
-    config.seeds.prune = placeholder(int)  # seed of prune.method=random only; None: config.seed
+    config.seeds.prune = placeholder(int)  # seed of random pruning only; None: config.seed
 
     config.data = ConfigDict()
     config.data.name = "mnist"  # `mnist` (embedded), a path (see docs/data.md), or a TFDS name
@@ -59,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.measurements = ()  # FILE.py:function, …: of logits and labels
     config.train.label_smoothing = 0.0  # share of the target spread over all classes, in [0, 1)
     config.train.freeze = placeholder(str)  # layers not to train: `conv*,fc1.bias`; None: none
-    config.train.initial_weights = placeholder(str)  # RUN, FILE or SWEEP:MEMBER[@EPOCH]
+    config.train.initial_weights = placeholder(str)  # RUN, FILE or SWEEP:MEMBER[@EPOCH], or None
     config.train.max_grad_norm = placeholder(float)  # clips the gradient's global norm; None: off
     config.train.ema_decay = placeholder(float)  # of an average of the weights per step; None: off
     config.train.patience = placeholder(
@@ -67,10 +67,10 @@ def get_config(arg: str = "") -> ConfigDict:
     )  # epochs without a better one that end the run; None: off
 
     config.prune = ConfigDict()
-    config.prune.amount = 0.0  # share of the kernels' weights set to 0 for good, of those left
-    config.prune.scope = "global"  # the share of all weights together, or of each `layer`'s
-    config.prune.method = "magnitude"  # which: the smallest; or `random`, drawn by seeds.prune
-    config.prune.weights = placeholder(str)  # whose sizes and zeros count; None: the initial ones
+    config.prune.amount = 0.0  # share of a network's weights that are set to 0 for good, in [0, 1)
+    config.prune.scope = "global"  # that share of all weights together, or of each `layer`'s
+    config.prune.method = "magnitude"  # which: those nearest to 0, or `random` ones
+    config.prune.weights = placeholder(str)  # whose sizes and zeros decide; None: the initial
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # `sgd`, `adam`, `adamw` or `diagonal_lm`
