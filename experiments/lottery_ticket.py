@@ -294,7 +294,7 @@ def main() -> None:
             "scope": network.scope,
             "rounds": rounds,
             "trained": trained,
-            "pytorch": pytorch_loop.time_loop(config, trained, dataset),
+            "pytorch": pytorch_loop.time_loop(config, trained, dataset, pruned=AMOUNT),
         }
         answer["environment"] = machine.environment(machine.PACKAGES)
         write_json(file, answer)

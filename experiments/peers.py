@@ -29,10 +29,17 @@ class Network(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """The two functions of a peer; both return when the work is done."""
+    """The functions of a peer, which return when the work is done.
+
+    Attributes:
+      train: takes the steps of these indices, and gives their mean loss.
+      evaluate: counts the test images that are classified right.
+      prune: keeps a share of each layer's weights at 0; None: this peer has no such function.
+    """
 
     train: Callable[[np.ndarray], float]
     evaluate: Callable[[], int]
+    prune: Callable[[float], None] | None = None
 
 
 def normalised(dataset: Dataset, name: str) -> np.ndarray:
@@ -119,7 +126,12 @@ def torch_peer(
             right += (logits.argmax(1) == test_labels[begin : begin + 500]).sum()
         return int(right)
 
-    return Peer(train, evaluate)
+    def prune(amount: float) -> None:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.utils.prune.l1_unstructured(module, "weight", amount)
+
+    return Peer(train, evaluate, prune)
 
 
 def make_flax(network: Network, weights: Weights, dataset: Dataset) -> Peer:

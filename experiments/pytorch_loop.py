@@ -23,13 +23,16 @@ IMAGES_PER_TURN = 12_800
 EVALUATED = 10_000  # images of MNIST's test set
 
 
-def time_loop(config: configs.Config, networks: int, dataset: Dataset) -> dict[str, Any] | None:
+def time_loop(
+    config: configs.Config, networks: int, dataset: Dataset, *, pruned: float = 0.0
+) -> dict[str, Any] | None:
     """Times a part of a loop, and extrapolates it.
 
     Args:
       config: of one training; its network is a LeNet, or one of `module_peers.MODULES`.
       networks: how many the loop trains, for `train.num_epochs` each.
       dataset: whose training and validation images an epoch goes through.
+      pruned: the share of each layer's weights that `torch.nn.utils.prune` keeps at 0.
 
     Returns:
       `seconds` of the whole loop, and what they are of: `images_per_second` of training and
@@ -46,6 +49,8 @@ def time_loop(config: configs.Config, networks: int, dataset: Dataset) -> dict[s
     order = np.random.default_rng(1).integers(0, 55_000, (IMAGES_PER_TURN // batch, batch))
     worker = Worker(PEER)
     worker.ask(**make)
+    if pruned:
+        worker.ask(do="prune", amount=pruned)
     training, evaluation = [], []
     for _ in range(TURNS + 1):
         training.append(worker.ask(do="train", indices=order.tolist())["seconds"])

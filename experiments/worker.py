@@ -79,6 +79,9 @@ def work(peer: str) -> None:
             case "evaluate":
                 assert running is not None
                 answer = running.evaluate()
+            case "prune":
+                assert running is not None and running.prune is not None
+                answer = running.prune(request["amount"])
             case "matmul":
                 answer = matmul_peak()
             case other:
