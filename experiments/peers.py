@@ -127,9 +127,11 @@ def torch_peer(
         return int(right)
 
     def prune(amount: float) -> None:
+        from torch.nn.utils.prune import l1_unstructured
+
         for module in model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.utils.prune.l1_unstructured(module, "weight", amount)
+                l1_unstructured(module, "weight", amount)
 
     return Peer(train, evaluate, prune)
 

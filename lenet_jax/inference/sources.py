@@ -100,8 +100,8 @@ def load_weights(
     return found
 
 
-def sum_of_weights(names: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of what names stand for, by name as a record has it, if there are any.
+def sum_of_weights(names: Iterable[str]) -> str | None:
+    """The SHA-256 of what names stand for; None if there are none.
 
     Raises:
       UserError: one does not exist.
@@ -114,7 +114,7 @@ def sum_of_weights(names: Iterable[str]) -> dict[str, str]:
         else:
             with open_file(find_weights(name)) as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
-    return {"weights_sha256": total.hexdigest()} if names else {}
+    return total.hexdigest() if names else None
 
 
 def _find_member(name: str) -> Source | None:

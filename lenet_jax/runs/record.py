@@ -41,6 +41,7 @@ class Record:
         trainer: Trainer,
         command: Sequence[str],
         warn: Callable[[str], None],
+        weights_sum: str | None = None,
     ):
         """Collects the values; nothing is written yet.
 
@@ -49,6 +50,7 @@ class Record:
           trainer: the run's.
           command: resumes this run.
           warn: is called with how to resume if the run is interrupted.
+          weights_sum: of the weights that a new run starts from or is pruned by, if there are any.
         """
         self.values = training_environment(trainer.config, command) | {
             "devices_sharing_a_batch": trainer.spec.num_devices,
@@ -64,6 +66,9 @@ class Record:
             "status": "running",
             "exit_reason": None,
         }
+        previous = directory.read_json(RECORD, RunRecord) or {}
+        if known := weights_sum or previous.get("weights_sha256"):
+            self.values["weights_sha256"] = known
         self.command = command
         self._directory, self._warn = directory, warn
 
@@ -133,6 +138,7 @@ class Record:
             ("loss_sha256", "the loss's file"),
             ("measurement_sha256", "the measurements' files"),
             ("subset_sha256", "the file of the subset"),
+            ("weights_sha256", "the weights that it starts from"),
             ("git_revision", "the revision"),
         ):
             was, now = previous.get(key), self.values.get(key)

@@ -9,7 +9,7 @@ from lenet_jax import data, machine
 from lenet_jax.config.networks import source_of
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import ExitCode, UserError, expand, writing
-from lenet_jax.inference.sources import Receiver, load_weights
+from lenet_jax.inference.sources import Receiver, load_weights, sum_of_weights
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.processes.group import Processes
@@ -93,7 +93,7 @@ def run(
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the weights to start from are no longer needed, and may be gone.
     has_checkpoint = any(checkpoints.glob("[0-9]*"))
-    start = None if has_checkpoint else _load_start(trainer, console.warn)
+    start, weights_sum = (None, None) if has_checkpoint else _load_start(trainer, console.warn)
     with (
         writing(workdir),
         Interrupt(console.release, console.is_closed) as interrupt,
@@ -110,7 +110,7 @@ def run(
         with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
             # May raise; nothing is written before.
             saved, progress, rows = restore(trainer, directory, checkpoints, console.warn)
-            record = Record(directory, trainer, command, console.warn)
+            record = Record(directory, trainer, command, console.warn, weights_sum)
             if saved is not None and (changed := record.differences()):
                 console.warn(
                     f"results may differ in the last bits from an uninterrupted run: {changed}"
@@ -175,8 +175,8 @@ def _end_with(processes: Processes, record: Record, interrupt: Interrupt, consol
     processes.on_stop = interrupt.request
 
 
-def _load_start(trainer: Trainer, warn: Callable[[str], None]) -> Start | None:
-    """The weights that the config names; None if it names none, and prunes none.
+def _load_start(trainer: Trainer, warn: Callable[[str], None]) -> tuple[Start | None, str | None]:
+    """The weights that the config names, and their sum; None if it names none, and prunes none.
 
     Raises:
       UserError: they do not exist, or are of another network.
@@ -184,10 +184,11 @@ def _load_start(trainer: Trainer, warn: Callable[[str], None]) -> Start | None:
     config = trainer.config
     names = config.train.initial_weights, config.prune.weights
     if names == (None, None) and not is_pruned(config):
-        return None
+        return None, None
     given = [name for name in names if name is not None]
     found = load_weights(given, Receiver.of(trainer.spec, config), warn)
-    return Start(*(None if name is None else found[name] for name in names))
+    start = Start(*(None if name is None else found[name] for name in names))
+    return start, sum_of_weights(given)
 
 
 def _place(trainer: Trainer, saved: RunState | None, start: Start | None) -> RunState:

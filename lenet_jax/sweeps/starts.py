@@ -43,7 +43,8 @@ def own_weights(members: Members) -> dict[str, str]:
     Raises:
       UserError: some do not exist.
     """
-    return sum_of_weights(_names(members))
+    total = sum_of_weights(_names(members))
+    return {"weights_sha256": total} if total else {}
 
 
 def _names(members: Members) -> set[str]:

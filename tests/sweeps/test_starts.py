@@ -141,7 +141,7 @@ def test_a_resumed_sweep_is_exact_and_refuses_changed_weights(
     before = sum_of_weights([f"{source}:1@0"])
     assert before == sum_of_weights([f"{source}:1@0"] * 2) != sum_of_weights([f"{source}:2@0"])
     with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
-        patch.setattr("lenet_jax.sweeps.starts.sum_of_weights", lambda _: {"weights_sha256": "0"})
+        patch.setattr("lenet_jax.sweeps.starts.sum_of_weights", lambda _: "0")
         start(tmp_path / "sweep", config, overrides, save="all")
     assert "a file of initial weights changed since" in str(caught.value)
     assert start(tmp_path / "sweep", config, overrides, save="all")[0] == 0
@@ -164,6 +164,8 @@ def test_a_single_run_resumes_with_its_masks(config, parents, tmp_path, monkeypa
     shutil.rmtree(source)
     resumed = runs.start(tmp_path / "resumed", config)
     assert resumed.code == 0
+    sums = [run.read("run.json")["weights_sha256"] for run in (whole, resumed)]
+    assert sums[0] == sums[1] != sum_of_weights([f"{parents}:2@0"])
     for name, array in load_file(whole.path / "model.safetensors").items():
         np.testing.assert_array_equal(load_file(resumed.path / "model.safetensors")[name], array)
     assert resumed.read("summary.json")["pruned_weights"] > 0
