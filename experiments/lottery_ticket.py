@@ -8,7 +8,8 @@ starts at the initial weights, `rewound late` at those after an epoch. Beside th
 `redrawn` has the masks of `rewound` and other initial weights, `random` the initial weights and
 random masks. All seeds of a round and all four are members of one sweep, and train in one program.
 
-The rounds are sweeps in `--workdir`, which are not trained again. Writes
+The rounds are sweeps in `--workdir`, which are not trained again. Times a part of the same loop in
+PyTorch, pruned too, on a machine that does nothing else; else give `--untimed`. Writes
 `results/lottery_ticket.json`, `.md` and `.png`.
 
 Source: Frankle and Carbin, "The lottery ticket hypothesis: finding sparse, trainable neural
@@ -232,7 +233,8 @@ def to_markdown(answer: dict[str, Any]) -> str:
             cells = [_cell(*curve([row], name, "test_accuracy")) for name in TREATMENTS]
             lines.append(f"| {100 * row['left']:.1f} | {' | '.join(cells)} |")
         seconds = sum(row["seconds"] for row in rounds)
-        lines += ["", pytorch_loop.sentence(seconds, network["pytorch"])]
+        if text := pytorch_loop.sentence(seconds, network["pytorch"]):
+            lines += ["", text]
     return "\n".join(lines) + "\n"
 
 
@@ -262,7 +264,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rewind", type=int, default=1, help="the epoch to go back to")
-    parser.add_argument("--train_examples", type=int, default=20_000)
+    parser.add_argument("--train_examples", type=int, default=10_000, help="of MNIST")
+    parser.add_argument("--untimed", action="store_true", help="say no times: of a busy machine")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, default=Path("runs/lottery_ticket"))
     arguments = parser.parse_args()
@@ -288,13 +291,16 @@ def main() -> None:
         folder = arguments.workdir / name
         rounds = train(config, folder, arguments.rounds, seeds, network.scope, arguments.rewind)
         trained = len(seeds) * (1 + arguments.rounds * len(TREATMENTS))
-        dataset = data.load_section(config.data)
+        loop = None
+        if not arguments.untimed:
+            dataset = data.load_section(config.data)
+            loop = pytorch_loop.time_loop(config, trained, dataset, pruned=AMOUNT)
         answer["networks"][name] = {
             "config": configs.to_dict(config),
             "scope": network.scope,
             "rounds": rounds,
             "trained": trained,
-            "pytorch": pytorch_loop.time_loop(config, trained, dataset, pruned=AMOUNT),
+            "pytorch": loop,
         }
         answer["environment"] = machine.environment(machine.PACKAGES)
         write_json(file, answer)
