@@ -182,17 +182,15 @@ def plot(answer: dict[str, Any], file: Path) -> None:
         figure = chart(1300, 820, title)
         panels = figure.subplots(len(MEASURES), len(networks), sharex="col", squeeze=False)
         for row, (measure, label) in zip(panels, MEASURES.items(), strict=True):
-            for axes, (name, network) in zip(row, networks.items(), strict=True):
+            for axes, network in zip(row, networks.values(), strict=True):
                 rounds = network["rounds"]
                 left = [100 * each["left"] for each in rounds]
-                lows = []
                 for treatment, (words, colour, line) in TREATMENTS.items():
                     values = np.array(curve(rounds, treatment, measure))
                     mean, sd = values.mean(axis=1), values.std(axis=1, ddof=1)
                     words = words.format(rewind=answer["rewind"])
                     axes.plot(left, mean, line, color=colour, label=words, marker=".")
                     axes.fill_between(left, mean - sd, mean + sd, color=colour, alpha=0.18, lw=0)
-                    lows.append(mean.min())
                 dense = np.mean(rounds[0]["dense"][measure])
                 axes.axhline(dense, color="black", linewidth=0.8, alpha=0.5)
                 axes.set_xscale("log")
@@ -201,10 +199,10 @@ def plot(answer: dict[str, Any], file: Path) -> None:
                 axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 axes.minorticks_off()
                 axes.set_ylabel(label)
-                if row is panels[0]:
-                    axes.set_title(f"{NETWORKS[name].title}, pruned by {NETWORKS[name].scope}")
-                else:
-                    axes.set_xlabel("weights left, % (log scale)")
+        for top, bottom, name in zip(panels[0], panels[-1], networks, strict=True):
+            of = "of each layer" if NETWORKS[name].scope == "layer" else "of all weights"
+            top.set_title(f"{NETWORKS[name].title}, a fifth {of} each round")
+            bottom.set_xlabel("weights left, % (log scale)")
         panels[0][0].legend(loc="lower left", title="line: the dense networks")
     write_atomically(file, png(figure))
 

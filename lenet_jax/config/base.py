@@ -70,7 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.prune.amount = 0.0  # share of a network's weights that are set to 0 for good, in [0, 1)
     config.prune.scope = "global"  # that share of all weights together, or of each `layer`'s
     config.prune.method = "magnitude"  # which: those nearest to 0, or `random` ones
-    config.prune.weights = placeholder(str)  # whose sizes and zeros decide; None: the initial
+    config.prune.weights = placeholder(str)  # by whose sizes and zeros; None: the initial weights
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # `sgd`, `adam`, `adamw` or `diagonal_lm`
