@@ -107,9 +107,11 @@ def sum_of_weights(names: Iterable[str]) -> str | None:
       UserError: one does not exist.
     """
     total, names = hashlib.sha256(), sorted(set(names))
+    sweeps: dict[str, SweepDir] = {}  # each reads its plan once
     for name in names:
         if (source := _find_member(name)) is not None:
-            stored = SweepDir(source.sweep).sum_of_weights(source.member, source.epoch)
+            sweep = sweeps.setdefault(source.sweep, SweepDir(source.sweep))
+            stored = sweep.sum_of_weights(source.member, source.epoch)
             total.update(f"{stored}:{source.member}\n".encode())
         else:
             with open_file(find_weights(name)) as file:
