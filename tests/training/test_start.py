@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from lenet_jax import config as configs
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.training.batches import DeviceSplit
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
@@ -114,11 +115,10 @@ def test_ties_are_broken_by_place_and_zeros_are_pruned_already():
 @pytest.mark.optimized(False)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda each: each["name"])
 def test_pruned_weights_stay_zero_as_do_their_buffers_and_averages(optimizer):
-    config = make_config(
-        optimizer=optimizer,
-        prune={"amount": 0.6},
-        train={"ema_decay": 0.9, "micro_batch_size": 8, "max_grad_norm": 1.0},
-    )
+    changes = {f"optimizer.{name}": value for name, value in optimizer.items()}
+    changes |= {"prune.amount": 0.6, "train.ema_decay": 0.9, "train.max_grad_norm": 1.0}
+    changes |= {"train.micro_batch_size": 8}
+    config = configs.load("configs/notes.py", (tiny.MLP | changes).items())
     spec, state = draw(config)
     settings = hyperparameters(config)
     state = restart(spec, state, *begin(spec, config, state.params, Start()))
