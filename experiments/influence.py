@@ -11,9 +11,9 @@ a fit to the same margins of other networks, which is chance.
 With halves of all images, a single one changes little. `--pool=1000` takes halves of 1,000 training
 images instead, for three times the epochs, and validates on 1,000.
 
-If PyTorch is installed, a part of the same trainings is timed as a loop. What is in `--workdir` is
-not trained again. Writes `results/influence.json`, or `results/influence_pool_1000.json`, with
-`.md` and `.png`.
+What is in `--workdir` is not trained again. Times a part of the same loop in PyTorch, on a machine
+that does nothing else; else give `--untimed`. Writes `results/influence.json`, or
+`results/influence_pool_1000.json`, with `.md` and `.png`.
 """
 
 import argparse
@@ -294,6 +294,7 @@ def main() -> None:
     parser.add_argument(
         "--pool", type=int, help="of so many training images each network sees half; default: all"
     )
+    parser.add_argument("--untimed", action="store_true", help="say no times: of a busy machine")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, help="default: runs/ and the results' name")
     arguments = parser.parse_args()
@@ -308,9 +309,11 @@ def main() -> None:
     dataset = data.load_section(config.data)
     answer |= analyse(results, dataset)
     answer["seconds"] = pytorch_loop.training_seconds(results.rows)
-    half = configs.replace(config, {"data.subset": answer["subset"]})
-    own = dataclasses.replace(dataset, train=make_split(half, dataset))
-    answer["pytorch"] = pytorch_loop.time_loop(half, len(results.rows), own)
+    answer["pytorch"] = None
+    if not arguments.untimed:
+        half = configs.replace(config, {"data.subset": answer["subset"]})
+        own = dataclasses.replace(dataset, train=make_split(half, dataset))
+        answer["pytorch"] = pytorch_loop.time_loop(half, len(results.rows), own)
     answer["environment"] = machine.environment((*machine.PACKAGES, "scipy"))
     arguments.results.mkdir(parents=True, exist_ok=True)
     file = arguments.results / f"{name}.json"

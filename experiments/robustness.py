@@ -3,7 +3,8 @@
     python -m experiments.robustness --seeds=20
 
 Trains both as one sweep with seeds 0 to 19, and tests each network on the test images as they are
-and under each corruption. If PyTorch is installed, a part of the same trainings is timed as a loop.
+and under each corruption. Times a part of the same loop in PyTorch, on a machine that does nothing
+else; else give `--untimed`.
 
 What is in `--workdir` is not computed again. Writes `results/robustness.json`, `.md` and `.png`.
 """
@@ -162,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--seeds", type=int, default=20, help="from 0; at least 3")
     parser.add_argument("--epochs", type=int, help="other than the config's, to try it")
+    parser.add_argument("--untimed", action="store_true", help="say no times: of a busy machine")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
     parser.add_argument("--workdir", type=Path, default=Path("runs/robustness"))
     arguments = parser.parse_args()
@@ -169,7 +171,9 @@ def main() -> None:
         parser.error(f"--seeds: an interval needs at least {FEWEST}")
     changes = {"train.num_epochs": arguments.epochs} if arguments.epochs else {}
     rows = train(arguments.seeds, changes, arguments.workdir)
-    networks = {name: measure(own) for name, own in rows.items()}
+    networks, loop = {name: measure(own) for name, own in rows.items()}, None
+    if not arguments.untimed:
+        loop = time_loops(configs.load(CONFIG, changes.items()), arguments.seeds)
     answer = {
         "question": QUESTION,
         "config": CONFIG,
@@ -178,7 +182,7 @@ def main() -> None:
         "networks": networks,
         "comparison": compare(networks),
         "seconds": pytorch_loop.training_seconds([row for own in rows.values() for row in own]),
-        "pytorch": time_loops(configs.load(CONFIG, changes.items()), arguments.seeds),
+        "pytorch": loop,
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
     arguments.results.mkdir(parents=True, exist_ok=True)
