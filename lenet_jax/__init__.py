@@ -23,6 +23,7 @@ if sys.argv and os.path.basename(sys.argv[0]) in COMMANDS:  # noqa: PTH119
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Executor
     from pathlib import Path
     from typing import Any
 
@@ -106,6 +107,7 @@ def train_sweep(
     workdir: str | Path | None = None,
     *,
     data: Dataset | Sequence[Any] | None = None,
+    executor: Executor | None = None,
     **options: Any,
 ) -> SweepResults:
     """Trains a sweep, as the command does; of one that is there, the members that are missing.
@@ -120,6 +122,9 @@ def train_sweep(
         sweep file, `FILE.py[:ARG]`, which runs as code.
       workdir: as for `train`.
       data: as for `train`; members may vary how arrays are fitted and split.
+      executor: what trains the chunks, each a task: any `concurrent.futures.Executor`, such as a
+        process pool that spawns its processes, those of Dask or mpi4py, or of
+        `lenet_jax.executors`. None: this process. Results do not depend on it.
       **options: `save`, `record`, `record_every`, `record_split`, `record_dtype`, `corruptions`,
         `shared_data_order`, `strategy` and `chunk_size`, as the command's flags.
 
@@ -133,7 +138,7 @@ def train_sweep(
     """
     import time
 
-    from lenet_jax.errors import ExitCode, writing
+    from lenet_jax.errors import ExitCode, UserError, writing
     from lenet_jax.sweeps import file
 
     checked = _prepare(config, data)
@@ -149,7 +154,9 @@ def train_sweep(
     command = ["python", "-c", f"import lenet_jax; lenet_jax.train_sweep(…, {workdir!r}{more})"]
     load_data = load_with(data, members)
     with writing(workdir):
-        code = run(checked, members, chosen, command, load_data)
+        code = run(checked, members, chosen, command, load_data, executor)
+    if code == ExitCode.LOST:
+        raise UserError(f"chunks of {workdir} failed on all tries; the same call tries again")
     if code not in (ExitCode.DONE, ExitCode.DIVERGED):
         raise KeyboardInterrupt
     return load_sweep(workdir)

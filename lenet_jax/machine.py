@@ -1,6 +1,8 @@
 """The machine: its description for records, its compilation cache, and its cores."""
 
 import contextlib
+import functools
+import hashlib
 import os
 import platform
 import shlex
@@ -45,6 +47,17 @@ def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "platform": platform.platform(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+@functools.cache
+def sum_of_package() -> str:
+    """The SHA-256 of this package's Python and C++ code."""
+    root = Path(__file__).parent
+    files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cc", ".h"))
+    total = hashlib.sha256()
+    for path in files:
+        total.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return total.hexdigest()
 
 
 def what_changed(previous: Mapping[str, Any], record: Mapping[str, Any]) -> str | None:
@@ -161,12 +174,16 @@ def _owner_problem(path: Path) -> str | None:
     return None
 
 
-def use_cores() -> None:
-    """Makes each core a device that takes its share of a batch, unless configured otherwise."""
+def use_cores(count: int | None = None) -> None:
+    """Makes each core a device that takes its share of a batch, unless configured otherwise.
+
+    Args:
+      count: how many of the cores to use; None: all that this process may.
+    """
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         # A JAX that has started keeps its devices.
         with contextlib.suppress(RuntimeError):
-            _set_default("JAX_NUM_CPU_DEVICES", cores(), unset=-1)
+            _set_default("JAX_NUM_CPU_DEVICES", count or cores(), unset=-1)
 
 
 def _set_default(variable: str, value: str | int | float, unset: Any) -> None:

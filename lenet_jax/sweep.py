@@ -4,7 +4,8 @@ r"""Trains and compares many networks, with error bars, from a sweep file and on
         --sweep=configs/sweeps/seeds.py --workdir=runs/seeds
 
 The same command resumes a sweep with the missing chunks. `--dry_run` shows the plan.
-`--worker=1/4` to `--worker=4/4` split a sweep between machines that share a folder; `--collect`
+`--executor=ray` and `--executor=slurm` train on many machines, see docs/many_machines.md;
+`--print_sbatch` prints a script for Slurm alone, whose jobs have `--worker=i/n`, and `--collect`
 writes the results of the finished chunks. How to write a sweep file: `lenet_jax.sweeps.file`.
 """
 
@@ -77,7 +78,9 @@ def make_sweep_flags() -> flags.FlagValues:
     values["workdir"].help = "folder of the sweep; an unfinished sweep in it is resumed"
     flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
     flags.DEFINE_bool("dry_run", False, "show the plan, without training or writing", values)
-    flags.DEFINE_string("worker", "1/1", "i/n: train the i-th of n shares, 1 <= i <= n", values)
+    flags.DEFINE_string(
+        "worker", None, "i/n: train only the i-th of n shares, as a job of an array does", values
+    )
     flags.DEFINE_bool("collect", False, "only collect the results of finished chunks", values)
     flags.DEFINE_enum(
         "save",
@@ -140,7 +143,9 @@ def make_sweep_flags() -> flags.FlagValues:
     return values
 
 
-def _parse_worker(text: str) -> tuple[int, int]:
+def _parse_worker(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
     match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(f"--worker={show(text)}: must be i/n with i from 1 to n, such as 1/4")

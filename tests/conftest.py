@@ -140,10 +140,11 @@ def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [{"member": m, "test_accuracy": 0.1 * m, **same} for m in (3, 7, 8)]
     curves = np.array([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9], [0.0, 0.0, 0.0]], np.float32)
     names = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
-    with SweepDir(folder).claim(0) as chunk:
-        assert chunk is not None
+    store = SweepDir(folder)
+    with store.draft(0) as chunk:
         weights.write(chunk / "weights.safetensors", stacked, metadata | {"members": "3 7"})
         write_chunk(chunk, rows, dict.fromkeys(names, curves))
+        store.publish(0, chunk)
     return folder
 
 

@@ -1,6 +1,5 @@
 """The command of a sweep: its flags, and what it does when it is killed."""
 
-import json
 import os
 import signal
 import subprocess
@@ -61,20 +60,6 @@ def test_a_run_directory_is_not_accepted_for_a_sweep(environment, tmp_path, caps
     (tmp_path / "run.json").write_text("{}")
     assert run_command(sweep.main, [*FLAGS, f"--workdir={tmp_path}"]) == 2
     assert "holds a run; choose another --workdir" in capsys.readouterr().err
-
-
-def test_four_workers_that_start_at_once_in_an_empty_folder_all_finish(folder, tmp_path):
-    values = tiny.MLP | {"data.name": folder, "train.num_epochs": 1}
-    flags = [f"--config.{key}={value}" for key, value in values.items()]
-    flags += ["--config=configs/notes.py", "--sweep=configs/sweeps/seeds.py:8", "--chunk_size=2"]
-    command = [sys.executable, "-m", "experiments.sweep", *flags, f"--workdir={tmp_path / 'sweep'}"]
-    workers = [
-        subprocess.Popen([*command, f"--worker={number}/4"], stderr=subprocess.PIPE, text=True)
-        for number in (1, 2, 3, 4)
-    ]
-    assert [(worker.communicate()[1], worker.returncode) for worker in workers] == [("", 0)] * 4
-    summary = json.loads((tmp_path / "sweep" / "summary.json").read_text())
-    assert (summary["status"], summary["members"]) == ("done", 8)
 
 
 def test_a_killed_and_resumed_sweep_gives_the_same_table_and_recordings(tmp_path):

@@ -19,14 +19,26 @@ def files_of(where: str) -> dict[Path, str]:
     """
     if where.endswith(".py"):
         return _imported(Path(where), Path(where).parent, "")
+    path = _module_file(where)
+    return {} if path is None else _imported(path, root_of(where, path), where)
+
+
+def root_of(where: str, path: Path) -> Path:
+    """The folder from which `FILE.py` or `package.module`, which is in a file, imports its own."""
+    if where.endswith(".py"):
+        return path.parent
+    return path.parents[where.count(".") + (path.name == "__init__.py")]
+
+
+def _module_file(where: str) -> Path | None:
+    """The file of a module; None if it has none, or there is none, which importing it reports."""
     try:
         spec = importlib.util.find_spec(where)
-    except (ImportError, ValueError):  # which importing it reports
-        return {}
+    except (ImportError, ValueError):
+        return None
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return {}
-    path = Path(spec.origin)
-    return _imported(path, path.parents[where.count(".") + (path.name == "__init__.py")], where)
+        return None
+    return Path(spec.origin)
 
 
 def _imported(first: Path, root: Path, module: str) -> dict[Path, str]:

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from lenet_jax.errors import Stopped, UserError, printable, show
 from lenet_jax.reading import read_bytes
 
 COMBINATORS = ("sweep", "product", "zipit", "chain")  # of `sweeps.file`
+_copies: dict[str, str] = {}
 
 
 def call_file(path_with_arg: str, function: str, kind: str) -> Any:
@@ -78,7 +79,7 @@ def find_attribute(name: str, key: str, kind: str) -> Any:
     Raises:
       UserError: there is no such file or module, or it fails.
     """
-    where, attribute = split(name)
+    where, attribute = _locate(name)
     if not where.endswith(".py"):
         return getattr(_import(where, key, attribute), attribute, None)
     path = Path(where)
@@ -92,7 +93,7 @@ def text_of(name: str, kind: str) -> bytes | None:
     Raises:
       UserError: it cannot be read.
     """
-    where, _ = split(name)
+    where, _ = _locate(name)
     return read_source(Path(where), kind) if where.endswith(".py") else None
 
 
@@ -105,7 +106,7 @@ def code_of(name: str, kind: str) -> bytes | None:
     Raises:
       UserError: one cannot be read.
     """
-    where, attribute = split(name)
+    where, attribute = _locate(name)
     files = files_of(where) if attribute else ()  # else it is built in
     return b"".join(read_source(path, kind) for path in files) or None
 
@@ -115,6 +116,20 @@ def files_text(name: str) -> str:
     where, _ = split(name)
     others = [path.name for path in files_of(where)][1:]
     return f"{show(where)}{' or a file that it imports' if others else ''}"
+
+
+def use_copies(copies: Mapping[str, str]) -> None:
+    """Has files of the user read from elsewhere, on a machine that has only copies of them.
+
+    Args:
+      copies: where, by the names of the files as configs have them.
+    """
+    _copies.update(copies)
+
+
+def located(name: str) -> str:
+    """Where a file of the user is read from, see `use_copies`."""
+    return _copies.get(name, name)
 
 
 def guarded(path: Path, call: Callable[[], Any]) -> Any:
@@ -141,6 +156,12 @@ def split(path_with_arg: str) -> tuple[str, str]:
     drive, rest = os.path.splitdrive(path_with_arg)
     name, _, arg = rest.partition(":")
     return drive + name, arg
+
+
+def _locate(name: str) -> tuple[str, str]:
+    """As `split`, with the path of the copy."""
+    where, attribute = split(name)
+    return located(where), attribute
 
 
 def _call(module: ModuleType, path: Path, name: str, arg: str) -> Any:

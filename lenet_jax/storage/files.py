@@ -175,6 +175,26 @@ def publish(draft: Path, path: Path) -> None:
         remove(replaced)
 
 
+def publish_once(draft: Path, path: Path) -> bool:
+    """Renames a draft folder to `path` once it is on the disk, unless there is one already.
+
+    Of several processes that publish the same, one does; whether it was this one. The draft is gone
+    either way. Both must be in the same folder.
+    """
+    for file in draft.iterdir():
+        _sync(file)
+    _sync(draft)
+    try:
+        draft.rename(path)  # which fails over a folder that is not empty
+    except OSError:
+        if not path.is_dir():
+            raise
+        remove(draft)
+        return False
+    _sync(path.parent)
+    return True
+
+
 def remove_drafts(folder: Path) -> None:
     """Deletes what killed processes left half-written; no process may be writing."""
     for draft in folder.glob(".*.draft"):

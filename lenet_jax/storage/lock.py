@@ -9,7 +9,6 @@ host takes it over, but one of another host must be deleted by hand.
 import contextlib
 import errno
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -40,8 +39,8 @@ class Lock:
         self._marker = path.with_name(f"{path.name}.owner")
         self._held: io.FileIO | filelock.SoftFileLock | None = None
 
-    def acquire(self, *, wait: bool = False) -> bool:
-        """Takes the lock, if need be after waiting for it; whether it is held.
+    def acquire(self) -> bool:
+        """Takes the lock, unless another process has it; whether it is held.
 
         Raises:
           OSError: the file cannot be written or locked, or is a symbolic link, a pipe, a socket or
@@ -51,7 +50,7 @@ class Lock:
         with contextlib.ExitStack() as opened:
             file = opened.enter_context(open_lock(self._path))
             try:
-                if not filelock.lock_descriptor(file.fileno(), blocking=wait):
+                if not filelock.lock_descriptor(file.fileno(), blocking=False):
                     return False
                 exclusive = not self._is_granted_again()
             except OSError as error:
@@ -63,7 +62,7 @@ class Lock:
                 self._held = file
                 opened.pop_all()  # closing the file would release it
                 return True
-        return self._create_marker(wait)
+        return self._create_marker()
 
     def release(self) -> None:
         """Releases the lock; without effect if it is not held."""
@@ -90,29 +89,14 @@ class Lock:
         with open_lock(self._path) as file:
             return filelock.lock_descriptor(file.fileno(), blocking=False)
 
-    def _create_marker(self, wait: bool) -> bool:
+    def _create_marker(self) -> bool:
         self.note = (
             f"the file system of {self._path.parent} has no locks: {self._marker.name} stands in"
         )
         marker = filelock.SoftFileLock(self._marker, thread_local=False)
         try:
-            marker.acquire(blocking=wait)
+            marker.acquire(blocking=False)
         except filelock.Timeout:
             return False
         self._held = marker
         return True
-
-
-@contextlib.contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[Lock | None]:
-    """Holds the lock of the file `path`; yields None if another process has it.
-
-    Raises:
-      OSError: as `Lock.acquire` does.
-    """
-    lock = Lock(path)
-    held = lock.acquire(wait=wait)
-    try:
-        yield lock if held else None
-    finally:
-        lock.release()

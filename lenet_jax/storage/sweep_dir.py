@@ -11,10 +11,10 @@
     sweep.png, corruptions.png,
     sweep.html, winner.py
 
-A chunk is written under a temporary name and renamed, so it is either complete or absent. Whoever
-reads one checks its sums, and that it belongs to the plan; those of what is recorded, which may be
-large, when it is read. Several processes may share the directory. The one that trains a chunk holds
-its lock, see `storage.lock`.
+A chunk is written under a temporary name and renamed, so it is either complete or absent, and the
+first to be there stays. Whoever reads one checks its sums, and that it belongs to the plan; those
+of what is recorded, which may be large, when it is read. One process at a time drives the sweep,
+and holds its lock, see `storage.lock`. Those of a job array only publish chunks, which needs none.
 """
 
 import contextlib
@@ -22,8 +22,10 @@ import functools
 import hashlib
 import json
 import re
+import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +38,7 @@ from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
     make_folder,
     preparing,
-    publish,
+    publish_once,
     refuse_others,
     remove,
     remove_drafts,
@@ -44,7 +46,7 @@ from lenet_jax.storage.files import (
     write_json,
 )
 from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
-from lenet_jax.storage.lock import locked
+from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.recorded import (
     WEIGHTS,
     is_recorded,
@@ -52,7 +54,7 @@ from lenet_jax.storage.recorded import (
     recorded_epochs,
     weights_file,
 )
-from lenet_jax.storage.sums import find_damage, stored_line, write_manifest
+from lenet_jax.storage.sums import find_damage, manifest, stored_line, write_manifest
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
@@ -62,6 +64,7 @@ PAGE, ERROR_MAP = "sweep.html", "corruptions.png"
 RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, ERROR_MAP, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members or epochs in one message
+_OWN_DRAFT = re.compile(r"\.[0-9]{4,}\.draft")
 
 Row = dict[str, Any]
 
@@ -87,15 +90,30 @@ class SweepDir:
 
     Attributes:
       path: the directory.
-      lock_note: in one line, that the file system has no locks; None before the first lock, or if
-        it has them.
     """
 
     def __init__(self, path: str | Path):
         """Does not create the directory; `open` does."""
         self.path = expand(path, "--workdir=").absolute()
-        self.lock_note: str | None = None
         self._plan: Plan | None = None
+        self._lock, self._is_locked = Lock(self.path / ".sweep.lock"), False
+
+    def __enter__(self) -> "SweepDir":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+        self._is_locked = False
+
+    @property
+    def lock_note(self) -> str | None:
+        """In one line, that the file system has no locks; None if it has, or before `lock`."""
+        return self._lock.note
 
     def config(self) -> dict[str, Any]:
         """The values of the config that members override.
@@ -133,29 +151,48 @@ class SweepDir:
         return Columns.from_json(plan["members"] if plan else [], str(self.path / PLAN))
 
     def open(self, plan: Mapping[str, Any], config: Mapping[str, Any]) -> Plan:
-        """Prepares the directory, and writes the plan unless there is one already.
+        """Prepares and locks the directory, and writes the plan unless there is one already.
 
         Returns:
           The plan in the directory.
 
         Raises:
-          UserError: the directory cannot be written, or holds another sweep or other files.
+          UserError: the directory cannot be written, holds another sweep or other files, or another
+            process drives the sweep.
           OSError: the disk is full or has failed.
         """
         with preparing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            make_folder(self.path / CHUNKS)
-            with self.lock("sweep"), self.lock("collect"):  # nobody writes here now
-                remove_drafts(self.path)
-                if self.plan() is None:
-                    if not any((self.path / CHUNKS).glob("[0-9]*")):
-                        refuse_others(self.path, NAMES, PLAN, "sweep")
-                    write_atomically(self.path / PLAN, _plan_text({**plan, "config": config}))
-                if not (self.path / CONFIG).exists():
-                    write_json(self.path / CONFIG, config)
+            chunks = make_folder(self.path / CHUNKS)
+            self.lock()
+            remove_drafts(self.path)
+            for draft in chunks.glob(".[0-9]*.draft"):
+                if _OWN_DRAFT.fullmatch(draft.name):  # not those of a job array, which may run
+                    remove(draft)
+            if self.plan() is None:
+                if not any(chunks.glob("[0-9]*")):
+                    refuse_others(self.path, NAMES, PLAN, "sweep")
+                write_atomically(self.path / PLAN, _plan_text({**plan, "config": config}))
+            if not (self.path / CONFIG).exists():
+                write_json(self.path / CONFIG, config)
         written = self.plan()
         assert written is not None
         return written
+
+    def lock(self) -> None:
+        """Keeps other processes from driving the sweep, until the context of this object is left.
+
+        Raises:
+          UserError: another process does.
+        """
+        if self._is_locked:
+            return
+        with preparing(self.path):
+            self._is_locked = self._lock.acquire()
+        if not self._is_locked:
+            text = f"another process trains the sweep in {self.path}; wait, or choose another"
+            lines = f"{text} --workdir\nlenet_jax.load_sweep reads its results so far."
+            raise UserError("\n".join(filter(None, (lines, self._lock.holder()))))
 
     def environment(self) -> dict[str, Any]:
         """What `write_environment` wrote last; empty before.
@@ -167,8 +204,7 @@ class SweepDir:
 
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Writes what may affect the results: versions, devices, the command."""
-        with self.lock("sweep"):  # one process at a time
-            write_json(self.path / ENVIRONMENT, record)
+        write_json(self.path / ENVIRONMENT, record)
 
     def done(self) -> set[int]:
         """The finished chunks."""
@@ -185,25 +221,59 @@ class SweepDir:
         return self._folder(chunk).is_dir()
 
     @contextlib.contextmanager
-    def claim(self, chunk: int) -> Iterator[Path | None]:
-        """Claims a chunk: yields a folder for its files, which becomes the chunk with its results.
+    def draft(self, chunk: int, *, shared: bool = False) -> Iterator[Path]:
+        """Yields an empty folder for a chunk's files; it is removed, unless it is published.
 
-        Yields None if the chunk is already done, or another process is training it.
+        Args:
+          chunk: the chunk.
+          shared: whether other processes may be writing the same chunk.
         """
-        with locked(self.path / CHUNKS / f".{chunk:04d}.lock", wait=False) as lock:
-            if lock is None or self.is_done(chunk):
-                yield None
-                return
-            draft = self.path / CHUNKS / f".{chunk:04d}.draft"
-            remove(draft)  # left by a killed process
-            draft.mkdir()
-            yield draft
-            if not (draft / ROWS).exists():  # it was stopped
-                remove(draft)
-                return
-            write_json(draft / PLACE, self._place(chunk))
-            write_manifest(draft)
-            publish(draft, self._folder(chunk))
+        own = f".{secrets.token_hex(4)}" if shared else ""
+        folder = self.path / CHUNKS / f".{chunk:04d}{own}.draft"
+        remove(folder)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            remove(folder)
+
+    def publish(self, chunk: int, draft: Path) -> bool:
+        """Makes a draft with all of a chunk's files the chunk, unless it is there already.
+
+        Returns:
+          Whether it was not.
+
+        Raises:
+          OSError: it cannot be written.
+        """
+        write_json(draft / PLACE, self._place(chunk))
+        write_manifest(draft)
+        return publish_once(draft, self._folder(chunk))
+
+    def unpack(self, chunk: int, files: Mapping[str, bytes], sums: str) -> bool:
+        """Publishes a chunk that was trained elsewhere, as `publish` does.
+
+        Args:
+          chunk: the chunk.
+          files: the content of its files by name.
+          sums: their `manifest`.
+
+        Raises:
+          UserError: the files differ from their sums, or are not results of the chunk's members.
+        """
+        with self.draft(chunk) as draft:
+            for name, content in files.items():
+                if name != Path(name).name:
+                    raise damaged(self._folder(chunk), f"it would have a file {name}")
+                (draft / name).write_bytes(content)
+            if manifest(draft) != sums:
+                raise damaged(self._folder(chunk), "it was changed on its way")
+            self._read(chunk, draft)
+            return self.publish(chunk, draft)
+
+    def remove_shared_drafts(self) -> None:
+        """Deletes what processes of a job array left half-written; every chunk must be done."""
+        remove_drafts(self.path / CHUNKS)
 
     def check(self, chunk: int) -> None:
         """Checks that a finished chunk is intact and belongs here, but not what it recorded.
@@ -226,6 +296,10 @@ class SweepDir:
           UserError: the chunk is damaged, or belongs elsewhere.
         """
         self.check(chunk)
+        return self._read(chunk, self._folder(chunk))
+
+    def _read(self, chunk: int, folder: Path) -> tuple[list[MemberResult], Curves]:
+        """The rows and curves of a chunk's members, in a folder."""
         members = self._chunks[chunk]["members"]
         if not 0 <= members[0] < len(self._members):
             raise UserError(f"{self.path / PLAN} is damaged: it has no member {members[0]}")
@@ -233,7 +307,7 @@ class SweepDir:
         train = self.config()["train"]
         epochs = overrides.get("train.num_epochs", train["num_epochs"])
         measured = [name.rpartition(":")[2] for name in train.get("measurements", ())]
-        return read_chunk(self._folder(chunk), members, epochs, measured)
+        return read_chunk(folder, members, epochs, measured)
 
     def read_chance(self, chunk: int) -> float:
         """What `write_chunk` wrote of a chunk that was read before; 0 if it was not known."""
@@ -396,19 +470,12 @@ class SweepDir:
         """The result files that exist."""
         return [file for name in RESULTS if (file := self.path / name).exists()]
 
-    @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Waits for the lock `name` and holds it; only one process can hold it at a time."""
-        with locked(self.path / f".{name}.lock", wait=True) as lock:
-            self.lock_note = lock and lock.note
-            yield
-
     def _folder(self, chunk: int) -> Path:
         return self.path / CHUNKS / f"{chunk:04d}"
 
     def _place(self, chunk: int) -> Place:
         """What says that a folder is this chunk of this plan."""
-        return {"chunk": chunk, "plan": self._plan_sum}
+        return {"chunk": chunk, "plan": self.plan_sum}
 
     @property
     def _chunks(self) -> list[PlannedChunk]:
@@ -420,7 +487,7 @@ class SweepDir:
         return self.members()
 
     @functools.cached_property
-    def _plan_sum(self) -> str:
+    def plan_sum(self) -> str:
         """The SHA-256 of the plan, in hex, however its JSON is laid out."""
         return hashlib.sha256(json.dumps(self.plan(), sort_keys=True).encode()).hexdigest()
 

@@ -15,7 +15,8 @@ class Options(NamedTuple):
     shared_data_order: bool = False
     strategy: Strategy = "auto"
     chunk_size: int | None = None
-    worker: tuple[int, int] = (1, 1)
+    worker: tuple[int, int] | None = None  # of a job array: its number, from 1, and how many
+    attempts: int = 3  # to train a chunk elsewhere
     collect: bool = False
     dry_run: bool = False
     record: Recording | None = None

@@ -80,6 +80,11 @@ class Chunk(NamedTuple):
         """Epochs to train, summed over members."""
         return len(self.members) * self.group.spec.num_epochs
 
+    @property
+    def images(self) -> int:
+        """Training images processed, summed over members and epochs."""
+        return self.member_epochs * self.group.spec.num_examples
+
 
 def make_groups(
     members: Members, load_data: Callable[[Config], Dataset], shared_data_order: bool
@@ -112,11 +117,29 @@ def make_groups(
         same = first.join(others)
         if shared_data_order:
             _check_shared(same)
-        augments = any(any(same.values(f"augment.{name}")) for name in STRENGTHS)
-        is_elastic = any(same.values("augment.elastic_alpha"))
-        spec = dataclasses.replace(spec, augments=augments, is_elastic=is_elastic)
-        groups.append(Group(spec, datasets[section][0], same))
+        groups.append(_group(spec, datasets[section][0], same))
     return groups
+
+
+def make_group(members: Members, dataset: Dataset, statistics: Statistics) -> Group:
+    """The group of members that `make_groups` found to be one.
+
+    Args:
+      members: all of the group.
+      dataset: theirs.
+      statistics: of the dataset.
+    """
+    spec = make_spec(members[0].config, dataset, statistics).without_traced()
+    return _group(spec, dataset, members)
+
+
+def _group(spec: Spec, dataset: Dataset, members: Members) -> Group:
+    """A group, whose spec is that of one of its members, with what the others need."""
+    augments = any(any(members.values(f"augment.{name}")) for name in STRENGTHS)
+    is_elastic = any(members.values("augment.elastic_alpha"))
+    return Group(
+        dataclasses.replace(spec, augments=augments, is_elastic=is_elastic), dataset, members
+    )
 
 
 def make_chunks(groups: Sequence[Group], devices: int, sizes: Sequence[int]) -> list[Chunk]:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 from lenet_jax import config as configs
@@ -18,18 +19,20 @@ from lenet_jax.storage.files import table
 from lenet_jax.storage.sweep_dir import ERROR_MAP, FIGURE, PAGE, SweepDir
 from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
+from lenet_jax.sweeps.dispatch import Failure, missing_chunks, train_elsewhere, train_here
+from lenet_jax.sweeps.job import make_job, sums_of_code
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recording import check_space
 from lenet_jax.sweeps.starts import check_starts, own_weights
 from lenet_jax.sweeps.table import result_lines, share
-from lenet_jax.sweeps.train import missing_chunks, train
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
-from lenet_jax.training.environment import own_code, own_subsets, training_environment
+from lenet_jax.training.environment import training_environment
 from lenet_jax.training.population import choose_strategy
 
+MOST_NAMED = 12  # chunks in one message
 LoadData = Callable[[configs.Config], data.Dataset]
 
 
@@ -61,8 +64,9 @@ def run(
     options: Options,
     command: Sequence[str],
     load_data: LoadData = _load,
+    executor: Executor | None = None,
 ) -> int:
-    """Plans, trains the missing chunks of this worker's share, and collects the finished ones.
+    """Plans, trains the missing chunks, and collects the finished ones.
 
     Args:
       config: the base config.
@@ -70,52 +74,71 @@ def run(
       options: see `Options`.
       command: resumes the sweep; for messages.
       load_data: from `load_with`.
+      executor: trains the chunks; None: this process does.
 
     Returns:
-      The exit code: 0 if done, 3 if every member diverged, 129, 130, 141 or 143 if stopped, see
-      `Interrupt`.
+      The exit code: 0 if done, 3 if every member diverged, 5 if chunks failed too often, 129, 130,
+      141 or 143 if stopped, see `Interrupt`.
 
     Raises:
       UserError: the data, the available memory or the directory does not fit the sweep.
       OSError: the results cannot be written; the finished chunks stay intact.
     """
-    console, store = Console(), SweepDir(options.workdir)
-    groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
-    if options.dry_run:
-        missing = missing_chunks(store, chunks)
-        console.lines(estimate.describe(groups, chunks, missing, options))
-        return ExitCode.DONE
-    if options.collect:
-        if store.plan() is None:
-            raise UserError(f"{store.path} holds no sweep yet: nothing to collect")
-        with store.lock("collect"):
+    console = Console()
+    with SweepDir(options.workdir) as store:
+        groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
+        if options.dry_run:
+            missing = missing_chunks(store, chunks)
+            console.lines(estimate.describe(groups, chunks, missing, options))
+            return ExitCode.DONE
+        if options.collect:
+            store.lock()
             return _collect(store, members, chunks, console, options, command)
-    _print_header(console, store, groups, chunks, options)
-    for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
-        console.note(remark)
-    if remark := defaults_of(machine.devices()[0]).faster(config):
-        console.note(remark)
-    if store.lock_note:
-        console.warn(store.lock_note)
-    record = training_environment(config, command)
-    names, losses = members.values("model.name"), members.values("train.loss")
-    record |= own_code(names, losses, config.train.measurements)
-    record |= own_subsets(members.values("data.subset_file"))
-    if missing_chunks(store, chunks):
-        record |= own_weights(members)
-    elif (kept := store.environment().get("weights_sha256")) is not None:  # they may be gone
-        record["weights_sha256"] = kept
-    _check_code(store, record)
-    if changed := what_changed(store.environment(), record):
-        console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
-    store.write_environment(record)
-    index, count = options.worker
-    with Interrupt(console.release, console.is_closed) as interrupt:
-        if not train(store, chunks[index - 1 :: count], options, console, interrupt):
-            console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
-            return interrupt.exit_code
-    with store.lock("collect"):
-        return _collect(store, members, chunks, console, options, command)
+        _print_header(console, store, groups, chunks, options, executor)
+        _print_remarks(console, store, config, groups, executor)
+        _record(console, store, config, members, chunks, options, command)
+        with Interrupt(console.release, console.is_closed) as interrupt:
+            failures = _train(store, members, groups, chunks, options, console, interrupt, executor)
+            if failures is None:
+                console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
+                return interrupt.exit_code
+        if options.worker is not None:  # the others may not have ended
+            return ExitCode.DONE
+        code = _collect(store, members, chunks, console, options, command)
+        if failures:
+            named = ", ".join(str(failure.chunk.number) for failure in failures[:MOST_NAMED])
+            more = "" if len(failures) <= MOST_NAMED else ", …"
+            console.warn(
+                f"{counted(len(failures), 'chunk')} failed {options.attempts} times: {named}{more};"
+                " the same command tries again"
+            )
+        return ExitCode.LOST if failures else code
+
+
+def _train(
+    store: SweepDir,
+    members: Members,
+    groups: Sequence[Group],
+    chunks: Sequence[Chunk],
+    options: Options,
+    console: Console,
+    interrupt: Interrupt,
+    executor: Executor | None,
+) -> list[Failure] | None:
+    """Trains the missing chunks; returns those that failed, or None if stopped by a signal."""
+    if options.worker is not None:
+        index, count = options.worker
+        chunks = chunks[index - 1 :: count]
+        if not chunks:
+            console.note(f"worker {index} of {count} has nothing to do: there are fewer chunks")
+    missing = missing_chunks(store, chunks)
+    if len(missing) < len(chunks):
+        rest = "" if missing else ": nothing to train"
+        console.note(f"{share(len(chunks) - len(missing), len(chunks))} already done{rest}")
+    if executor is None or not missing:
+        return train_here(store, missing, options, console, interrupt)
+    job = make_job(members, groups, missing, options, store.plan_sum)
+    return train_elsewhere(store, missing, job, executor, options, console, interrupt)
 
 
 def make_plan(
@@ -128,7 +151,8 @@ def make_plan(
 ) -> tuple[list[Group], list[Chunk]]:
     """The groups and chunks of a sweep: as its directory has them, or new ones, written there.
 
-    A dry run and `--collect` write nothing. `warn` is called if the free memory is not known.
+    The directory is locked then. A dry run, `--collect` and a process of a job array write nothing.
+    `warn` is called if the free memory is not known.
 
     Raises:
       UserError: as for `run`.
@@ -141,18 +165,23 @@ def make_plan(
     if options.corruptions:
         settings["corruptions"] = True
     requested = plan.to_json(members, groups, **settings)
-    written = store.plan()
-    resumes = written is not None
+    resumes = store.plan() is not None
+    written, writes = store.plan(), not (options.dry_run or options.collect or options.worker)
+    if written is None and (options.collect or options.worker):
+        raise UserError(
+            f"{store.path} holds no sweep yet: nothing to collect"
+            if options.collect
+            else f"{store.path} holds no plan yet: --print_sbatch in place of --worker writes it"
+        )
     if written is None:
         chunks = _plan_chunks(groups, options, warn)
-        if options.record is not None and not options.collect:
+        if options.record is not None:
             check_space(options.record, chunks, store.path)
-        if not options.collect:
-            check_starts(chunks, warn)
-        if options.dry_run or options.collect:
+        check_starts(chunks, warn)
+        if not writes:
             return groups, chunks
         planned = requested | {"chunks": plan.chunks_to_json(chunks)}
-        written = store.open(planned, configs.to_dict(config))  # or of a worker that was faster
+        written = store.open(planned, configs.to_dict(config))  # or of a process that was faster
     _check_config(store, config)
     chunks = plan.from_json(written, requested, groups, str(store.path))
     if options.record is not None and not options.collect:
@@ -162,9 +191,51 @@ def make_plan(
             store.check(chunk)
     if resumes and not options.collect:
         check_starts(missing_chunks(store, chunks), warn)
-    if not (options.dry_run or options.collect):
+    if writes:
         store.open(written, configs.to_dict(config))
     return groups, chunks
+
+
+def _print_remarks(
+    console: Console,
+    store: SweepDir,
+    config: configs.Config,
+    groups: Sequence[Group],
+    executor: Executor | None,
+) -> None:
+    """Prints what a user should know of the data, the devices and the file system."""
+    for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
+        console.note(remark)
+    if executor is None and (remark := defaults_of(machine.devices()[0]).faster(config)):
+        console.note(remark)
+    if store.lock_note:
+        console.warn(store.lock_note)
+
+
+def _record(
+    console: Console,
+    store: SweepDir,
+    config: configs.Config,
+    members: Members,
+    chunks: Sequence[Chunk],
+    options: Options,
+    command: Sequence[str],
+) -> None:
+    """Compares what the bits depend on with what is recorded, and records it.
+
+    Raises:
+      UserError: a file of the user's code changed since chunks were trained.
+    """
+    record = training_environment(config, command) | sums_of_code(members)
+    if missing_chunks(store, chunks):
+        record |= own_weights(members)
+    elif (kept := store.environment().get("weights_sha256")) is not None:  # they may be gone
+        record["weights_sha256"] = kept
+    _check_code(store, record)
+    if changed := what_changed(store.environment(), record):
+        console.warn(f"results may differ in the last bits from the chunks already done: {changed}")
+    if options.worker is None:
+        store.write_environment(record)
 
 
 def _check_config(store: SweepDir, config: configs.Config) -> None:
@@ -216,15 +287,19 @@ def _print_header(
     groups: Sequence[Group],
     chunks: Sequence[Chunk],
     options: Options,
+    executor: Executor | None,
 ) -> None:
     """Prints where what is trained, and in how many parts."""
     devices = machine.devices()
+    device = f"{len(devices)} × {devices[0].device_kind}"
+    if executor is not None:
+        device = getattr(executor, "describe", lambda: type(executor).__name__)()
     kept = {"best": "of each setting's best member", "all": "of all members", "none": "not"}
     epochs = sum(chunk.member_epochs for chunk in chunks)
     count = sum(len(group.members) for group in groups)
     datasets = {id(group.dataset): group for group in groups}.values()
     console.sweep_header(
-        device=f"{len(devices)} × {devices[0].device_kind}",
+        device=device,
         datasets=[each.dataset.describe(each.spec.num_examples) for each in datasets],
         workdir=options.workdir,
         plan=f"{counted(count, 'member')} in {counted(len(groups), 'group')} and"
@@ -241,15 +316,14 @@ def _collect(
     options: Options,
     command: Sequence[str],
 ) -> int:
-    """Writes the sweep's tables and figure from the finished chunks; returns the exit code.
-
-    The caller holds the lock `collect`: of workers that end together, the last writes all.
-    """
+    """Writes the sweep's tables and figure from the finished chunks; returns the exit code."""
     finished = store.done()
     done = [chunk for chunk in chunks if chunk.number in finished]
     rows, curves = read_chunks(store, [chunk.number for chunk in done])
     complete = len(done) == len(chunks)
-    if not complete:
+    if complete:
+        store.remove_shared_drafts()
+    else:
         console.warn(
             f"{share(len(chunks) - len(done), len(chunks))} missing;"
             " run --collect when all are done"

@@ -1,8 +1,7 @@
-"""Trains the chunks of a sweep that no process has claimed."""
+"""Trains a chunk of a sweep: its members, from their first step to their results."""
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,22 +15,17 @@ from lenet_jax.data.form import measure_form
 from lenet_jax.inference.state_dict import form_metadata
 from lenet_jax.statistics import shortest
 from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR
-from lenet_jax.storage.sweep_dir import Row, SweepDir, write_chunk
-from lenet_jax.sweeps import results
+from lenet_jax.storage.sweep_dir import Row, write_chunk
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recorder import Recorder
 from lenet_jax.sweeps.starts import load_starts
-from lenet_jax.sweeps.table import share
-from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.evaluation import Metrics
 from lenet_jax.training.population import EpochMetrics, Population
 from lenet_jax.training.start import count_pruned
 from lenet_jax.training.training_set import make_training_set
-
-MOST_LINES = 50  # of chunks
 
 
 class Outcome(NamedTuple):
@@ -54,43 +48,6 @@ class Outcome(NamedTuple):
     test: Metrics
     averaged: Metrics | None
     corrupted: dict[str, Metrics]
-
-
-def missing_chunks(store: SweepDir, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """The chunks that are not finished."""
-    done = store.done()
-    return [chunk for chunk in chunks if chunk.number not in done]
-
-
-def train(
-    store: SweepDir,
-    chunks: Sequence[Chunk],
-    options: Options,
-    console: Console,
-    interrupt: Interrupt,
-) -> bool:
-    """Trains the chunks that no process has claimed; False if stopped by a signal."""
-    missing, (worker, workers) = missing_chunks(store, chunks), options.worker
-    if not chunks:
-        console.note(f"worker {worker} of {workers} has nothing to do: there are fewer chunks")
-    elif len(missing) < len(chunks):
-        rest = "" if missing else ": nothing to train"
-        console.note(f"{share(len(chunks) - len(missing), len(chunks))} already done{rest}")
-    trainer = Trainer(options)
-    with console.member_epochs(sum(chunk.member_epochs for chunk in missing)) as progress:
-        every = math.ceil(len(missing) / MOST_LINES)
-        for place, chunk in enumerate(missing):
-            with store.claim(chunk.number) as folder:
-                if folder is None:
-                    console.note(f"chunk {chunk.number}: left to another process")
-                    progress.skip(chunk.member_epochs)
-                    continue
-                rows = trainer.train(chunk, folder, progress, interrupt)
-                if rows is None:
-                    return False
-            if place % every == 0 or chunk is missing[-1]:
-                progress.finish(_line(chunk, rows))
-    return True
 
 
 class Trainer:
@@ -240,16 +197,3 @@ def _row(chunk: Chunk, index: int, outcome: Outcome, curves: EpochMetrics, secon
     row["diverged_step"] = -step if diverged else None
     row["seconds"] = round(seconds / len(chunk.members), 3)
     return row
-
-
-def _line(chunk: Chunk, rows: Sequence[Row]) -> str:
-    first, last = chunk.members.numbers[[0, -1]]
-    done = [row for row in rows if row["status"] == "done"]
-    members = f"member {first}" if first == last else f"members {first}–{last}"
-    line = f"chunk {chunk.number}: {members}"
-    best = max(done, key=results.rank, default=None)
-    if best and best["valid_accuracy"] is not None:
-        line += f", best valid acc {100 * best['valid_accuracy']:.2f} % (member {best['member']})"
-    if len(done) < len(rows):
-        line += f", {len(rows) - len(done)} diverged"
-    return line

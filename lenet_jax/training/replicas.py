@@ -7,11 +7,9 @@ the bits are those of one process with as many devices.
 """
 
 import contextlib
-import hashlib
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,7 +54,7 @@ def meet(processes: Processes, address: str, config: Config) -> Dataset:
         | environment["versions"]
         | {
             "data": dataset.fingerprint,
-            "code of lenet_jax": _sum_of_package(),
+            "code of lenet_jax": machine.sum_of_package(),
             "XLA_FLAGS": environment["xla_flags"],
         }
     )
@@ -183,16 +181,6 @@ def _quiet() -> Iterator[None]:
         os.dup2(saved, 1)
         os.close(saved)
         os.close(null)
-
-
-def _sum_of_package() -> str:
-    """The SHA-256 of this package's Python and C++ code."""
-    root = Path(__file__).parents[1]
-    files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".cc", ".h"))
-    total = hashlib.sha256()
-    for path in files:
-        total.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
-    return total.hexdigest()
 
 
 def _is_same(one: PyTree, other: PyTree) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from lenet_jax.config.file import Config
+from lenet_jax.config.source import located
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.data.files import open_file
 from lenet_jax.data.npz import read_npy
@@ -99,7 +100,7 @@ def sum_of_files(names: Iterable[str | None]) -> str | None:
     """
     total, files = hashlib.sha256(), [name for name in names if name is not None]
     for name in files:
-        with open_file(expand(name, f"{KEY}=")) as file:
+        with open_file(expand(located(name), f"{KEY}=")) as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest() if files else None
 
@@ -126,7 +127,7 @@ def _read_indices(name: str, available: int) -> Int32[np.ndarray, " n"]:
       UserError: the file cannot be read, holds something else than different integers from 0 to
         `available` - 1, or none.
     """
-    path = expand(name, f"{KEY}=")
+    path = expand(located(name), f"{KEY}=")
     values = read_npy(path) if path.suffix.lower() in (".npy", ".npz") else _read_text(path)
     where = f"{KEY}: {show(path)}"
     if values.dtype.kind not in "iu" or values.ndim != 1:

@@ -15,12 +15,12 @@ def population(tmp_path_factory):
     path = tmp_path_factory.mktemp("know_together")
     folder = tiny.write_idx_folder(path / "bars")
     config = tiny.config(data={"name": str(folder)}, model={"backend": "plain"})
-    seeds, flags = sweep("seed", range(4)), {"record": "logits,weights"}
+    seeds, kinds = sweep("seed", range(4)), "logits,weights"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("use_compilation_cache", "use_cores"):
             patch.setattr(machine, name, lambda: None)
         return lenet_jax.train_sweep(
-            config, seeds, path / "sweep", **flags, record_split="test,valid"
+            config, seeds, path / "sweep", record=kinds, record_split="test,valid"
         )
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lenet_jax.errors import UserError
+from lenet_jax.storage.chunk import Curves
+from lenet_jax.storage.sums import manifest
 from lenet_jax.storage.sweep_dir import SweepDir, write_chunk
 
 NAMES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
@@ -13,7 +15,9 @@ DONE = {"status": "done", "best_epoch": 3, "diverged_step": None, "seconds": 1.0
 DONE |= {"valid_loss": 0.5, "valid_accuracy": 0.5, "test_loss": 0.5, "test_accuracy": 1.0}
 DIVERGED = dict.fromkeys(DONE) | {"status": "diverged", "diverged_step": 4, "seconds": 1.0}
 ROWS = [{"member": 0, **DONE}, {"member": 1, **DIVERGED}]
-CURVES = dict.fromkeys(NAMES, np.array([[0.1, 0.2, 0.3], [0.1, np.nan, np.nan]], np.float32))
+CURVES: Curves = dict.fromkeys(
+    NAMES, np.array([[0.1, 0.2, 0.3], [0.1, np.nan, np.nan]], np.float32)
+)
 VALID_LOSS = CURVES["valid_loss"]
 
 
@@ -26,15 +30,16 @@ def sweep(tmp_path):
 def make_sweep(path, **train):
     members = [{"member": member, "overrides": {"seed": member}} for member in range(2)]
     plan = {"settings": {}, "data_fingerprints": [], "members": members}
-    sweep = SweepDir(path)
     chunks = [{"members": [0, 1], "size": 2}]
-    sweep.open({**plan, "chunks": chunks}, {"train": train})
+    with SweepDir(path) as sweep:
+        sweep.open({**plan, "chunks": chunks}, {"train": train})
     return sweep
 
 
 def write(sweep, rows=ROWS, curves=CURVES):
-    with sweep.claim(0) as folder:
+    with sweep.draft(0) as folder:
         write_chunk(folder, rows, curves)
+        assert sweep.publish(0, folder)
 
 
 def test_what_a_sweep_writes_is_read(sweep):
@@ -136,8 +141,54 @@ def test_measurements_may_be_any_numbers_but_must_be_there(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text"])
 def test_what_is_no_npz_is_refused(sweep, content):
-    with sweep.claim(0) as folder:
+    with sweep.draft(0) as folder:
         (folder / "results.json").write_text(json.dumps({"rows": ROWS}))
         (folder / "history.npz").write_bytes(content)
+        sweep.publish(0, folder)
     with pytest.raises(UserError, match="0000 is damaged: "):
         sweep.read_chunk(0)
+
+
+def test_the_first_result_stays_and_a_late_one_changes_nothing(sweep):
+    write(sweep)
+    before = {path.name: path.read_bytes() for path in (sweep.path / "chunks/0000").iterdir()}
+    with sweep.draft(0, shared=True) as folder, sweep.draft(0) as driver:
+        assert folder != driver
+        write_chunk(folder, ROWS[::-1], CURVES)
+        assert not sweep.publish(0, folder)
+    assert before == {p.name: p.read_bytes() for p in (sweep.path / "chunks/0000").iterdir()}
+    assert [path.name for path in (sweep.path / "chunks").iterdir()] == ["0000"]
+
+
+def test_what_comes_from_elsewhere_is_checked_before_it_is_published(sweep, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    write_chunk(folder, ROWS, CURVES)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    sums = manifest(folder)
+    with pytest.raises(UserError, match="it was changed on its way"):
+        sweep.unpack(0, files | {"history.npz": files["history.npz"][:-1] + b"?"}, sums)
+    with pytest.raises(UserError, match=r"would have a file \.\./x"):
+        sweep.unpack(0, files | {"../x": b""}, sums)
+    write_chunk(folder, ROWS[::-1], CURVES)
+    others = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match="does not have each of its members once"):
+        sweep.unpack(0, others, manifest(folder))
+    assert not list((sweep.path / "chunks").iterdir())
+    assert sweep.unpack(0, files, sums) and not sweep.unpack(0, files, sums)
+    assert sweep.read_chunk(0)[0] == ROWS
+
+
+def test_one_process_drives_a_sweep_and_removes_its_own_drafts_alone(sweep):
+    chunks = sweep.path / "chunks"
+    for name in (".0003.draft", ".0003.0a1b2c3d.draft"):
+        (chunks / name).mkdir()
+    with sweep, SweepDir(sweep.path) as other:
+        sweep.lock()
+        with pytest.raises(UserError, match="another process trains"):
+            other.open({}, {})
+    with SweepDir(sweep.path) as other:
+        other.open({}, {})
+        assert [path.name for path in chunks.iterdir()] == [".0003.0a1b2c3d.draft"]
+        other.remove_shared_drafts()
+    assert not list(chunks.iterdir())

@@ -11,7 +11,7 @@ import filelock
 import pytest
 
 from lenet_jax.errors import UserError
-from lenet_jax.storage.lock import Lock, locked
+from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.run_dir import RunDir
 from lenet_jax.storage.sweep_dir import SweepDir
 from tests.support.root import ROOT
@@ -58,15 +58,6 @@ def test_one_at_a_time(kind, tmp_path):
     second.release()
     assert (first.note is None) == (kind == "system")
     assert [file.name for file in tmp_path.iterdir()] == [".lock"]
-
-
-def test_whoever_waits_gets_it(kind, tmp_path):
-    with locked(tmp_path / ".lock", wait=True) as lock:
-        assert lock is not None
-        with locked(tmp_path / ".lock", wait=False) as second:
-            assert second is None
-    with locked(tmp_path / ".lock", wait=True) as third:
-        assert third is not None
 
 
 @pytest.mark.parametrize("kind", ["system", "granted twice"])
@@ -132,14 +123,13 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path, monkeypatch):
             RunDir(tmp_path)
 
 
-def test_two_workers_of_a_sweep_share_a_folder_without_locks(kind, tmp_path):
-    one, other = SweepDir(tmp_path), SweepDir(tmp_path)
-    for store in (one, other):
-        plan = {"settings": {}, "data_fingerprints": [], "members": [], "chunks": []}
-        store.open(plan, {})
-        assert (store.lock_note is None) == (kind == "system")
-    with one.claim(0) as folder, other.claim(0) as same, other.claim(1) as next_one:
-        assert folder is not None and next_one is not None
-        assert same is None
-        (folder / "results.json").write_text("{}")
-    assert other.is_done(0)
+def test_a_sweep_is_driven_by_one_process_without_locks_too(kind, tmp_path):
+    plan = {"settings": {}, "data_fingerprints": [], "members": [], "chunks": []}
+    with SweepDir(tmp_path) as one:
+        one.open(plan, {})
+        one.open(plan, {})
+        assert (one.lock_note is None) == (kind == "system")
+        with SweepDir(tmp_path) as other, pytest.raises(UserError, match="another process trains"):
+            other.open(plan, {})
+    with SweepDir(tmp_path) as other:
+        other.open(plan, {})

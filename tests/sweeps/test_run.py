@@ -286,7 +286,8 @@ def test_a_sweep_planned_with_a_former_key_name_resumes(config, tmp_path):
         for member, backend in enumerate(["plain", "auto"])
     ]
     old = tmp_path / "old"
-    SweepDir(old).open(written, written["config"])
+    with SweepDir(old) as store:
+        store.open(written, written["config"])
     start(old, config, overrides)
     code, output = start(old, config, sweep("model.lowering", ["plain", "auto"]))
     assert code == 0
@@ -298,25 +299,33 @@ def test_a_sweep_planned_with_a_former_key_name_resumes(config, tmp_path):
         start(old, config, other)
 
 
-def test_workers_share_a_sweep_and_collect_writes_its_results(finished, config, tmp_path):
+def test_a_job_array_shares_a_sweep_and_collect_writes_its_results(finished, config, tmp_path):
     path, _ = finished
-    shared = tmp_path / "shared"
+    shared = shutil.copytree(path, tmp_path / "shared")
+    for number in range(5):
+        shutil.rmtree(shared / "chunks" / f"{number:04d}")
+    for name in FILES:
+        (shared / name).unlink()
+    (shared / "chunks" / ".0001.0a1b2c3d.draft").mkdir()  # of a process that was killed
     code, output = start(shared, config, worker=(2, 2))
+    assert code == 0 and "chunk 1: members 4–7" in output
+    code, output = start(shared, config, collect=True)
     assert code == 0 and "3 of 5 chunks are missing" in output
     assert "on validation so far" in output and not (shared / "winner.py").exists()
-    code, output = start(shared, config, worker=(9, 9))
-    assert code == 0 and "worker 9 of 9 has nothing to do" in output
     summary = json.loads((shared / "summary.json").read_text())
     assert (summary["status"], summary["members"]) == ("incomplete", 8)
-    with SweepDir(shared).claim(2) as held:  # another process is at it
-        assert held is not None
-        start(shared, config, worker=(1, 2))
-    assert not SweepDir(shared).is_done(2) and SweepDir(shared).is_done(0)
-    start(shared, config)
-    (shared / "results.csv").unlink()
+    code, output = start(shared, config, worker=(9, 9))
+    assert code == 0 and "worker 9 of 9 has nothing to do" in output
+    before = (shared / "chunks/0001/results.json").read_bytes()
+    assert start(shared, config, worker=(1, 1))[0] == 0
+    assert before == (shared / "chunks/0001/results.json").read_bytes()
     code, output = start(shared, config, collect=True)
     assert code == 0 and "missing" not in output
     assert without_seconds(shared) == without_seconds(path)
+    assert len(list((shared / "chunks").iterdir())) == 5
+    with pytest.raises(UserError, match="holds no plan yet: --print_sbatch"):
+        start(tmp_path / "new", config, worker=(1, 1))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):

@@ -1,0 +1,278 @@
+"""A sweep as it is sent to other machines, where a task trains one of its chunks.
+
+A `Job` carries what every chunk needs: config, overrides, groups, data, and files of the user's own
+code. A task is the job and a chunk's number; it returns the chunk's files. Nothing is read from the
+sweep's directory, so no file system need be shared.
+"""
+
+import atexit
+import dataclasses
+import functools
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from lenet_jax import config as configs
+from lenet_jax import machine
+from lenet_jax.config.imports import files_of, root_of
+from lenet_jax.config.source import split, use_copies
+from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
+from lenet_jax.errors import UserError, expand
+from lenet_jax.reading import read_bytes
+from lenet_jax.storage.columns import Columns
+from lenet_jax.storage.sums import manifest
+from lenet_jax.sweeps.members import Members
+from lenet_jax.sweeps.options import Options
+from lenet_jax.sweeps.plan import Chunk, Group, make_group
+from lenet_jax.sweeps.train import Trainer
+from lenet_jax.terminal.interrupt import Interrupt
+from lenet_jax.terminal.progress import MemberEpochs
+from lenet_jax.training.environment import own_code, own_subsets, training_environment
+
+# What decides on the bits, and is set by the driver for all.
+VARIABLES = ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
+
+
+class Code(NamedTuple):
+    """Files of a network, a loss, measurements or a subset of the user's own.
+
+    Attributes:
+      where: the first file or the module, as configs have it.
+      is_module: whether it is a module.
+      first: the path of the first file below their folder.
+      files: their contents by path below their folder.
+    """
+
+    where: str
+    is_module: bool
+    first: str
+    files: Mapping[str, bytes]
+
+
+class PlannedGroup(NamedTuple):
+    """The numbers of a group's members, and which of the job's datasets is theirs."""
+
+    members: Int32[np.ndarray, " n"]
+    dataset: int
+
+
+class PlannedChunk(NamedTuple):
+    """A chunk: the number of its group, of its members, and see `plan.Chunk.size`."""
+
+    group: int
+    members: Int32[np.ndarray, " m"]
+    size: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """What the tasks of a sweep have in common.
+
+    Attributes:
+      key: differs between jobs whose chunks may differ.
+      config: of the sweep, as nested dicts.
+      columns: the overrides of all members.
+      groups: of the plan.
+      chunks: by their numbers.
+      datasets: with the statistics of their pixels.
+      code: files of the user's own.
+      sums: of those files, see `environment.own_code`.
+      options: how members are trained, and what is recorded.
+      package: the sum of this package's code.
+      variables: of the environment, see `VARIABLES`.
+    """
+
+    key: str
+    config: Mapping[str, Any]
+    columns: Columns
+    groups: Sequence[PlannedGroup]
+    chunks: Mapping[int, PlannedChunk]
+    datasets: Sequence[tuple[Dataset, Statistics]]
+    code: Sequence[Code]
+    sums: Mapping[str, str | None]
+    options: Options
+    package: str
+    variables: Mapping[str, str]
+
+
+class TrainedChunk(NamedTuple):
+    """What a task returns.
+
+    Attributes:
+      files: the content of each of the chunk's files.
+      sums: see `storage.sums.manifest`.
+      environment: what its bits may depend on, of the machine that trained it.
+    """
+
+    files: Mapping[str, bytes]
+    sums: str
+    environment: Mapping[str, Any]
+
+
+def make_job(
+    members: Members, groups: Sequence[Group], chunks: Sequence[Chunk], options: Options, plan: str
+) -> Job:
+    """The job that trains chunks.
+
+    Args:
+      members: all of the sweep.
+      groups: all groups.
+      chunks: those to train.
+      options: of the sweep.
+      plan: the sum of its plan.
+
+    Raises:
+      UserError: a file of the user's own cannot be read.
+    """
+    datasets = list({id(group.dataset): group.dataset for group in groups}.values())
+    places = {id(dataset): place for place, dataset in enumerate(datasets)}
+    numbers = {id(group): number for number, group in enumerate(groups)}
+    sums, package = sums_of_code(members), machine.sum_of_package()
+    variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    parts = plan, package, repr(sorted(sums.items())), repr(sorted(variables.items()))
+    return Job(
+        hashlib.sha256("\0".join(parts).encode()).hexdigest(),
+        configs.to_dict(members.config),
+        members.columns,
+        [PlannedGroup(group.members.numbers, places[id(group.dataset)]) for group in groups],
+        {
+            chunk.number: PlannedChunk(numbers[id(chunk.group)], chunk.members.numbers, chunk.size)
+            for chunk in chunks
+        },
+        [(dataset, pixel_statistics(dataset)) for dataset in datasets],
+        list(_pack_code(members)),
+        sums,
+        options,
+        package,
+        variables,
+    )
+
+
+def sums_of_code(members: Members) -> dict[str, str | None]:
+    """The sums of the files of a sweep's networks, losses, measurements and subsets.
+
+    Raises:
+      UserError: one cannot be read.
+    """
+    names, losses = members.values("model.name"), members.values("train.loss")
+    code = own_code(names, losses, members.config.train.measurements)
+    return code | own_subsets(members.values("data.subset_file"))
+
+
+def train_chunk(job: Job, number: int) -> TrainedChunk:
+    """Trains a chunk of a job on this machine.
+
+    A process that trains several of a job compiles once for each group, and copies the data to its
+    devices once.
+
+    Raises:
+      UserError: the package or a file of the user's own is not the driver's.
+    """
+    global _workplace
+    if _workplace is None or _workplace.job.key != job.key:
+        _workplace = Workplace(job)
+    return _workplace.train(number)
+
+
+class Workplace:
+    """What a process needs to train chunks of a job.
+
+    Attributes:
+      job: the job.
+    """
+
+    def __init__(self, job: Job):
+        """Sets up JAX, unless it has started, and places copies of the user's files.
+
+        Raises:
+          UserError: the package or a file of the user's own is not the driver's.
+        """
+        if job.package != machine.sum_of_package():
+            raise UserError(
+                "a machine that trains chunks has another lenet_jax than this one\n"
+                "Install the same version on all, or start the sweep from a folder that they share."
+            )
+        os.environ.update(job.variables)
+        # Several processes may share a GPU, of which JAX would take three quarters.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        machine.use_compilation_cache()
+        machine.use_cores()
+        self.job = job
+        copies = tempfile.mkdtemp(prefix="lenet_jax-")
+        atexit.register(shutil.rmtree, copies, ignore_errors=True)
+        use_copies(_unpack_code(job.code, Path(copies)))
+        config = configs.from_dict(job.config)
+        self._members = Members(config, job.columns)
+        if sums_of_code(self._members) != job.sums:
+            raise UserError(
+                "a machine that trains chunks has another network, loss, measurement or subset of"
+                " the user's own than this one\nInstall the same versions of packages on all."
+            )
+        self._trainer = Trainer(job.options)
+        self._environment = training_environment(config, ())
+
+    def train(self, number: int) -> TrainedChunk:
+        """Trains a chunk."""
+        planned = self.job.chunks[number]
+        members = self._members.part(planned.members)
+        chunk = Chunk(number, self._group(planned.group), members, planned.size)
+        with tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
+            folder = Path(name)
+            self._trainer.train(chunk, folder, MemberEpochs(_ignore, 0, None), Interrupt())
+            files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+            return TrainedChunk(files, manifest(folder), self._environment)
+
+    @functools.cache  # noqa: B019  # one workplace at a time is kept
+    def _group(self, number: int) -> Group:
+        planned = self.job.groups[number]
+        return make_group(self._members.part(planned.members), *self.job.datasets[planned.dataset])
+
+
+_workplace: Workplace | None = None
+
+
+def _pack_code(members: Members) -> Iterable[Code]:
+    """The files of the user's own that the members' configs name."""
+    names = [*members.values("model.name"), *members.values("train.loss")]
+    for name in [*names, *members.config.train.measurements]:
+        where, attribute = split(name)
+        files = files_of(where) if attribute else {}
+        if files:
+            first, root = next(iter(files)), root_of(where, next(iter(files)))
+            contents = {str(path.relative_to(root)): read_bytes(path) for path in files}
+            yield Code(where, not where.endswith(".py"), str(first.relative_to(root)), contents)
+    for name in members.values("data.subset_file"):
+        if name is not None:
+            path = expand(name)
+            yield Code(name, False, path.name, {path.name: read_bytes(path)})
+
+
+def _unpack_code(code: Sequence[Code], folder: Path) -> dict[str, str]:
+    """Writes files below a folder; returns where those are that a config names as files.
+
+    Modules are found in it after those that are installed.
+    """
+    copies = {}
+    for number, each in enumerate(code):
+        root = folder / str(number)
+        for name, content in each.files.items():
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if each.is_module:
+            sys.path.append(str(root))
+        else:
+            copies[each.where] = str(root / each.first)
+    return copies
+
+
+def _ignore(line: str) -> None:
+    """What a task would print is in what the driver prints of its result."""
