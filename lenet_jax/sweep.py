@@ -9,9 +9,12 @@ The same command resumes a sweep with the missing chunks. `--dry_run` shows the 
 writes the results of the finished chunks. How to write a sweep file: `lenet_jax.sweeps.file`.
 """
 
+import contextlib
 import re
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import flags
 
@@ -19,6 +22,7 @@ from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.device import require_device
 from lenet_jax.errors import UserError, run_command, show, writing
+from lenet_jax.executors import choice
 from lenet_jax.sweeps import file
 
 PROGRAM = "python -m lenet_jax.sweep"
@@ -65,11 +69,22 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         worker=worker,
         collect=flag_values.collect,
         dry_run=flag_values.dry_run,
+        plan_only=flag_values.print_sbatch,
+        attempts=flag_values.attempts,
         record=record,
         corruptions=flag_values.corruptions,
     )
-    with writing(options.workdir):
-        return run(config, members, options, machine.command_line(program, argv))
+    command = machine.command_line(program, argv)
+    with writing(options.workdir), contextlib.ExitStack() as ending:
+        if options.trains_here:
+            code = run(config, members, options, command)
+            if flag_values.print_sbatch:
+                print(_sbatch_script(flag_values, program, argv), end="")
+            return code
+        executor = choice.make_executor(flag_values, str(Path(options.workdir, "slurm")))
+        if executor is not None:
+            ending.callback(executor.shutdown, cancel_futures=True)
+        return run(config, members, options, command, executor=executor)
 
 
 def make_sweep_flags() -> flags.FlagValues:
@@ -81,6 +96,10 @@ def make_sweep_flags() -> flags.FlagValues:
     flags.DEFINE_string(
         "worker", None, "i/n: train only the i-th of n shares, as a job of an array does", values
     )
+    flags.DEFINE_bool(
+        "print_sbatch", False, "write the plan, and print a script for `sbatch`", values
+    )
+    choice.define_flags(values)
     flags.DEFINE_bool("collect", False, "only collect the results of finished chunks", values)
     flags.DEFINE_enum(
         "save",
@@ -141,6 +160,29 @@ def make_sweep_flags() -> flags.FlagValues:
         flag_values=values,
     )
     return values
+
+
+def _sbatch_script(values: flags.FlagValues, program: str, argv: Sequence[str]) -> str:
+    """A script of a job array whose jobs train equal shares of the chunks."""
+    jobs = values["slurm.jobs"].value
+    options = choice.sbatch_options(values)
+    setup = options.pop("setup", None)
+    own = [each for each in argv if not re.match("--(no)?(print_sbatch|slurm|executor)", each)]
+    command = shlex.join(machine.command_line(program, own))
+    header = {"job-name": "lenet", "array": f"1-{jobs}", **options}
+    lines = [f"#SBATCH --{key.replace('_', '-')}={shlex.quote(str(header[key]))}" for key in header]
+    body = [
+        "",
+        *([setup] if setup else []),
+        f"cd {shlex.quote(str(Path.cwd()))}",
+        f'exec {command} --worker="$SLURM_ARRAY_TASK_ID/{jobs}"',
+    ]
+    after = [
+        "#",
+        "# Submit it with: sbatch FILE; again, for chunks of jobs that failed. At the end:",
+        f"# {command} --collect",
+    ]
+    return "\n".join(["#!/bin/bash", *lines, *after, *body]) + "\n"
 
 
 def _parse_worker(text: str | None) -> tuple[int, int] | None:

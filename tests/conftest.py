@@ -62,7 +62,11 @@ def forget_compiled_programs() -> Iterator[None]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds --long, for tests that take minutes."""
-    parser.addoption("--long", action="store_true", help="kill a run 40 times instead of 7")
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="kill a run 40 times instead of 7, and disturb sweeps on clusters 10 times",
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import filelock
 import jax
 
 from lenet_jax import machine
@@ -46,6 +47,7 @@ def _flags() -> tuple[str, ...]:
     return (*flags, "-fPIC", "-shared")
 
 
+LONGEST_BUILD = 300  # seconds
 OTHERWISE = (
     "Install g++ or clang++, or set CXX to a compiler of C++17; or leave --config.model.backend"
     " out, which needs none."
@@ -107,13 +109,28 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
         text = f"warning: {folder} {problem}; the C++ is compiled for this process alone"
         print(text, file=sys.stderr)
         return _build(build, None, key)
+    if (library := _cached(folder, key)) is not None:
+        return library
+    # Processes that start together wait for the first to build it; one that cannot, builds its own.
+    lock = filelock.FileLock(folder / f"native-{key}.lock", timeout=LONGEST_BUILD)
+    with contextlib.suppress(OSError, NotImplementedError):
+        lock.acquire()
+    try:
+        library = _cached(folder, key)
+        return _build(build, folder, key) if library is None else library
+    finally:
+        lock.release()
+
+
+def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
+    """The library of a key in the cache; what is damaged or not ours is deleted."""
     for kept in folder.glob(f"native-{key}-*.so"):
         with contextlib.suppress(OSError):
             ours = machine.exposure(kept) is None
             if ours and kept.stem.endswith(_hash(kept.read_bytes())):
                 return ctypes.CDLL(str(kept))
             kept.unlink()
-    return _build(build, folder, key)
+    return None
 
 
 def _build(build: Sequence[str], folder: Path | None, key: str) -> ctypes.CDLL:

@@ -19,8 +19,14 @@ class Options(NamedTuple):
     attempts: int = 3  # to train a chunk elsewhere
     collect: bool = False
     dry_run: bool = False
+    plan_only: bool = False  # which is written
     record: Recording | None = None
     corruptions: bool = False
+
+    @property
+    def trains_here(self) -> bool:
+        """Whether nothing is to be trained by an executor."""
+        return bool(self.dry_run or self.plan_only or self.collect or self.worker)
 
     @property
     def saved(self) -> str:

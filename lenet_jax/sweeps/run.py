@@ -91,6 +91,8 @@ def run(
             missing = missing_chunks(store, chunks)
             console.lines(estimate.describe(groups, chunks, missing, options))
             return ExitCode.DONE
+        if options.plan_only:
+            return ExitCode.DONE
         if options.collect:
             store.lock()
             return _collect(store, members, chunks, console, options, command)

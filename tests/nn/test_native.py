@@ -47,12 +47,18 @@ def fresh(monkeypatch, tmp_path):
         function.cache_clear()
 
 
-def run_script(cache: Path, *arguments: str) -> None:
-    """Runs the script with a compiler that optimises nothing, which takes a third of the time."""
-    optimising = shlex.join(native._compiler())
-    fast = compiler(cache.with_name(f"{cache.name}-cxx"), f'exec {optimising} "$@" -O0')
+def run_script(cache: Path, *arguments: str, times: int = 1) -> None:
+    """Runs the script, as often at once as asked, with a compiler that optimises nothing.
+
+    That takes a third of the time. It writes a line for each library to a file beside the cache.
+    """
+    optimising, log = shlex.join(native._compiler()), shlex.quote(f"{cache}-log")
+    count = f'case "$*" in *-shared*) echo built >> {log};; esac'
+    fast = compiler(cache.with_name(f"{cache.name}-cxx"), f'{count}\nexec {optimising} "$@" -O0')
     environment = os.environ | {"XDG_CACHE_HOME": str(cache), "CXX": fast}
-    subprocess.run([sys.executable, "-c", SCRIPT, *arguments], env=environment, check=True)
+    command = [sys.executable, "-c", SCRIPT, *arguments]
+    started = [subprocess.Popen(command, env=environment) for _ in range(times)]
+    assert [process.wait() for process in started] == [0] * times
 
 
 def compiler(path: Path, script: str) -> str:
@@ -65,14 +71,20 @@ def compiler(path: Path, script: str) -> str:
 @pytest.mark.compiler
 def test_the_library_is_cached_and_rebuilt_if_it_is_damaged(tmp_path):
     run_script(tmp_path)
-    (library,) = (tmp_path / "lenet_jax").iterdir()
-    assert library.suffix == ".so"
+    (library,) = (tmp_path / "lenet_jax").glob("*.so")
     run_script(tmp_path, "refuse")
     intact = library.read_bytes()
     library.write_bytes(intact[:1000])
     run_script(tmp_path)
-    (library,) = (tmp_path / "lenet_jax").iterdir()
+    (library,) = (tmp_path / "lenet_jax").glob("*.so")
     assert len(library.read_bytes()) == len(intact)
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+def test_processes_that_start_together_build_one_library(tmp_path):
+    run_script(tmp_path / "cache", times=2)
+    assert (tmp_path / "cache-log").read_text() == "built\n"
 
 
 @pytest.mark.slow

@@ -1,0 +1,121 @@
+"""Sweeps on a Ray cluster and on Slurm, disturbed; more trials with --long, or in experiments."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments import cluster_faults, slurm_cluster
+from lenet_jax import sweep
+from lenet_jax.errors import run_command
+from tests.support.root import ROOT
+
+pytestmark = pytest.mark.slow
+
+REQUIRED = bool(os.environ.get("LENET_JAX_REQUIRE_CLUSTERS"))
+FLAGS = ["--config=configs/notes.py:smoke", "--sweep=configs/sweeps/seeds.py:6"]
+
+
+def missing(engine):
+    """Why an engine cannot be started here; None if it can."""
+    name = {"ray": "ray", "slurm": "submitit"}[engine]
+    if importlib.util.find_spec(name) is None:
+        return f"{name} is not installed"
+    return slurm_cluster.missing() if engine == "slurm" else None
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("local") / "sweep"
+    assert cluster_faults.start(cluster_faults.FLAGS, workdir).wait() == 0
+    return cluster_faults.table(workdir)
+
+
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_a_disturbed_sweep_gives_the_table_of_a_local_one(name, expected, tmp_path, request):
+    if (reason := missing(name)) is not None:
+        assert not REQUIRED, reason
+        pytest.skip(reason)
+    trials = 10 if request.config.getoption("--long") else 1
+    with cluster_faults.ENGINES[name]() as engine:
+        for seed in range(trials):
+            faults = cluster_faults.draw(engine, seed)
+            assert len(faults) == 3
+            cluster_faults.disturb(engine, cluster_faults.FLAGS, tmp_path / str(seed), faults)
+            assert cluster_faults.table(tmp_path / str(seed)) == expected
+            assert not list(tmp_path.glob(f"{seed}/chunks/.*"))
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """The command sets variables for the JAX that it starts; here it runs already."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--executor=dask"], "--executor=dask: must be local, ray, ray:HOST:PORT or slurm"),
+        (["--executor=slurm:x"], "--executor=slurm:x: must be local"),
+        (["--slurm.partition=gpu"], "--slurm.partition needs --executor=slurm, or"),
+        (["--executor=ray", "--slurm.jobs=2"], "--slurm.jobs needs --executor=slurm"),
+        (["--slurm.time=0"], "flag --slurm.time=0: 0 is not a positive"),
+        (["--attempts=0"], "flag --attempts=0: 0 is not a positive"),
+        (["--slurm.partitoin=x"], "did you mean --slurm.partition?"),
+    ],
+)
+def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, flags, message):
+    assert run_command(sweep.main, [*FLAGS, f"--workdir={tmp_path / 'sweep'}", *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_without_its_package_an_executor_says_what_to_install(
+    environment, tmp_path, capsys, monkeypatch, name, package
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    arguments = [*FLAGS, f"--workdir={tmp_path / 'sweep'}", f"--executor={name}"]
+    assert run_command(sweep.main, arguments) == 2
+    assert f"pip install {package}, or '.[{name}]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_script_of_a_job_array_trains_all_shares(tmp_path):
+    """Run here by a shell, a job after the other, as `sbatch` starts it with its number."""
+    flags = [
+        *cluster_faults.FLAGS[:-1],
+        "--config.train.num_epochs=1",
+        f"--workdir={tmp_path / 's'}",
+    ]
+    command = [sys.executable, "-m", "lenet_jax.sweep", *flags]
+    options = ["--print_sbatch", "--slurm.jobs=2", "--slurm.time=30", "--slurm.setup=export A=1"]
+
+    def run(command, **environment):
+        return subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    script = tmp_path / "job.sh"
+    script.write_text(run([*command, *options]))
+    lines = script.read_text().splitlines()
+    assert lines[:4] == [
+        "#!/bin/bash",
+        "#SBATCH --job-name=lenet",
+        "#SBATCH --array=1-2",
+        "#SBATCH --time=30",
+    ]
+    assert "export A=1" in lines and f"cd {ROOT}" in lines
+    for job in ("1", "2"):
+        run(["bash", script], SLURM_ARRAY_TASK_ID=job)
+    assert len(list((tmp_path / "s" / "chunks").iterdir())) == cluster_faults.CHUNKS
+    assert "best member on validation" in run([*command, "--collect"])
