@@ -155,7 +155,7 @@ def draw(engine: Engine, seed: int, chunks: int = CHUNKS) -> dict[str, int]:
 
 def main() -> None:
     """Runs the trials of one engine."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--trials", type=int, default=10)
     arguments = parser.parse_args()

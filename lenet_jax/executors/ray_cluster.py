@@ -1,9 +1,11 @@
 """Tasks on the nodes of a Ray cluster: https://docs.ray.io."""
 
 import contextlib
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any, ParamSpec, TypeVar
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from lenet_jax import machine
 from lenet_jax.errors import UserError, counted, printable, show
@@ -12,6 +14,8 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 RETRIES = 3  # of a task whose node or process died, by Ray itself
+POLL = 0.5  # seconds between looks for results
+STALLED = 30  # seconds in which tasks wait beside free nodes, until they are submitted again
 AHEAD = 2  # tasks for each that the cluster can run at once, so that none waits for the driver
 
 
@@ -58,26 +62,28 @@ class RayExecutor(Executor):
         self._num_cpus, self._num_gpus = num_cpus, num_gpus
         self._call = ray.remote(max_retries=RETRIES, num_cpus=num_cpus, num_gpus=num_gpus)(_call)
         self._shared: tuple[Any, Any] | None = None  # the last first argument, and its reference
-        self._running: dict[Future[Any], Any] = {}
+        self._tasks: dict[Future[Any], Task] = {}
+        self._change, self._ending = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="ray", daemon=True)
+        self._thread.start()
 
     def submit(
         self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
-        """Submits a task; cancelling its future ends it."""
+        """Submits a task; cancelling its future ends it soon."""
         first, *rest = args
         if self._shared is None or self._shared[0] is not first:
             self._shared = first, self._ray.put(first)
-        reference = self._call.remote(max(1, int(self._num_cpus)), fn, self._shared[1], rest)
-        future = _RayFuture(self._ray, reference)
-        reference.future().add_done_callback(future.take)
+        task = Task((max(1, int(self._num_cpus)), fn, self._shared[1], rest), [])
+        task.references.append(self._call.remote(*task.arguments))
+        future = Future[Any]()
+        with self._change:
+            self._tasks[future] = task
         return future
 
     def room(self) -> int:
         """A few tasks for each that the nodes which are there can run at once."""
-        total = self._ray.cluster_resources()
-        fits = [total.get("CPU", 0) // self._num_cpus] if self._num_cpus else []
-        fits += [total.get("GPU", 0) / self._num_gpus] if self._num_gpus else []
-        return AHEAD * max(1, int(min(fits, default=1)))
+        return AHEAD * max(1, self._slots(self._ray.cluster_resources()))
 
     def describe(self) -> str:
         """How many nodes there are, and what they have."""
@@ -87,33 +93,87 @@ class RayExecutor(Executor):
         return f"Ray cluster: {counted(nodes, 'node')}, {total.get('CPU', 0):g} CPUs{gpus}"
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Disconnects, which ends tasks that run."""
+        """Ends tasks that run, and disconnects."""
+        self._ending.set()
+        self._thread.join()
+        for task in self._tasks.values():
+            self._cancel(task)
         if self._owns:
             self._ray.shutdown()
 
+    def _watch(self) -> None:
+        """Serves the tasks until the end; if Ray fails, all of them do."""
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
+            broken = BrokenExecutor(f"Ray: {printable(error)}")
+            for future in self._tasks:
+                if not future.done():
+                    future.set_exception(broken)
 
-class _RayFuture(Future[Any]):
-    """The future of a task, whose cancellation ends the task."""
+    def _serve(self) -> None:
+        """Takes results, ends tasks that are cancelled, and submits stalled ones again."""
+        since = time.monotonic()
+        while not self._ending.wait(POLL):
+            with self._change:
+                tasks = dict(self._tasks)
+            references = {each: future for future in tasks for each in tasks[future].references}
+            ready = (
+                references
+                and self._ray.wait(list(references), num_returns=len(references), timeout=POLL)[0]
+            )
+            over = {references[each]: each for each in ready if not references[each].done()}
+            for future, reference in over.items():
+                self._take(future, reference)
+            for future in tasks:
+                if future.done():
+                    self._cancel(tasks[future])
+                    with self._change:
+                        del self._tasks[future]
+            if over or not self._is_stalled(len(tasks)):
+                since = time.monotonic()
+            elif time.monotonic() > since + STALLED:
+                since = time.monotonic()
+                for task in tasks.values():  # whichever is done first counts
+                    task.references.append(self._call.remote(*task.arguments))
 
-    def __init__(self, ray: Any, reference: Any):
-        super().__init__()
-        self._ray, self._reference = ray, reference
+    def _is_stalled(self, tasks: int) -> bool:
+        """Whether tasks wait although there are free nodes.
 
-    def cancel(self) -> bool:
-        with contextlib.suppress(self._ray.exceptions.RayError):
-            self._ray.cancel(self._reference, force=True)
-        return super().cancel()
+        Ray may leave those for good that it had given to a node which died as the driver started.
+        """
+        total, free = self._ray.cluster_resources(), self._ray.available_resources()
+        slots = self._slots(total)
+        return self._slots(free) >= 1 and tasks > slots - self._slots(free)
 
-    def take(self, done: Future[Any]) -> None:
-        """Takes the result of Ray's own future."""
-        if not self.set_running_or_notify_cancel():
+    def _slots(self, resources: Mapping[str, float]) -> int:
+        """How many tasks resources allow at once."""
+        fits = [resources.get("CPU", 0) // self._num_cpus] if self._num_cpus else []
+        fits += [resources.get("GPU", 0) / self._num_gpus] if self._num_gpus else []
+        return int(min(fits, default=1))
+
+    def _take(self, future: Future[Any], reference: Any) -> None:
+        """Gives a future its result, unless it is cancelled."""
+        if not future.set_running_or_notify_cancel():
             return
-        error = done.exception()
-        if error is None:
-            self.set_result(done.result())
-        else:
+        try:
+            future.set_result(self._ray.get(reference))
+        except Exception as error:  # noqa: BLE001  # which the caller raises
             # What the task raised, without Ray's report around it.
-            self.set_exception(getattr(error, "cause", None) or error)
+            future.set_exception(getattr(error, "cause", None) or error)
+
+    def _cancel(self, task: "Task") -> None:
+        """Ends a task that has not ended; without effect on its results."""
+        for reference in task.references:
+            with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
+                self._ray.cancel(reference, force=True)
+
+
+class Task(NamedTuple):
+    """What was submitted, and the references to its results: one, unless it stalled."""
+
+    arguments: tuple[Any, ...]
+    references: list[Any]
 
 
 def _call(devices: int, fn: Callable[..., Result], first: Any, rest: list[Any]) -> Result:

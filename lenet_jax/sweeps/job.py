@@ -7,7 +7,6 @@ sweep's directory, so no file system need be shared.
 
 import atexit
 import dataclasses
-import functools
 import hashlib
 import os
 import shutil
@@ -179,7 +178,7 @@ def train_chunk(job: Job, number: int) -> TrainedChunk:
     global _workplace
     if _workplace is None or _workplace.job.key != job.key:
         _workplace = Workplace(job)
-    return _workplace.train(number)
+    return _workplace.train(number, job.chunks[number])
 
 
 class Workplace:
@@ -217,11 +216,11 @@ class Workplace:
                 " the user's own than this one\nInstall the same versions of packages on all."
             )
         self._trainer = Trainer(job.options)
+        self._last: tuple[int, Group] | None = None
         self._environment = training_environment(config, ())
 
-    def train(self, number: int) -> TrainedChunk:
+    def train(self, number: int, planned: PlannedChunk) -> TrainedChunk:
         """Trains a chunk."""
-        planned = self.job.chunks[number]
         members = self._members.part(planned.members)
         chunk = Chunk(number, self._group(planned.group), members, planned.size)
         with tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
@@ -230,10 +229,13 @@ class Workplace:
             files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
             return TrainedChunk(files, manifest(folder), self._environment)
 
-    @functools.cache  # noqa: B019  # one workplace at a time is kept
     def _group(self, number: int) -> Group:
-        planned = self.job.groups[number]
-        return make_group(self._members.part(planned.members), *self.job.datasets[planned.dataset])
+        """A group; that of the chunk before stays the same object, which is not compiled again."""
+        if self._last is None or self._last[0] != number:
+            planned = self.job.groups[number]
+            members = self._members.part(planned.members)
+            self._last = number, make_group(members, *self.job.datasets[planned.dataset])
+        return self._last[1]
 
 
 _workplace: Workplace | None = None
