@@ -37,6 +37,10 @@ FLAGS = (
 )
 
 
+# What happens to the driver, of every engine, which is then started again.
+DRIVER = {"driver killed": signal.SIGKILL, "driver interrupted": signal.SIGINT}
+
+
 class Engine(NamedTuple):
     """A cluster: the flags of a driver that uses it, and what can happen to it, by name."""
 
@@ -114,21 +118,22 @@ def disturb(engine: Engine, flags: Sequence[str], workdir: Path, faults: Mapping
       engine: where it runs.
       flags: of the sweep.
       workdir: its folder.
-      faults: after how many finished chunks each happens; `driver killed` is one of all engines.
+      faults: after how many finished chunks each happens.
 
     Raises:
       RuntimeError: the driver failed, or took too long.
     """
     rng, waiting = random.Random(0), sorted(faults.items(), key=lambda item: item[1])
-    process, deadline = start([*flags, *engine.flags], workdir, engine.environment), 0.0
+    process = start([*flags, *engine.flags], workdir, engine.environment)
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None:
         done = len(list(workdir.glob("chunks/[0-9]*")))
         if waiting and done >= waiting[0][1]:
             name, _ = waiting.pop(0)
-            if name == "driver killed":
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+            if name in DRIVER:
+                process.send_signal(DRIVER[name])
+                if process.wait() not in (-signal.SIGKILL, 128 + signal.SIGINT):
+                    break
                 process = start([*flags, *engine.flags], workdir, engine.environment)
             else:
                 engine.faults[name](rng)
@@ -150,7 +155,7 @@ def table(workdir: Path) -> list[str]:
 def draw(engine: Engine, seed: int, chunks: int = CHUNKS) -> dict[str, int]:
     """When each kind of fault happens: after so many finished chunks."""
     rng = random.Random(seed)
-    return {name: rng.randrange(chunks - 1) for name in (*engine.faults, "driver killed")}
+    return {name: rng.randrange(chunks - 1) for name in (*engine.faults, *DRIVER)}
 
 
 def main() -> None:
