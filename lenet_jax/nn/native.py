@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
 import jax
 
 from lenet_jax import machine
@@ -111,6 +110,8 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
         return _build(build, None, key)
     if (library := _cached(folder, key)) is not None:
         return library
+    import filelock  # late: `experiments.accelerator` runs without it
+
     # Processes that start together wait for the first to build it; one that cannot, builds its own.
     lock = filelock.FileLock(folder / f"native-{key}.lock", timeout=LONGEST_BUILD)
     with contextlib.suppress(OSError, NotImplementedError):

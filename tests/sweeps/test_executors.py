@@ -33,6 +33,8 @@ def expected(tmp_path_factory):
     return cluster_faults.table(workdir)
 
 
+# Ray forks where it starts a node, and execs at once; JAX, if a test before has started it, warns.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("name", ["ray", "slurm"])
 def test_a_disturbed_sweep_gives_the_table_of_a_local_one(name, expected, tmp_path, request):
     if (reason := missing(name)) is not None:
