@@ -49,6 +49,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     machine.use_compilation_cache()
     machine.use_cores()
     require_device()
+    from lenet_jax.plots.output import parse_formats
     from lenet_jax.sweeps.options import Options
     from lenet_jax.sweeps.recording import make_recording
     from lenet_jax.sweeps.run import run  # late: JAX counts its devices on import
@@ -73,6 +74,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         attempts=flag_values.attempts,
         record=record,
         corruptions=flag_values.corruptions,
+        formats=parse_formats(flag_values.format),
     )
     command = machine.command_line(program, argv)
     with writing(options.workdir), contextlib.ExitStack() as ending:
@@ -101,6 +103,9 @@ def make_sweep_flags() -> flags.FlagValues:
     )
     choice.define_flags(values)
     flags.DEFINE_bool("collect", False, "only collect the results of finished chunks", values)
+    flags.DEFINE_string(
+        "format", "png", "of the figures: png, svg, pdf, or several of them: a,b", values
+    )
     flags.DEFINE_enum(
         "save",
         "best",

@@ -197,7 +197,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from lenet_jax.sweeps import run as sweeps
 
     monkeypatch.setattr(report, "draw_figures", lambda *_: [])
-    monkeypatch.setattr(sweeps, "draw", lambda *_: None)
+    monkeypatch.setattr(sweeps, "draw", lambda *_: {})
 
 
 @pytest.fixture

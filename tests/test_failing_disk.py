@@ -42,8 +42,8 @@ def cheap():
     with pytest.MonkeyPatch.context() as patch:
         blank = output.png(Figure((0.1, 0.1)))
         patch.setattr("lenet_jax.machine.use_compilation_cache", lambda: None)
-        patch.setattr(run_figures, "draw", lambda *_: blank)
-        patch.setattr(sweeps, "draw", lambda *_: blank)
+        patch.setattr(run_figures, "draw", lambda _, stem, *__: {f"{stem}.png": blank})
+        patch.setattr(sweeps, "draw", lambda _, stem, *__: {f"{stem}.png": blank})
         patch.setattr(figures, "draw_figures", lambda *_: {"curves": Figure((0.1, 0.1))})
         patch.setattr(page, "report", lambda *_: "<html></html>")
         patch.setattr(runs, "Trainer", once(Trainer))

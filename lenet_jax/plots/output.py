@@ -3,7 +3,7 @@
 import io
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
 import numpy as np
@@ -35,19 +35,25 @@ def parse_formats(text: str) -> list[str]:
     return list(dict.fromkeys(suffixes))
 
 
-def draw(plot: Callable[[], Figure], name: str, warn: Callable[[str], None]) -> bytes | None:
-    """A figure as the bytes of the PNG file `name`; None, and a warning, if drawing it fails.
+def draw(
+    plot: Callable[[], Figure],
+    stem: str,
+    warn: Callable[[str], None],
+    suffixes: Sequence[str] = (".png",),
+) -> dict[str, bytes]:
+    """The files of a figure, some of `FORMATS`; none, and a warning, if drawing it fails.
 
     Raises:
       OSError: the disk is full, or has failed.
     """
     try:
-        return png(plot())
+        figure = plot()
+        return {f"{stem}{suffix}": render(figure, suffix) for suffix in suffixes}
     except DRAWING_ERRORS as error:
         if isinstance(error, OSError) and error.errno in DISK_FAULTS:
             raise
-        warn(f"{name} was not drawn: {type(error).__name__}: {printable(error)}")
-        return None
+        warn(f"{stem}{suffixes[0]} was not drawn: {type(error).__name__}: {printable(error)}")
+        return {}
 
 
 def png(figure: Figure, software: str = "lenet_jax") -> bytes:

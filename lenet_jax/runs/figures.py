@@ -82,10 +82,9 @@ def draw_figures(
         warn(f"{why}: {' and '.join(files)} left out")
     drawn = []
     for name in (name for name in FIGURES if name in plots):
-        content = draw(plots[name], name, warn)
-        if content is not None:
-            write_atomically(folder / name, content)
-            drawn.append(folder / name)
+        for file, content in draw(plots[name], Path(name).stem, warn).items():
+            write_atomically(folder / file, content)
+            drawn.append(folder / file)
     return drawn
 
 

@@ -59,9 +59,10 @@ from lenet_jax.storage.sums import find_damage, manifest, stored_line, write_man
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
 PLACE = "chunk.json"
-TABLE, SUMMARY, FIGURE, WINNER = "results.csv", "summary.json", "sweep.png", "winner.py"
-PAGE, ERROR_MAP = "sweep.html", "corruptions.png"
-RESULTS = TABLE, HISTORY, SUMMARY, FIGURE, ERROR_MAP, PAGE, WINNER
+TABLE, SUMMARY, WINNER, PAGE = "results.csv", "summary.json", "winner.py", "sweep.html"
+FIGURE, ERROR_MAP = "sweep", "corruptions"  # each a file of one or several formats
+FIGURES = tuple(f"{name}{end}" for name in (FIGURE, ERROR_MAP) for end in (".png", ".svg", ".pdf"))
+RESULTS = TABLE, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members or epochs in one message
 _OWN_DRAFT = re.compile(r"\.[0-9]{4,}\.draft")
@@ -441,8 +442,7 @@ class SweepDir:
         summary: Mapping[str, Any],
         *,
         winner: str | None,
-        figure: bytes | None,
-        error_map: bytes | None,
+        figures: Mapping[str, bytes],
         page: str,
     ) -> None:
         """Writes the results of the finished chunks, in place of earlier ones.
@@ -452,15 +452,14 @@ class SweepDir:
           history: curves of shape (members, epochs), and the member numbers.
           summary: the statistics.
           winner: the content of the winner's config file; None if there is none, or not yet.
-          figure: the content of sweep.png; None if it was not drawn.
-          error_map: that of corruptions.png; likewise.
+          figures: the contents of those of `FIGURES` that were drawn.
           page: the content of sweep.html.
         """
         write_atomically(self.path / TABLE, table)
         _write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
         write_atomically(self.path / PAGE, page)
-        for name, content in ((FIGURE, figure), (ERROR_MAP, error_map), (WINNER, winner)):
+        for name, content in (*((name, figures.get(name)) for name in FIGURES), (WINNER, winner)):
             if content is None:
                 (self.path / name).unlink(missing_ok=True)
             else:

@@ -1,5 +1,6 @@
 """How a sweep is run."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from lenet_jax.errors import UserError, show
@@ -22,6 +23,7 @@ class Options(NamedTuple):
     plan_only: bool = False  # which is written
     record: Recording | None = None
     corruptions: bool = False
+    formats: Sequence[str] = (".png",)  # of the figures
 
     @property
     def trains_here(self) -> bool:

@@ -344,18 +344,20 @@ def _collect(
     if complete and winner:
         member = winner[1]["member"]
         winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
-    figure, title = None, results.title(store.path.name, summary)
+    figures, title = dict[str, bytes](), results.title(store.path.name, summary)
     finished_any = any(setting.done for setting in settings)
     if finished_any:
         shown = results.for_plot(settings, curves)
-        figure = draw(lambda: plot_sweep(shown, title=title), FIGURE, console.warn)
-    error_map = None
+        figures |= draw(
+            lambda: plot_sweep(shown, title=title), FIGURE, console.warn, options.formats
+        )
     if errors := results.errors_by_corruption(settings):
         stuck = sum(setting.stuck for setting in settings)
-        error_map = draw(
+        figures |= draw(
             lambda: plot_error_map(errors, title=f"Sweep {title}", stuck=stuck),
             ERROR_MAP,
             console.warn,
+            options.formats,
         )
     columns, lines = results.table(rows, overrides)
     store.write_results(
@@ -363,8 +365,7 @@ def _collect(
         results.history([row["member"] for row in rows], curves),
         summary,
         winner=winner_file,
-        figure=figure,
-        error_map=error_map,
+        figures=figures,
         page=webpage.render(rows, overrides, title),
     )
     console.lines(result_lines(settings, summary, rows, console.width))

@@ -37,7 +37,7 @@ def params(spec):
 def plots(monkeypatch):
     """Replaces drawing; holds the arguments that each figure was drawn with."""
     drawn = {}
-    monkeypatch.setattr(output, "png", str.encode)
+    monkeypatch.setattr(output, "render", lambda figure, suffix: figure.encode())
 
     def make_plot(name):
         def plot(*args, **kwargs):

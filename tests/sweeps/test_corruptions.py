@@ -47,9 +47,10 @@ def swept(tmp_path_factory, patched):
     config = tiny.config(**changes, schedule={"name": "constant"})
     members = Members(config, Columns.of(SWEEP))
 
-    def start(**flags):
+    def start(formats=(".png",), **flags):
         with contextlib.redirect_stdout(io.StringIO()) as out:
             options = make_options(str(path / "sweep"), save="all", **flags)
+            options = options._replace(formats=formats)
             assert run(config, members, options, ["python"]) == 0
         return out.getvalue()
 
@@ -108,3 +109,20 @@ def test_impossible_accuracies_are_damage(swept):
         lenet_jax.load_sweep(path)
     (chunk / "results.json").write_text(before)
     write_manifest(chunk)
+
+
+def test_figures_are_drawn_in_the_formats_that_are_asked_for(swept):
+    path, _, start = swept
+
+    def figures():
+        return sorted(f.name for f in path.iterdir() if f.stem in ("sweep", "corruptions"))
+
+    others = ["sweep.html", "sweep.json"]
+    assert figures() == sorted(["corruptions.png", "sweep.png", *others])
+    start(formats=(".svg", ".pdf"), corruptions=True)
+    vectors = [f"{name}{end}" for name in ("corruptions", "sweep") for end in (".pdf", ".svg")]
+    assert figures() == sorted([*vectors, *others])
+    assert (path / "sweep.svg").read_bytes().startswith(b"<?xml")
+    assert (path / "corruptions.pdf").read_bytes().startswith(b"%PDF")
+    start(corruptions=True)
+    assert figures() == sorted(["corruptions.png", "sweep.png", *others])
