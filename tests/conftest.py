@@ -125,7 +125,8 @@ def notes_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sweep(notes_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sweep's directory whose member 7 is the network of `notes_run`, and 8 has no weights."""
     from lenet_jax.storage import weights
-    from lenet_jax.storage.sweep_dir import SweepDir, write_chunk
+    from lenet_jax.storage.chunk import write_chunk
+    from lenet_jax.storage.sweep_dir import SweepDir
 
     folder = tmp_path_factory.mktemp("sweep")
     shutil.copy(notes_run / "config.json", folder)

@@ -103,13 +103,16 @@ class RayExecutor(Executor):
 
     def _watch(self) -> None:
         """Serves the tasks until the end; if Ray fails, all of them do."""
+        reason = "its thread has ended"
         try:
             self._serve()
-        except Exception as error:  # noqa: BLE001  # nobody else would hear of it
-            broken = BrokenExecutor(f"Ray: {printable(error)}")
-            for future in self._tasks:
-                if not future.done():
-                    future.set_exception(broken)
+        except (self._ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+            reason = printable(error)
+        finally:
+            if not self._ending.is_set():  # nobody would give the tasks their results
+                for future in self._tasks:
+                    if not future.done():
+                        future.set_exception(BrokenExecutor(f"Ray: {reason}"))
 
     def _serve(self) -> None:
         """Takes results, ends tasks that are cancelled, and submits stalled ones again."""
@@ -158,7 +161,7 @@ class RayExecutor(Executor):
             return
         try:
             future.set_result(self._ray.get(reference))
-        except Exception as error:  # noqa: BLE001  # which the caller raises
+        except self._ray.exceptions.RayError as error:
             # What the task raised, without Ray's report around it.
             future.set_exception(getattr(error, "cause", None) or error)
 

@@ -36,7 +36,8 @@ from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.sweep_dir import StoredMember, SweepDir, is_sweep
+from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
+from lenet_jax.storage.sweep_weights import StoredMember, SweepWeights
 
 NOTHING = Description()
 
@@ -220,20 +221,18 @@ def _load_member(path: Path, member: int | None, given: Description, say: Say) -
 
 def _read_member(path: Path, member: int | None) -> tuple[Results, StoredMember]:
     sweep = SweepDir(path)
-    overrides = sweep.members()
+    overrides, stored = sweep.members(), SweepWeights(sweep)
     if member is None:
-        saved = next(sweep.saved_members(), None)
+        saved = next(stored.saved(), None)
         choice = "none has its weights saved"
         if saved is not None:
             choice = f"choose one, for example --member={saved}"
         raise UserError(f"{path} is a sweep of {counted(len(overrides), 'network')}; {choice}")
-    if not 0 <= member < len(overrides):
-        known = f"0 to {len(overrides) - 1}" if len(overrides) else "none"
-        raise UserError(f"{path} has no member {member}; it has {known}")
+    sweep.chunk_of(member)  # may raise
     config = configs.from_dict(sweep.config())
     config = configs.replace(config, overrides[member], run_code=False)
-    stored = sweep.read_member(member)
-    return Results(f"{path}:{member}", config, stored.row, stored.history), stored
+    found = stored.read_member(member)
+    return Results(f"{path}:{member}", config, found.row, found.history), found
 
 
 def _make(

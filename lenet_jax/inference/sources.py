@@ -21,6 +21,7 @@ from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.inference.variables import from_arrays
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
+from lenet_jax.storage.sweep_weights import SweepWeights
 from lenet_jax.storage.weights import StateDict
 
 
@@ -90,7 +91,7 @@ def load_weights(
         else:
             wanted.setdefault((source.sweep, source.epoch), {})[name] = source.member
     for (sweep, epoch), members in wanted.items():
-        stored = SweepDir(sweep).read_weights(set(members.values()), epoch)
+        stored = SweepWeights(SweepDir(sweep)).read(set(members.values()), epoch)
         for name, member in members.items():
             state_dict, metadata = stored[member]
             found[name] = _convert(state_dict, receiver, name)
@@ -107,11 +108,11 @@ def sum_of_weights(names: Iterable[str]) -> str | None:
       UserError: one does not exist.
     """
     total, names = hashlib.sha256(), sorted(set(names))
-    sweeps: dict[str, SweepDir] = {}  # each reads its plan once
+    sweeps: dict[str, SweepWeights] = {}  # each reads its plan once
     for name in names:
         if (source := _find_member(name)) is not None:
-            sweep = sweeps.setdefault(source.sweep, SweepDir(source.sweep))
-            stored = sweep.sum_of_weights(source.member, source.epoch)
+            sweep = sweeps.setdefault(source.sweep, SweepWeights(SweepDir(source.sweep)))
+            stored = sweep.sum_of(source.member, source.epoch)
             total.update(f"{stored}:{source.member}\n".encode())
         else:
             with open_file(find_weights(name)) as file:

@@ -1,4 +1,4 @@
-"""The results of a sweep's chunk, which are held to what its members can have."""
+"""The results of a sweep's chunk, which are held, when read, to what its members can have."""
 
 import math
 import zipfile
@@ -11,6 +11,7 @@ import numpy as np
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.reading import decode, open_file, read_bytes
+from lenet_jax.storage.files import write_atomically, write_json
 from lenet_jax.storage.formats import ChunkResults, MemberResult
 
 ROWS, HISTORY = "results.json", "history.npz"
@@ -26,6 +27,7 @@ UNREADABLE = (
 )
 
 Curves = dict[str, np.ndarray]
+Row = dict[str, Any]
 
 
 def read_chunk(
@@ -137,3 +139,24 @@ def damaged(folder: Path, reason: str) -> UserError:
     return UserError(
         f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."
     )
+
+
+def write_chunk(
+    folder: Path, rows: Sequence[Row], curves: Curves, chance: float | None = None
+) -> None:
+    """Writes a chunk's results.
+
+    Args:
+      folder: its folder.
+      rows: one per member.
+      curves: of shape (members, epochs).
+      chance: the accuracy of always answering the most frequent class, if it is known.
+    """
+    more = {} if chance is None else {"chance": chance}
+    write_json(folder / ROWS, {"rows": list(rows), **more})
+    write_arrays(folder / HISTORY, curves)
+
+
+def write_arrays(path: Path, arrays: Curves) -> None:
+    """Writes arrays by name to an .npz file."""
+    write_atomically(path, lambda stream: np.savez(stream, **arrays))  # pyright: ignore

@@ -23,17 +23,15 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from lenet_jax.errors import UserError, expand, printable
+from lenet_jax.errors import UserError, expand
 from lenet_jax.reading import read_json
-from lenet_jax.storage import run_dir, weights
-from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk
+from lenet_jax.storage import run_dir
+from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk, write_arrays
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
     make_folder,
@@ -48,13 +46,9 @@ from lenet_jax.storage.files import (
 from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.recorded import (
-    WEIGHTS,
     is_recorded,
-    members_of,
-    recorded_epochs,
-    weights_file,
 )
-from lenet_jax.storage.sums import find_damage, manifest, stored_line, write_manifest
+from lenet_jax.storage.sums import find_damage, manifest, write_manifest
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
@@ -66,24 +60,6 @@ RESULTS = TABLE, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members or epochs in one message
 _OWN_DRAFT = re.compile(r"\.[0-9]{4,}\.draft")
-
-Row = dict[str, Any]
-
-
-class StoredMember(NamedTuple):
-    """The weights and results of one member, from a finished chunk.
-
-    Attributes:
-      state_dict: its weights.
-      metadata: of the weights file.
-      row: its results.
-      history: its metrics, one row per epoch, named as in a run's `metrics.jsonl`.
-    """
-
-    state_dict: weights.StateDict
-    metadata: Mapping[str, str]
-    row: Mapping[str, Any]
-    history: list[dict[str, float | int]]
 
 
 class SweepDir:
@@ -215,11 +191,11 @@ class SweepDir:
 
     def folders(self, chunks: Collection[int]) -> list[tuple[Path, list[int]]]:
         """The folders of chunks, and their members in order."""
-        return [(self._folder(chunk), self._chunks[chunk]["members"]) for chunk in sorted(chunks)]
+        return [(self.folder(chunk), self.members_of(chunk)) for chunk in sorted(chunks)]
 
     def is_done(self, chunk: int) -> bool:
         """Whether a chunk is finished."""
-        return self._folder(chunk).is_dir()
+        return self.folder(chunk).is_dir()
 
     @contextlib.contextmanager
     def draft(self, chunk: int, *, shared: bool = False) -> Iterator[Path]:
@@ -249,7 +225,7 @@ class SweepDir:
         """
         write_json(draft / PLACE, self._place(chunk))
         write_manifest(draft)
-        return publish_once(draft, self._folder(chunk))
+        return publish_once(draft, self.folder(chunk))
 
     def unpack(self, chunk: int, files: Mapping[str, bytes], sums: str) -> bool:
         """Publishes a chunk that was trained elsewhere, as `publish` does.
@@ -265,10 +241,10 @@ class SweepDir:
         with self.draft(chunk) as draft:
             for name, content in files.items():
                 if name != Path(name).name:
-                    raise damaged(self._folder(chunk), f"it would have a file {name}")
+                    raise damaged(self.folder(chunk), f"it would have a file {name}")
                 (draft / name).write_bytes(content)
             if manifest(draft) != sums:
-                raise damaged(self._folder(chunk), "it was changed on its way")
+                raise damaged(self.folder(chunk), "it was changed on its way")
             self._read(chunk, draft)
             return self.publish(chunk, draft)
 
@@ -276,13 +252,28 @@ class SweepDir:
         """Deletes what processes of a job array left half-written; every chunk must be done."""
         remove_drafts(self.path / CHUNKS)
 
+    def chunk_of(self, member: int) -> int | None:
+        """The chunk that a member belongs to; None if none of the plan has it.
+
+        Raises:
+          UserError: there is no such member.
+        """
+        if not 0 <= member < len(self._members):
+            known = f"0 to {len(self._members) - 1}" if len(self._members) else "none"
+            raise UserError(f"{self.path} has no member {member}; it has {known}")
+        return next((n for n, entry in enumerate(self._chunks) if member in entry["members"]), None)
+
+    def members_of(self, chunk: int) -> list[int]:
+        """The members of a chunk, in order."""
+        return self._chunks[chunk]["members"]
+
     def check(self, chunk: int) -> None:
         """Checks that a finished chunk is intact and belongs here, but not what it recorded.
 
         Raises:
           UserError: a file differs from its sum, or the chunk is another plan's or another place's.
         """
-        folder = self._folder(chunk)
+        folder = self.folder(chunk)
         damage = find_damage(folder, is_recorded)
         if damage is not None:
             raise damaged(folder, damage)
@@ -297,11 +288,11 @@ class SweepDir:
           UserError: the chunk is damaged, or belongs elsewhere.
         """
         self.check(chunk)
-        return self._read(chunk, self._folder(chunk))
+        return self._read(chunk, self.folder(chunk))
 
     def _read(self, chunk: int, folder: Path) -> tuple[list[MemberResult], Curves]:
         """The rows and curves of a chunk's members, in a folder."""
-        members = self._chunks[chunk]["members"]
+        members = self.members_of(chunk)
         if not 0 <= members[0] < len(self._members):
             raise UserError(f"{self.path / PLAN} is damaged: it has no member {members[0]}")
         overrides = self._members[members[0]]  # in the number of epochs they are alike
@@ -312,128 +303,8 @@ class SweepDir:
 
     def read_chance(self, chunk: int) -> float:
         """What `write_chunk` wrote of a chunk that was read before; 0 if it was not known."""
-        results = read_json(self._folder(chunk) / ROWS, ChunkResults)
+        results = read_json(self.folder(chunk) / ROWS, ChunkResults)
         return (results or {}).get("chance", 0.0)
-
-    def read_member(self, member: int) -> StoredMember:
-        """The weights and results of a member.
-
-        Raises:
-          UserError: its weights were not saved, or its chunk is damaged.
-        """
-        chunk = self._chunk_with_weights(member)
-        rows, curves = self.read_chunk(chunk)
-        members, stacked, metadata = self._read_stacked(chunk)
-        if member not in members:
-            raise self._without_weights(member)
-        index, position = members.index(member), self._chunks[chunk]["members"].index(member)
-        state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
-        # `train_loss` is called `train/loss` in a run.
-        names = [name.replace("_", "/", 1) for name in curves]
-        own = np.s_[position, : rows[position].get("epochs")]
-        epochs = zip(*(array[own].tolist() for array in curves.values()), strict=True)
-        history = [
-            {"epoch": epoch} | dict(zip(names, values, strict=True))
-            for epoch, values in enumerate(epochs, 1)
-        ]
-        return StoredMember(state_dict, metadata, rows[position], history)
-
-    def read_weights(
-        self, members: Collection[int], epoch: int | None = None
-    ) -> dict[int, tuple[weights.StateDict, Mapping[str, str]]]:
-        """The weights of members, and the metadata of their file.
-
-        Args:
-          members: their numbers.
-          epoch: after which, 0 for the initial ones; None: of each member's best on validation.
-
-        Raises:
-          UserError: they were not saved or recorded, or a chunk is damaged.
-        """
-        found, chunks = {}, {self._chunk_with_weights(member, epoch) for member in members}
-        for chunk in sorted(chunks):
-            self.check(chunk)
-            stated, stacked, metadata = self._read_stacked(chunk, epoch)
-            arrays = {name: np.asarray(array) for name, array in stacked.items()}
-            if epoch is not None and any(array.dtype == np.float16 for array in arrays.values()):
-                raise UserError(
-                    f"{self.path} recorded weights after epochs in float16, which rounds them\n"
-                    "To start from them, record them with --record_dtype=float32."
-                )
-            for member in set(members).intersection(stated):
-                index = stated.index(member)
-                own = {name: array[index] for name, array in arrays.items()}
-                found[member] = own, metadata
-        if missing := sorted(set(members) - found.keys()):
-            raise self._without_weights(missing[0], epoch)
-        return found
-
-    def sum_of_weights(self, member: int, epoch: int | None = None) -> str:
-        """The line of a chunk's manifest on the file of a member's weights.
-
-        Raises:
-          UserError: they were not saved or recorded, or the manifest cannot be read.
-        """
-        folder = self._folder(self._chunk_with_weights(member, epoch))
-        try:
-            return stored_line(folder, weights_file(epoch))
-        except (OSError, LookupError) as error:
-            raise damaged(folder, printable(error)) from error
-
-    def _chunk_with_weights(self, member: int, epoch: int | None = None) -> int:
-        """The chunk of a member, with a file of weights.
-
-        Raises:
-          UserError: there is no such member, or file.
-        """
-        if not 0 <= member < len(self._members):
-            known = f"0 to {len(self._members) - 1}" if len(self._members) else "none"
-            raise UserError(f"{self.path} has no member {member}; it has {known}")
-        planned = (n for n, entry in enumerate(self._chunks) if member in entry["members"])
-        chunk = next(planned, None)
-        if chunk is None or not (self._folder(chunk) / weights_file(epoch)).exists():
-            raise self._without_weights(member, epoch)
-        return chunk
-
-    def _read_stacked(
-        self, chunk: int, epoch: int | None = None
-    ) -> tuple[list[int], weights.StateDict, dict[str, str]]:
-        """The members of a chunk's file of weights, their stacked weights, and the metadata."""
-        name, numbers = weights_file(epoch), self._chunks[chunk]["members"]
-        stacked, metadata = weights.read(self._folder(chunk) / name)
-        members = members_of(metadata)
-        stacks = {array.shape[:1] for array in stacked.values()}
-        if not set(members) <= set(numbers) or stacks != {(len(members),)}:
-            raise damaged(self._folder(chunk), f"{name} is of other members")
-        return members, stacked, metadata
-
-    def _without_weights(self, member: int, epoch: int | None = None) -> UserError:
-        if epoch is not None:
-            epochs = recorded_epochs([self._folder(chunk) for chunk in self.done()], "weights")
-            listed = _listed(epochs)
-            return UserError(
-                f"{self.path} has no weights of member {member} after epoch {epoch}\n"
-                f"It has those after epochs: {listed}\n"
-                "A sweep records them with --record=weights --record_every=1, 0 being the initial"
-                " ones."
-            )
-        stored = list(self.saved_members())
-        return UserError(
-            f"{self.path} has no weights of member {member}\n"
-            f"It has those of members: {_listed(stored)}\n"
-            "A sweep saves the best member of each setting, or every member with --save=all."
-        )
-
-    def saved_members(self) -> Iterator[int]:
-        """The members whose weights are saved.
-
-        Raises:
-          UserError: weights are damaged.
-        """
-        for chunk in sorted(self.done()):
-            file = self._folder(chunk) / WEIGHTS
-            if file.exists():
-                yield from members_of(weights.read(file)[1])
 
     def write_results(
         self,
@@ -456,7 +327,7 @@ class SweepDir:
           page: the content of sweep.html.
         """
         write_atomically(self.path / TABLE, table)
-        _write_arrays(self.path / HISTORY, history)
+        write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
         write_atomically(self.path / PAGE, page)
         for name, content in (*((name, figures.get(name)) for name in FIGURES), (WINNER, winner)):
@@ -469,7 +340,8 @@ class SweepDir:
         """The result files that exist."""
         return [file for name in RESULTS if (file := self.path / name).exists()]
 
-    def _folder(self, chunk: int) -> Path:
+    def folder(self, chunk: int) -> Path:
+        """Where a chunk is, or will be."""
         return self.path / CHUNKS / f"{chunk:04d}"
 
     def _place(self, chunk: int) -> Place:
@@ -491,43 +363,6 @@ class SweepDir:
         return hashlib.sha256(json.dumps(self.plan(), sort_keys=True).encode()).hexdigest()
 
 
-def write_chunk(
-    folder: Path, rows: Sequence[Row], curves: Curves, chance: float | None = None
-) -> None:
-    """Writes a chunk's results.
-
-    Args:
-      folder: its folder.
-      rows: one per member.
-      curves: of shape (members, epochs).
-      chance: the accuracy of always answering the most frequent class, if it is known.
-    """
-    more = {} if chance is None else {"chance": chance}
-    write_json(folder / ROWS, {"rows": list(rows), **more})
-    _write_arrays(folder / HISTORY, curves)
-
-
-def write_weights(
-    folder: Path,
-    members: Mapping[int, Mapping[str, np.ndarray]],
-    metadata: Mapping[str, str],
-    epoch: int | None = None,
-) -> None:
-    """Writes the weights of members of a chunk, stacked along a leading axis; keys are numbers.
-
-    Those after an epoch, or without one those of the networks that results.csv is of.
-    """
-    first = next(iter(members.values()))
-    stacked = {name: np.stack([arrays[name] for arrays in members.values()]) for name in first}
-    member_numbers = " ".join(map(str, members))
-    weights.write(folder / weights_file(epoch), stacked, {**metadata, "members": member_numbers})
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    more = f" and {len(numbers) - MAX_LISTED} more" if len(numbers) > MAX_LISTED else ""
-    return (", ".join(map(str, numbers[:MAX_LISTED])) or "none") + more
-
-
 def _plan_text(plan: Mapping[str, Any]) -> str:
     """A plan as JSON with a line per key: a million members with one each would take long."""
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in plan.items())
@@ -539,7 +374,3 @@ def is_sweep(path: Path) -> bool:
     with contextlib.suppress(OSError):
         return (path / PLAN).is_file()
     return False
-
-
-def _write_arrays(path: Path, arrays: Curves) -> None:
-    write_atomically(path, lambda stream: np.savez(stream, **arrays))  # pyright: ignore

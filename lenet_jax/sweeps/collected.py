@@ -17,6 +17,7 @@ from lenet_jax.plots.output import settle
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.reading import read_json
+from lenet_jax.storage.chunk import Row
 from lenet_jax.storage.recorded import (
     Folders,
     RecordedArray,
@@ -24,7 +25,7 @@ from lenet_jax.storage.recorded import (
     load_weights,
     recorded_epochs,
 )
-from lenet_jax.storage.sweep_dir import SUMMARY, Row, SweepDir, is_sweep
+from lenet_jax.storage.sweep_dir import SUMMARY, SweepDir, is_sweep
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.members import Overrides
 from lenet_jax.sweeps.table import result_lines

@@ -14,9 +14,9 @@ from lenet_jax.errors import UserError, printable
 from lenet_jax.executors.local import LocalExecutor
 from lenet_jax.machine import cores, what_changed
 from lenet_jax.reading import decode
-from lenet_jax.storage.chunk import ROWS
+from lenet_jax.storage.chunk import ROWS, Row
 from lenet_jax.storage.formats import ChunkResults
-from lenet_jax.storage.sweep_dir import Row, SweepDir
+from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.job import Job, TrainedChunk, train_chunk
 from lenet_jax.sweeps.options import Options
@@ -117,13 +117,13 @@ def train_elsewhere(
         rows = [dict(row) for row in decode(trained.files[ROWS], ChunkResults, ROWS)["rows"]]
         store.unpack(chunk.number, trained.files, trained.sums)
         if changed := what_changed(here, trained.environment):
-            if changed not in told:
+            if changed not in differences:
                 console.warn(f"a machine may give other last bits than this one: {changed}")
-            told.add(changed)
+            differences.add(changed)
         progress.advance(chunk.member_epochs, chunk.images)
         return rows
 
-    told: set[str] = set()
+    differences: set[str] = set()
     with console.member_epochs(_epochs(chunks)) as progress:
         return _dispatch(chunks, submit, take, room, options, console, progress, interrupt)
 

@@ -13,8 +13,9 @@ from lenet_jax.data.dataset import Split
 from lenet_jax.inference.others import describe_network, export_weights
 from lenet_jax.inference.state_dict import make_metadata
 from lenet_jax.nn.variables import weights_of
+from lenet_jax.storage.chunk import Row
 from lenet_jax.storage.recorded import logits_file, write_logits
-from lenet_jax.storage.sweep_dir import Row, write_weights
+from lenet_jax.storage.sweep_weights import write_weights
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group

@@ -19,8 +19,7 @@ from lenet_jax.plots import sweeps as plots
 from lenet_jax.plots.corruptions import CLEAN, MEAN
 from lenet_jax.statistics import FEWEST, Summary, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
-from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, is_corrupted
-from lenet_jax.storage.sweep_dir import Curves, Row
+from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, Curves, Row, is_corrupted
 from lenet_jax.sweeps.members import Overrides
 
 SEEDS = (

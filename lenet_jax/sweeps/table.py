@@ -5,8 +5,7 @@ from typing import Any
 
 from lenet_jax.errors import counted, printable
 from lenet_jax.statistics import FEWEST
-from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR
-from lenet_jax.storage.sweep_dir import Row
+from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR, Row
 from lenet_jax.sweeps import results
 from lenet_jax.terminal.console import wrap
 from lenet_jax.terminal.progress import clock

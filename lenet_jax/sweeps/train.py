@@ -14,8 +14,7 @@ from lenet_jax.data.dataset import Split
 from lenet_jax.data.form import measure_form
 from lenet_jax.inference.state_dict import form_metadata
 from lenet_jax.statistics import shortest
-from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR
-from lenet_jax.storage.sweep_dir import Row, write_chunk
+from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, Row, write_chunk
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recorder import Recorder

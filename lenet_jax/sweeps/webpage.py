@@ -8,8 +8,7 @@ from typing import Any
 import jinja2
 
 from lenet_jax.errors import counted
-from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR
-from lenet_jax.storage.sweep_dir import Row
+from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR, Row
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.members import Overrides
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from lenet_jax.errors import UserError
-from lenet_jax.storage.chunk import Curves
+from lenet_jax.storage.chunk import Curves, write_chunk
 from lenet_jax.storage.sums import manifest
-from lenet_jax.storage.sweep_dir import SweepDir, write_chunk
+from lenet_jax.storage.sweep_dir import SweepDir
+from lenet_jax.storage.sweep_weights import SweepWeights
 
 NAMES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 DONE = {"status": "done", "best_epoch": 3, "diverged_step": None, "seconds": 1.0}
@@ -52,7 +53,7 @@ def test_what_a_sweep_writes_is_read(sweep):
         (sweep.path / "chunks" / name / "weights.safetensors").touch()
     assert sweep.done() == {0}
     with pytest.raises(UserError, match="has no weights of member 0"):
-        sweep.read_member(0)
+        SweepWeights(sweep).read_member(0)
 
 
 @pytest.mark.parametrize(

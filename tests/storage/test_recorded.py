@@ -18,7 +18,7 @@ from lenet_jax.storage.recorded import (
     write_logits,
 )
 from lenet_jax.storage.sums import write_manifest
-from lenet_jax.storage.sweep_dir import write_weights
+from lenet_jax.storage.sweep_weights import write_weights
 
 CHUNKS = [0, 3, 4], [2, 1]  # the members of each
 ALL = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)

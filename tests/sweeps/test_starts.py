@@ -52,7 +52,7 @@ def parents(tmp_path_factory, config):
 
 
 def children_of(parents):
-    """Of two parents, from the start or rewound, pruned or not; one is drawn anew."""
+    """Of two parents, from the start or rewound, pruned or not; one is drawn again."""
     return chain(
         product(
             sweep("prune.amount", [0.0, 0.3]),
