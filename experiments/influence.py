@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 import lenet_jax
-from experiments import pytorch_loop
+from experiments import pytorch_loop, study
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.analysis.influence import (
@@ -39,7 +39,7 @@ from lenet_jax.analysis.influence import (
 from lenet_jax.data import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.statistics import chance, is_stuck, shortest, summarise
-from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import sweep
@@ -315,12 +315,12 @@ def main() -> None:
         own = dataclasses.replace(dataset, train=make_split(half, dataset))
         answer["pytorch"] = pytorch_loop.time_loop(half, len(results.rows), own)
     answer["environment"] = machine.environment((*machine.PACKAGES, "scipy"))
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / f"{name}.json"
-    write_json(file, answer)
-    write_atomically(file.with_suffix(".md"), to_markdown(answer))
-    plot(answer, dataset, file.with_suffix(".png"))
-    print(to_markdown(answer) + f"written to {file}")
+    study.write(
+        arguments.results / f"{name}.json",
+        answer,
+        to_markdown,
+        lambda answer, file: plot(answer, dataset, file),
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import numpy as np
 from flax import nnx
 
 import lenet_jax
-from experiments import pytorch_loop
+from experiments import pytorch_loop, study
 from lenet_jax import config as configs
 from lenet_jax import machine
 from lenet_jax.analysis.alignment import align
@@ -34,7 +34,7 @@ from lenet_jax.analysis.loss import mean_loss
 from lenet_jax.data import Dataset
 from lenet_jax.errors import UserError
 from lenet_jax.statistics import FEWEST, shortest, summarise
-from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.storage.files import write_atomically
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import sweep
 
@@ -236,12 +236,7 @@ def main() -> None:
         "pytorch": pytorch_loop.time_loop(config, arguments.seeds, dataset),
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / "know_together.json"
-    write_json(file, answer)
-    write_atomically(file.with_suffix(".md"), to_markdown(answer))
-    plot(answer, file.with_suffix(".png"))
-    print(to_markdown(answer) + f"written to {file}")
+    study.write(arguments.results / "know_together.json", answer, to_markdown, plot)
 
 
 if __name__ == "__main__":

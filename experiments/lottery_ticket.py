@@ -26,11 +26,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import lenet_jax
-from experiments import pytorch_loop
+from experiments import pytorch_loop, study
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.errors import UserError
-from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.storage.files import write_atomically
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import Sweep, chain, sweep, zipit
 
@@ -278,10 +278,7 @@ def main() -> None:
         **{name: getattr(arguments, name) for name in ("seeds", "rounds", "epochs", "rewind")},
         "train_examples": arguments.train_examples,
         "networks": {},
-        "environment": {},
     }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / "lottery_ticket.json"
     for name in chosen:
         network = NETWORKS[name]
         config = make_config(network, arguments.epochs, arguments.train_examples)
@@ -301,10 +298,7 @@ def main() -> None:
             "pytorch": loop,
         }
         answer["environment"] = machine.environment(machine.PACKAGES)
-        write_json(file, answer)
-        write_atomically(file.with_suffix(".md"), to_markdown(answer))
-        plot(answer, file.with_suffix(".png"))
-    print(to_markdown(answer) + f"written to {file}")
+        study.write(arguments.results / "lottery_ticket.json", answer, to_markdown, plot)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from lenet_jax import config as configs
 from lenet_jax.data import Dataset
 
 PEER = "torch"
-TURNS = 5
+TURNS = 25  # of half a second; PyTorch's speed varies from one to the next
 IMAGES_PER_TURN = 12_800
 EVALUATED = 10_000  # images of MNIST's test set
 

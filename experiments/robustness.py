@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import lenet_jax
-from experiments import pytorch_loop
+from experiments import pytorch_loop, study
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.analysis.robustness import Robustness
@@ -26,7 +26,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.plots.corruptions import CLEAN, MEAN, plot_error_map
 from lenet_jax.plots.output import png
 from lenet_jax.statistics import FEWEST, p_value, shortest, summarise
-from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.storage.files import write_atomically
 from lenet_jax.sweeps.file import product, sweep
 
 QUESTION = "How robust are LeNet and LeNet-5 to the corruptions of MNIST-C?"
@@ -185,12 +185,7 @@ def main() -> None:
         "pytorch": loop,
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / "robustness.json"
-    write_json(file, answer)
-    write_atomically(file.with_suffix(".md"), to_markdown(answer))
-    plot(answer, file.with_suffix(".png"))
-    print(to_markdown(answer) + f"written to {file}")
+    study.write(arguments.results / "robustness.json", answer, to_markdown, plot)
 
 
 if __name__ == "__main__":

@@ -192,6 +192,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> "runs.Ru
 
 
 @pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the variables that a command sets for the JAX that it starts; here it runs already."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+@pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disables the drawing of figures of runs and sweeps."""
     from lenet_jax.runs import figures as report

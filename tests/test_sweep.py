@@ -17,12 +17,6 @@ pytestmark = pytest.mark.slow
 FLAGS = ["--config=configs/lenet5.py:smoke", "--sweep=configs/sweeps/seeds.py:6"]
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    """The command sets variables for the JAX that it starts; here it runs already."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

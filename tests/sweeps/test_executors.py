@@ -50,12 +50,6 @@ def test_a_disturbed_sweep_gives_the_table_of_a_local_one(name, expected, tmp_pa
             assert not list(tmp_path.glob(f"{seed}/chunks/.*"))
 
 
-@pytest.fixture
-def environment(monkeypatch):
-    """The command sets variables for the JAX that it starts; here it runs already."""
-    monkeypatch.setattr(os, "environ", os.environ.copy())
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
