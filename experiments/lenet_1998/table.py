@@ -30,7 +30,10 @@ def describe(errors: list[float], published: float | None) -> dict[str, Any]:
 
 
 def overview(cells: dict[str, dict[str, Any]]) -> str:
-    """The networks' errors in Markdown, a row each; "–" is what is not trained or not published."""
+    """The networks' errors in Markdown, a row each.
+
+    "–" is what is not trained; what is not published is empty.
+    """
     lines = [
         "| network | 1998 | as then | as now | 1998, distorted | as then | as now |",
         "|---|---|---|---|---|---|---|",
@@ -39,7 +42,7 @@ def overview(cells: dict[str, dict[str, Any]]) -> str:
         values = [network.title]
         for images in IMAGES:
             published = Cell(name, "then", images).published
-            values.append("–" if published is None else f"{published:g}")
+            values.append("" if published is None else f"{published:g}")
             values += [_spread(cells.get(str(Cell(name, how, images)))) for how in TRAININGS]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines) + "\n"

@@ -175,7 +175,7 @@ def plot_mistakes(
     summary = f"{len(wrong):,} of {len(images):,} test images wrong"
     summary += f", {len(shown)} of them here" if len(shown) < len(wrong) else ""
     if len(wrong):
-        summary += ": true → predicted class, probability of the predicted | of the true class"
+        summary += ": true → predicted class, probability of the predicted | true, by their ratio"
     rows = math.ceil(len(shown) / columns)
     figure, axes = canvas(
         32 + columns * cell,

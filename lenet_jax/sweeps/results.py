@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
@@ -26,6 +27,9 @@ SEEDS = (
     *("seed", "seeds.init", "seeds.order", "seeds.augment"),
     *("seeds.subset", "seeds.label_noise", "seeds.prune"),
 )
+# Which member of a sweep one starts from, or is pruned by, is chance, as a seed is.
+SOURCES = "train.initial_weights", "prune.weights"
+ONE_OF = re.compile(r":\d{1,9}(?=(@\d{1,9})?$)")  # `:7` of `SWEEP:7@3`
 # Those that no member has are left out: of averaged or pruned weights, of epochs that may differ.
 # `seconds` comes last: repeated sweeps give identical tables except for the last column.
 COLUMNS = (
@@ -53,7 +57,7 @@ STATISTICS = (
 
 
 class Setting(NamedTuple):
-    """Members that differ only in their seeds: their other overrides, and their rows."""
+    """Members that differ only by chance: what they have in common, see `by_setting`, and rows."""
 
     overrides: Overrides
     rows: list[Row]
@@ -90,6 +94,9 @@ def by_setting(
 ) -> list[Setting]:
     """Groups rows by all overrides except seeds, in the order of the first members.
 
+    Members that start from members of one sweep, or are pruned by them, are of one setting, whose
+    override is the sweep.
+
     Args:
       rows: of all members.
       overrides: by member.
@@ -99,6 +106,9 @@ def by_setting(
     for row in rows:
         member = row["member"]
         changed = {k: v for k, v in overrides[member].items() if k not in SEEDS}
+        for key in SOURCES:
+            if isinstance(changed.get(key), str):
+                changed[key] = ONE_OF.sub("", changed[key])
         new = Setting(changed, [], chances[member] if chances else 0.0)
         setting = settings.setdefault(json.dumps(changed, default=list), new)
         setting.rows.append(row)

@@ -256,10 +256,12 @@ def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
     for what in ("network", "loss", "measurement", "subset", "weights"):
         was, now = before.get(f"{what}_sha256"), record.get(f"{what}_sha256")
         if was is not None and was != now and store.done():
-            file = f"the file of the {what}" if what != "weights" else "a file of initial weights"
+            file = f"the file of the {what}"
+            if what == "weights":
+                file = "a file of weights that members start from, or are pruned by,"
             raise UserError(
-                f"{file} changed since {store.path} was started, and members are"
-                " trained\nRestore it, or choose another --workdir to start over."
+                f"{file} changed since {store.path} was started, and members are trained\n"
+                "Restore it, or choose another --workdir to start over."
             )
 
 
