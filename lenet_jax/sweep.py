@@ -41,6 +41,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     if not flag_values.sweep:
         raise UserError("missing --sweep=FILE.py, for example --sweep=configs/sweeps/seeds.py")
     worker = _parse_worker(flag_values.worker)
+    if worker is not None and flag_values.executor != "local":
+        raise UserError("--worker trains in this process: it cannot be combined with --executor")
     if flag_values.shared_data_order:
         config = file.share_order(config)
     members = file.load(flag_values.sweep, config, given)

@@ -1,8 +1,10 @@
 """Tasks on the nodes of a Ray cluster: https://docs.ray.io."""
 
 import contextlib
+import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -13,6 +15,7 @@ from lenet_jax.errors import UserError, counted, printable, show
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
+CONNECT = 5  # seconds for an address to answer
 RETRIES = 3  # of a task whose node or process died, by Ray itself
 POLL = 0.5  # seconds between looks for results
 STALLED = 30  # seconds in which tasks wait beside free nodes, until they are submitted again
@@ -50,8 +53,12 @@ class RayExecutor(Executor):
         self._owns = not ray.is_initialized()
         if self._owns:
             try:
-                ray.init(address, log_to_driver=False, logging_level="ERROR")
-            except (ConnectionError, ValueError, RuntimeError) as error:
+                _check_listens(address)
+                with warnings.catch_warnings():
+                    # Ray forks and execs at once, which JAX's threads do not hinder.
+                    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+                    ray.init(address, log_to_driver=False, logging_level="ERROR")
+            except (OSError, OverflowError, ValueError, RuntimeError) as error:
                 where = "there" if address is None else f"at {show(address)}"
                 raise UserError(
                     f"no Ray cluster {where}: {printable(error)}\n"
@@ -90,7 +97,13 @@ class RayExecutor(Executor):
         total = self._ray.cluster_resources()
         nodes = sum(node["Alive"] for node in self._ray.nodes())
         gpus = f", {total['GPU']:g} GPUs" if total.get("GPU") else ""
-        return f"Ray cluster: {counted(nodes, 'node')}, {total.get('CPU', 0):g} CPUs{gpus}"
+        text = f"Ray cluster: {counted(nodes, 'node')}, {total.get('CPU', 0):g} CPUs{gpus}"
+        needs = {"CPU": self._num_cpus, "GPU": self._num_gpus}
+        resources = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        if any(all(own.get(key, 0) >= need for key, need in needs.items()) for own in resources):
+            return text
+        wanted = ", ".join(f"{need:g} {key}" for key, need in needs.items() if need)
+        return f"{text}; none has {wanted} yet, which tasks wait for"
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Ends tasks that run, and disconnects."""
@@ -170,6 +183,13 @@ class RayExecutor(Executor):
         for reference in task.references:
             with contextlib.suppress(self._ray.exceptions.RayError, ValueError):
                 self._ray.cancel(reference, force=True)
+
+
+def _check_listens(address: str | None) -> None:
+    """Raises OSError or OverflowError if nothing listens at `HOST:PORT`; Ray would wait long."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), CONNECT).close()
 
 
 class Task(NamedTuple):

@@ -124,6 +124,11 @@ def _find_member(name: str) -> Source | None:
     """The member that a name stands for; None for anything else than a sweep's."""
     rest, epoch = split_epoch(name)
     folder, member = split_member(rest)
+    if member is not None and name[len(folder)] == "@":  # which elsewhere may stand for `:`
+        raise UserError(
+            f"{show(name)}: is {member} a member or an epoch?\n"
+            f"Write {show(folder)}:{member}, or {show(folder)}:MEMBER@{member}."
+        )
     if member is not None and is_sweep(expand(folder)):
         return Source(folder, member, epoch)
     if epoch is not None:

@@ -146,6 +146,9 @@ class SweepDir:
             for draft in chunks.glob(".[0-9]*.draft"):
                 if _OWN_DRAFT.fullmatch(draft.name):  # not those of a job array, which may run
                     remove(draft)
+            for path in chunks.glob("[0-9]*"):
+                if not path.is_dir():
+                    raise damaged(path, "it is not a folder")
             if self.plan() is None:
                 if not any(chunks.glob("[0-9]*")):
                     refuse_others(self.path, NAMES, PLAN, "sweep")

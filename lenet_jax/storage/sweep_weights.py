@@ -72,11 +72,18 @@ class SweepWeights:
           epoch: after which, 0 for the initial ones; None: of each member's best on validation.
 
         Raises:
-          UserError: they were not saved or recorded, or a chunk is damaged.
+          UserError: they were not saved or recorded, a chunk is damaged, or a member diverged.
         """
         found, chunks = {}, {self._find_chunk(member, epoch) for member in members}
         for chunk in sorted(chunks):
-            self._store.check(chunk)
+            rows, _ = self._store.read_chunk(chunk)
+            for row in rows:
+                if epoch is None and row["member"] in members and row["status"] == "diverged":
+                    raise UserError(
+                        f"{self._store.path}: member {row['member']} diverged, so that its weights"
+                        " are of no use\nChoose another member, or an epoch before, such as"
+                        f" {self._store.path}:{row['member']}@0"
+                    )
             stated, stacked, metadata = self._read_stacked(chunk, epoch)
             arrays = {name: np.asarray(array) for name, array in stacked.items()}
             if epoch is not None and any(array.dtype == np.float16 for array in arrays.values()):

@@ -27,6 +27,7 @@ from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
 from lenet_jax.errors import UserError, expand
 from lenet_jax.reading import read_bytes
 from lenet_jax.storage.columns import Columns
+from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sums import manifest
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
@@ -205,9 +206,8 @@ class Workplace:
         machine.use_compilation_cache()
         machine.use_cores()
         self.job = job
-        copies = tempfile.mkdtemp(prefix="lenet_jax-")
-        atexit.register(shutil.rmtree, copies, ignore_errors=True)
-        use_copies(_unpack_code(job.code, Path(copies)))
+        if job.code:
+            use_copies(_unpack_code(job.code, _copies_folder(job.code)))
         config = configs.from_dict(job.config)
         self._members = Members(config, job.columns)
         if sums_of_code(self._members) != job.sums:
@@ -257,6 +257,20 @@ def _pack_code(members: Members) -> Iterable[Code]:
             yield Code(name, False, path.name, {path.name: read_bytes(path)})
 
 
+def _copies_folder(code: Sequence[Code]) -> Path:
+    """A folder for copies of files, the same for all processes that get the same ones.
+
+    It is a cache: processes that an engine kills could not delete what they wrote.
+    """
+    parts = [(each.where, sorted(each.files.items())) for each in code]
+    parent = machine.cache_folder() / "code"
+    if machine.make_private(parent) is None:
+        return parent / hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    folder = tempfile.mkdtemp(prefix="lenet_jax-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def _unpack_code(code: Sequence[Code], folder: Path) -> dict[str, str]:
     """Writes files below a folder; returns where those are that a config names as files.
 
@@ -268,7 +282,8 @@ def _unpack_code(code: Sequence[Code], folder: Path) -> dict[str, str]:
         for name, content in each.files.items():
             path = root / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            if not path.is_file() or path.read_bytes() != content:
+                write_atomically(path, content)
         if each.is_module:
             sys.path.append(str(root))
         else:

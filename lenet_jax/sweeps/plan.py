@@ -182,8 +182,11 @@ def from_json(
     plain = {**written, "members": columns.to_json()}
     different = [key for key in requested if requested[key] != plain.get(key)]
     if different:
+        now, was = requested["settings"], plain.get("settings", {})
+        named = ", ".join(sorted(key for key in {*now, *was} if now.get(key) != was.get(key)))
         raise UserError(
-            f"{where} holds another sweep: its {' and '.join(different)} differ\n"
+            f"{where} holds another sweep: its {' and '.join(different)} differ"
+            f"{f': {named}' if named else ''}\n"
             "Use the same config, sweep and data to resume it, or choose another --workdir to start"
             " over."
         )

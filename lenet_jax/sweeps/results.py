@@ -107,8 +107,8 @@ def by_setting(
         member = row["member"]
         changed = {k: v for k, v in overrides[member].items() if k not in SEEDS}
         for key in SOURCES:
-            if isinstance(changed.get(key), str):
-                changed[key] = ONE_OF.sub("", changed[key])
+            if isinstance(name := changed.get(key), str):
+                changed[key] = ONE_OF.sub("", name)
         new = Setting(changed, [], chances[member] if chances else 0.0)
         setting = settings.setdefault(json.dumps(changed, default=list), new)
         setting.rows.append(row)

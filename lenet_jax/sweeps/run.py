@@ -91,7 +91,8 @@ def run(
             missing = missing_chunks(store, chunks)
             console.lines(estimate.describe(groups, chunks, missing, options))
             return ExitCode.DONE
-        if options.plan_only:
+        if options.plan_only:  # with which the jobs of an array compare themselves
+            _record(console, store, config, members, chunks, options, command)
             return ExitCode.DONE
         if options.collect:
             store.lock()
@@ -333,6 +334,9 @@ def _collect(
             " run --collect when all are done"
         )
     if not rows:
+        if kept := store.results():
+            names = ", ".join(path.name for path in kept)
+            console.warn(f"there is nothing to collect; of an earlier time are {names}")
         return ExitCode.DONE
     overrides = {row["member"]: members.columns[row["member"]] for row in rows}
     chances = {}

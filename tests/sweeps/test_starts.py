@@ -143,7 +143,8 @@ def test_a_resumed_sweep_is_exact_and_refuses_changed_weights(
     with monkeypatch.context() as patch, pytest.raises(UserError) as caught:
         patch.setattr("lenet_jax.sweeps.starts.sum_of_weights", lambda _: "0")
         start(tmp_path / "sweep", config, overrides, save="all")
-    assert "a file of weights that members start from, or are pruned by, changed since" in str(caught.value)
+    said = "a file of weights that members start from, or are pruned by, changed since"
+    assert said in str(caught.value)
     assert start(tmp_path / "sweep", config, overrides, save="all")[0] == 0
     whole, resumed = (lenet_jax.load_sweep(p) for p in (children, tmp_path / "sweep"))
     for name, array in whole.weights().items():
