@@ -369,13 +369,21 @@ def test_a_sweep_does_not_mix_members_of_two_texts(tmp_path):
     changes = own | {"model.name": name, "data.name": str(data), "train.num_epochs": 1}
     base = configs.load("configs/notes.py", changes.items())
 
-    def sweep():
+    def sweep(name="sweep", **flags):
         members = Members(base, Columns.of([{"seed": 0}, {"seed": 1}]))
-        return run_sweep(base, members, Options(str(tmp_path / "sweep"), chunk_size=1), ["again"])
+        options = Options(str(tmp_path / name), chunk_size=1, **flags)
+        return run_sweep(base, members, options, ["again"])
 
+    changed = r"the file of the network changed since .* was started"
     assert sweep() == 0
     (tmp_path / "own.py").write_text(text + "\n# edited\n")
-    with pytest.raises(UserError, match=r"the file of the network changed since .* was started"):
+    with pytest.raises(UserError, match=changed):
         sweep()
     (tmp_path / "own.py").write_text(text)
     assert sweep() == 0
+
+    assert sweep("array", plan_only=True) == 0  # as for a job array
+    assert sweep("array", worker=(1, 2)) == 0
+    (tmp_path / "own.py").write_text(text + "\n# edited\n")
+    with pytest.raises(UserError, match=changed):
+        sweep("array", worker=(2, 2))

@@ -59,6 +59,7 @@ FIGURES = tuple(f"{name}{end}" for name in (FIGURE, ERROR_MAP) for end in (".png
 RESULTS = TABLE, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 MAX_LISTED = 12  # members or epochs in one message
+_CHUNK = re.compile("[0-9]{4,}")
 _OWN_DRAFT = re.compile(r"\.[0-9]{4,}\.draft")
 
 
@@ -147,7 +148,7 @@ class SweepDir:
                 if _OWN_DRAFT.fullmatch(draft.name):  # not those of a job array, which may run
                     remove(draft)
             for path in chunks.glob("[0-9]*"):
-                if not path.is_dir():
+                if _CHUNK.fullmatch(path.name) and not path.is_dir():
                     raise damaged(path, "it is not a folder")
             if self.plan() is None:
                 if not any(chunks.glob("[0-9]*")):
@@ -189,7 +190,7 @@ class SweepDir:
     def done(self) -> set[int]:
         """The finished chunks."""
         names = (path.name for path in (self.path / CHUNKS).glob("[0-9]*"))
-        numbers = {int(name) for name in names if re.fullmatch("[0-9]{4,}", name)}
+        numbers = {int(name) for name in names if _CHUNK.fullmatch(name)}
         return set(filter(self.is_done, numbers))
 
     def folders(self, chunks: Collection[int]) -> list[tuple[Path, list[int]]]:

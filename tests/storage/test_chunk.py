@@ -56,6 +56,15 @@ def test_what_a_sweep_writes_is_read(sweep):
         SweepWeights(sweep).read_member(0)
 
 
+def test_a_file_in_place_of_a_chunk_is_found_before_training(sweep):
+    (sweep.path / "chunks" / "0001.txt").touch()
+    with sweep:
+        sweep.open({}, {})
+    (sweep.path / "chunks" / "0001").touch()
+    with pytest.raises(UserError, match=r"chunks/0001 is damaged: it is not a folder"), sweep:
+        sweep.open({}, {})
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import subprocess
 import sys
 
@@ -58,6 +59,7 @@ def test_a_disturbed_sweep_gives_the_table_of_a_local_one(name, expected, tmp_pa
         (["--slurm.partition=gpu"], "--slurm.partition needs --executor=slurm, or"),
         (["--executor=ray", "--slurm.jobs=2"], "--slurm.jobs needs --executor=slurm"),
         (["--slurm.time=0"], "flag --slurm.time=0: 0 is not a positive"),
+        (["--worker=1/2", "--executor=ray"], "--worker trains in this process: it cannot be"),
         (["--attempts=0"], "flag --attempts=0: 0 is not a positive"),
         (["--slurm.partitoin=x"], "did you mean --slurm.partition?"),
     ],
@@ -67,6 +69,20 @@ def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, fla
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) <= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(environment, tmp_path, capsys):
+    if (reason := missing("ray")) is not None:
+        assert not REQUIRED, reason
+        pytest.skip(reason)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", "127.0.0.1:99999"):
+        arguments = [*FLAGS, f"--workdir={tmp_path / 'sweep'}", f"--executor=ray:{address}"]
+        assert run_command(sweep.main, arguments) == 2
+        error = capsys.readouterr().err
+        assert f"no Ray cluster at {address}: " in error and len(error.splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
 
 

@@ -326,6 +326,10 @@ def test_a_job_array_shares_a_sweep_and_collect_writes_its_results(finished, con
     with pytest.raises(UserError, match="holds no plan yet: --print_sbatch"):
         start(tmp_path / "new", config, worker=(1, 1))
     assert not (tmp_path / "new").exists()
+    shutil.rmtree(shared / "chunks")
+    (shared / "chunks").mkdir()
+    code, output = start(shared, config, collect=True)
+    assert code == 0 and "nothing to collect; of an earlier time are results.csv, " in output
 
 
 def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):

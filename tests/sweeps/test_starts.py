@@ -180,6 +180,7 @@ def test_a_single_run_resumes_with_its_masks(config, parents, tmp_path, monkeypa
         ("{}", "is a sweep of 3 networks; choose one"),
         ("{}/chunks:1@2", "is not a sweep's directory"),
         ("{}x:1", "does not exist"),
+        ("{}@1", "is 1 a member or an epoch"),
     ],
 )
 @pytest.mark.parametrize("key", ["train.initial_weights", "prune.weights"])
@@ -191,6 +192,16 @@ def test_wrong_names_are_short_errors(config, parents, tmp_path, key, name, mess
     with pytest.raises(UserError, match=message):
         runs.start(tmp_path / "run", configs.replace(config, overrides[0]))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_member_that_diverged_is_no_start(config, tmp_path):
+    apart = {"optimizer.learning_rate": 1e30, "schedule.name": "constant"}
+    flags = {"record": "weights", "record_every": 3}
+    start(tmp_path / "apart", configs.replace(config, apart), [{"seed": 0}], **flags)
+    for key in ("train.initial_weights", "prune.weights"):
+        with pytest.raises(UserError, match="member 0 diverged, so that its weights are of no use"):
+            start(tmp_path / "sweep", config, [{key: f"{tmp_path}/apart:0"}])
+    assert start(tmp_path / "sweep", config, [{key: f"{tmp_path}/apart:0@0"}])[0] == 0
 
 
 def test_weights_of_another_network_and_rounded_ones_are_refused(config, parents, tmp_path):
