@@ -186,13 +186,16 @@ def _prepare(config: Config | str | Path, data: Any) -> Config:
     return configs.replace(checked, {"data.name": GIVEN})
 
 
-def load(path: str | Path, member: int | None = None, **description: Any) -> Network:
+def load(
+    path: str | Path, member: int | None = None, *, epoch: int | None = None, **description: Any
+) -> Network:
     """Loads a trained network.
 
     Args:
       path: a run directory; a file of weights, of safetensors or PyTorch; or, with `member`, a
-        sweep directory.
+        sweep directory, which is also `SWEEP:7`, and after epoch 3 `SWEEP:7@3`.
       member: the number of a sweep's member.
+      epoch: of a member: after which, if it is recorded; 0: before the first; None: the best.
       **description: what a file of weights does not say: `activation`, `pool`, `padding`, `mean`,
         `std`, `fit`, `layers` (or `map`), or `model`, the class of a network of one's own; see
         `lenet_jax.inference.description.Description`.
@@ -214,7 +217,7 @@ def load(path: str | Path, member: int | None = None, **description: Any) -> Net
     names = [field.name for field in fields(Description)]
     if unknown := ", ".join(name for name in description if name not in names):
         raise TypeError(f"lenet_jax.load takes {', '.join(names)}; not {unknown}")
-    return load(path, member, Description(**description))
+    return load(path, member, Description(**description), epoch=epoch)
 
 
 def load_sweep(path: str | Path) -> SweepResults:

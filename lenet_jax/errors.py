@@ -254,25 +254,6 @@ def expand(path: str | os.PathLike[str], flag: str = "") -> Path:
         raise UserError(f"{flag}{show(path)}: {error}") from error
 
 
-def split_member(name: str) -> tuple[str, int | None]:
-    """`SWEEP:7`, or as it was once spelled `SWEEP@7`, as the folder and the member's number.
-
-    Of any other name, and of a file or a folder that is called so, the number is None.
-    """
-    match = re.fullmatch(r"(.+)[:@](\d{1,9})", name)
-    if match is None or expand(name).exists():
-        return name, None
-    return match[1], int(match[2])
-
-
-def split_epoch(name: str) -> tuple[str, int | None]:
-    """`SWEEP:7@3` as the member's name and the epoch, which is None of any other name."""
-    match = re.fullmatch(r"(.+:\d{1,9})@(\d{1,9})", name)
-    if match is None or expand(name).exists():
-        return name, None
-    return match[1], int(match[2])
-
-
 def discard(stream: Any) -> None:
     """Redirects a standard stream, including what is still buffered, to the null device."""
     devnull = os.open(os.devnull, os.O_WRONLY)

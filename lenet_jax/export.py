@@ -33,7 +33,7 @@ from lenet_jax.storage.files import (
     refuse_link,
     write_atomically,
 )
-from lenet_jax.terminal.arguments import add_force, description, make_parser, network_path
+from lenet_jax.terminal.arguments import add_force, description, find_network, make_parser
 
 if TYPE_CHECKING:
     from lenet_jax.inference.network import Network
@@ -68,9 +68,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--out", metavar="FILE", help="default: in DIR/export; of a zoo a folder")
     add_force(parser)
     arguments = parser.parse_args(argv)
-    path, member = network_path(arguments)
+    name = find_network(arguments)
+    path = expand(name.path)
     if arguments.format == ZOO:
-        return _export_zoo(path, member, arguments)
+        return _export_zoo(path, name.member, arguments)
     suffix = SUFFIXES[arguments.format].removeprefix("_torch")
     if arguments.out and not arguments.out.endswith(suffix):
         torch = "\nThe weights go there; a .py that defines the network is written beside it."
@@ -90,9 +91,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     remarks: list[str] = []
     given = Description(**description(arguments))
-    network = load(path, member, given, remarks.append)
+    network = load(path, name.member, given, remarks.append, name.epoch)
     stem = path.stem if path.is_file() else "model"
-    stem = stem if member is None else f"member_{member}"
+    stem = stem if name.member is None else name.label
     folder = path.parent if path.is_file() else path / "export"
     out = expand(arguments.out or folder / f"{stem}{SUFFIXES[arguments.format]}")
     with writing(out):

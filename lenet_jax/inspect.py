@@ -20,14 +20,14 @@ from lenet_jax.errors import (
     print_remarks,
     run_command,
     show,
-    split_member,
     writing,
 )
+from lenet_jax.network_name import NetworkName, parse
 from lenet_jax.reading import read_json
 from lenet_jax.storage.files import check_replaceable, refuse_link, write_atomically
 from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD, TENSORBOARD
-from lenet_jax.terminal.arguments import add_force, description, make_parser, network_path
+from lenet_jax.terminal.arguments import add_force, description, find_network, make_parser
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
-    path, member = network_path(arguments)
+    name = find_network(arguments)
+    path = expand(name.path)
     from lenet_jax.plots.output import parse_formats, png, render
 
     suffixes = parse_formats(arguments.format)
@@ -105,7 +106,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     remarks: list[str] = []
     given = Description(**description(arguments))
-    network = load(path, member, given, remarks.append)
+    network = load(path, name.member, given, remarks.append, name.epoch)
     if network.config is None and arguments.weights is None:
         raise UserError(
             f"{path} is a file, see --weights; --workdir must be a run, which has a config"
@@ -120,8 +121,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         raise UserError(f"{path} is for other data than {dataset.name!r}: see --data")
     example = _example(arguments, network, dataset)
     folders = [path / "inspect" if path.is_dir() else path.with_name(f"inspect_{path.stem}")]
-    if member is not None:
-        folders.append(folders[0] / f"member_{member}")
+    if name.member is not None:
+        folders.append(folders[0] / name.label)
     out = _make_folder(arguments.out, *folders)  # before what takes seconds
     findings = find(network, dataset.test, example)
     if arguments.corruptions:
@@ -256,14 +257,14 @@ def _compare(arguments: argparse.Namespace) -> int:
     from lenet_jax.inference.load import load, load_results
     from lenet_jax.report.compare import answer, compare
 
-    results = [load_results(path, member) for path, member in sources]
+    results = [load_results(Path(path), member, epoch) for path, member, epoch in sources]
     answers, remark = None, ""
     try:
-        answers = answer([load(path, member) for path, member in sources])
+        answers = answer([load(path, member, epoch=epoch) for path, member, epoch in sources])
     except UserError as error:  # such as of a class whose file would run
         remark = f"their answers are not compared: {str(error).splitlines()[0]}"
     page, lines = compare(results, answers)
-    out = _make_folder(arguments.out, sources[0][0] / "inspect")
+    out = _make_folder(arguments.out, Path(sources[0].path, "inspect"))
     with writing(out):
         _write(out, {"compare.html": page}, force=arguments.force)
     for line in lines:
@@ -273,13 +274,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
-def _source(name: str) -> tuple[Path, int | None]:
-    """A run directory and None, or, for `SWEEP:7`, a sweep directory and a member number."""
-    folder, member = split_member(name)
-    path = expand(folder)
+def _source(name: str) -> NetworkName:
+    """A run directory, or a sweep's member, where it is."""
+    found = parse(name)
+    path = expand(found.path)
     if not path.is_dir():
         raise UserError(f"{show(name)} is not a directory")
-    return path, member
+    return found._replace(path=str(path))
 
 
 if __name__ == "__main__":

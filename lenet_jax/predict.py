@@ -17,7 +17,7 @@ from lenet_jax.errors import (
     run_command,
     show,
 )
-from lenet_jax.terminal.arguments import description, make_parser, network_path
+from lenet_jax.terminal.arguments import description, find_network, make_parser
 
 if TYPE_CHECKING:
     from lenet_jax.data.characters import Character
@@ -70,7 +70,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--one", action="store_true", help="only the largest character of an image")
     arguments = parser.parse_args(argv)
-    path, member = network_path(arguments)
+    name = find_network(arguments)
 
     from lenet_jax.data import image_sources  # late: an error in the arguments is reported at once
 
@@ -87,7 +87,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
     remarks: list[str] = []
     given = Description(**description(arguments))
-    network = load(path, member, given, remarks.append)
+    network = load(name.path, name.member, given, remarks.append, name.epoch)
     print_remarks(remarks)
     rows, errors = classify(network, found.images, one=arguments.one)
     if arguments.json:

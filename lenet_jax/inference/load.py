@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from lenet_jax import config as configs
-from lenet_jax.errors import IF_DIVERGED, UserError, counted, expand, show, split_member
+from lenet_jax.errors import IF_DIVERGED, UserError, counted, expand, show
 from lenet_jax.inference.description import (
     DEFAULTS,
     Description,
@@ -32,6 +33,7 @@ from lenet_jax.inference.state_dict import (
     to_state_dict,
 )
 from lenet_jax.inference.torch_names import Say, rename
+from lenet_jax.network_name import NetworkName, parse
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
@@ -56,29 +58,31 @@ def load(
     member: int | None = None,
     given: Description = NOTHING,
     say: Say = as_warning,
+    epoch: int | None = None,
 ) -> Network:
     """Loads a trained network.
 
     Args:
       path: a run directory; a weights file, of safetensors or PyTorch; or, with `member`, a sweep
-        directory, or `SWEEP:7`.
+        directory, or `SWEEP:7`, or `SWEEP:7@3`.
       member: the number of a sweep's member.
       given: what a weights file does not say of its network.
       say: is given remarks on what was taken for a file's weights, and what it does not say.
+      epoch: of a sweep's member: after which, 0 for the initial weights; None: the best.
 
     Raises:
       UserError: the path does not exist, or its content is damaged or unfinished.
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"what to load must be the name of a run or a file, not {show(path)}")
-    if member is None:
-        path, member = split_member(str(path))
+    if member is None and epoch is None:
+        path, member, epoch = parse(str(path))
     path = expand(path)
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if is_sweep(path):
-        return _load_member(path, member, given, say)
-    _check_no_member(path, member)
+        return _load_member(path, member, epoch, given, say)
+    _check_no_member(path, member, epoch)
     if not path.is_dir():
         state_dict, metadata = _read(path, given, say)
         if NETWORK not in metadata and (remark := unsaid(metadata, str(path))):
@@ -93,23 +97,25 @@ def load(
     return dataclasses.replace(network, folder=path)
 
 
-def load_results(path: Path, member: int | None = None) -> Results:
+def load_results(path: Path, member: int | None = None, epoch: int | None = None) -> Results:
     """What is known of a run or a member without its network, whose code does not run.
 
     Raises:
       UserError: as for `load`.
     """
     if is_sweep(path):
-        return _read_member(path, member)[0]
-    _check_no_member(path, member)
+        return _read_member(path, member, epoch)[0]
+    _check_no_member(path, member, epoch)
     results = _read_run(path, as_warning)
     find_weights(path)  # may raise
     return results
 
 
-def _check_no_member(path: Path, member: int | None) -> None:
+def _check_no_member(path: Path, member: int | None, epoch: int | None) -> None:
     if member is not None:
         raise UserError(f"{path} is not a sweep, so it has no member {member}")
+    if epoch is not None:
+        raise UserError(f"{path} is not a sweep, so it has no weights after epoch {epoch}")
 
 
 def _read_run(path: Path, say: Say) -> Results:
@@ -136,8 +142,8 @@ def load_model(
     Raises:
       UserError: as for `load`.
     """
-    folder, number = split_member(str(path)) if member is None else (path, member)
-    if number is not None or is_sweep(expand(folder)):
+    name = parse(str(path)) if member is None else NetworkName(str(path), member)
+    if name.member is not None or is_sweep(expand(name.path)):
         network = load(path, member, given, say)
         network.require_lenet("this")
         return network.model, dict(network.metadata)
@@ -212,14 +218,19 @@ def _say_unusual_size(model: LeNet, metadata: Mapping[str, str], source: str, sa
         say(f"{source} {remark}")
 
 
-def _load_member(path: Path, member: int | None, given: Description, say: Say) -> Network:
-    results, stored = _read_member(path, member)
+def _load_member(
+    path: Path, member: int | None, epoch: int | None, given: Description, say: Say
+) -> Network:
+    results, stored = _read_member(path, member, epoch)
     metadata = describe(stored.metadata, given, results.source, say)
-    network = _make(stored.state_dict, metadata, *results, given, say)
+    if any(array.dtype == np.float16 for array in stored.state_dict.values()):
+        say(f"{results.source} was recorded in float16, which rounds its weights")
+    state_dict = {name: np.asarray(a, np.float32) for name, a in stored.state_dict.items()}
+    network = _make(state_dict, metadata, *results, given, say)
     return dataclasses.replace(network, folder=path)
 
 
-def _read_member(path: Path, member: int | None) -> tuple[Results, StoredMember]:
+def _read_member(path: Path, member: int | None, epoch: int | None) -> tuple[Results, StoredMember]:
     sweep = SweepDir(path)
     overrides, stored = sweep.members(), SweepWeights(sweep)
     if member is None:
@@ -231,8 +242,9 @@ def _read_member(path: Path, member: int | None) -> tuple[Results, StoredMember]
     sweep.chunk_of(member)  # may raise
     config = configs.from_dict(sweep.config())
     config = configs.replace(config, overrides[member], run_code=False)
-    found = stored.read_member(member)
-    return Results(f"{path}:{member}", config, found.row, found.history), found
+    found = stored.read_member(member, epoch)
+    source = str(NetworkName(str(path), member, epoch))
+    return Results(source, config, found.row, found.history), found
 
 
 def _make(

@@ -105,9 +105,9 @@ def build_other(
         if text is not None and hashlib.sha256(text).hexdigest() != metadata[SOURCE]:
             say(f"{files_text(name)} changed since {show(source)} was trained")
     found = find_class(name)
-    shape, own = _read(metadata, source)
     if config is not None:
-        own = {key: value for key, value in config.model.items() if key != "name"} | own
+        metadata = complete(metadata, config, source)
+    shape, own = _read(metadata, source)
     mean, std = pixel_statistics(metadata, shape[2], source)
     classes = tuple(metadata.get("classes", "").splitlines())
     fixed = arguments(found, {"image_shape": shape, "num_classes": len(classes)})
@@ -129,6 +129,22 @@ def build_other(
         stated={**metadata, NETWORK: name, ARGUMENTS: json.dumps(own)},
         image_shape=shape,
     )
+
+
+def complete(metadata: Mapping[str, str], config: Config, source: str) -> dict[str, str]:
+    """The metadata of one member, with the arguments that the file of several lacks.
+
+    Args:
+      metadata: of the file.
+      config: the member's.
+      source: the name of the file.
+
+    Raises:
+      UserError: they are damaged.
+    """
+    _, stated = _read(metadata, source)
+    own = {key: value for key, value in config.model.items() if key != "name"} | stated
+    return {**metadata, ARGUMENTS: json.dumps(own)}
 
 
 def _read(metadata: Mapping[str, str], source: str) -> tuple[tuple[int, int, int], dict[str, Any]]:

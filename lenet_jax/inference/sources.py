@@ -9,16 +9,18 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import is_code
 from lenet_jax.data.files import open_file
-from lenet_jax.errors import UserError, expand, show, split_epoch, split_member
+from lenet_jax.errors import UserError, expand, show
 from lenet_jax.inference.description import Description, disagreements
 from lenet_jax.inference.load import find_weights, load, load_model
 from lenet_jax.inference.state_dict import from_state_dict, to_state_dict
 from lenet_jax.inference.variables import from_arrays
+from lenet_jax.network_name import parse
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 from lenet_jax.storage.sweep_weights import SweepWeights
@@ -94,6 +96,7 @@ def load_weights(
         stored = SweepWeights(SweepDir(sweep)).read(set(members.values()), epoch)
         for name, member in members.items():
             state_dict, metadata = stored[member]
+            _check_exact(state_dict, name)
             found[name] = _convert(state_dict, receiver, name)
             remarks |= _remarks(name, metadata, receiver, remarks)
     for remark, name in remarks.items():
@@ -122,9 +125,9 @@ def sum_of_weights(names: Iterable[str]) -> str | None:
 
 def _find_member(name: str) -> Source | None:
     """The member that a name stands for; None for anything else than a sweep's."""
-    rest, epoch = split_epoch(name)
-    folder, member = split_member(rest)
-    if member is not None and name[len(folder)] == "@":  # which elsewhere may stand for `:`
+    found = parse(name)
+    folder, member, epoch = found
+    if member is not None and str(found) != name:  # `SWEEP@7`, which elsewhere is `SWEEP:7`
         raise UserError(
             f"{show(name)}: is {member} a member or an epoch?\n"
             f"Write {show(folder)}:{member}, or {show(folder)}:MEMBER@{member}."
@@ -136,11 +139,19 @@ def _find_member(name: str) -> Source | None:
     return None
 
 
+def _check_exact(state_dict: StateDict, name: str) -> None:
+    if any(array.dtype == np.float16 for array in state_dict.values()):
+        raise UserError(
+            f"{show(name)} was recorded in float16, which rounds the weights\n"
+            "To start from them, record them with --record_dtype=float32."
+        )
+
+
 def _load_one(
     name: str, receiver: Receiver, say: Callable[[str], None]
 ) -> tuple[nnx.State, dict[str, str]]:
     """The weights of a run or a file, and its metadata, if the network is a LeNet."""
-    path, member = split_member(name)
+    path, member, _ = parse(name)
     if receiver.network is not LeNet:
         of = receiver.name
         given = Description(model=of if is_code(of) else None)

@@ -22,8 +22,8 @@ class StoredMember(NamedTuple):
     Attributes:
       state_dict: its weights.
       metadata: of the weights file.
-      row: its results.
-      history: its metrics, one row per epoch, named as in a run's `metrics.jsonl`.
+      row: its results; empty if the weights are those after an epoch, of which they may not be.
+      history: its metrics until then, a row per epoch, named as in a run's `metrics.jsonl`.
     """
 
     state_dict: weights.StateDict
@@ -39,17 +39,22 @@ class SweepWeights:
         """Reads nothing yet."""
         self._store = store
 
-    def read_member(self, member: int) -> StoredMember:
+    def read_member(self, member: int, epoch: int | None = None) -> StoredMember:
         """The weights and results of a member.
 
+        Args:
+          member: its number.
+          epoch: after which, 0 for the initial weights; None: its best on validation.
+
         Raises:
-          UserError: its weights were not saved, or its chunk is damaged.
+          UserError: its weights were not saved or recorded, its chunk is damaged, or it had
+            diverged or stopped before.
         """
-        chunk = self._find_chunk(member)
+        chunk = self._find_chunk(member, epoch)
         rows, curves = self._store.read_chunk(chunk)
-        members, stacked, metadata = self._read_stacked(chunk)
+        members, stacked, metadata = self._read_stacked(chunk, epoch)
         if member not in members:
-            raise self._missing(member)
+            raise self._missing(member, epoch)
         index, position = members.index(member), self._store.members_of(chunk).index(member)
         state_dict = {name: np.asarray(array)[index] for name, array in stacked.items()}
         # `train_loss` is called `train/loss` in a run.
@@ -60,7 +65,10 @@ class SweepWeights:
             {"epoch": epoch} | dict(zip(names, values, strict=True))
             for epoch, values in enumerate(epochs, 1)
         ]
-        return StoredMember(state_dict, metadata, rows[position], history)
+        if epoch is None:
+            return StoredMember(state_dict, metadata, rows[position], history)
+        self._check_alive(state_dict, member, epoch)
+        return StoredMember(state_dict, metadata, {}, history[:epoch])
 
     def read(
         self, members: Collection[int], epoch: int | None = None
@@ -72,7 +80,8 @@ class SweepWeights:
           epoch: after which, 0 for the initial ones; None: of each member's best on validation.
 
         Raises:
-          UserError: they were not saved or recorded, a chunk is damaged, or a member diverged.
+          UserError: they were not saved or recorded, a chunk is damaged, or a member
+            diverged, or stopped before.
         """
         found, chunks = {}, {self._find_chunk(member, epoch) for member in members}
         for chunk in sorted(chunks):
@@ -86,14 +95,11 @@ class SweepWeights:
                     )
             stated, stacked, metadata = self._read_stacked(chunk, epoch)
             arrays = {name: np.asarray(array) for name, array in stacked.items()}
-            if epoch is not None and any(array.dtype == np.float16 for array in arrays.values()):
-                raise UserError(
-                    f"{self._store.path} recorded weights after epochs in float16, which rounds"
-                    " them\nTo start from them, record them with --record_dtype=float32."
-                )
             for member in set(members).intersection(stated):
                 index = stated.index(member)
                 own = {name: array[index] for name, array in arrays.items()}
+                if epoch is not None:
+                    self._check_alive(own, member, epoch)
                 found[member] = own, metadata
         if missing := sorted(set(members) - found.keys()):
             raise self._missing(missing[0], epoch)
@@ -133,6 +139,13 @@ class SweepWeights:
         if not set(members) <= set(numbers) or stacks != {(len(members),)}:
             raise damaged(self._store.folder(chunk), f"{name} is of other members")
         return members, stacked, metadata
+
+    def _check_alive(self, state_dict: weights.StateDict, member: int, epoch: int) -> None:
+        if any(np.isnan(np.asarray(array)).any() for array in state_dict.values()):
+            raise UserError(
+                f"{self._store.path}: member {member} had diverged or stopped before epoch {epoch}"
+                "\nChoose an epoch before, or another member."
+            )
 
     def _missing(self, member: int, epoch: int | None = None) -> UserError:
         if epoch is not None:

@@ -123,19 +123,22 @@ class SweepResults:
         """The epochs after which `weights` or `logits` were recorded; 0: before the first."""
         return recorded_epochs([folder for folder, _ in self.folders], kind)
 
-    def network(self, member: int | None = None, model: str | None = None) -> Network:
+    def network(
+        self, member: int | None = None, model: str | None = None, *, epoch: int | None = None
+    ) -> Network:
         """The network of a member, by default of the best on validation.
 
         Args:
           member: its number.
           model: the class of a network of one's own, whose file runs as code: `FILE.py:Class`.
+          epoch: after which, if it is recorded; 0: before the first; None: the best on validation.
 
         Raises:
-          UserError: its weights were not saved; or every member diverged.
+          UserError: its weights were not saved or recorded; or every member diverged.
         """
         if member is None:
             member = self._winner()["member"]
-        return load_network(self.path, member, Description(model=model))
+        return load_network(self.path, member, Description(model=model), epoch=epoch)
 
     def plot(self, *, path: str | Path | None = None) -> Figure:
         """Draws the figure of the sweep, see `plots.sweeps`; a notebook shows it.

@@ -4,6 +4,9 @@
     member_0003_epoch_0010.safetensors    the weights of a member after an epoch
     lenet.py                              the module that they are of; several shapes: lenet_0.py, …
 
+Of networks that are no LeNets there is no module for PyTorch: the index names their class, and the
+weights have the names and layouts of Flax, as `export --format=safetensors` writes them.
+
 The networks are those of each member's best epoch on validation, which `selected` marks, and those
 that were recorded after other epochs.
 """
@@ -16,13 +19,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lenet_jax import config as configs
 from lenet_jax.errors import UserError, counted, show
-from lenet_jax.inference.others import NETWORK
+from lenet_jax.inference.others import NETWORK, complete
 from lenet_jax.inference.torch_source import source
 from lenet_jax.statistics import shortest
 from lenet_jax.storage import weights
 from lenet_jax.storage.files import publish, remove, table, write_atomically
 from lenet_jax.storage.recorded import WEIGHTS, load_weights, recorded_epochs
+from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps.collected import SweepResults
 
 INDEX = "index.csv"
@@ -63,7 +68,7 @@ def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[
       Lines to print.
 
     Raises:
-      UserError: weights are missing or damaged, networks are not LeNets, or `out` exists.
+      UserError: weights are missing or damaged, or `out` exists.
       OSError: it cannot be written.
     """
     if out.exists():
@@ -80,51 +85,67 @@ def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[
         publish(draft, out)
     finally:
         remove(draft)  # nothing, if it was renamed
-    names = ", ".join(modules)
+    how = f"for PyTorch: load(FILE) of {', '.join(modules)}"
+    if not modules:
+        how = "in Python: lenet_jax.load(FILE), and model=… of a class of your own"
     return [
         f"{out}  {counted(len(lines) - 1, 'network')} of {counted(len(results.rows), 'member')}",
-        f"listed in {INDEX}; for PyTorch: load(file) of {names}",
+        f"listed in {INDEX}; {how}",
     ]
 
 
 def _write_networks(results: SweepResults, folder: Path) -> tuple[list[list[Any]], list[str]]:
     """Writes the networks and their modules: the lines of the index, and the modules' names."""
     rows = {row["member"]: row for row in results.rows}
-    texts: list[str] = []
-    written: list[tuple[Entry, int]] = []  # and the number of its module
+    written: list[tuple[Entry, str]] = []  # and its class, or the text of its module
+    base, sweep = configs.from_dict(SweepDir(results.path).config()), str(results.path)
     for chunk, members in results.folders:
-        _require_lenet(chunk)
-        network = results.network(members[0])  # whose shape and data are those of its chunk
-        text = source(network.model, network.mean, network.std, network.class_names)
-        if text not in texts:
-            texts.append(text)
+        metadata = _read_metadata(chunk)
+        module = metadata.get(NETWORK)
+        if module is None:
+            network = results.network(members[0])  # whose shape and data are those of its chunk
+            metadata = network.metadata
+            module = source(network.model, network.mean, network.std, network.class_names)
         for entry in _entries(chunk, members, rows):
-            _write(folder / entry.file, entry.state_dict, network.metadata)
-            written.append((entry._replace(state_dict={}), texts.index(text)))
-    modules = ["lenet.py"] if len(texts) == 1 else [f"lenet_{i}.py" for i in range(len(texts))]
-    for name, text in zip(modules, texts, strict=True):
+            own = metadata
+            if NETWORK in metadata:
+                overrides = results.overrides[entry.member]
+                config = configs.replace(base, overrides, run_code=False)
+                own = complete(metadata, config, sweep)
+            _write(folder / entry.file, entry.state_dict, own)
+            written.append((entry._replace(state_dict={}), module))
+    texts = list(dict.fromkeys(module for _, module in written if "\n" in module))
+    names = ["lenet.py"] if len(texts) == 1 else [f"lenet_{i}.py" for i in range(len(texts))]
+    modules = dict(zip(texts, names, strict=True))
+    for text, name in modules.items():
         write_atomically(folder / name, text)
     swept = list(dict.fromkeys(key for own in results.overrides.values() for key in own))
     header = ["file", "module", "member", "epoch", "selected", *swept, *CURVES, *RESULTS]
     lines: list[list[Any]] = [header]
-    for entry, number in sorted(written, key=lambda item: item[0][:2]):
+    for entry, module in sorted(written, key=lambda item: item[0][:2]):
         overrides, curves = results.overrides[entry.member], results.curves[entry.member]
         tested = rows[entry.member] if entry.selected else {}
         cells = [
-            *(entry.file, modules[number], entry.member, entry.epoch, int(entry.selected)),
+            *(
+                entry.file,
+                modules.get(module, module),
+                entry.member,
+                entry.epoch,
+                int(entry.selected),
+            ),
             *(_cell(overrides.get(key)) for key in swept),
             *(_cell(shortest(curves[n][entry.epoch - 1]) if entry.epoch else None) for n in CURVES),
             *(tested.get(name) for name in RESULTS),
         ]
         lines.append(cells)
-    return lines, modules
+    return lines, names
 
 
-def _require_lenet(chunk: Path) -> None:
-    """Checks that a chunk has the weights of LeNets.
+def _read_metadata(chunk: Path) -> dict[str, str]:
+    """What a chunk's file of weights says of each of its networks.
 
     Raises:
-      UserError: it has others, or none.
+      UserError: it has none.
     """
     if not (chunk / WEIGHTS).is_file():
         raise UserError(
@@ -132,11 +153,7 @@ def _require_lenet(chunk: Path) -> None:
             " those of every member."
         )
     metadata = weights.read(chunk / WEIGHTS)[1]
-    if NETWORK in metadata:
-        raise UserError(
-            f"--format=zoo is for LeNet, and {show(chunk, 60)} has networks of the class"
-            f" {show(metadata[NETWORK])}\nlenet_jax.load_sweep(DIR).weights(epoch) has theirs."
-        )
+    return {key: value for key, value in metadata.items() if key != "members"}
 
 
 def _entries(
@@ -148,7 +165,7 @@ def _entries(
     for epoch in [None, *recorded_epochs([chunk], "weights")]:
         arrays = load_weights(folders, epoch)
         for row, member in enumerate(sorted(members)):
-            state = {name: np.array(array[row], np.float32) for name, array in arrays.items()}
+            state = {name: _restore(array[row]) for name, array in arrays.items()}
             if epoch is None and best[member] is not None:
                 yield Entry(member, best[member], True, state)
             elif epoch not in (None, best[member]) and _is_finite(state):
@@ -161,6 +178,11 @@ def _write(file: Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[s
     again, _ = weights.read(file)
     if any(not np.array_equal(array, np.asarray(again[n])) for n, array in state_dict.items()):
         raise UserError(f"{show(file, 120)} differs from what was written: check the disk")
+
+
+def _restore(array: np.ndarray) -> np.ndarray:
+    """A member's own array, in float32 where it was recorded in float16."""
+    return np.array(array, np.float32 if array.dtype == np.float16 else None)
 
 
 def _is_finite(state_dict: Mapping[str, np.ndarray]) -> bool:

@@ -1,10 +1,10 @@
 """The arguments of commands that read a trained network."""
 
 import argparse
-from pathlib import Path
 from typing import Any, NoReturn
 
-from lenet_jax.errors import UserError, expand, printable, show, split_member
+from lenet_jax.errors import UserError, expand, printable, show
+from lenet_jax.network_name import NetworkName, parse
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,8 +110,8 @@ def _parse_map(text: str) -> dict[str, str]:
     return layers
 
 
-def network_path(arguments: argparse.Namespace) -> tuple[Path, int | None]:
-    """The path of the network that the arguments name, and of a sweep the member's number.
+def find_network(arguments: argparse.Namespace) -> NetworkName:
+    """What the arguments name.
 
     Raises:
       UserError: they name none, or two, or one that does not exist.
@@ -121,10 +121,9 @@ def network_path(arguments: argparse.Namespace) -> tuple[Path, int | None]:
         either = " or --weights=FILE" if "weights" in arguments else ""
         reason = "missing" if arguments.workdir is None else "not both of"
         raise UserError(f"{reason} --workdir=DIR{either}, for example --workdir=runs/first")
-    name, member = (weights, None) if weights else split_member(arguments.workdir)
-    path = expand(name)
-    if not path.exists():
-        raise UserError(f"{path} does not exist")
-    if None not in (member, arguments.member):
+    name = NetworkName(weights) if weights else parse(arguments.workdir)
+    if not expand(name.path).exists():
+        raise UserError(f"{expand(name.path)} does not exist")
+    if None not in (name.member, arguments.member):
         raise UserError(f"--workdir={show(arguments.workdir)} names a member: omit --member")
-    return path, arguments.member if member is None else member
+    return name if name.member is not None else name._replace(member=arguments.member)

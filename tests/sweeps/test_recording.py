@@ -13,6 +13,7 @@ import pandas
 import pytest
 
 import lenet_jax
+from lenet_jax import config as configs
 from lenet_jax import data, export
 from lenet_jax.errors import UserError
 from lenet_jax.storage.columns import Columns
@@ -258,6 +259,62 @@ def test_a_zoo_has_every_network_once(finished, results, tmp_path, run_command):
     assert code == 2 and "already exists\nChoose another name, or add --force" in error
     assert command(f"--out={out}", "--force")[0] == 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["zoo"]
+
+
+def test_a_network_after_an_epoch_has_its_logits(finished, results, tmp_path, run_command):
+    bars = tiny.dataset().test
+    for epoch in (1, 3):
+        logits = results.logits_of(epoch=epoch)[2]
+        for network in (
+            results.network(2, epoch=epoch),
+            lenet_jax.load(f"{finished}:2@{epoch}"),
+            lenet_jax.load(finished, 2, epoch=epoch),
+        ):
+            np.testing.assert_allclose(network.logits(bars.images), logits, atol=1e-6)
+            assert network.source == f"{finished}:2@{epoch}"
+            assert [row["epoch"] for row in network.history] == list(range(1, epoch + 1))
+            assert not network.summary  # which is of the best epoch
+    initial = results.network(1, epoch=0)
+    assert initial.history == [] and np.isfinite(initial.logits(bars.images)).all()
+    out = tmp_path / "at.safetensors"
+    flags = "--format=safetensors", f"--workdir={finished}:2@1", f"--out={out}"
+    assert run_command(export.main, *flags)[0] == 0
+    first = results.logits_of(epoch=1)[2]
+    np.testing.assert_allclose(lenet_jax.load(out).logits(bars.images), first, atol=1e-6)
+    for wrong, meaning in (
+        (f"{finished}:2@4", r"no weights of member 2 after epoch 4\nIt has .*: 0, 1, 2, 3\n"),
+        (f"{finished}:{DIVERGED}@3", "member 0 had diverged or stopped before epoch 3\nChoose"),
+        (f"{tmp_path}:2@1", "is not a sweep, so it has no member 2"),
+    ):
+        with pytest.raises(UserError, match=meaning):
+            lenet_jax.load(wrong)
+    with pytest.raises(UserError, match="is not a sweep, so it has no weights after epoch 1"):
+        lenet_jax.load(out, epoch=1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_zoo_of_other_networks_loads_one_by_one(config, dtype, tmp_path, run_command):
+    mlp = configs.load(
+        "configs/notes.py", (tiny.MLP | {"data.name": config.data.name, "seed": 3}).items()
+    )
+    flags = {"record": "weights", "record_every": 3, "record_dtype": dtype}
+    start(tmp_path / "sweep", mlp, sweep("seed", range(2)), **flags)
+    command = "--format=zoo", f"--workdir={tmp_path / 'sweep'}", f"--out={tmp_path / 'zoo'}"
+    code, said, error = run_command(export.main, *command)
+    assert (code, error) == (0, "") and "in Python: lenet_jax.load(FILE)" in said
+    lines = list(csv.DictReader((tmp_path / "zoo" / "index.csv").read_text().splitlines()))
+    assert {line["module"] for line in lines} == {"mlp"} and len(lines) in (4, 5, 6)
+    images, results = tiny.dataset().test.images, lenet_jax.load_sweep(tmp_path / "sweep")
+    for line in lines:
+        network = lenet_jax.load(tmp_path / "zoo" / line["file"])
+        epoch = None if line["selected"] == "1" else int(line["epoch"])
+        with (
+            contextlib.nullcontext()
+            if epoch is None or dtype == "float32"
+            else pytest.warns(UserWarning, match="recorded in float16, which rounds")
+        ):
+            own = results.network(int(line["member"]), epoch=epoch)
+        np.testing.assert_array_equal(network.logits(images), own.logits(images))
 
 
 @pytest.mark.torch

@@ -212,6 +212,6 @@ def test_weights_of_another_network_and_rounded_ones_are_refused(config, parents
     flags = {"record": "weights", "record_every": 3, "record_dtype": "float16"}
     assert start(tmp_path / "halves", config, [{"seed": 0}], **flags)[0] == 0
     for epoch in ("@0", "@3"):
-        with pytest.raises(UserError, match=r"in float16, which rounds them\n.*=float32"):
+        with pytest.raises(UserError, match=r"in float16, which rounds the weights\n.*=float32"):
             start(tmp_path / "sweep", config, [{"prune.weights": f"{tmp_path}/halves:0{epoch}"}])
     assert start(tmp_path / "sweep", config, [{"prune.weights": f"{tmp_path}/halves:0"}])[0] == 0
