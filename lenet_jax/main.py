@@ -13,9 +13,10 @@ from absl import flags  # noqa: E402
 
 from lenet_jax import machine  # noqa: E402
 from lenet_jax.config import Config, saved_config  # noqa: E402
-from lenet_jax.config.flags import make_flags, parse  # noqa: E402
+from lenet_jax.config.flags import make_flags, overrides, parse  # noqa: E402
+from lenet_jax.config.unused import unused  # noqa: E402
 from lenet_jax.device import require_device  # noqa: E402
-from lenet_jax.errors import UserError, run_command  # noqa: E402
+from lenet_jax.errors import UserError, print_remarks, run_command  # noqa: E402
 from lenet_jax.terminal.interrupt import Interrupt  # noqa: E402
 
 PROGRAM = "python -m lenet_jax.main"
@@ -39,6 +40,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     flags.DEFINE_bool("profile", False, "trace the last epoch into DIR/profile", flag_values)
     _define_processes(flag_values)
     config = parse(argv, flag_values, program)
+    print_remarks(unused(config, [path for path, _ in overrides(flag_values)]))
     if flag_values.deterministic:
         machine.use_deterministic_kernels()
     machine.use_compilation_cache()

@@ -20,8 +20,9 @@ from absl import flags
 
 from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, overrides, parse
+from lenet_jax.config.unused import unused
 from lenet_jax.device import require_device
-from lenet_jax.errors import UserError, run_command, show, writing
+from lenet_jax.errors import UserError, print_remarks, run_command, show, writing
 from lenet_jax.executors import choice
 from lenet_jax.sweeps import file
 
@@ -46,6 +47,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     if flag_values.shared_data_order:
         config = file.share_order(config)
     members = file.load(flag_values.sweep, config, given)
+    print_remarks(unused(config, given, members.columns.by_key))
     if flag_values.deterministic:
         machine.use_deterministic_kernels()
     machine.use_compilation_cache()
