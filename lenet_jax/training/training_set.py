@@ -100,7 +100,7 @@ def sum_of_files(names: Iterable[str | None]) -> str | None:
     """
     total, files = hashlib.sha256(), [name for name in names if name is not None]
     for name in files:
-        with open_file(expand(located(name), f"{KEY}=")) as file:
+        with open_file(_find(name)) as file:
             total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest() if files else None
 
@@ -127,7 +127,7 @@ def _read_indices(name: str, available: int) -> Int32[np.ndarray, " n"]:
       UserError: the file cannot be read, holds something else than different integers from 0 to
         `available` - 1, or none.
     """
-    path = expand(located(name), f"{KEY}=")
+    path = _find(name)
     values = read_npy(path) if path.suffix.lower() in (".npy", ".npz") else _read_text(path)
     where = f"{KEY}: {show(path)}"
     if values.dtype.kind not in "iu" or values.ndim != 1:
@@ -144,6 +144,15 @@ def _read_indices(name: str, available: int) -> Int32[np.ndarray, " n"]:
     if len(ordered) < len(values):
         raise UserError(f"{where} has the index {ordered[counts > 1][0]} more than once")
     return ordered.astype(np.int32)
+
+
+def _find(name: str) -> Path:
+    """The file that a name means; refuses what is none."""
+    path = expand(located(name), f"{KEY}=")
+    if not path.is_file():
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{KEY}: {show(path)} {what}")
+    return path
 
 
 def _read_text(path: Path) -> np.ndarray:

@@ -59,6 +59,8 @@ def test_a_file_lists_the_subset(tmp_path, name):
         ("\n", "indices.txt has no indices"),
         (np.arange(3.0), "indices.npy has float64 (3,); needed are integers (n,)"),
         (np.zeros((2, 3), int), "needed are integers (n,)"),
+        ({"subset_file": "nothing.txt"}, "data.subset_file: nothing.txt does not exist"),
+        ({"subset_file": "."}, "data.subset_file: . is not a file"),
     ],
 )
 def test_what_does_not_fit_the_data_is_refused(tmp_path, monkeypatch, data, message):
