@@ -24,7 +24,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from lenet_jax import machine
+from lenet_jax import machine, timeline
 from lenet_jax.errors import UserError
 
 FOLDER = Path(__file__).with_name("cpp")
@@ -104,7 +104,7 @@ def load(units: tuple[str, ...] = LENET) -> None:
     """
     start(units)
     for unit in units:
-        _building.pop(unit).join()
+        _building[unit].join()
     libraries = {unit: _load(unit) for unit in units}
 
     import jax  # late: `start` has to be early
@@ -174,7 +174,8 @@ def _build(unit: str, folder: Path | None) -> ctypes.CDLL:
     # Windows does not delete a library in use.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         built = Path(scratch) / f"{unit}.so"
-        _run([*command, "-o", str(built)], unit)
+        with timeline.span(f"C++: {unit}"):
+            _run([*command, "-o", str(built)], unit)
         try:
             library = ctypes.CDLL(str(built))
         except OSError as error:

@@ -260,6 +260,28 @@ def test_a_library_that_does_not_load_is_reported_in_one_line(fresh, tmp_path):
     assert (native.missing() or "").startswith(f"what {tmp_path}/liar made of")
 
 
+@pytest.mark.compiler
+def test_a_call_refuses_arrays_of_other_types():
+    native.load()
+    out = jax.ShapeDtypeStruct((4, 16), jnp.float32)
+    call = jax.ffi.ffi_call("linear_forward", out)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="other types"):
+        call(jnp.ones((3, 16)), jnp.ones((3, 4), jnp.int32), jnp.ones(4))
+
+
+def test_what_is_started_early_fails_in_load_alone_and_without_jax(tmp_path):
+    code = "import sys; from lenet_jax.nn import native; native.start()"
+    code += "; print('jax' in sys.modules); print(native.missing())"
+    compiler(tmp_path / "mute", "exit 1")
+    environment = os.environ | {"CXX": str(tmp_path / "mute"), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert (first, done.stderr) == ("False", "")
+    assert second.startswith(f"{tmp_path}/mute does not compile")
+
+
 @pytest.mark.parametrize(
     ("size", "dtype", "message"),
     [(3, "float32", "not 3×3 of float32"), (5, "float16", "not 5×5 of float16")],

@@ -83,5 +83,8 @@ XLA_FFI_Error* answer(XLA_FFI_CallFrame* frame, const char* types, void (*run)(c
 
 }  // namespace
 
-#define DEFINE_CALL(name, types, run) \
-  extern "C" XLA_FFI_Error* name(XLA_FFI_CallFrame* frame) { return answer(frame, types, run); }
+// A function that XLA calls: its name, the types of its arrays, and a lambda that takes the Call.
+#define DEFINE_CALL(name, types, ...)                        \
+  extern "C" XLA_FFI_Error* name(XLA_FFI_CallFrame* frame) { \
+    return answer(frame, types, __VA_ARGS__);                \
+  }

@@ -9,11 +9,10 @@
 namespace {
 
 Windows windows_of(const Call& call, const int64_t* x, const int64_t* kernel, const int64_t* maps) {
-  return {x[0],      x[1],      x[2],
-          x[3],      kernel[0], kernel[1],
-          kernel[3], call.number("row_stride"), call.number("column_stride"),
-          call.number("top"), call.number("left"), maps[1],
-          maps[2]};
+  const long row_stride = call.number("row_stride"), column_stride = call.number("column_stride");
+  const long top = call.number("top"), left = call.number("left");
+  return {x[0],       x[1],          x[2], x[3], kernel[0], kernel[1], kernel[3],
+          row_stride, column_stride, top,  left, maps[1],   maps[2]};
 }
 
 }  // namespace
