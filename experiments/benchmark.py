@@ -8,7 +8,7 @@ on their standard input and leave the cores idle. Before anything is timed, all 
 steps from the same weights, and their losses must agree. A ratio compares two peers within one
 round; the median over the rounds is reported. The PyTorch peers need `pip install torch`; without
 it the other peers still run. Writes `results/benchmark_DEVICE.json` and `.png`. The cases
-`accuracy` and `checkpoint` run other scripts, which write their own results.
+`accuracy`, `checkpoint` and `whole_job` run other scripts, which write their own results.
 """
 
 import argparse
@@ -34,10 +34,11 @@ QUESTION = "How fast is lenet-jax compared with PyTorch and Flax on the same mac
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
 TOLERANCE = 2e-4  # relative, for the losses of the first steps
-CASES = ("train", "evaluate", "populations", "start", "accuracy", "checkpoint")
+CASES = ("train", "evaluate", "populations", "start", "accuracy", "checkpoint", "whole_job")
 SCRIPTS = {
     "accuracy": ("experiments.time_to_accuracy", "--config=configs/fast.py"),
     "checkpoint": ("experiments.checkpoint_cost",),
+    "whole_job": ("experiments.whole_job",),
 }
 
 

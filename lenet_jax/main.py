@@ -1,23 +1,29 @@
 """Trains a network: `python -m lenet_jax.main --config=FILE.py[:ARG] --workdir=DIR`."""
 
-import time
+import contextlib
+import functools
+import gc
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
-STARTED = time.perf_counter()  # before the imports, which count towards the time to the first step
+from absl import flags
 
-import functools  # noqa: E402
-import sys  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
-from typing import Any  # noqa: E402
+from lenet_jax import machine, timeline
+from lenet_jax.config import Config, saved_config
+from lenet_jax.config.flags import make_flags, overrides, parse
+from lenet_jax.config.networks import LENET
+from lenet_jax.config.unused import unused
+from lenet_jax.device import require_device
+from lenet_jax.errors import UserError, print_remarks, run_command
+from lenet_jax.nn import native
+from lenet_jax.terminal.console import starting
+from lenet_jax.terminal.interrupt import Interrupt
 
-from absl import flags  # noqa: E402
-
-from lenet_jax import machine  # noqa: E402
-from lenet_jax.config import Config, saved_config  # noqa: E402
-from lenet_jax.config.flags import make_flags, overrides, parse  # noqa: E402
-from lenet_jax.config.unused import unused  # noqa: E402
-from lenet_jax.device import require_device  # noqa: E402
-from lenet_jax.errors import UserError, print_remarks, run_command  # noqa: E402
-from lenet_jax.terminal.interrupt import Interrupt  # noqa: E402
+if TYPE_CHECKING:
+    from lenet_jax.data import Dataset
 
 PROGRAM = "python -m lenet_jax.main"
 
@@ -29,6 +35,7 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
       argv: the arguments.
       program: the program's name, for the help and the command to resume with.
     """
+    started = timeline.process_start()
     flag_values = make_flags()
     flags.DEFINE_enum(
         "extend",
@@ -45,17 +52,23 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         machine.use_deterministic_kernels()
     machine.use_compilation_cache()
     machine.use_cores()
+    if config.model.name == LENET and config.model.backend in ("auto", "native"):
+        native.start()  # beside what follows
+    timeline.record("start of Python, flags", started)
     options = {
         "profile": flag_values.profile,
         "extend": flag_values.extend is not None,
         "repeats": saved_config(flag_values["config"].value or ""),
     }
-    run = functools.partial(_run, config, flag_values.workdir, machine.command_line(program, argv))
+    command = machine.command_line(program, argv)
+    run = functools.partial(_run, config, flag_values.workdir, command, started)
     if flag_values.coordinator is None:
         if flag_values.num_processes is not None or flag_values.process_id is not None:
             raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
-        require_device()
-        return run(**options)
+        dataset = _load_beside(config)
+        with starting(), _importing("JAX"):
+            require_device()
+        return run(**options, dataset=dataset)
     from lenet_jax.processes.meeting import join
     from lenet_jax.training import replicas
 
@@ -75,10 +88,42 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         return code
 
 
-def _run(config: Config, workdir: str, command: Sequence[str], **options: Any) -> int:
-    from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
+def _run(
+    config: Config, workdir: str, command: Sequence[str], started: float, **options: Any
+) -> int:
+    with starting(), _importing("the rest"):
+        from lenet_jax.runs.run import run  # late: an error in the arguments is reported at once
 
-    return run(config, workdir, command, STARTED, **options)
+    return run(config, workdir, command, started, **options)
+
+
+def _load_beside(config: Config) -> "Callable[[], Dataset]":
+    """Loads the data on a thread; returns what waits for them, and raises what loading them did."""
+    future: Future[Dataset] = Future()
+
+    def load() -> None:
+        try:
+            with timeline.span("data"):
+                from lenet_jax import data
+
+                future.set_result(data.load_section(config.data))
+        except BaseException as error:  # noqa: BLE001  # raised again where the data are needed
+            future.set_exception(error)
+
+    threading.Thread(target=load, name="data", daemon=True).start()
+    return future.result
+
+
+@contextlib.contextmanager
+def _importing(what: str) -> Iterator[None]:
+    """Imports without collecting garbage, of which there is little; what is imported stays."""
+    gc.disable()
+    try:
+        with timeline.span(f"import of {what}"):
+            yield
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def _define_processes(flag_values: flags.FlagValues) -> None:

@@ -26,8 +26,9 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_exit_code_is_the_runs(monkeypatch, code):
     calls = []
 
-    def record(*args, profile, extend, repeats):
+    def record(*args, profile, extend, repeats, dataset):
         assert repeats is None
+        assert len(dataset().test) == 10_000
         calls.append(args)
         return code
 

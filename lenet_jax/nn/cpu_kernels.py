@@ -177,7 +177,7 @@ def convolve(
     Raises:
       UserError: the C++ cannot be compiled here, see `native.missing`.
     """
-    native.load()
+    native.load(native.WINDOWS)
     batch = x.shape[-1]
     if batch >= LANES:
         x = _pad_batch(x, HALF_LANES)
@@ -204,7 +204,7 @@ def convolution_kernel_gradient(
     Raises:
       UserError: the C++ cannot be compiled here, see `native.missing`.
     """
-    native.load()
+    native.load(native.WINDOWS)
     if x.shape[-1] >= LANES:
         x, cotangent = _pad_batch(x), _pad_batch(cotangent)
     out = _like(x, (*size, x.shape[0], cotangent.shape[0]))

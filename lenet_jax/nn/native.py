@@ -1,7 +1,8 @@
 """Compiles and loads the C++ kernels in `cpp/`.
 
-They are compiled for this machine's processor on first use, which takes seconds, and cached in the
-user's cache folder. XLA calls them as custom calls from any compiled function.
+Each `.cc` file is a unit: a library of its own, compiled for this machine's processor when it is
+first needed, beside others, and cached in the user's cache folder. XLA calls the functions as
+custom calls from any compiled function.
 
 They are written with the vector extensions of GCC and Clang, which MSVC lacks. `CXX` may hold flags
 too; `CXXFLAGS` is not read, for what it holds is rarely meant for this machine's own processor.
@@ -11,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import platform
 import shlex
@@ -18,31 +20,33 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
-from lenet_jax import machine
+from lenet_jax import machine, timeline
 from lenet_jax.errors import UserError
 
 FOLDER = Path(__file__).with_name("cpp")
-SOURCE = FOLDER / "native.cc"  # which includes the others
 COMPILERS = ("c++", "g++", "clang++")
 MSVC = ("cl", "clang-cl")  # and what takes its flags
-CALLS = (
-    *("conv_pool_forward", "conv_pool_kernel_gradient", "conv_pool_input_gradient"),
-    *("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
-    *("convolution_forward", "convolution_kernel_gradient"),
-)
+CALLS = {
+    "convolution": ("conv_pool_forward",),
+    "winners": ("conv_pool_kernel_gradient", "conv_pool_input_gradient"),
+    "linear": ("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
+    "windows": ("convolution_forward", "convolution_kernel_gradient"),
+}
+LENET = ("winners", "linear", "convolution")  # units; what takes longest comes first
+WINDOWS = ("windows",)
 
 
-def _flags() -> tuple[str, ...]:
+def _flags(unit: str) -> tuple[str, ...]:
     """The compiler's flags on this system."""
     apple = sys.platform == "darwin" and platform.machine() == "arm64"
     flags = "-std=c++17", "-O3", "-mcpu=native" if apple else "-march=native"
     if sys.platform == "win32":  # a `long` has 32 bits, and a library shows what is exported
-        return (*flags, "-shared", "-Wno-narrowing", *(f"-Wl,/EXPORT:{call}" for call in CALLS))
+        exports = (f"-Wl,/EXPORT:{call}" for call in CALLS[unit])
+        return (*flags, "-shared", "-Wno-narrowing", *exports)
     return (*flags, "-fPIC", "-shared")
 
 
@@ -54,10 +58,10 @@ OTHERWISE = (
 
 
 @functools.cache
-def missing() -> str | None:
-    """The reason why native code is not available, in one line; None if it is."""
+def missing(units: tuple[str, ...] = LENET) -> str | None:
+    """The reason why units are not available, in one line; None if they are."""
     try:
-        load()
+        load(units)
     except UserError as error:
         return str(error).splitlines()[0]
     return None
@@ -70,35 +74,65 @@ def key() -> str:
     Raises:
       UserError: there is no compiler, or it fails.
     """
-    command = _compiler()
+    command, (unit, *_) = _compiler(), CALLS
     # Predefined macros identify the compiler and the processor; XLA's header, the interface.
-    defined = _run([*command, _flags()[2], "-dM", "-E", "-x", "c++", os.devnull])
+    defined = _run([*command, _flags(unit)[2], "-dM", "-E", "-x", "c++", os.devnull], unit)
     interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
-    flags = shlex.join([*command, *_flags()]).encode()
-    sources = [path.read_bytes() for path in (SOURCE, *sorted(FOLDER.glob("*.h")))]
+    flags = shlex.join([*command, *(flag for unit in CALLS for flag in _flags(unit))]).encode()
+    sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]*"))]
     return _hash(b"\0".join((*sources, flags, defined, interface)))
 
 
+def start(units: tuple[str, ...] = LENET) -> None:
+    """Begins to compile units that are not in the cache, for `load`, which waits for them.
+
+    It does not import JAX, so that both may happen at once. A failure is left to `load`.
+    """
+    for unit in units:
+        if unit not in _building:
+            thread = threading.Thread(target=_fill_cache, args=[unit], daemon=True)
+            thread.start()
+            _building[unit] = thread
+
+
 @functools.cache
-def load() -> None:
-    """Compiles the C++ unless it is cached, and registers its functions with XLA.
+def load(units: tuple[str, ...] = LENET) -> None:
+    """Compiles units that are not in the cache, and registers their functions with XLA.
 
     Raises:
       UserError: there is no compiler, or it fails.
     """
-    build = [*_compiler(), *_flags(), "-isystem", str(_include()), str(SOURCE), "-o"]
-    library = _load(key(), build)
-    try:
-        functions = {name: getattr(library, name) for name in CALLS}
-    except AttributeError as error:
-        text = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} is not complete: {error}"
-        raise UserError(f"{text}\n{OTHERWISE}") from error
-    for name, function in functions.items():
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+    start(units)
+    for unit in units:
+        _building[unit].join()
+    libraries = {unit: _load(unit) for unit in units}
+
+    import jax  # late: `start` has to be early
+
+    for unit, library in libraries.items():
+        try:
+            functions = {name: getattr(library, name) for name in CALLS[unit]}
+        except AttributeError as error:
+            text = f"what {_compiler()[0]} made of {_source(unit)} is not complete: {error}"
+            raise UserError(f"{text}\n{OTHERWISE}") from error
+        for name, function in functions.items():
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
 
 
-def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
-    """Loads the cached library of a key; builds it first if it is missing, damaged or not ours.
+_building: dict[str, threading.Thread] = {}
+_one_at_a_time = threading.Lock()
+
+
+def _fill_cache(unit: str) -> None:
+    with contextlib.suppress(UserError, OSError):  # which `load` meets again
+        with _one_at_a_time:  # the first computes it for all
+            key()
+        if machine.make_private(machine.cache_folder()) is None:
+            _load(unit)
+
+
+def _load(unit: str) -> ctypes.CDLL:
+    """Loads the cached library of a unit; builds it first if it is missing, damaged or not ours.
 
     Its own hash is part of its name, since loading a truncated library kills the process.
     """
@@ -107,25 +141,25 @@ def _load(key: str, build: Sequence[str]) -> ctypes.CDLL:
     if problem:
         text = f"warning: {folder} {problem}; the C++ is compiled for this process alone"
         print(text, file=sys.stderr)
-        return _build(build, None, key)
-    if (library := _cached(folder, key)) is not None:
+        return _build(unit, None)
+    if (library := _cached(unit, folder)) is not None:
         return library
     import filelock  # late: `experiments.accelerator` runs without it
 
     # Processes that start together wait for the first to build it; one that cannot, builds its own.
-    lock = filelock.FileLock(folder / f"native-{key}.lock", timeout=LONGEST_BUILD)
+    lock = filelock.FileLock(folder / f"native-{key()}-{unit}.lock", timeout=LONGEST_BUILD)
     with contextlib.suppress(OSError, NotImplementedError):
         lock.acquire()
     try:
-        library = _cached(folder, key)
-        return _build(build, folder, key) if library is None else library
+        library = _cached(unit, folder)
+        return _build(unit, folder) if library is None else library
     finally:
         lock.release()
 
 
-def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
-    """The library of a key in the cache; what is damaged or not ours is deleted."""
-    for kept in folder.glob(f"native-{key}-*.so"):
+def _cached(unit: str, folder: Path) -> ctypes.CDLL | None:
+    """The library of a unit in the cache; what is damaged or not ours is deleted."""
+    for kept in folder.glob(f"native-{key()}-{unit}-*.so"):
         with contextlib.suppress(OSError):
             ours = machine.exposure(kept) is None
             if ours and kept.stem.endswith(_hash(kept.read_bytes())):
@@ -134,21 +168,23 @@ def _cached(folder: Path, key: str) -> ctypes.CDLL | None:
     return None
 
 
-def _build(build: Sequence[str], folder: Path | None, key: str) -> ctypes.CDLL:
-    """Compiles the library in a private folder, caches it if there is a folder, and loads it."""
+def _build(unit: str, folder: Path | None) -> ctypes.CDLL:
+    """Compiles a unit in a private folder, caches it if there is a folder, and loads it."""
+    command = [*_compiler(), *_flags(unit), "-isystem", str(_include()), str(FOLDER / f"{unit}.cc")]
     # Windows does not delete a library in use.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        built = Path(scratch) / "native.so"
-        _run([*build, str(built)])
+        built = Path(scratch) / f"{unit}.so"
+        with timeline.span(f"C++: {unit}"):
+            _run([*command, "-o", str(built)], unit)
         try:
             library = ctypes.CDLL(str(built))
         except OSError as error:
-            text = f"what {build[0]} made of lenet_jax/nn/cpp/{SOURCE.name} does not load: {error}"
+            text = f"what {command[0]} made of {_source(unit)} does not load: {error}"
             raise UserError(f"{text}\n{OTHERWISE}") from error
         if folder is None:
             return library
-        draft = folder / f"native-{os.getpid()}"
-        kept = folder / f"native-{key}-{_hash(built.read_bytes())}.so"
+        draft = folder / f"native-{os.getpid()}-{unit}"
+        kept = folder / f"native-{key()}-{unit}-{_hash(built.read_bytes())}.so"
         try:
             built.chmod(0o600)
             draft.unlink(missing_ok=True)
@@ -165,8 +201,16 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
+def _source(unit: str) -> str:
+    """The unit's file, for messages."""
+    return f"lenet_jax/nn/cpp/{unit}.cc"
+
+
 def _include() -> Path:
-    return Path(jax.ffi.include_dir())
+    """The folder of XLA's headers, as `jax.ffi.include_dir` has it."""
+    package = importlib.util.find_spec("jaxlib")
+    assert package is not None and package.origin is not None
+    return Path(package.origin).with_name("include")
 
 
 def _compiler() -> list[str]:
@@ -185,7 +229,7 @@ def _compiler() -> list[str]:
     raise UserError(f"there is no C++ compiler here, no {' or '.join(names)}\n{OTHERWISE}")
 
 
-def _run(command: Sequence[str]) -> bytes:
+def _run(command: Sequence[str], unit: str) -> bytes:
     try:
         return subprocess.run(command, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -193,5 +237,5 @@ def _run(command: Sequence[str]) -> bytes:
         lines = stderr.decode(errors="replace").splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "")
         raise UserError(
-            f"{command[0]} does not compile lenet_jax/nn/cpp/{SOURCE.name}: {first}\n{OTHERWISE}"
+            f"{command[0]} does not compile {_source(unit)}: {first}\n{OTHERWISE}"
         ) from error

@@ -182,7 +182,8 @@ def _convolution(params: Mapping[str, Any], x: Any, kernel: Any) -> _Turned | No
 
 def _has_native() -> bool:
     """Whether the C++ is there, and for the device that computes."""
-    return "native" in defaults_of(machine.devices()[0]).backends and native.missing() is None
+    has_backend = "native" in defaults_of(machine.devices()[0]).backends
+    return has_backend and native.missing(native.WINDOWS) is None
 
 
 def _max_pool(params: Mapping[str, Any], x: Any) -> Any:

@@ -1,5 +1,6 @@
 """A figure as the bytes of a file, PNG, SVG or PDF, and as an element of a page."""
 
+import importlib
 import io
 import re
 import zlib
@@ -19,6 +20,7 @@ PAGE_COLOURS = {
     **{colour: f"var(--series-{place})" for place, colour in enumerate(SERIES)},
 }
 
+NOTEBOOK = "lenet_jax.plots.notebook"  # which imports Matplotlib
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -54,6 +56,12 @@ def draw(
             raise
         warn(f"{stem}{suffixes[0]} was not drawn: {type(error).__name__}: {printable(error)}")
         return {}
+
+
+def prepare() -> None:
+    """Imports what a figure takes, for whoever has the time before there is one."""
+    for name in ("matplotlib.backends.backend_agg", "PIL.PngImagePlugin", NOTEBOOK):
+        importlib.import_module(name)
 
 
 def png(figure: Figure, software: str = "lenet_jax") -> bytes:

@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from flax import nnx
@@ -14,11 +14,15 @@ from flax import nnx
 from lenet_jax import config as configs
 from lenet_jax.data.form import measure_form
 from lenet_jax.errors import UserError, printable, show
-from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.runs.trackers import Tracker
 from lenet_jax.storage.run_dir import Row
 from lenet_jax.training.loop import Trainer
+
+if TYPE_CHECKING:
+    from lenet_jax.inference.network import Network
+else:  # importing this module does not import it
+    Network = Any
 
 METHODS = ("on_start", "on_epoch", "on_end")
 
@@ -93,6 +97,8 @@ def _place(error: BaseException) -> str:
 
 def _network(trainer: Trainer, variables: nnx.State, epoch: int) -> Network:
     """The network of these variables, with the preprocessing of the run's data."""
+    from lenet_jax.inference.network import Network
+
     spec, dataset, fit = trainer.spec, trainer.dataset, trainer.config.data.fit
     return Network(
         nnx.merge(spec.graphdef, jax.device_get(variables)),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from lenet_jax import timeline
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
-from lenet_jax.runs import figures
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.record import Record, next_commands
 from lenet_jax.runs.resume import Progress, RunState
@@ -71,6 +72,8 @@ class Job:
             num_epochs=progress.epoch if stalled else spec.num_epochs,
             trace=trace,
         )
+        threading.Thread(target=_import_figures, name="import of figures").start()
+        began = time.perf_counter()
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1, spec.measured)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
@@ -104,6 +107,7 @@ class Job:
                     return self._interrupted()
                 if last:
                     break
+        timeline.record("training", began)
         reason = "all epochs are trained"
         if progress.epoch < spec.num_epochs:
             reason = f"no better validation accuracy since epoch {progress.best_epoch}"
@@ -184,10 +188,13 @@ class Job:
         self, run_state: RunState, progress: Progress, seconds_to_first_step: float
     ) -> None:
         """Tests the best parameters on every test image; writes the weights, summary, figures."""
+        from lenet_jax.runs import figures
+
         params, averaged = run_state.best_params, run_state.state.averaged
         masks = run_state.state.masks
         spec, dataset, folder = self.trainer.spec, self.trainer.dataset, self.directory.path
-        test, logits = self.trainer.evaluate(params, "test")
+        with timeline.span("evaluation"):
+            test, logits = jax.block_until_ready(self.trainer.evaluate(params, "test"))
         summary = {
             "status": "done",
             "test_accuracy": shortest(test.accuracy),
@@ -209,10 +216,11 @@ class Job:
             summary["stopped_early"] = progress.epoch < spec.num_epochs
         valid = dataset.valid
         scores = self.trainer.evaluate(params, "valid")[1] if len(valid) else np.empty((0, 1))
-        form = figures.measure_images(
-            dataset, self.trainer.config.data.fit, np.asarray(scores)[: len(valid)]
-        )
-        figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
+        with timeline.span("files"):
+            form = figures.measure_images(
+                dataset, self.trainer.config.data.fit, np.asarray(scores)[: len(valid)]
+            )
+            figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
         if averaged is not None:
             ema = self.trainer.evaluate(averaged, "test")[0]
             summary["test_ema_accuracy"] = shortest(ema.accuracy)
@@ -222,11 +230,21 @@ class Job:
         self.directory.write_sums()
         rows, warn = self.directory.rows, self.console.warn
         logits = jax.device_get(logits)[: len(dataset.test)]
-        figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)
+        with timeline.span("figures"):
+            figures.draw_figures(folder, spec, params, dataset, logits, rows, warn)
         commands = next_commands(self.record.command, folder)
         self.console.result(summary, commands, spec.measured)
         if is_stuck(summary["test_accuracy"], chance(dataset.test.labels)):
             warn("hardly better than chance: it has learned nothing; try another learning rate")
+
+
+def _import_figures() -> None:
+    """Imports what the end of the run needs, while the network trains."""
+    with timeline.span("import of figures"):
+        from lenet_jax.plots import output
+        from lenet_jax.runs import figures  # noqa: F401
+
+        output.prepare()
 
 
 def _measured(prefix: str, metrics: Metrics) -> dict[str, float]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from lenet_jax import timeline
 from lenet_jax.errors import UserError, printable
 from lenet_jax.machine import next_command, what_changed
 from lenet_jax.reading import read_json
@@ -42,6 +43,7 @@ class Record:
         command: Sequence[str],
         warn: Callable[[str], None],
         weights_sum: str | None = None,
+        started: float = 0.0,
     ):
         """Collects the values; nothing is written yet.
 
@@ -51,6 +53,7 @@ class Record:
           command: resumes this run.
           warn: is called with how to resume if the run is interrupted.
           weights_sum: of the weights that a new run starts from or is pruned by, if there are any.
+          started: when the process began, on `time.perf_counter`'s clock.
         """
         self.values = training_environment(trainer.config, command) | {
             "devices_sharing_a_batch": trainer.spec.num_devices,
@@ -70,7 +73,7 @@ class Record:
         if known := weights_sum or previous.get("weights_sha256"):
             self.values["weights_sha256"] = known
         self.command = command
-        self._directory, self._warn = directory, warn
+        self._directory, self._warn, self._started = directory, warn, started
 
     def __enter__(self) -> "Record":
         self._directory.write_json(RECORD, self.values)
@@ -115,6 +118,7 @@ class Record:
     def close(self, status: str, reason: str) -> None:
         """Writes how the run ended."""
         ended = {"status": status, "exit_reason": reason, "has_sums": status == "done"}
+        ended |= {"timeline": timeline.since(self._started)}
         self._directory.write_json(RECORD, self.values | ended)
         if status == "interrupted":
             self._warn(f"{reason}; to resume: {self.values['command']}")

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lenet_jax import config as configs
-from lenet_jax import data, machine
+from lenet_jax import data, machine, timeline
 from lenet_jax.config.networks import source_of
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import ExitCode, UserError, expand, writing
-from lenet_jax.inference.sources import Receiver, load_weights, sum_of_weights
 from lenet_jax.nn import native
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.processes.group import Processes
@@ -54,7 +53,7 @@ def run(
     profile: bool = False,
     extend: bool = False,
     repeats: Path | None = None,
-    dataset: data.Dataset | None = None,
+    dataset: data.Dataset | Callable[[], data.Dataset] | None = None,
     hooks: Any = (),
     processes: Processes | None = None,
 ) -> int:
@@ -67,7 +66,7 @@ def run(
       started: when the process began, on `time.perf_counter`'s clock.
       profile: whether to trace the last epoch, for TensorBoard or Perfetto, into `profile/`.
       repeats: the `config.json` of the run to repeat; what may make a difference is reported.
-      dataset: the data; None: those that the config names.
+      dataset: the data, or a function that returns them; None: those that the config names.
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
       hooks: see `lenet_jax.train`.
       processes: that train it, of which this one leads; None: only this one.
@@ -88,7 +87,12 @@ def run(
         console.warn(remark)
     change = extended_config if extend else repeated_config
     config = change(expand(workdir, "--workdir="), config)
-    trainer = _make_trainer(config, dataset or data.load_section(config.data), processes)
+    if dataset is None:
+        dataset = data.load_section(config.data)
+    elif not isinstance(dataset, data.Dataset):
+        dataset = dataset()
+    with timeline.span("network"):
+        trainer = _make_trainer(config, dataset, processes)
     sizes.check_memory(trainer.spec)
     checkpoints = expand(workdir, "--workdir=") / CHECKPOINTS
     # Once there is a checkpoint, the weights to start from are no longer needed, and may be gone.
@@ -110,7 +114,7 @@ def run(
         with Checkpoints(directory.checkpoints, config.checkpoint.keep) as checkpoints:
             # May raise; nothing is written before.
             saved, progress, rows = restore(trainer, directory, checkpoints, console.warn)
-            record = Record(directory, trainer, command, console.warn, weights_sum)
+            record = Record(directory, trainer, command, console.warn, weights_sum, started)
             if saved is not None and (changed := record.differences()):
                 console.warn(
                     f"results may differ in the last bits from an uninterrupted run: {changed}"
@@ -138,7 +142,8 @@ def run(
                 _print_header(console, trainer, record, directory.path)
                 with console.compiling():
                     trainer.compile()
-                    state = _place(trainer, saved, start)
+                    with timeline.span("first state"):
+                        state = _place(trainer, saved, start)
                 job = Job(trainer, directory, checkpoints, record, console, interrupt, called)
                 trace = make_folder(directory.path / "profile") if profile else None
                 outcome = job.train(state, progress, started, trace)
@@ -185,6 +190,8 @@ def _load_start(trainer: Trainer, warn: Callable[[str], None]) -> tuple[Start | 
     names = config.train.initial_weights, config.prune.weights
     if names == (None, None) and not is_pruned(config):
         return None, None
+    from lenet_jax.inference.sources import Receiver, load_weights, sum_of_weights  # few need it
+
     given = [name for name in names if name is not None]
     found = load_weights(given, Receiver.of(trainer.spec, config), warn)
     start = Start(*(None if name is None else found[name] for name in names))

@@ -3,7 +3,9 @@
 In a notebook the lines are plain too, and the bar is one that its pages can show.
 """
 
+import contextlib
 import math
+import os
 import sys
 import textwrap
 import time
@@ -23,6 +25,7 @@ from lenet_jax.terminal.progress import (
 )
 
 DIMMED = ("train", "valid", "loss", "acc", "lr", "img/s")
+DUMB = ("dumb", "unknown")  # values of TERM, as for rich
 ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
 
 
@@ -69,6 +72,24 @@ class Output:
             self.closed_by_reader = True
             if self._stream is sys.stdout:
                 discard(self._stream)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Shows at once, on a terminal, that a command has started, while what takes longer begins."""
+    stream, is_dumb = sys.stdout, os.environ.get("TERM") in DUMB or notebook.is_output()
+    if stream is None or not stream.isatty() or is_dumb:
+        yield
+        return
+    with contextlib.suppress(OSError):
+        stream.write("starting\r")  # what ends the process at once leaves a line to write over
+        stream.flush()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            stream.write("\x1b[K")  # clears the line
+            stream.flush()
 
 
 class Console:

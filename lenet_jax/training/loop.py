@@ -10,6 +10,7 @@ import functools
 import math
 import time
 from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, PyTree
 
+from lenet_jax import machine, timeline
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.nn.variables import weights_of
@@ -73,10 +75,13 @@ class Trainer:
         """
         spec = make_spec(config, dataset)
         num_devices = parallel.count_sharing(spec.batch_size, spec.micro_batch_size)
-        self.config, self.dataset = config, dataset
-        self.spec = dataclasses.replace(spec, num_devices=num_devices)
+        self.config, self.dataset, self.spec = config, dataset, spec.shared_by(num_devices)
         self._seeds, self._hyperparameters = seeds(config), hyperparameters(config)
         self._init = functools.partial(init_state, self.spec)
+        # It runs once: to optimise it would take a quarter of all compilation.
+        on_cpu = machine.devices()[0].platform == "cpu"
+        options = {"xla_backend_optimization_level": 1} if on_cpu else {}
+        self._start = jax.jit(self._init, compiler_options=options)
 
     def abstract_state(self) -> TrainState:
         """The shapes and dtypes of a state."""
@@ -90,7 +95,7 @@ class Trainer:
         Args:
           start: what the config names; None: weights are drawn, and not pruned.
         """
-        state = self.place(jax.jit(self._init)(self._seeds, self._hyperparameters))
+        state = self.place(self._start(self._seeds, self._hyperparameters))
         if start is None:
             return state
         drawn = jax.device_get(weights_of(state.params))
@@ -113,22 +118,29 @@ class Trainer:
             "test": self.place(DeviceSplit.of(dataset.test, size)),
         }
 
-        def compile_shared(function: Any, *args: PyTree) -> Any:
-            function = functools.partial(function, spec)
-            options = spec.compiler_options()
-            shared = parallel.compile_shared(function, spec.num_devices, options=options)
-            return shared.lower(*args).compile()
-
-        state = _like(self.abstract_state(), self._train_split.images)
-        self._epoch_order = compile_shared(epoch_order, state.order_key, np.int32(0))
-        order = _like(self._epoch_order.out_info, self._train_split.images)
+        images = self._train_split.images
+        state = _like(self.abstract_state(), images)
+        sums = _like(jax.eval_shape(no_metrics), images)
+        shape = spec.steps_per_epoch, spec.batch_size
+        order = _like(jax.ShapeDtypeStruct(shape, np.int32), images)
         steps = EpochSlice(order, np.int32(0), np.int32(0))
-        # No buffer is donated: a checkpoint is written from one state during the next steps.
-        # Hyperparameters are arguments, since constants would force a recompilation.
-        sums = _like(jax.eval_shape(no_metrics), self._train_split.images)
-        args = state, sums, self._train_split, steps, self._hyperparameters
-        self._take_steps = compile_shared(_take_steps, *args)
-        self._evaluate = compile_shared(evaluate, state.params, self._splits["test"])
+        with ThreadPoolExecutor() as pool:
+
+            def shared(function: Any, *args: PyTree) -> Future[Any]:
+                options, bound = spec.compiler_options(), functools.partial(function, spec)
+                jitted = parallel.compile_shared(bound, spec.num_devices, options=options)
+                return _compile(pool, function.__name__, jitted, *args)
+
+            # What takes longest comes first. No buffer is donated: a checkpoint is written from one
+            # state during the next steps. Hyperparameters are arguments, since constants would
+            # force a recompilation.
+            settings = self._hyperparameters
+            take_steps = shared(_take_steps, state, sums, self._train_split, steps, settings)
+            start = _compile(pool, init_state.__name__, self._start, self._seeds, settings)
+            epoch = shared(epoch_order, state.order_key, np.int32(0))
+            evaluation = shared(evaluate, state.params, self._splits["test"])
+        self._take_steps, self._start = take_steps.result(), start.result()
+        self._epoch_order, self._evaluate = epoch.result(), evaluation.result()
 
     def order(self, state: TrainState, epoch: int) -> Int32[Array, "steps b"]:
         """Indices of the examples of each step of an epoch, counted from 0."""
@@ -219,6 +231,18 @@ def train_in_segments(
                 running = ahead
         finally:
             jax.block_until_ready(ahead)
+
+
+def _compile(pool: ThreadPoolExecutor, name: str, function: Any, *args: PyTree) -> Future[Any]:
+    """Traces a jitted function, and compiles it on another thread."""
+    with timeline.span(f"tracing: {name}"):
+        lowered = function.lower(*args)
+
+    def compile_lowered() -> Any:
+        with timeline.span(f"XLA: {name}"):
+            return lowered.compile()
+
+    return pool.submit(compile_lowered)
 
 
 def _take_steps(

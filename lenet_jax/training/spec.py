@@ -130,6 +130,12 @@ class Spec:
         model = tuple(item for item in self.model if item[0] not in self.traced)
         return dataclasses.replace(self, model=model)
 
+    def shared_by(self, num_devices: int) -> "Spec":
+        """The same where so many devices share each batch."""
+        spec = dataclasses.replace(self, num_devices=num_devices)
+        vars(spec)["abstract_model"] = self.abstract_model  # is the same, and takes time to trace
+        return spec
+
     @functools.cached_property
     def abstract_model(self) -> Any:
         """The network in its mode of evaluation, with shapes and dtypes in place of variables."""

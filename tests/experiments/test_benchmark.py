@@ -1,4 +1,5 @@
 from experiments.benchmark import describe, flops_per_image
+from experiments.whole_job import summarise
 
 
 def test_flops_by_hand():
@@ -17,3 +18,16 @@ def test_a_ratio_compares_the_turns_of_one_round():
     assert (torch["ratio_min"], torch["ratio_median"], torch["ratio_max"]) == (2, 3, 4)
     assert torch["images_per_second"] == 25
     assert record["flops"] == 100 * flops_per_image("notes", training=True)
+
+
+def test_a_whole_job_is_compared_with_the_faster_pytorch():
+    def runs(*seconds):
+        both = "seconds_to_first_step", "seconds_after_last_step"
+        return [{"seconds": each, **dict.fromkeys(both, 1.0)} for each in seconds]
+
+    jobs = {"cold": runs(10, 20, 10), "warm": runs(5, 5, 4), "torch": runs(90, 90, 90)}
+    answer = summarise(jobs | {"torch, denormals flushed": runs(40, 100, 60)})
+    assert answer["compared_with"] == "torch, denormals flushed"
+    cold = answer["jobs"]["cold"]
+    assert (cold["ratio_min"], cold["ratio_median"], cold["ratio_max"]) == (4, 5, 6)
+    assert answer["jobs"]["warm"]["seconds"] == 5

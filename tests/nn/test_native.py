@@ -71,20 +71,23 @@ def compiler(path: Path, script: str) -> str:
 @pytest.mark.compiler
 def test_the_library_is_cached_and_rebuilt_if_it_is_damaged(tmp_path):
     run_script(tmp_path)
-    (library,) = (tmp_path / "lenet_jax").glob("*.so")
+    libraries = list((tmp_path / "lenet_jax").glob("*.so"))
+    assert len(libraries) == len(native.LENET)
     run_script(tmp_path, "refuse")
+    library = libraries[0]
     intact = library.read_bytes()
     library.write_bytes(intact[:1000])
     run_script(tmp_path)
-    (library,) = (tmp_path / "lenet_jax").glob("*.so")
+    unit = library.stem.split("-")[2]
+    (library,) = (tmp_path / "lenet_jax").glob(f"*-{unit}-*.so")
     assert len(library.read_bytes()) == len(intact)
 
 
 @pytest.mark.slow
 @pytest.mark.compiler
-def test_processes_that_start_together_build_one_library(tmp_path):
+def test_processes_that_start_together_build_each_library_once(tmp_path):
     run_script(tmp_path / "cache", times=2)
-    assert (tmp_path / "cache-log").read_text() == "built\n"
+    assert (tmp_path / "cache-log").read_text() == "built\n" * len(native.LENET)
 
 
 @pytest.mark.slow
@@ -103,11 +106,12 @@ def taken(fresh) -> list[Path | str | None]:
         taken.append(Path(path))
         return library
 
-    def build(build, folder, key):
+    def build(unit, folder):
         taken.extend(["built", folder])
         return library
 
     fresh.setattr("ctypes.CDLL", load)
+    fresh.setattr(native, "key", lambda: "k")
     fresh.setattr(native, "_build", build)
     return taken
 
@@ -117,21 +121,21 @@ def cached(fresh, tmp_path):
     """A library in the cache folder."""
     folder = tmp_path / "cache" / "lenet_jax"
     folder.mkdir(parents=True)
-    library = folder / f"native-k-{native._hash(b'code')}.so"
+    library = folder / f"native-k-linear-{native._hash(b'code')}.so"
     library.write_bytes(b"code")
     library.chmod(0o600)
     return library
 
 
 def test_a_library_of_this_user_alone_is_loaded(cached, taken):
-    native._load("k", [])
+    native._load("linear")
     assert taken == [cached]
 
 
 @pytest.mark.skipif(not machine.POSIX, reason="Windows has no modes")
 def test_a_folder_that_others_may_write_is_closed_to_them(cached, taken):
     cached.parent.chmod(0o777)
-    native._load("k", [])
+    native._load("linear")
     assert taken == [cached]
     assert cached.parent.stat().st_mode & 0o777 == 0o700
 
@@ -146,7 +150,7 @@ def test_a_library_that_others_may_have_put_there_is_built_again(cached, taken, 
         cached.symlink_to("elsewhere")
     else:
         give_to_another_user(cached, monkeypatch)
-    native._load("k", [])
+    native._load("linear")
     assert taken == ["built", cached.parent]
     assert not cached.is_symlink() and not cached.exists()
 
@@ -160,7 +164,7 @@ def test_a_cache_folder_that_is_not_ours_is_not_used(cached, taken, monkeypatch,
         folder.symlink_to("elsewhere")
     else:
         give_to_another_user(folder, monkeypatch)
-    native._load("k", [])
+    native._load("linear")
     assert taken == ["built", None]
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {folder} ")
@@ -234,16 +238,16 @@ def test_msvc_is_refused_and_auto_is_phase(fresh, name):
 def test_flags_are_those_of_the_system(monkeypatch, system, machine, expected):
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert expected < set(native._flags())
-    assert ("-fPIC" in native._flags()) == (system != "win32")
+    flags = native._flags("linear")
+    assert expected < set(flags)
+    assert ("-fPIC" in flags) == (system != "win32")
 
 
 def test_a_compiler_error_is_reported_in_one_line(fresh, tmp_path):
     fails = "echo '-shared: what is that?' >&2; echo 'fatal error: no C++17' >&2; exit 1"
     fresh.setenv("CXX", compiler(tmp_path / "ancient", fails) + " -v")
-    message = (
-        f"{tmp_path}/ancient does not compile lenet_jax/nn/cpp/native.cc: fatal error: no C++17"
-    )
+    source = "lenet_jax/nn/cpp/convolution.cc"
+    message = f"{tmp_path}/ancient does not compile {source}: fatal error: no C++17"
     assert native.missing() == message
     fresh.setenv("CXX", compiler(tmp_path / "mute", "exit 1"))
     with pytest.raises(UserError, match="mute does not compile"):
@@ -254,6 +258,28 @@ def test_a_library_that_does_not_load_is_reported_in_one_line(fresh, tmp_path):
     writes = 'for word; do last=$word; done; [ -w "$last" ] && exit; echo nonsense > "$last"'
     fresh.setenv("CXX", compiler(tmp_path / "liar", writes))
     assert (native.missing() or "").startswith(f"what {tmp_path}/liar made of")
+
+
+@pytest.mark.compiler
+def test_a_call_refuses_arrays_of_other_types():
+    native.load()
+    out = jax.ShapeDtypeStruct((4, 16), jnp.float32)
+    call = jax.ffi.ffi_call("linear_forward", out)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="other types"):
+        call(jnp.ones((3, 16)), jnp.ones((3, 4), jnp.int32), jnp.ones(4))
+
+
+def test_what_is_started_early_fails_in_load_alone_and_without_jax(tmp_path):
+    code = "import sys; from lenet_jax.nn import native; native.start()"
+    code += "; print('jax' in sys.modules); print(native.missing())"
+    compiler(tmp_path / "mute", "exit 1")
+    environment = os.environ | {"CXX": str(tmp_path / "mute"), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert (first, done.stderr) == ("False", "")
+    assert second.startswith(f"{tmp_path}/mute does not compile")
 
 
 @pytest.mark.parametrize(

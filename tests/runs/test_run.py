@@ -133,6 +133,15 @@ def test_the_record_has_the_command_environment_and_outcome(finished):
     assert record["exit_reason"] == "all epochs are trained"
 
 
+def test_the_record_says_where_the_time_went(finished):
+    spans = {span["name"]: span for span in finished.read("run.json")["timeline"]}
+    names = "network", "tracing: _take_steps", "XLA: _take_steps", "training", "evaluation", "files"
+    assert {*names, "figures"} <= spans.keys()
+    assert all(0 <= span["start"] <= span["end"] for span in spans.values())
+    ends = [spans[name]["end"] for name in (*names, "figures")]
+    assert ends == sorted(ends)
+
+
 def test_the_metrics_have_one_row_per_epoch_with_documented_names(finished):
     rows = finished.rows()
     assert [row["epoch"] for row in rows] == [1, 2, 3]

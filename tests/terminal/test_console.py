@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lenet_jax.terminal.console import Console
+from lenet_jax.terminal.console import Console, starting
 from lenet_jax.terminal.progress import clock, epoch_lines
 
 WORKDIR = "/a folder/[bold]with brackets[/]/:smile:/and a name that no terminal has room for/runs/é"
@@ -109,6 +109,21 @@ def test_header_has_no_column_of_outputs_where_none_is_known(plain):
         ["total", "1,406"],
     ]
     assert len({len(line) for line in table}) == 1
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "term", "expected"),
+    [(True, "xterm", "starting\r|\x1b[K"), (True, "dumb", "|"), (False, "xterm", "|")],
+)
+def test_a_terminal_shows_at_once_that_a_command_has_started(
+    plain, monkeypatch, is_terminal, term, expected
+):
+    monkeypatch.setattr(sys, "stdout", plain)
+    monkeypatch.setattr(plain, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", term)
+    with starting():
+        plain.write("|")
+    assert plain.getvalue() == expected
 
 
 def test_result_counts_the_wrong_images(plain):

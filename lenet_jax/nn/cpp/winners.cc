@@ -1,4 +1,4 @@
-// The gradients of a convolution followed by max-pooling and ReLU.
+// The gradients of a convolution followed by max-pooling and ReLU, with arrays as in convolution.cc.
 //
 // They are sparse: max-pooling sends back one cotangent of four, and ReLU cuts many of those. The
 // remaining pixels are the winners. They differ between images, so vectors run along the rows of a
@@ -7,12 +7,11 @@
 // A cut pixel contributes nothing, even where a dense product would contribute NaN. A non-finite
 // cotangent may affect the gradient of a few pixels around its window, but only in its own image.
 
-#pragma once
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
 
+#include "call.h"
 #include "convolution.h"
 #include "vectors.h"
 
@@ -260,3 +259,15 @@ void input_gradient(const Convolution& layer, const float* kernel, const float* 
 }
 
 }  // namespace
+
+// The kernel's gradient has the groups in front.
+DEFINE_CALL(conv_pool_kernel_gradient, "ffbff", [](const Call& call) {
+  kernel_gradient(convolution_of(call.shape(0), call.shape(1)), call.shape(3)[0],
+                  call.number("images"), call.floats(0), call.floats(1), call.bytes(2),
+                  call.floats(3), call.floats(4));
+})
+
+DEFINE_CALL(conv_pool_input_gradient, "ffbf", [](const Call& call) {
+  input_gradient(convolution_of(call.shape(3), call.shape(1)), call.floats(0), call.floats(1),
+                 call.bytes(2), call.floats(3));
+})

@@ -1,11 +1,12 @@
 // A linear layer and its gradients, as products of a matrix and a batch.
-
-#pragma once
+//
+// Arrays have the batch as their last axis, a multiple of kLanes.
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "call.h"
 #include "vectors.h"
 
 namespace {
@@ -68,6 +69,11 @@ struct Linear {
   long inputs, units, batch;
 };
 
+// The sizes of a layer, from its kernel and an array with the batch last.
+Linear linear_of(const int64_t* kernel, const int64_t* array) {
+  return {kernel[0], kernel[1], array[1]};
+}
+
 void forward(const Linear& layer, const float* x, const float* kernel, const float* bias,
              float* out) {
   multiply({kernel, layer.units, layer.inputs, 1, layer.units}, x, layer.batch, bias, layer.batch,
@@ -99,3 +105,18 @@ void kernel_gradient(const Linear& layer, const float* x, const float* cotangent
 }
 
 }  // namespace
+
+DEFINE_CALL(linear_forward, "ffff", [](const Call& call) {
+  forward(linear_of(call.shape(1), call.shape(0)), call.floats(0), call.floats(1), call.floats(2),
+          call.floats(3));
+})
+
+DEFINE_CALL(linear_input_gradient, "fff", [](const Call& call) {
+  input_gradient(linear_of(call.shape(0), call.shape(1)), call.floats(0), call.floats(1),
+                 call.floats(2));
+})
+
+DEFINE_CALL(linear_kernel_gradient, "ffff", [](const Call& call) {
+  kernel_gradient(linear_of(call.shape(2), call.shape(0)), call.floats(0), call.floats(1),
+                  call.floats(2), call.floats(3));
+})
