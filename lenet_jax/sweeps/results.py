@@ -76,8 +76,9 @@ class Setting(NamedTuple):
     @property
     def stuck(self) -> int:
         """How many of those are hardly better than chance on validation."""
-        accuracies = [row["valid_accuracy"] for row in self.done]
-        return sum(is_stuck(accuracy, self.chance) for accuracy in accuracies if self.validated)
+        if not self.validated:
+            return 0
+        return sum(is_stuck(row["valid_accuracy"], self.chance) for row in self.done)
 
     @property
     def name(self) -> str:
@@ -282,7 +283,10 @@ def title(name: str, summary: Mapping[str, Any]) -> str:
 
 def _held(curve: Float[np.ndarray, " epochs"]) -> Float[np.ndarray, " epochs"]:
     """A curve whose last value stays where a member had stopped, as its network does."""
-    trained = curve[~np.isnan(curve)]
+    missing = np.isnan(curve)
+    if not missing.any():
+        return curve
+    trained = curve[~missing]
     return np.pad(trained, (0, len(curve) - len(trained)), "edge")
 
 

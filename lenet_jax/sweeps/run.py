@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any
 
 from lenet_jax import config as configs
@@ -86,6 +87,7 @@ def run(
     """
     console = Console()
     with SweepDir(options.workdir) as store:
+        store.pull()
         groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
         if options.dry_run:
             missing = missing_chunks(store, chunks)
@@ -96,6 +98,7 @@ def run(
             return ExitCode.DONE
         if options.collect:
             store.lock()
+            store.push()
             return _collect(store, members, chunks, console, options, command)
         _print_header(console, store, groups, chunks, options, executor)
         _print_remarks(console, store, config, groups, executor)
@@ -105,6 +108,7 @@ def run(
             if failures is None:
                 console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
                 return interrupt.exit_code
+        store.flush()
         if options.worker is not None:  # the others may not have ended
             return ExitCode.DONE
         code = _collect(store, members, chunks, console, options, command)
@@ -172,9 +176,9 @@ def make_plan(
     written, writes = store.plan(), not (options.dry_run or options.collect or options.worker)
     if written is None and (options.collect or options.worker):
         raise UserError(
-            f"{store.path} holds no sweep yet: nothing to collect"
+            f"{store.name} holds no sweep yet: nothing to collect"
             if options.collect
-            else f"{store.path} holds no plan yet: --print_sbatch in place of --worker writes it"
+            else f"{store.name} holds no plan yet: --print_sbatch in place of --worker writes it"
         )
     if written is None:
         chunks = _plan_chunks(groups, options, warn)
@@ -186,7 +190,7 @@ def make_plan(
         planned = requested | {"chunks": plan.chunks_to_json(chunks)}
         written = store.open(planned, configs.to_dict(config))  # or of a process that was faster
     _check_config(store, config)
-    chunks = plan.from_json(written, requested, groups, str(store.path))
+    chunks = plan.from_json(written, requested, groups, store.name)
     if options.record is not None and not options.collect:
         check_space(options.record, missing_chunks(store, chunks), store.path)
     if not options.collect:  # which checks what it reads
@@ -246,7 +250,7 @@ def _check_config(store: SweepDir, config: configs.Config) -> None:
     different = configs.differing_keys(configs.from_dict(store.config()), config)
     if different:
         raise UserError(
-            f"{store.path} holds a sweep of another config: {'; '.join(different)}\n"
+            f"{store.name} holds a sweep of another config: {'; '.join(different)}\n"
             "Use the same config to resume it, or choose another --workdir to start over."
         )
 
@@ -261,7 +265,7 @@ def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
             if what == "weights":
                 file = "a file of weights that members start from, or are pruned by,"
             raise UserError(
-                f"{file} changed since {store.path} was started, and members are trained\n"
+                f"{file} changed since {store.name} was started, and members are trained\n"
                 "Restore it, or choose another --workdir to start over."
             )
 
@@ -350,7 +354,7 @@ def _collect(
     if complete and winner:
         member = winner[1]["member"]
         winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
-    figures, title = dict[str, bytes](), results.title(store.path.name, summary)
+    figures, title = dict[str, bytes](), results.title(Path(store.name).name, summary)
     finished_any = any(setting.done for setting in settings)
     if finished_any:
         shown = results.for_plot(settings, curves)
@@ -378,7 +382,7 @@ def _collect(
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
     if winner and options.saved != "none":
         member = f"--member={winner[1]['member']}"
-        console.next([next_command(command, "inspect", f"--workdir={store.path}", member)])
+        console.next([next_command(command, "inspect", f"--workdir={store.name}", member)])
     if finished_any:
         return ExitCode.DONE
     console.warn(
