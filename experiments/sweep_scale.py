@@ -3,9 +3,9 @@
     python -m experiments.sweep_scale
 
 Members are seeds of ten learning rates, in chunks of 8, each with ten epochs of made-up results.
-Each count of members has a process of its own, which plans the sweep, submits its chunks to an
-executor that returns their results at once, publishes those, and collects them: tables, statistics,
-figures and page. The time to make results up is left out. Writes `results/sweep_scale.json`, `.md`
+For each count of members, one process plans the sweep, one submits its chunks to an executor that
+returns results at once, and publishes those, and one collects them: tables, statistics, figures and
+page. The time to make results up is left out. Writes `results/sweep_scale.json`, `.md`
 and `.png`.
 """
 
@@ -13,13 +13,11 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -46,10 +44,11 @@ class MadeUp(Executor):
 
     Attributes:
       seconds: what that took.
+      cpu_seconds: of the processor.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self._rng = np.random.default_rng(0)
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -59,7 +58,8 @@ class MadeUp(Executor):
         from lenet_jax.sweeps.job import TrainedChunk
 
         job, number = args
-        started, rng, future = time.perf_counter(), self._rng, Future[TrainedChunk]()
+        started, cpu = time.perf_counter(), time.process_time()
+        rng, future = self._rng, Future[TrainedChunk]()
         members = job.chunks[number].members.tolist()
         curves = {name: rng.random((len(members), EPOCHS), np.float32) for name in CURVES}
         rows = [
@@ -76,6 +76,7 @@ class MadeUp(Executor):
             files = {path.name: path.read_bytes() for path in folder.iterdir()}
             future.set_result(TrainedChunk(files, manifest(folder), {}))
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - cpu
         return future
 
     def room(self) -> int:
@@ -83,45 +84,54 @@ class MadeUp(Executor):
         return 1000
 
 
-def measure(count: int, folder: Path) -> dict[str, Any]:
-    """The seconds of each stage, and the most memory, of a sweep of so many members."""
+def measure(stage: str, count: int, folder: Path) -> dict[str, Any]:
+    """The seconds of a stage of a sweep of so many members, wall and CPU, and the most memory."""
     machine.use_cores()
     from lenet_jax import config as configs
     from lenet_jax.sweeps.file import load, product, sweep
     from lenet_jax.sweeps.options import Options
     from lenet_jax.sweeps.run import run
 
-    epochs = [("train.num_epochs", EPOCHS)]
-    config = configs.load("configs/notes.py", epochs)
+    config = configs.load("configs/notes.py", [("train.num_epochs", EPOCHS)])
     seeds = sweep("seed", range(count // len(RATES)))
-    options = Options(str(folder / "sweep"), chunk_size=CHUNK, formats=(".png",))
-    seconds = {}
-
-    def timed(stage: str, members: Any, made_up: MadeUp | None = None, **changes: Any) -> None:
-        started = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
-            assert run(config, members, options._replace(**changes), [], executor=made_up) == 0
-        taken = time.perf_counter() - started - (made_up.seconds if made_up else 0.0)
-        seconds[stage] = round(taken, 3)
-
-    started = time.perf_counter()
+    options = Options(str(folder / "sweep"), chunk_size=CHUNK)
+    made_up = MadeUp()
+    started, cpu = time.perf_counter(), time.process_time()
     members = load(product(sweep("optimizer.learning_rate", RATES), seeds), config)
-    reading = time.perf_counter() - started
-    timed("planning", members, plan_only=True)
-    seconds["planning"] = round(seconds["planning"] + reading, 3)
-    timed("submitting", members, MadeUp())  # which also collects
-    timed("collecting", members, collect=True)
-    seconds["submitting"] = round(seconds["submitting"] - seconds["collecting"], 3)
+    with contextlib.redirect_stdout(io.StringIO()):
+        if stage == "submitting":
+            _submit(config, members, options, made_up)
+        else:
+            changed = options._replace(plan_only=stage == "planning", collect=stage == "collecting")
+            assert run(config, members, changed, []) == 0
     scale = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-    files = {path.name: path.stat().st_size for path in (folder / "sweep").iterdir()}
-    return {"seconds": seconds, "peak_bytes": peak, "bytes": dict(sorted(files.items()))}
+    return {
+        "seconds": round(time.perf_counter() - started - made_up.seconds, 3),
+        "cpu_seconds": round(time.process_time() - cpu - made_up.cpu_seconds, 3),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale,
+    }
+
+
+def _submit(config: Any, members: Any, options: Any, executor: Executor) -> None:
+    """Reads the plan, and has all chunks trained, as `lenet_jax.sweep` does."""
+    from lenet_jax.storage.sweep_dir import SweepDir
+    from lenet_jax.sweeps.dispatch import train_elsewhere
+    from lenet_jax.sweeps.job import make_job
+    from lenet_jax.sweeps.run import make_plan
+    from lenet_jax.terminal.console import Console
+    from lenet_jax.terminal.interrupt import Interrupt
+
+    with SweepDir(options.workdir) as store:
+        groups, chunks = make_plan(store, config, members, options, print)
+        job = make_job(members, groups, chunks, options, store.plan_sum)
+        console = Console()
+        assert train_elsewhere(store, chunks, job, executor, options, console, Interrupt()) == []
 
 
 def growth(cases: dict[str, Any], stage: str) -> float:
     """The exponent of the time's growth between the two largest counts."""
     (fewer, first), (more, second) = list(cases.items())[-2:]
-    ratio = second["seconds"][stage] / first["seconds"][stage]
+    ratio = second[stage]["seconds"] / first[stage]["seconds"]
     return float(np.log(ratio) / np.log(int(more) / int(fewer)))
 
 
@@ -132,18 +142,20 @@ def table(result: dict[str, Any]) -> str:
         "# What many members cost the driver",
         "",
         f"`{result['command']}`: chunks of {CHUNK} members, {EPOCHS} epochs, training left out;"
-        f" seconds, on {result['environment']['processor']}.",
+        f" seconds (of the processor), on {result['environment']['processor']}.",
         "",
         "| members | " + " | ".join(STAGES) + " | most memory, GB |",
         "|---" * (len(STAGES) + 2) + "|",
     ]
     for count, case in cases.items():
-        cells = [f"{case['seconds'][stage]:,.1f}" for stage in STAGES]
-        lines.append(f"| {int(count):,} | {' | '.join(cells)} | {case['peak_bytes'] / 1e9:.2f} |")
+        own = [case[stage] for stage in STAGES]
+        cells = [f"{one['seconds']:,.1f} ({one['cpu_seconds']:,.1f})" for one in own]
+        peak = max(one["peak_bytes"] for one in own) / 1e9
+        lines.append(f"| {int(count):,} | {' | '.join(cells)} | {peak:.2f} |")
     if len(cases) > 1:
         said = ", ".join(f"{stage} as n^{growth(cases, stage):.2f}" for stage in STAGES)
         million = {
-            stage: cases[last]["seconds"][stage] * (1e6 / int(last)) ** growth(cases, stage)
+            stage: cases[last][stage]["seconds"] * (1e6 / int(last)) ** growth(cases, stage)
             for stage in STAGES
         }
         text = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in million.items())
@@ -168,7 +180,7 @@ def plot(result: dict[str, Any]) -> Any:
     axes = figure.subplots()
     counts = [int(count) for count in result["cases"]]
     for place, stage in enumerate(STAGES):
-        seconds = [case["seconds"][stage] for case in result["cases"].values()]
+        seconds = [case[stage]["seconds"] for case in result["cases"].values()]
         dashes, marker = line_look(place)
         axes.loglog(counts, seconds, linestyle=dashes, marker=marker, label=stage)
         for count, value in zip(counts, seconds, strict=True):
@@ -187,10 +199,14 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = {}
     for count in arguments.counts:
-        command = [sys.executable, "-m", "experiments.sweep_scale", "--one", str(count)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        cases[str(count)] = json.loads(done.stdout)
-        print(f"{count:,}: {cases[str(count)]}", flush=True)
+        case = cases[str(count)] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            for stage in STAGES:
+                own = ["--one", stage, str(count), folder]
+                command = [sys.executable, "-m", "experiments.sweep_scale", *own]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                case[stage] = json.loads(done.stdout)
+        print(f"{count:,}: {case}", flush=True)
     result = {
         "command": "python -m experiments.sweep_scale",
         "chunk": CHUNK,
@@ -204,14 +220,8 @@ def main() -> None:
     print(table(result))
 
 
-def one(arguments: Sequence[str]) -> None:
-    """Measures one count, and prints the result as JSON."""
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
-        print(json.dumps(measure(int(arguments[0]), Path(name))))
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2:])
+        print(json.dumps(measure(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))))
     else:
         main()

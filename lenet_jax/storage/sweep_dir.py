@@ -7,7 +7,8 @@
                                                  for what is recorded see `storage.recorded`;
                                                  chunk.json names its place in the plan, and
                                                  SHA256SUMS has the sums of all
-    results.csv, history.npz, summary.json,      the results of the finished chunks
+    results.csv, results.parquet, history.npz,   the results of the finished chunks
+    summary.json,
     sweep.png, corruptions.png,
     sweep.html, winner.py
 
@@ -51,15 +52,17 @@ from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.recorded import is_recorded
 from lenet_jax.storage.remote import unpack
 from lenet_jax.storage.sums import MANIFEST, find_damage, manifest, write_manifest
+from lenet_jax.storage.tables import Table, write_csv, write_parquet
 from lenet_jax.storage.url_copy import SUFFIX, UrlCopy
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
 PLACE = "chunk.json"
-TABLE, SUMMARY, WINNER, PAGE = "results.csv", "summary.json", "winner.py", "sweep.html"
+TABLE, PARQUET = "results.csv", "results.parquet"
+SUMMARY, WINNER, PAGE = "summary.json", "winner.py", "sweep.html"
 FIGURE, ERROR_MAP = "sweep", "corruptions"  # each a file of one or several formats
 FIGURES = tuple(f"{name}{end}" for name in (FIGURE, ERROR_MAP) for end in (".png", ".svg", ".pdf"))
-RESULTS = TABLE, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
+RESULTS = TABLE, PARQUET, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
 COPIED = CONFIG, ENVIRONMENT  # from a URL, beside the plan and the chunks
 MAX_LISTED = 12  # members or epochs in one message
@@ -441,25 +444,33 @@ class SweepDir:
 
     def write_results(
         self,
-        table: str,
+        table: Table,
         history: Curves,
         summary: Mapping[str, Any],
         *,
         winner: str | None,
         figures: Mapping[str, bytes],
         page: str,
-    ) -> None:
+        parquet: bool = False,
+    ) -> bool:
         """Writes the results of the finished chunks, in place of earlier ones.
 
         Args:
-          table: the content of results.csv.
+          table: of results.csv.
           history: curves of shape (members, epochs), and the member numbers.
           summary: the statistics.
           winner: the content of the winner's config file; None if there is none, or not yet.
           figures: the contents of those of `FIGURES` that were drawn.
           page: the content of sweep.html.
+          parquet: whether to write the table as results.parquet too.
+
+        Returns:
+          Whether there is a results.parquet, for which pyarrow must be installed.
         """
-        write_atomically(self.path / TABLE, table)
+        write_csv(self.path / TABLE, table)
+        has_parquet = parquet and write_parquet(self.path / PARQUET, table)
+        if not has_parquet:
+            (self.path / PARQUET).unlink(missing_ok=True)
         write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
         write_atomically(self.path / PAGE, page)
@@ -471,6 +482,7 @@ class SweepDir:
         if self._url is not None:
             for name in RESULTS:
                 self._url.write(name)
+        return has_parquet
 
     def results(self) -> list[Path]:
         """The result files that exist."""

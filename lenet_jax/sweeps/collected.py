@@ -81,7 +81,7 @@ class SweepResults:
                 "Without it, .rows has the same as dicts."
             ) from error
         columns, lines = results.table(self._results(), self.overrides)
-        return pandas.DataFrame(lines, columns=columns)
+        return pandas.DataFrame(list(lines), columns=list(columns))
 
     @functools.cached_property
     def logits(self) -> RecordedArray:

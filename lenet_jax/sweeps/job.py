@@ -1,18 +1,19 @@
 """A sweep as it is sent to other machines, where a task trains one of its chunks.
 
-A `Job` carries what every chunk needs: config, overrides, groups, data, and files of the user's own
-code. A task is the job and a chunk's number; it returns the chunk's files. Nothing is read from the
-sweep's directory, so no file system need be shared.
+A `Job` carries what every chunk needs: config, overrides, groups, data, weights to start from, and
+files of the user's own code. A task is the job and a chunk's number; it returns the chunk's files.
+Nothing is read from the sweep's directory, so no file system need be shared.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from lenet_jax.storage.sums import manifest
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group, make_group
+from lenet_jax.sweeps.starts import Weights, load_named
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
@@ -84,6 +86,7 @@ class Job:
       chunks: by their numbers.
       datasets: with the statistics of their pixels.
       code: files of the user's own.
+      weights: that members name, by the numbers of their groups.
       sums: of those files, see `environment.own_code`.
       options: how members are trained, and what is recorded.
       package: the sum of this package's code.
@@ -97,6 +100,7 @@ class Job:
     chunks: Mapping[int, PlannedChunk]
     datasets: Sequence[tuple[Dataset, Statistics]]
     code: Sequence[Code]
+    weights: Mapping[int, Weights]
     sums: Mapping[str, str | None]
     options: Options
     package: str
@@ -130,7 +134,7 @@ def make_job(
       plan: the sum of its plan.
 
     Raises:
-      UserError: a file of the user's own cannot be read.
+      UserError: a file of the user's own, or weights, cannot be read.
     """
     datasets = list({id(group.dataset): group.dataset for group in groups}.values())
     places = {id(dataset): place for place, dataset in enumerate(datasets)}
@@ -149,6 +153,7 @@ def make_job(
         },
         [(dataset, pixel_statistics(dataset)) for dataset in datasets],
         list(_pack_code(members)),
+        load_named(groups, chunks),
         sums,
         options,
         package,
@@ -206,8 +211,15 @@ class Workplace:
         machine.use_compilation_cache()
         machine.use_cores()
         self.job = job
+        self._originals = dict[str, str]()  # folders by those of their copies
         if job.code:
-            use_copies(_unpack_code(job.code, _copies_folder(job.code)))
+            copies = _unpack_code(job.code, _copies_folder(job.code))
+            use_copies(copies)
+            first = {each.where: each.first for each in job.code}
+            self._originals = {
+                path.removesuffix(first[where]): where.removesuffix(first[where])
+                for where, path in copies.items()
+            }
         config = configs.from_dict(job.config)
         self._members = Members(config, job.columns)
         if sums_of_code(self._members) != job.sums:
@@ -220,14 +232,26 @@ class Workplace:
         self._environment = training_environment(config, ())
 
     def train(self, number: int, planned: PlannedChunk) -> TrainedChunk:
-        """Trains a chunk."""
-        members = self._members.part(planned.members)
-        chunk = Chunk(number, self._group(planned.group), members, planned.size)
-        with tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
-            folder = Path(name)
-            self._trainer.train(chunk, folder, MemberEpochs(_ignore, 0, None), Interrupt())
+        """Trains a chunk; raises UserError if the user's own code fails."""
+        with self._naming_originals(), tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
+            members = self._members.part(planned.members)
+            chunk = Chunk(number, self._group(planned.group), members, planned.size)
+            folder, progress = Path(name), MemberEpochs(_ignore, 0, None)
+            weights = self.job.weights.get(planned.group)
+            self._trainer.train(chunk, folder, progress, Interrupt(), weights)
             files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
             return TrainedChunk(files, manifest(folder), self._environment)
+
+    @contextlib.contextmanager
+    def _naming_originals(self) -> Iterator[None]:
+        """Has errors name files as the user does, and not their copies."""
+        try:
+            yield
+        except UserError as error:
+            text = str(error)
+            for copy, original in self._originals.items():
+                text = text.replace(copy, original)
+            raise UserError(text) from error
 
     def _group(self, number: int) -> Group:
         """A group; that of the chunk before stays the same object, which is not compiled again."""

@@ -16,7 +16,6 @@ from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.corruptions import plot_error_map
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
-from lenet_jax.storage.files import table
 from lenet_jax.storage.sweep_dir import ERROR_MAP, FIGURE, PAGE, SweepDir
 from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
@@ -34,6 +33,7 @@ from lenet_jax.training.environment import training_environment
 from lenet_jax.training.population import choose_strategy
 
 MOST_NAMED = 12  # chunks in one message
+MOST_IN_CSV = 10_000  # members without results.parquet beside results.csv
 LoadData = Callable[[configs.Config], data.Dataset]
 
 
@@ -369,15 +369,17 @@ def _collect(
             console.warn,
             options.formats,
         )
-    columns, lines = results.table(rows, overrides)
-    store.write_results(
-        table([columns, *lines]),
+    has_parquet = store.write_results(
+        results.table(rows, overrides),
         results.history([row["member"] for row in rows], curves),
         summary,
         winner=winner_file,
         figures=figures,
         page=webpage.render(rows, overrides, title),
+        parquet=len(rows) > MOST_IN_CSV,
     )
+    if not has_parquet and len(rows) > MOST_IN_CSV:
+        console.note("results.parquet needs pyarrow: pip install '.[parquet]' in the repository")
     console.lines(result_lines(settings, summary, rows, console.width))
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
     if winner and options.saved != "none":
