@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -25,19 +26,20 @@ from lenet_jax import machine
 from lenet_jax.config.imports import files_of, root_of
 from lenet_jax.config.source import split, use_copies
 from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
-from lenet_jax.errors import UserError, expand
+from lenet_jax.errors import UserError, counted, expand
 from lenet_jax.reading import read_bytes
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sums import manifest
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
-from lenet_jax.sweeps.plan import Chunk, Group, make_group
+from lenet_jax.sweeps.plan import Chunk, Group, make_group, memory_needed
 from lenet_jax.sweeps.starts import Weights, load_named
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.environment import own_code, own_subsets, training_environment
+from lenet_jax.training.population import choose_strategy
 
 # What decides on the bits, and is set by the driver for all.
 VARIABLES = ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
@@ -105,6 +107,10 @@ class Job:
     options: Options
     package: str
     variables: Mapping[str, str]
+
+
+class LittleMemoryError(Exception):
+    """A machine has too little free memory for a chunk; another may have enough."""
 
 
 class TrainedChunk(NamedTuple):
@@ -235,7 +241,7 @@ class Workplace:
         """Trains a chunk; raises UserError if the user's own code fails."""
         with self._naming_originals(), tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
             members = self._members.part(planned.members)
-            chunk = Chunk(number, self._group(planned.group), members, planned.size)
+            chunk = Chunk(number, self._group(planned), members, planned.size)
             folder, progress = Path(name), MemberEpochs(_ignore, 0, None)
             weights = self.job.weights.get(planned.group)
             self._trainer.train(chunk, folder, progress, Interrupt(), weights)
@@ -253,16 +259,31 @@ class Workplace:
                 text = text.replace(copy, original)
             raise UserError(text) from error
 
-    def _group(self, number: int) -> Group:
-        """A group; that of the chunk before stays the same object, which is not compiled again."""
-        if self._last is None or self._last[0] != number:
-            planned = self.job.groups[number]
+    def _group(self, chunk: PlannedChunk) -> Group:
+        """A chunk's group; that of the chunk before stays the same, which is not compiled again."""
+        if self._last is None or self._last[0] != chunk.group:
+            planned = self.job.groups[chunk.group]
             members = self._members.part(planned.members)
-            self._last = number, make_group(members, *self.job.datasets[planned.dataset])
+            group = make_group(members, *self.job.datasets[planned.dataset])
+            _check_memory(group, chunk.size, self.job.options)
+            self._last = chunk.group, group
         return self._last[1]
 
 
 _workplace: Workplace | None = None
+
+
+def _check_memory(group: Group, size: int, options: Options) -> None:
+    """Raises LittleMemoryError if so many members do not fit here, before it is tried."""
+    devices = machine.devices()
+    strategy = choose_strategy(options.strategy, devices[0])
+    need = memory_needed(group, devices, -(-size // len(devices)), strategy)
+    free = machine.available_memory(devices[0])
+    if free is not None and need > free:
+        raise LittleMemoryError(
+            f"{counted(size, 'member')} at once need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB"
+            f" are free on {platform.node()}: a new --workdir with a smaller --chunk_size fits"
+        )
 
 
 def _pack_code(members: Members) -> Iterable[Code]:

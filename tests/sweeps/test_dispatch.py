@@ -3,9 +3,16 @@
 import contextlib
 import io
 import multiprocessing
+import re
 import shutil
 from collections import Counter
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from pathlib import Path
 
 import pytest
@@ -175,6 +182,20 @@ def test_a_task_that_fails_is_repeated_and_one_that_always_fails_is_named(config
     code, output = start(tmp_path / "sweep", config, Failing({}))
     assert code == 0 and "3 of 4 chunks are already done" in output
     assert contents(tmp_path / "sweep") == contents(local)
+
+
+def test_a_chunk_too_large_for_a_machine_is_named_with_what_fits(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_workplace", None)
+    free = iter([10**10, 10**5, 10**5])  # of the driver, and of the machines of three tasks
+    monkeypatch.setattr(machine, "available_memory", lambda _: next(free, 10**5))
+    with ThreadPoolExecutor(1) as pool:
+        code, output = start(tmp_path, config, pool, record=None)
+    assert code == 5 and not SweepDir(tmp_path).done()
+    assert re.search(
+        r"chunk 0: members 0–1: LittleMemoryError: 2 members at once need [0-9.]+ GB, and 0.0 GB"
+        r" are free on .*: a new --workdir with a smaller --chunk_size fits",
+        output,
+    )
 
 
 def test_what_the_user_can_mend_ends_the_sweep_at_once(config, tmp_path, monkeypatch):
