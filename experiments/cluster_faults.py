@@ -40,6 +40,9 @@ FLAGS = (
 # What happens to the driver, of every engine, which is then started again.
 DRIVER = {"driver killed": signal.SIGKILL, "driver interrupted": signal.SIGINT}
 
+# After which Slurm waits before a job begins again.
+SLOW = "job requeued", "job warned"
+
 
 class Engine(NamedTuple):
     """A cluster: the flags of a driver that uses it, and what can happen to it, by name."""

@@ -153,7 +153,7 @@ class SweepDir:
                 publish_once(draft, self.folder(chunk))
         except (ValueError, LookupError, UserError) as error:
             reason = str(error).removeprefix(f"{self.folder(chunk)} is damaged: ")
-            raise damaged(Path(where), printable(reason.partition("\n")[0])) from error
+            raise damaged(where, printable(reason.partition("\n")[0])) from error
 
     def flush(self) -> None:
         """Waits until the URL has all that was published; not needed without one.

@@ -7,9 +7,9 @@ there stays, so two drivers of one sweep waste time, but harm nothing.
 
 import contextlib
 import hashlib
-import queue
-import threading
+from collections import deque
 from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from lenet_jax import machine
@@ -17,6 +17,7 @@ from lenet_jax.errors import UnreachableError, UserError, show
 from lenet_jax.storage.remote import Remote, pack
 
 ENDING = 5.0  # seconds for uploads, of a sweep that is stopped
+AT_ONCE = 4  # uploads
 SUFFIX = ".tar"
 
 
@@ -39,11 +40,10 @@ class UrlCopy:
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         name = self.url.rpartition("/")[2][:60]
         self.folder = machine.cache_folder() / "sweeps" / f"{name}-{digest}"
-        self._waiting = queue.SimpleQueue[Path]()
-        self._pending, self._failed, self._others = 0, list[Path](), list[Path]()
+        self._threads: ThreadPoolExecutor | None = None
+        self._uploads = deque[tuple[Path, Future[bool]]]()
+        self._failed, self._others = list[Path](), list[Path]()
         self._problem: UserError | None = None
-        self._change = threading.Condition()
-        self._thread: threading.Thread | None = None
 
     def prepare(self) -> None:
         """Creates the folder.
@@ -95,18 +95,17 @@ class UrlCopy:
 
     def upload(self, chunk: Path) -> None:
         """Uploads a chunk's folder in the background; see `flush`."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="upload", daemon=True)
-            self._thread.start()
-        with self._change:
-            self._pending += 1
-        self._waiting.put(chunk)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(AT_ONCE, "upload")
+        self._uploads.append((chunk, self._threads.submit(self._upload, chunk)))
 
     def take_problem(self) -> str | None:
         """Why an upload has failed, once; it is repeated by `flush`."""
-        with self._change:
-            problem, self._problem = self._problem, None
-        return problem and f"{problem}; what is trained is kept in {show(self.folder, 120)}"
+        known = bool(self._failed)
+        self._settle()
+        if known or self._problem is None:
+            return None
+        return f"{self._problem}; what is trained is kept in {show(self.folder, 120)}"
 
     def flush(self) -> list[Path]:
         """Waits until all is uploaded, and tries again what has failed.
@@ -117,38 +116,36 @@ class UrlCopy:
         Raises:
           UnreachableError: something cannot be uploaded.
         """
-        with self._change:
-            self._change.wait_for(lambda: self._pending == 0)
-            failed, self._failed, self._problem = self._failed, [], None
+        wait([future for _, future in self._uploads])
+        self._settle()
+        failed, self._failed = self._failed, []
         with self._saying():
-            for chunk in failed:
-                self._upload(chunk)
+            self._others += [chunk for chunk in failed if not self._upload(chunk)]
         others, self._others = self._others, []
         return others
 
     def close(self) -> None:
         """Waits for uploads a few seconds; the next command uploads the rest."""
-        with self._change:
-            self._change.wait_for(lambda: self._pending == 0, ENDING)
+        if self._threads is not None:
+            wait([future for _, future in self._uploads], ENDING)
+            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads = None
 
-    def _serve(self) -> None:
-        while True:
-            chunk = self._waiting.get()
-            try:
-                self._upload(chunk)
-            except UserError as error:
-                with self._change:
-                    self._failed.append(chunk)
-                    self._problem = error
-            finally:
-                with self._change:
-                    self._pending -= 1
-                    self._change.notify_all()
+    def _settle(self) -> None:
+        """Sorts the uploads that have ended."""
+        while self._uploads and self._uploads[0][1].done():
+            chunk, future = self._uploads.popleft()
+            error = future.exception()
+            if isinstance(error, UserError):
+                self._failed.append(chunk)
+                self._problem = error
+            elif not future.result():
+                self._others.append(chunk)
 
-    def _upload(self, chunk: Path) -> None:
+    def _upload(self, chunk: Path) -> bool:
+        """Uploads a chunk; whether the URL has this one then, and not another."""
         name, content = f"{chunk.parent.name}/{chunk.name}{SUFFIX}", pack(chunk)
-        if not self._remote.create(name, content) and self._remote.read(name) != content:
-            self._others.append(chunk)
+        return self._remote.create(name, content) or self._remote.read(name) == content
 
     @contextlib.contextmanager
     def _saying(self) -> Iterator[None]:
