@@ -40,6 +40,9 @@ FLAGS = (
 # What happens to the driver, of every engine, which is then started again.
 DRIVER = {"driver killed": signal.SIGKILL, "driver interrupted": signal.SIGINT}
 
+# After which Slurm waits before a job begins again.
+SLOW = "job requeued", "job warned"
+
 
 class Engine(NamedTuple):
     """A cluster: the flags of a driver that uses it, and what can happen to it, by name."""
@@ -85,10 +88,13 @@ def slurm() -> Iterator[Engine]:
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             return done.stdout
 
-        def cancel_job(rng: random.Random) -> None:
-            jobs = ask("squeue", "--noheader", "--array", "--states=RUNNING", "-o%i").split()
-            if jobs:
-                ask("scancel", rng.choice(jobs))
+        def to_a_job(*command: str) -> Callable[[random.Random], None]:
+            def tell(rng: random.Random) -> None:
+                jobs = ask("squeue", "--noheader", "--array", "--states=RUNNING", "-o%i").split()
+                if jobs:
+                    ask(*command, rng.choice(jobs))
+
+            return tell
 
         def set_node_down(rng: random.Random) -> None:
             node = f"NodeName={rng.choice(slurm_cluster.NODES)}"
@@ -96,7 +102,13 @@ def slurm() -> Iterator[Engine]:
             ask("scontrol", "update", node, "State=RESUME")
 
         flags = ["--executor=slurm", "--slurm.jobs=3", "--slurm.time=10", "--slurm.cpus_per_task=1"]
-        faults = {"job cancelled": cancel_job, "node set down": set_node_down}
+        faults = {
+            "job cancelled": to_a_job("scancel"),
+            "job requeued": to_a_job("scontrol", "requeue"),
+            # What a job is sent some time before it is preempted, or out of time.
+            "job warned": to_a_job("scancel", "--signal=USR2"),
+            "node set down": set_node_down,
+        }
         yield Engine(flags, environment, faults)
 
 

@@ -16,7 +16,7 @@ SlurmctldPort={controller}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -32,7 +32,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1
 MaxArraySize=4
 KillWait=2
 ReturnToService=2
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs=1
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{second}] CPUs={cpus}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -46,14 +46,19 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Path]:
-    """Starts a cluster of two nodes of one core; yields its configuration for `SLURM_CONF`."""
+def cluster(folder: Path, cpus: int = 1) -> Iterator[Path]:
+    """Starts a cluster of two nodes; yields its configuration for `SLURM_CONF`.
+
+    Args:
+      folder: an empty one.
+      cpus: the cores that each node has in Slurm's books; all nodes are this machine.
+    """
     (folder / "state").mkdir()
     host = socket.gethostname().partition(".")[0]
     controller, first = _free_ports()
     config = folder / "slurm.conf"
     ports = {"controller": controller, "first": first, "second": first + 1}
-    config.write_text(CONFIG.format(host=host, folder=folder, **ports))
+    config.write_text(CONFIG.format(host=host, folder=folder, cpus=cpus, **ports))
     key = folder / "munge.key"
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)

@@ -120,7 +120,7 @@ def train_sweep(
       config: as for `train`; members override it.
       sweep: the overrides of each member, which `lenet_jax.sweeps.file` combines; or the name of a
         sweep file, `FILE.py[:ARG]`, which runs as code.
-      workdir: as for `train`.
+      workdir: as for `train`; or a URL, such as `s3://bucket/folder`.
       data: as for `train`; members may vary how arrays are fitted and split.
       executor: what trains the chunks, each a task: any `concurrent.futures.Executor`, such as a
         process pool that spawns its processes, those of Dask or mpi4py, or of
@@ -228,7 +228,8 @@ def load_sweep(path: str | Path) -> SweepResults:
         results.logits, results.weights(epoch=3)  # arrays of all members, on the disk
         results.network(member=1)
 
-    While the sweep runs, or after it was stopped, they are of the chunks that are finished.
+    While the sweep runs, or after it was stopped, they are of the chunks that are finished. From a
+    URL, such as `s3://bucket/folder`, the sweep is copied to the cache folder first.
 
     Raises:
       UserError: there are none, or they are damaged.

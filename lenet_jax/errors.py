@@ -94,6 +94,13 @@ class WriteError(UserError):
         )
 
 
+class UnreachableError(WriteError):
+    """What lies at a URL cannot be written."""
+
+    def __init__(self, message: str):
+        UserError.__init__(self, message)
+
+
 class Stopped(KeyboardInterrupt):
     """A signal asked the command to end.
 
@@ -244,14 +251,24 @@ def expand(path: str | os.PathLike[str], flag: str = "") -> Path:
       flag: how it was given, `--workdir=`, for the message.
 
     Raises:
-      UserError: there is no user of that name, or none can have it.
+      UserError: there is no user of that name, none can have it, or it is a URL.
     """
     if "\0" in str(path):
         raise UserError(f"{flag}{show(path)}: its name has a null character")
+    if is_url(path):
+        raise UserError(
+            f"{flag}{show(path)}: here it must be a file or a folder, not a URL\n"
+            "A sweep can be at a URL, and be read from there: see docs/many_machines.md."
+        )
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{flag}{show(path)}: {error}") from error
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL, such as `s3://bucket/folder`."""
+    return re.match(r"[a-z][a-z0-9+.-]+://", str(path)) is not None
 
 
 def discard(stream: Any) -> None:

@@ -68,7 +68,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--out", metavar="FILE", help="default: in DIR/export; of a zoo a folder")
     add_force(parser)
     arguments = parser.parse_args(argv)
-    name = find_network(arguments)
+    from lenet_jax.storage.sweep_dir import fetch  # late: --help is shown at once
+
+    name = find_network(arguments, fetch)
     path = expand(name.path)
     if arguments.format == ZOO:
         return _export_zoo(path, name.member, arguments)

@@ -17,6 +17,7 @@ from lenet_jax.errors import (
     UserError,
     counted,
     expand,
+    is_url,
     print_remarks,
     run_command,
     show,
@@ -27,7 +28,13 @@ from lenet_jax.reading import read_json
 from lenet_jax.storage.files import check_replaceable, refuse_link, write_atomically
 from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD, TENSORBOARD
-from lenet_jax.terminal.arguments import add_force, description, find_network, make_parser
+from lenet_jax.terminal.arguments import (
+    add_force,
+    description,
+    find_network,
+    make_parser,
+    require_out,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +91,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
-    name = find_network(arguments)
+    from lenet_jax.storage.sweep_dir import fetch  # late: --help is shown at once
+
+    name = find_network(arguments, fetch)
     path = expand(name.path)
     from lenet_jax.plots.output import parse_formats, png, render
 
@@ -249,6 +258,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     names = [name for name in arguments.compare.split(",") if name]
     if len(names) < 2:
         raise UserError("--compare takes two or more runs: --compare=runs/first,runs/second")
+    if any(map(is_url, names)):
+        require_out(arguments)
     sources = [_source(name) for name in names]
 
     from lenet_jax.device import require_device  # late, as above
@@ -276,8 +287,10 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _source(name: str) -> NetworkName:
     """A run directory, or a sweep's member, where it is."""
+    from lenet_jax.storage.sweep_dir import fetch  # late, as above
+
     found = parse(name)
-    path = expand(found.path)
+    path = expand(fetch(found.path))
     if not path.is_dir():
         raise UserError(f"{show(name)} is not a directory")
     return found._replace(path=str(path))

@@ -22,6 +22,7 @@ DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level
 POSIX = hasattr(os, "geteuid")  # Windows has no modes; a user's profile is private there
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH if POSIX else 0
 ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
+USABLE = 0.9  # of a GPU's memory, by JAX in all processes that share it; CUDA needs some for each
 # Keys of a record that the bits of what is trained depend on, beside its config and data.
 ENVELOPE = (
     *("versions", "processor", "xla_flags", "jax_backend", "devices_sharing_a_batch"),
@@ -184,6 +185,15 @@ def use_cores(count: int | None = None) -> None:
         # A JAX that has started keeps its devices.
         with contextlib.suppress(RuntimeError):
             _set_default("JAX_NUM_CPU_DEVICES", count or cores(), unset=-1)
+
+
+def use_share_of_gpu(share: float) -> None:
+    """Limits this process to a share of a GPU's memory, which it takes as it needs it.
+
+    Without effect where the environment says how much, or JAX has started.
+    """
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{USABLE * share:.3f}")
 
 
 def _set_default(variable: str, value: str | int | float, unset: Any) -> None:

@@ -8,7 +8,7 @@ SWEEP:7@3      the same after epoch 3, if its weights were recorded; 0: before t
 import re
 from typing import NamedTuple
 
-from lenet_jax.errors import expand
+from lenet_jax.errors import expand, is_url
 
 
 class NetworkName(NamedTuple):
@@ -44,7 +44,7 @@ def parse(text: str) -> NetworkName:
     found = re.fullmatch(rf"(.+):{number}@{number}", text) or re.fullmatch(
         rf"(.+)[:@]{number}", text
     )
-    if found is None or expand(text).exists():
+    if found is None or (not is_url(text) and expand(text).exists()):
         return NetworkName(text)
     path, *numbers = found.groups()
     return NetworkName(path, *map(int, numbers))

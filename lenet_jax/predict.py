@@ -70,7 +70,9 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--one", action="store_true", help="only the largest character of an image")
     arguments = parser.parse_args(argv)
-    name = find_network(arguments)
+    from lenet_jax.storage.sweep_dir import fetch  # late: --help is shown at once
+
+    name = find_network(arguments, fetch)
 
     from lenet_jax.data import image_sources  # late: an error in the arguments is reported at once
 

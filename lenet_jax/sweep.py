@@ -22,7 +22,7 @@ from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.config.unused import unused
 from lenet_jax.device import require_device
-from lenet_jax.errors import UserError, print_remarks, run_command, show, writing
+from lenet_jax.errors import UserError, is_url, print_remarks, run_command, show, writing
 from lenet_jax.executors import choice
 from lenet_jax.sweeps import file
 
@@ -87,6 +87,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
             if flag_values.print_sbatch:
                 print(_sbatch_script(flag_values, program, argv), end="")
             return code
+        if flag_values.executor == "slurm" and is_url(options.workdir):
+            raise UserError(
+                "--executor=slurm needs a --workdir that is a folder, which all nodes see\n"
+                "The jobs of --print_sbatch need none, and write to the URL themselves."
+            )
         executor = choice.make_executor(flag_values, str(Path(options.workdir, "slurm")))
         if executor is not None:
             ending.callback(executor.shutdown, cancel_futures=True)
@@ -96,7 +101,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 def make_sweep_flags() -> flags.FlagValues:
     """Returns the flags of a run and those specific to sweeps."""
     values = make_flags()
-    values["workdir"].help = "folder of the sweep; an unfinished sweep in it is resumed"
+    values["workdir"].help = (
+        "folder of the sweep, or a URL such as s3://bucket/folder; an unfinished sweep in it is"
+        " resumed"
+    )
     flags.DEFINE_string("sweep", None, "FILE.py[:ARG], a sweep file; it runs as code", values)
     flags.DEFINE_bool("dry_run", False, "show the plan, without training or writing", values)
     flags.DEFINE_string(

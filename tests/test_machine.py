@@ -71,3 +71,13 @@ def test_written_results_do_not_make_a_revision_dirty(monkeypatch, tmp_path):
     assert machine.environment([])["git_dirty"] is False
     (tmp_path / "lenet_jax" / "file").write_text("new")
     assert machine.environment([])["git_dirty"] is True
+
+
+def test_a_share_of_a_gpu_is_that_share_of_its_usable_memory(environment, monkeypatch):
+    names = "XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    machine.use_share_of_gpu(0.25)
+    assert [os.environ[name] for name in names] == ["false", "0.225"]
+    machine.use_share_of_gpu(0.5)  # what is set stays
+    assert os.environ[names[1]] == "0.225"

@@ -242,5 +242,6 @@ def _line_in(path: Path, error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{show(error.filename)}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    files = str(path), located(str(path))
+    lines = [frame.lineno for frame in frames if frame.filename in files]
     return f"{show(path)}:{lines[-1]}" if lines else show(path)

@@ -81,7 +81,8 @@ class RayExecutor(Executor):
         first, *rest = args
         if self._shared is None or self._shared[0] is not first:
             self._shared = first, self._ray.put(first)
-        task = Task((max(1, int(self._num_cpus)), fn, self._shared[1], rest), [])
+        own = max(1, int(self._num_cpus)), self._num_gpus
+        task = Task((*own, fn, self._shared[1], rest), [])
         task.references.append(self._call.remote(*task.arguments))
         future = Future[Any]()
         with self._change:
@@ -199,7 +200,11 @@ class Task(NamedTuple):
     references: list[Any]
 
 
-def _call(devices: int, fn: Callable[..., Result], first: Any, rest: list[Any]) -> Result:
+def _call(
+    devices: int, gpus: float, fn: Callable[..., Result], first: Any, rest: list[Any]
+) -> Result:
     """Runs in the process of a node."""
     machine.use_cores(devices)
+    if 0 < gpus < 1:
+        machine.use_share_of_gpu(gpus)
     return fn(first, *rest)

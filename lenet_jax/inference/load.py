@@ -38,7 +38,7 @@ from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
+from lenet_jax.storage.sweep_dir import SweepDir, fetch, is_sweep
 from lenet_jax.storage.sweep_weights import StoredMember, SweepWeights
 
 NOTHING = Description()
@@ -77,7 +77,7 @@ def load(
         raise UserError(f"what to load must be the name of a run or a file, not {show(path)}")
     if member is None and epoch is None:
         path, member, epoch = parse(str(path))
-    path = expand(path)
+    path = expand(fetch(str(path)))
     if not path.exists():
         raise UserError(f"{path} does not exist")
     if is_sweep(path):

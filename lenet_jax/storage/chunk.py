@@ -134,7 +134,7 @@ def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool | None) -
     return not rate or not np.any((curve < 0) | (curve > 1))
 
 
-def damaged(folder: Path, reason: str) -> UserError:
+def damaged(folder: Path | str, reason: str) -> UserError:
     """What to say of a chunk that is not as it was written."""
     return UserError(
         f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."

@@ -146,15 +146,20 @@ def remove(path: Path) -> None:
 
 
 def table(rows: Iterable[Iterable[object]]) -> str:
-    """Rows as CSV; text that a spreadsheet would run as a formula is quoted by an apostrophe."""
+    """Rows as CSV; see `write_rows`."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    write_rows(text, rows)
+    return text.getvalue()
+
+
+def write_rows(stream: io.TextIOBase, rows: Iterable[Iterable[object]]) -> None:
+    """Writes rows as CSV; text that a spreadsheet would run is quoted by an apostrophe."""
+    writer = csv.writer(stream, lineterminator="\n")
     for row in rows:
         writer.writerow(
             f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
             for cell in row
         )
-    return text.getvalue()
 
 
 def publish(draft: Path, path: Path) -> None:

@@ -1,6 +1,7 @@
 """SHA-256 sums of the files of a folder, in a manifest that `sha256sum --check` can read."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,9 +29,11 @@ def manifest(folder: Path, known: Mapping[str, str] | None = None) -> str:
       known: lines by name, of files that are not read.
     """
     lines, known = [], known or {}
-    for path in sorted(folder.rglob("*")):
+    # Many times as fast as `rglob`, which matters to a sweep of thousands of chunks.
+    names = (Path(base, name) for base, _, own in os.walk(folder) for name in own)
+    for path in sorted(names):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
+        if name != MANIFEST and path.is_file():
             lines.append(known.get(name) or _line(path, name))
     return "".join(lines)
 

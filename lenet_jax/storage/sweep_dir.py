@@ -7,7 +7,8 @@
                                                  for what is recorded see `storage.recorded`;
                                                  chunk.json names its place in the plan, and
                                                  SHA256SUMS has the sums of all
-    results.csv, history.npz, summary.json,      the results of the finished chunks
+    results.csv, results.parquet, history.npz,   the results of the finished chunks
+    summary.json,
     sweep.png, corruptions.png,
     sweep.html, winner.py
 
@@ -15,6 +16,8 @@ A chunk is written under a temporary name and renamed, so it is either complete 
 first to be there stays. Whoever reads one checks its sums, and that it belongs to the plan; those
 of what is recorded, which may be large, when it is read. One process at a time drives the sweep,
 and holds its lock, see `storage.lock`. Those of a job array only publish chunks, which needs none.
+
+A sweep may also be at a URL: see `storage.url_copy`. Its directory is a copy then.
 """
 
 import contextlib
@@ -28,8 +31,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lenet_jax.errors import UserError, expand
-from lenet_jax.reading import read_json
+from lenet_jax.errors import UserError, expand, is_url, printable
+from lenet_jax.reading import decode, read_bytes, read_json
 from lenet_jax.storage import run_dir
 from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk, write_arrays
 from lenet_jax.storage.columns import Columns
@@ -40,24 +43,28 @@ from lenet_jax.storage.files import (
     refuse_others,
     remove,
     remove_drafts,
+    set_aside,
     write_atomically,
     write_json,
 )
 from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
 from lenet_jax.storage.lock import Lock
-from lenet_jax.storage.recorded import (
-    is_recorded,
-)
-from lenet_jax.storage.sums import find_damage, manifest, write_manifest
+from lenet_jax.storage.recorded import is_recorded
+from lenet_jax.storage.remote import unpack
+from lenet_jax.storage.sums import MANIFEST, find_damage, manifest, write_manifest
+from lenet_jax.storage.tables import Table, write_csv, write_parquet
+from lenet_jax.storage.url_copy import SUFFIX, UrlCopy
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
 PLACE = "chunk.json"
-TABLE, SUMMARY, WINNER, PAGE = "results.csv", "summary.json", "winner.py", "sweep.html"
+TABLE, PARQUET = "results.csv", "results.parquet"
+SUMMARY, WINNER, PAGE = "summary.json", "winner.py", "sweep.html"
 FIGURE, ERROR_MAP = "sweep", "corruptions"  # each a file of one or several formats
 FIGURES = tuple(f"{name}{end}" for name in (FIGURE, ERROR_MAP) for end in (".png", ".svg", ".pdf"))
-RESULTS = TABLE, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
+RESULTS = TABLE, PARQUET, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
+COPIED = CONFIG, ENVIRONMENT  # from a URL, beside the plan and the chunks
 MAX_LISTED = 12  # members or epochs in one message
 _CHUNK = re.compile("[0-9]{4,}")
 _OWN_DRAFT = re.compile(r"\.[0-9]{4,}\.draft")
@@ -67,13 +74,27 @@ class SweepDir:
     """The directory of one sweep.
 
     Attributes:
-      path: the directory.
+      path: the directory; of a sweep at a URL that of its copy.
+      name: the directory, or the URL.
     """
 
     def __init__(self, path: str | Path):
-        """Does not create the directory; `open` does."""
-        self.path = expand(path, "--workdir=").absolute()
+        """Does not create the directory; `open` does.
+
+        Args:
+          path: the directory, or a URL, of which `pull` copies what is there.
+
+        Raises:
+          UserError: there can be no sweep.
+        """
+        self._url = UrlCopy(str(path)) if is_url(path) else None
+        if self._url is None:
+            self.path = expand(path, "--workdir=").absolute()
+            self.name = str(self.path)
+        else:
+            self.path, self.name = self._url.folder.absolute(), self._url.url
         self._plan: Plan | None = None
+        self._uploaded: set[int] | None = None  # the chunks at the URL; None if it has no plan
         self._lock, self._is_locked = Lock(self.path / ".sweep.lock"), False
 
     def __enter__(self) -> "SweepDir":
@@ -85,8 +106,74 @@ class SweepDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._url is not None:
+            self._url.close()
         self._lock.release()
         self._is_locked = False
+
+    def pull(self) -> None:
+        """Copies what is at the URL and not in the directory yet; not needed without one.
+
+        Raises:
+          UserError: it cannot be read, is damaged, or the directory has a copy of another sweep.
+        """
+        url = self._url
+        if url is None or (plan := url.read(PLAN)) is None:
+            return
+        there = decode(plan, Plan, f"{url.url}/{PLAN}")
+        if self.plan() not in (None, there):
+            raise UserError(
+                f"{self.path} is the copy of another sweep than {url.url} has\n"
+                "Delete that folder, then run the same command again."
+            )
+        url.prepare()
+        make_folder(self.path / CHUNKS)
+        for name, content in ((PLAN, plan), *((name, url.read(name)) for name in COPIED)):
+            if content is not None:
+                write_atomically(self.path / name, content)
+        chunks = {int(n): o for n, o in url.chunks(CHUNKS).items() if _CHUNK.fullmatch(n)}
+        self._uploaded = set(chunks)
+        missing = {chunks[n]: n for n in sorted(chunks.keys() - self.done())}
+        for name, content in url.read_all(missing):
+            if content is not None:
+                self._take_copy(missing[name], content, f"{url.url}/{name}")
+
+    def _take_copy(self, chunk: int, content: bytes, where: str) -> None:
+        """Publishes a chunk that was read from the URL; raises UserError if it is damaged."""
+        known = chunk < len(self._chunks)
+        try:
+            files = unpack(content)
+            sums = files.pop(MANIFEST).decode()
+            place = decode(files[PLACE], Place, PLACE)
+            if not known or place != self._place(chunk):
+                raise UserError(f"it is not chunk {chunk} of the plan in {PLAN}")
+            with self.draft(chunk, shared=True) as draft:
+                self._write_checked(chunk, draft, files, sums)
+                (draft / MANIFEST).write_text(sums)
+                publish_once(draft, self.folder(chunk))
+        except (ValueError, LookupError, UserError) as error:
+            reason = str(error).removeprefix(f"{self.folder(chunk)} is damaged: ")
+            raise damaged(where, printable(reason.partition("\n")[0])) from error
+
+    def flush(self) -> None:
+        """Waits until the URL has all that was published; not needed without one.
+
+        A chunk that another driver has put there before stays, and replaces this one's.
+
+        Raises:
+          UserError: it cannot be written, or read.
+        """
+        if self._url is None:
+            return
+        for folder in self._url.flush():
+            name = f"{CHUNKS}/{folder.name}{SUFFIX}"
+            if (content := self._url.read(name)) is not None:
+                remove(set_aside(folder))
+                self._take_copy(int(folder.name), content, f"{self.name}/{name}")
+
+    def take_problem(self) -> str | None:
+        """Why the URL cannot be written, in a line, once; None if it can."""
+        return None if self._url is None else self._url.take_problem()
 
     @property
     def lock_note(self) -> str | None:
@@ -104,7 +191,7 @@ class SweepDir:
         if stored is None:  # a plan of an older version
             stored = read_json(self.path / CONFIG, dict[str, Any])
         if stored is None:
-            raise UserError(f"{self.path} has no {CONFIG} that says what its members override")
+            raise UserError(f"{self.name} has no {CONFIG} that says what its members override")
         return stored
 
     def plan(self) -> Plan | None:
@@ -116,7 +203,7 @@ class SweepDir:
         if self._plan is None:  # of a million members it takes a second to read
             self._plan = read_json(self.path / PLAN, Plan)
         if self._plan is None and (self.path / run_dir.RECORD).exists():
-            raise UserError(f"{self.path} holds a run; choose another --workdir for a sweep")
+            raise UserError(f"{self.name} holds a run; choose another --workdir for a sweep")
         return self._plan
 
     def members(self) -> Columns:
@@ -139,6 +226,8 @@ class SweepDir:
             process drives the sweep.
           OSError: the disk is full or has failed.
         """
+        if self._url is not None:
+            self._url.prepare()
         with preparing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             chunks = make_folder(self.path / CHUNKS)
@@ -153,12 +242,44 @@ class SweepDir:
             if self.plan() is None:
                 if not any(chunks.glob("[0-9]*")):
                     refuse_others(self.path, NAMES, PLAN, "sweep")
-                write_atomically(self.path / PLAN, _plan_text({**plan, "config": config}))
+                self._write_plan(_plan_text({**plan, "config": config}))
             if not (self.path / CONFIG).exists():
                 write_json(self.path / CONFIG, config)
         written = self.plan()
         assert written is not None
+        self._push()
         return written
+
+    def push(self) -> None:
+        """Uploads what the URL does not have; not needed without one.
+
+        Raises:
+          UserError: it cannot be written, or has another sweep.
+        """
+        self._push()
+        self.flush()
+
+    def _write_plan(self, text: str) -> None:
+        """Writes a plan; at a URL that of another driver may be faster, and is taken."""
+        content = text.encode()
+        if self._url is not None:
+            content = self._url.create(PLAN, content)
+        write_atomically(self.path / PLAN, content)
+
+    def _push(self) -> None:
+        """Uploads the plan, and begins to upload the chunks, that the URL does not have."""
+        url = self._url
+        if url is None:
+            return
+        if self._uploaded is None:
+            content = url.create(PLAN, read_bytes(self.path / PLAN))
+            if decode(content, Plan, f"{url.url}/{PLAN}") != self.plan():
+                raise UserError(f"another sweep was begun at {url.url}; choose another --workdir")
+            url.write(CONFIG)
+            self._uploaded = set()
+        for chunk in sorted(self.done() - self._uploaded):
+            self._uploaded.add(chunk)
+            url.upload(self.folder(chunk))
 
     def lock(self) -> None:
         """Keeps other processes from driving the sweep, until the context of this object is left.
@@ -171,7 +292,7 @@ class SweepDir:
         with preparing(self.path):
             self._is_locked = self._lock.acquire()
         if not self._is_locked:
-            text = f"another process trains the sweep in {self.path}; wait, or choose another"
+            text = f"another process trains the sweep in {self.name}; wait, or choose another"
             lines = f"{text} --workdir\nlenet_jax.load_sweep reads its results so far."
             raise UserError("\n".join(filter(None, (lines, self._lock.holder()))))
 
@@ -186,6 +307,8 @@ class SweepDir:
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Writes what may affect the results: versions, devices, the command."""
         write_json(self.path / ENVIRONMENT, record)
+        if self._url is not None:
+            self._url.write(ENVIRONMENT)
 
     def done(self) -> set[int]:
         """The finished chunks."""
@@ -229,7 +352,10 @@ class SweepDir:
         """
         write_json(draft / PLACE, self._place(chunk))
         write_manifest(draft)
-        return publish_once(draft, self.folder(chunk))
+        published = publish_once(draft, self.folder(chunk))
+        if self._url is not None and published:
+            self._url.upload(self.folder(chunk))
+        return published
 
     def unpack(self, chunk: int, files: Mapping[str, bytes], sums: str) -> bool:
         """Publishes a chunk that was trained elsewhere, as `publish` does.
@@ -243,14 +369,20 @@ class SweepDir:
           UserError: the files differ from their sums, or are not results of the chunk's members.
         """
         with self.draft(chunk) as draft:
-            for name, content in files.items():
-                if name != Path(name).name:
-                    raise damaged(self.folder(chunk), f"it would have a file {name}")
-                (draft / name).write_bytes(content)
-            if manifest(draft) != sums:
-                raise damaged(self.folder(chunk), "it was changed on its way")
-            self._read(chunk, draft)
+            self._write_checked(chunk, draft, files, sums)
             return self.publish(chunk, draft)
+
+    def _write_checked(
+        self, chunk: int, draft: Path, files: Mapping[str, bytes], sums: str
+    ) -> None:
+        """Writes a chunk's files to a draft; raises UserError as `unpack` does."""
+        for name, content in files.items():
+            if name != Path(name).name:
+                raise damaged(self.folder(chunk), f"it would have a file {name}")
+            (draft / name).write_bytes(content)
+        if manifest(draft) != sums:
+            raise damaged(self.folder(chunk), "it was changed on its way")
+        self._read(chunk, draft)
 
     def remove_shared_drafts(self) -> None:
         """Deletes what processes of a job array left half-written; every chunk must be done."""
@@ -264,7 +396,7 @@ class SweepDir:
         """
         if not 0 <= member < len(self._members):
             known = f"0 to {len(self._members) - 1}" if len(self._members) else "none"
-            raise UserError(f"{self.path} has no member {member}; it has {known}")
+            raise UserError(f"{self.name} has no member {member}; it has {known}")
         return next((n for n, entry in enumerate(self._chunks) if member in entry["members"]), None)
 
     def members_of(self, chunk: int) -> list[int]:
@@ -312,25 +444,33 @@ class SweepDir:
 
     def write_results(
         self,
-        table: str,
+        table: Table,
         history: Curves,
         summary: Mapping[str, Any],
         *,
         winner: str | None,
         figures: Mapping[str, bytes],
         page: str,
-    ) -> None:
+        parquet: bool = False,
+    ) -> bool:
         """Writes the results of the finished chunks, in place of earlier ones.
 
         Args:
-          table: the content of results.csv.
+          table: of results.csv.
           history: curves of shape (members, epochs), and the member numbers.
           summary: the statistics.
           winner: the content of the winner's config file; None if there is none, or not yet.
           figures: the contents of those of `FIGURES` that were drawn.
           page: the content of sweep.html.
+          parquet: whether to write the table as results.parquet too.
+
+        Returns:
+          Whether there is a results.parquet, for which pyarrow must be installed.
         """
-        write_atomically(self.path / TABLE, table)
+        write_csv(self.path / TABLE, table)
+        has_parquet = parquet and write_parquet(self.path / PARQUET, table)
+        if not has_parquet:
+            (self.path / PARQUET).unlink(missing_ok=True)
         write_arrays(self.path / HISTORY, history)
         write_json(self.path / SUMMARY, summary)
         write_atomically(self.path / PAGE, page)
@@ -339,6 +479,10 @@ class SweepDir:
                 (self.path / name).unlink(missing_ok=True)
             else:
                 write_atomically(self.path / name, content)
+        if self._url is not None:
+            for name in RESULTS:
+                self._url.write(name)
+        return has_parquet
 
     def results(self) -> list[Path]:
         """The result files that exist."""
@@ -371,6 +515,21 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
     """A plan as JSON with a line per key: a million members with one each would take long."""
     lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in plan.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def fetch(path: str) -> str:
+    """The folder of a copy, of a sweep at a URL; any other path as it is.
+
+    Raises:
+      UserError: there is no sweep at the URL, or it cannot be read.
+    """
+    if not is_url(path):
+        return path
+    store = SweepDir(path)
+    store.pull()
+    if store.plan() is None:
+        raise UserError(f"{path} has no sweep")
+    return str(store.path)
 
 
 def is_sweep(path: Path) -> bool:

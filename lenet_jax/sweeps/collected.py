@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lenet_jax.errors import UserError, counted, expand, show
+from lenet_jax.errors import UserError, counted, expand, is_url, show
 from lenet_jax.inference.description import Description
 from lenet_jax.inference.figures import check_suffix, save
 from lenet_jax.inference.load import load as load_network
@@ -81,7 +81,7 @@ class SweepResults:
                 "Without it, .rows has the same as dicts."
             ) from error
         columns, lines = results.table(self._results(), self.overrides)
-        return pandas.DataFrame(lines, columns=columns)
+        return pandas.DataFrame(list(lines), columns=list(columns))
 
     @functools.cached_property
     def logits(self) -> RecordedArray:
@@ -190,8 +190,10 @@ def load_results(path: str | Path) -> SweepResults:
       UserError: there are none, or they are damaged.
     """
     store = SweepDir(path)
+    store.pull()
     if not is_sweep(store.path):
-        raise UserError(f"{show(path)} is not a sweep's directory")
+        what = "has no sweep" if is_url(path) else "is not a sweep's directory"
+        raise UserError(f"{show(path)} {what}")
     done, members = store.done(), store.members()
     if not done:
         raise UserError(
@@ -213,7 +215,8 @@ def load_results(path: str | Path) -> SweepResults:
     table = [{"member": row["member"], **overrides[row["member"]], **row} for row in rows]
     settings = results.by_setting(rows, overrides)
     folders = store.folders(done)
-    return SweepResults(expand(path), table, summary, settings, curves, overrides, folders)
+    location = store.path if is_url(path) else expand(path)
+    return SweepResults(location, table, summary, settings, curves, overrides, folders)
 
 
 def read_chunks(

@@ -69,6 +69,7 @@ def train_here(
             rows = trainer.train(chunk, folder, progress, interrupt)
             if rows is not None:
                 store.publish(chunk.number, folder)
+                _warn_of_url(store, console)
             return rows
 
     def submit(chunk: Chunk) -> Future[Sequence[Row] | None]:
@@ -116,6 +117,7 @@ def train_elsewhere(
     def take(chunk: Chunk, trained: TrainedChunk) -> Sequence[Row]:
         rows = [dict(row) for row in decode(trained.files[ROWS], ChunkResults, ROWS)["rows"]]
         store.unpack(chunk.number, trained.files, trained.sums)
+        _warn_of_url(store, console)
         if changed := what_changed(here, trained.environment):
             if changed not in differences:
                 console.warn(f"a machine may give other last bits than this one: {changed}")
@@ -199,6 +201,12 @@ def _failure(future: Future[Result]) -> str | None:
     if isinstance(error, UserError | BrokenExecutor):
         raise error
     return None if error is None else f"{type(error).__name__}: {printable(error)}"
+
+
+def _warn_of_url(store: SweepDir, console: Console) -> None:
+    """Warns if the URL of a sweep cannot be written; what is trained is kept."""
+    if (problem := store.take_problem()) is not None:
+        console.warn(problem)
 
 
 def _epochs(chunks: Sequence[Chunk]) -> int:

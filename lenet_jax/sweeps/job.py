@@ -1,18 +1,20 @@
 """A sweep as it is sent to other machines, where a task trains one of its chunks.
 
-A `Job` carries what every chunk needs: config, overrides, groups, data, and files of the user's own
-code. A task is the job and a chunk's number; it returns the chunk's files. Nothing is read from the
-sweep's directory, so no file system need be shared.
+A `Job` carries what every chunk needs: config, overrides, groups, data, weights to start from, and
+files of the user's own code. A task is the job and a chunk's number; it returns the chunk's files.
+Nothing is read from the sweep's directory, so no file system need be shared.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,18 +26,20 @@ from lenet_jax import machine
 from lenet_jax.config.imports import files_of, root_of
 from lenet_jax.config.source import split, use_copies
 from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
-from lenet_jax.errors import UserError, expand
+from lenet_jax.errors import UserError, counted, expand
 from lenet_jax.reading import read_bytes
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sums import manifest
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
-from lenet_jax.sweeps.plan import Chunk, Group, make_group
+from lenet_jax.sweeps.plan import Chunk, Group, make_group, memory_needed
+from lenet_jax.sweeps.starts import Weights, load_named
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.environment import own_code, own_subsets, training_environment
+from lenet_jax.training.population import choose_strategy
 
 # What decides on the bits, and is set by the driver for all.
 VARIABLES = ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
@@ -84,6 +88,7 @@ class Job:
       chunks: by their numbers.
       datasets: with the statistics of their pixels.
       code: files of the user's own.
+      weights: that members name, by the numbers of their groups.
       sums: of those files, see `environment.own_code`.
       options: how members are trained, and what is recorded.
       package: the sum of this package's code.
@@ -97,10 +102,15 @@ class Job:
     chunks: Mapping[int, PlannedChunk]
     datasets: Sequence[tuple[Dataset, Statistics]]
     code: Sequence[Code]
+    weights: Mapping[int, Weights]
     sums: Mapping[str, str | None]
     options: Options
     package: str
     variables: Mapping[str, str]
+
+
+class LittleMemoryError(Exception):
+    """A machine has too little free memory for a chunk; another may have enough."""
 
 
 class TrainedChunk(NamedTuple):
@@ -130,7 +140,7 @@ def make_job(
       plan: the sum of its plan.
 
     Raises:
-      UserError: a file of the user's own cannot be read.
+      UserError: a file of the user's own, or weights, cannot be read.
     """
     datasets = list({id(group.dataset): group.dataset for group in groups}.values())
     places = {id(dataset): place for place, dataset in enumerate(datasets)}
@@ -149,6 +159,7 @@ def make_job(
         },
         [(dataset, pixel_statistics(dataset)) for dataset in datasets],
         list(_pack_code(members)),
+        load_named(groups, chunks),
         sums,
         options,
         package,
@@ -206,8 +217,15 @@ class Workplace:
         machine.use_compilation_cache()
         machine.use_cores()
         self.job = job
+        self._originals = dict[str, str]()  # folders by those of their copies
         if job.code:
-            use_copies(_unpack_code(job.code, _copies_folder(job.code)))
+            copies = _unpack_code(job.code, _copies_folder(job.code))
+            use_copies(copies)
+            first = {each.where: each.first for each in job.code}
+            self._originals = {
+                path.removesuffix(first[where]): where.removesuffix(first[where])
+                for where, path in copies.items()
+            }
         config = configs.from_dict(job.config)
         self._members = Members(config, job.columns)
         if sums_of_code(self._members) != job.sums:
@@ -220,25 +238,52 @@ class Workplace:
         self._environment = training_environment(config, ())
 
     def train(self, number: int, planned: PlannedChunk) -> TrainedChunk:
-        """Trains a chunk."""
-        members = self._members.part(planned.members)
-        chunk = Chunk(number, self._group(planned.group), members, planned.size)
-        with tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
-            folder = Path(name)
-            self._trainer.train(chunk, folder, MemberEpochs(_ignore, 0, None), Interrupt())
+        """Trains a chunk; raises UserError if the user's own code fails."""
+        with self._naming_originals(), tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
+            members = self._members.part(planned.members)
+            chunk = Chunk(number, self._group(planned), members, planned.size)
+            folder, progress = Path(name), MemberEpochs(_ignore, 0, None)
+            weights = self.job.weights.get(planned.group)
+            self._trainer.train(chunk, folder, progress, Interrupt(), weights)
             files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
             return TrainedChunk(files, manifest(folder), self._environment)
 
-    def _group(self, number: int) -> Group:
-        """A group; that of the chunk before stays the same object, which is not compiled again."""
-        if self._last is None or self._last[0] != number:
-            planned = self.job.groups[number]
+    @contextlib.contextmanager
+    def _naming_originals(self) -> Iterator[None]:
+        """Has errors name files as the user does, and not their copies."""
+        try:
+            yield
+        except UserError as error:
+            text = str(error)
+            for copy, original in self._originals.items():
+                text = text.replace(copy, original)
+            raise UserError(text) from error
+
+    def _group(self, chunk: PlannedChunk) -> Group:
+        """A chunk's group; that of the chunk before stays the same, which is not compiled again."""
+        if self._last is None or self._last[0] != chunk.group:
+            planned = self.job.groups[chunk.group]
             members = self._members.part(planned.members)
-            self._last = number, make_group(members, *self.job.datasets[planned.dataset])
+            group = make_group(members, *self.job.datasets[planned.dataset])
+            _check_memory(group, chunk.size, self.job.options)
+            self._last = chunk.group, group
         return self._last[1]
 
 
 _workplace: Workplace | None = None
+
+
+def _check_memory(group: Group, size: int, options: Options) -> None:
+    """Raises LittleMemoryError if so many members do not fit here, before it is tried."""
+    devices = machine.devices()
+    strategy = choose_strategy(options.strategy, devices[0])
+    need = memory_needed(group, devices, -(-size // len(devices)), strategy)
+    free = machine.available_memory(devices[0])
+    if free is not None and need > free:
+        raise LittleMemoryError(
+            f"{counted(size, 'member')} at once need {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB"
+            f" are free on {platform.node()}: a new --workdir with a smaller --chunk_size fits"
+        )
 
 
 def _pack_code(members: Members) -> Iterable[Code]:

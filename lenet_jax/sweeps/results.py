@@ -4,7 +4,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from lenet_jax.plots.corruptions import CLEAN, MEAN
 from lenet_jax.statistics import FEWEST, Summary, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
 from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, Curves, Row, is_corrupted
+from lenet_jax.storage.tables import Table
 from lenet_jax.sweeps.members import Overrides
 
 SEEDS = (
@@ -76,8 +77,9 @@ class Setting(NamedTuple):
     @property
     def stuck(self) -> int:
         """How many of those are hardly better than chance on validation."""
-        accuracies = [row["valid_accuracy"] for row in self.done]
-        return sum(is_stuck(accuracy, self.chance) for accuracy in accuracies if self.validated)
+        if not self.validated:
+            return 0
+        return sum(is_stuck(row["valid_accuracy"], self.chance) for row in self.done)
 
     @property
     def name(self) -> str:
@@ -282,7 +284,10 @@ def title(name: str, summary: Mapping[str, Any]) -> str:
 
 def _held(curve: Float[np.ndarray, " epochs"]) -> Float[np.ndarray, " epochs"]:
     """A curve whose last value stays where a member had stopped, as its network does."""
-    trained = curve[~np.isnan(curve)]
+    missing = np.isnan(curve)
+    if not missing.any():
+        return curve
+    trained = curve[~missing]
     return np.pad(trained, (0, len(curve) - len(trained)), "edge")
 
 
@@ -375,23 +380,31 @@ def rank(row: Row) -> tuple[float, float, int]:
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
 
 
-def table(
-    rows: Sequence[Row], overrides: Mapping[int, Overrides]
-) -> tuple[list[str], list[list[Any]]]:
+class Lines:
+    """The lines of results.csv, made as they are read: a member's overrides and results each."""
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        overrides: Mapping[int, Overrides],
+        swept: Sequence[str],
+        columns: Sequence[str],
+    ):
+        self._rows, self._overrides, self._swept, self._columns = rows, overrides, swept, columns
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for row in self._rows:
+            values = map(self._overrides[row["member"]].get, self._swept)
+            shown = [" ".join(map(str, v)) if isinstance(v, list | tuple) else v for v in values]
+            yield [row["member"], *shown, *map(row.get, self._columns)]
+
+
+def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> Table:
     """The columns of results.csv, and its lines: one per member, its overrides and results."""
     swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     columns[columns.index("best_epoch") : columns.index("best_epoch")] = measured(rows[0])
-    lines: list[list[Any]] = []
-    for row in rows:
-        changed = overrides[row["member"]]
-        cells = [row.get(name) for name in columns]
-        shown = [
-            " ".join(map(str, v)) if isinstance(v, list | tuple) else v
-            for v in map(changed.get, swept)
-        ]
-        lines.append([row["member"], *shown, *cells])
-    return ["member", *swept, *columns], lines
+    return Table(["member", *swept, *columns], Lines(rows, overrides, swept, columns))
 
 
 def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from pathlib import Path
 from typing import Any
 
 from lenet_jax import config as configs
@@ -15,7 +16,6 @@ from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.corruptions import plot_error_map
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
-from lenet_jax.storage.files import table
 from lenet_jax.storage.sweep_dir import ERROR_MAP, FIGURE, PAGE, SweepDir
 from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
@@ -33,6 +33,7 @@ from lenet_jax.training.environment import training_environment
 from lenet_jax.training.population import choose_strategy
 
 MOST_NAMED = 12  # chunks in one message
+MOST_IN_CSV = 10_000  # members without results.parquet beside results.csv
 LoadData = Callable[[configs.Config], data.Dataset]
 
 
@@ -86,6 +87,7 @@ def run(
     """
     console = Console()
     with SweepDir(options.workdir) as store:
+        store.pull()
         groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
         if options.dry_run:
             missing = missing_chunks(store, chunks)
@@ -96,6 +98,7 @@ def run(
             return ExitCode.DONE
         if options.collect:
             store.lock()
+            store.push()
             return _collect(store, members, chunks, console, options, command)
         _print_header(console, store, groups, chunks, options, executor)
         _print_remarks(console, store, config, groups, executor)
@@ -105,6 +108,7 @@ def run(
             if failures is None:
                 console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
                 return interrupt.exit_code
+        store.flush()
         if options.worker is not None:  # the others may not have ended
             return ExitCode.DONE
         code = _collect(store, members, chunks, console, options, command)
@@ -172,9 +176,9 @@ def make_plan(
     written, writes = store.plan(), not (options.dry_run or options.collect or options.worker)
     if written is None and (options.collect or options.worker):
         raise UserError(
-            f"{store.path} holds no sweep yet: nothing to collect"
+            f"{store.name} holds no sweep yet: nothing to collect"
             if options.collect
-            else f"{store.path} holds no plan yet: --print_sbatch in place of --worker writes it"
+            else f"{store.name} holds no plan yet: --print_sbatch in place of --worker writes it"
         )
     if written is None:
         chunks = _plan_chunks(groups, options, warn)
@@ -186,7 +190,7 @@ def make_plan(
         planned = requested | {"chunks": plan.chunks_to_json(chunks)}
         written = store.open(planned, configs.to_dict(config))  # or of a process that was faster
     _check_config(store, config)
-    chunks = plan.from_json(written, requested, groups, str(store.path))
+    chunks = plan.from_json(written, requested, groups, store.name)
     if options.record is not None and not options.collect:
         check_space(options.record, missing_chunks(store, chunks), store.path)
     if not options.collect:  # which checks what it reads
@@ -246,7 +250,7 @@ def _check_config(store: SweepDir, config: configs.Config) -> None:
     different = configs.differing_keys(configs.from_dict(store.config()), config)
     if different:
         raise UserError(
-            f"{store.path} holds a sweep of another config: {'; '.join(different)}\n"
+            f"{store.name} holds a sweep of another config: {'; '.join(different)}\n"
             "Use the same config to resume it, or choose another --workdir to start over."
         )
 
@@ -261,7 +265,7 @@ def _check_code(store: SweepDir, record: Mapping[str, Any]) -> None:
             if what == "weights":
                 file = "a file of weights that members start from, or are pruned by,"
             raise UserError(
-                f"{file} changed since {store.path} was started, and members are trained\n"
+                f"{file} changed since {store.name} was started, and members are trained\n"
                 "Restore it, or choose another --workdir to start over."
             )
 
@@ -350,7 +354,7 @@ def _collect(
     if complete and winner:
         member = winner[1]["member"]
         winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
-    figures, title = dict[str, bytes](), results.title(store.path.name, summary)
+    figures, title = dict[str, bytes](), results.title(Path(store.name).name, summary)
     finished_any = any(setting.done for setting in settings)
     if finished_any:
         shown = results.for_plot(settings, curves)
@@ -365,20 +369,22 @@ def _collect(
             console.warn,
             options.formats,
         )
-    columns, lines = results.table(rows, overrides)
-    store.write_results(
-        table([columns, *lines]),
+    has_parquet = store.write_results(
+        results.table(rows, overrides),
         results.history([row["member"] for row in rows], curves),
         summary,
         winner=winner_file,
         figures=figures,
         page=webpage.render(rows, overrides, title),
+        parquet=len(rows) > MOST_IN_CSV,
     )
+    if not has_parquet and len(rows) > MOST_IN_CSV:
+        console.note("results.parquet needs pyarrow: pip install '.[parquet]' in the repository")
     console.lines(result_lines(settings, summary, rows, console.width))
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
     if winner and options.saved != "none":
         member = f"--member={winner[1]['member']}"
-        console.next([next_command(command, "inspect", f"--workdir={store.path}", member)])
+        console.next([next_command(command, "inspect", f"--workdir={store.name}", member)])
     if finished_any:
         return ExitCode.DONE
     console.warn(

@@ -18,7 +18,7 @@ from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, Row, write
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recorder import Recorder
-from lenet_jax.sweeps.starts import load_starts
+from lenet_jax.sweeps.starts import Weights, load_starts
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.evaluation import Metrics
@@ -57,9 +57,25 @@ class Trainer:
         self._group: Group | None = None
 
     def train(
-        self, chunk: Chunk, folder: Path, progress: MemberEpochs, interrupt: Interrupt
+        self,
+        chunk: Chunk,
+        folder: Path,
+        progress: MemberEpochs,
+        interrupt: Interrupt,
+        weights: Weights | None = None,
     ) -> list[Row] | None:
-        """Trains a chunk and writes it to `folder`; None if stopped by a signal."""
+        """Trains a chunk and writes it to `folder`.
+
+        Args:
+          chunk: the chunk.
+          folder: an empty one.
+          progress: is told of each epoch.
+          interrupt: ends the training.
+          weights: that its members name; None: they are read.
+
+        Returns:
+          A row of results for each member; None if stopped by a signal.
+        """
         compiles = self._group is not chunk.group
         if compiles:
             progress.compiling()
@@ -70,7 +86,7 @@ class Trainer:
         if chunk.group.has_own_training_sets:
             sets = [make_training_set(config, chunk.group.dataset) for config in configs]
         members, settings = population.start(configs, sets)
-        if starts := load_starts(chunk):
+        if starts := load_starts(chunk, weights=weights):
             members = population.restart(members, configs, starts)
         masks = population.pick(members.state.masks, count)
         self._recorder.write_epoch(chunk, folder, members.state.params, 0, np.ones(count, bool))

@@ -42,7 +42,8 @@ def render(rows: Sequence[Row], overrides: Mapping[int, Overrides], title: str) 
 
 def to_data(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> dict[str, Any]:
     """What the script needs: columns, rows, which columns are axes, and which sorts at first."""
-    names, lines = results.table(rows, overrides)
+    columns, lines = results.table(rows, overrides)
+    names = list(columns)
     swept = {key for row in rows for key in overrides[row["member"]]}
     varied = [name for name in names if name in swept and name not in results.SEEDS]
     results_axes = [name for name in RESULTS if name in names]

@@ -1,9 +1,10 @@
 """The arguments of commands that read a trained network."""
 
 import argparse
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-from lenet_jax.errors import UserError, expand, printable, show
+from lenet_jax.errors import UserError, expand, is_url, printable, show
 from lenet_jax.network_name import NetworkName, parse
 
 
@@ -110,11 +111,16 @@ def _parse_map(text: str) -> dict[str, str]:
     return layers
 
 
-def find_network(arguments: argparse.Namespace) -> NetworkName:
+def find_network(arguments: argparse.Namespace, fetch: Callable[[str], str]) -> NetworkName:
     """What the arguments name.
 
+    Args:
+      arguments: of a parser from `make_parser`.
+      fetch: gives the path of a copy, for that of a sweep at a URL.
+
     Raises:
-      UserError: they name none, or two, or one that does not exist.
+      UserError: they name none, or two, or one that does not exist; or --out is missing, where what
+        they name is at a URL.
     """
     weights = getattr(arguments, "weights", None)
     if (arguments.workdir is None) == (weights is None):
@@ -122,8 +128,17 @@ def find_network(arguments: argparse.Namespace) -> NetworkName:
         reason = "missing" if arguments.workdir is None else "not both of"
         raise UserError(f"{reason} --workdir=DIR{either}, for example --workdir=runs/first")
     name = NetworkName(weights) if weights else parse(arguments.workdir)
+    if is_url(name.path):
+        require_out(arguments)
+        name = name._replace(path=fetch(name.path))
     if not expand(name.path).exists():
         raise UserError(f"{expand(name.path)} does not exist")
     if None not in (name.member, arguments.member):
         raise UserError(f"--workdir={show(arguments.workdir)} names a member: omit --member")
     return name if name.member is not None else name._replace(member=arguments.member)
+
+
+def require_out(arguments: argparse.Namespace) -> None:
+    """Raises UserError if a command that writes files beside a network has no --out."""
+    if "out" in arguments and arguments.out is None:
+        raise UserError("of a sweep at a URL, --out must say where to write")

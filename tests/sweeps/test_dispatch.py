@@ -3,8 +3,16 @@
 import contextlib
 import io
 import multiprocessing
+import re
+import shutil
 from collections import Counter
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+)
 from pathlib import Path
 
 import pytest
@@ -58,10 +66,10 @@ def config(tmp_path_factory):
     return configs.load("configs/notes.py", values.items())
 
 
-def start(path, config, executor=None, **options):
+def start(path, config, executor=None, overrides=SWEEP, **options):
     record = make_recording("logits,weights", every=2)
     all_options = Options(str(path), **{"chunk_size": 2, "record": record} | options)
-    members = Members(config, Columns.of(SWEEP))
+    members = Members(config, Columns.of(overrides))
     with contextlib.redirect_stdout(io.StringIO()) as output:
         code = run(config, members, all_options, ["python"], executor=executor)
     return code, output.getvalue()
@@ -136,6 +144,32 @@ def test_a_process_pool_gives_the_bytes_of_a_local_sweep(config, local, pool, tm
     assert contents(tmp_path / "pool") == contents(local)
 
 
+def test_weights_that_members_name_travel_with_the_job(config, local, pool, tmp_path):
+    """Those of a run in a file, and of another sweep's members, without their folders."""
+    sources = shutil.copytree(local, tmp_path / "sources" / "sweep").parent
+    names = [f"{sources}/sweep:{member}" for member in (1, 2)] + [f"{sources}/sweep:0@0"]
+    overrides = product(sweep("train.initial_weights", names), sweep("seed", range(2)))
+    record = {"record": None, "save": "all"}
+    assert start(tmp_path / "local", config, overrides=overrides, **record)[0] == 0
+    moving = Moving(pool, sources)
+    assert start(tmp_path / "pool", config, moving, overrides=overrides, **record)[0] == 0
+    assert contents(tmp_path / "pool") == contents(tmp_path / "local")
+
+
+def test_errors_of_a_task_name_the_users_file(config, pool, tmp_path):
+    file, flag = tmp_path / "own" / "failing.py", tmp_path / "here"
+    flag.mkdir()
+    file.parent.mkdir()
+    file.write_text(
+        "import os\n\ndef peak(logits, labels):\n"
+        f"    if not os.path.isdir({str(flag)!r}):\n        raise ValueError('no such layer')\n"
+        "    return logits.max(axis=1)\n"
+    )
+    changed = configs.replace(config, {"train.measurements": (f"{file}:peak",)})
+    with pytest.raises(UserError, match=r"/own/failing.py:5: ValueError: no such layer"):
+        start(tmp_path / "sweep", changed, Moving(pool, flag), record=None)
+
+
 def test_a_task_that_fails_is_repeated_and_one_that_always_fails_is_named(config, local, tmp_path):
     failing = Failing({0: 2, 1: 3})
     code, output = start(tmp_path / "sweep", config, failing)
@@ -148,6 +182,20 @@ def test_a_task_that_fails_is_repeated_and_one_that_always_fails_is_named(config
     code, output = start(tmp_path / "sweep", config, Failing({}))
     assert code == 0 and "3 of 4 chunks are already done" in output
     assert contents(tmp_path / "sweep") == contents(local)
+
+
+def test_a_chunk_too_large_for_a_machine_is_named_with_what_fits(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_workplace", None)
+    free = iter([10**10, 10**5, 10**5])  # of the driver, and of the machines of three tasks
+    monkeypatch.setattr(machine, "available_memory", lambda _: next(free, 10**5))
+    with ThreadPoolExecutor(1) as pool:
+        code, output = start(tmp_path, config, pool, record=None)
+    assert code == 5 and not SweepDir(tmp_path).done()
+    assert re.search(
+        r"chunk 0: members 0–1: LittleMemoryError: 2 members at once need [0-9.]+ GB, and 0.0 GB"
+        r" are free on .*: a new --workdir with a smaller --chunk_size fits",
+        output,
+    )
 
 
 def test_what_the_user_can_mend_ends_the_sweep_at_once(config, tmp_path, monkeypatch):

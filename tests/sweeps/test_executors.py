@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from experiments import cluster_faults, slurm_cluster
+from experiments.cluster_faults import SLOW
 from lenet_jax import sweep
 from lenet_jax.errors import run_command
 from tests.support.root import ROOT
@@ -41,11 +42,14 @@ def test_a_disturbed_sweep_gives_the_table_of_a_local_one(name, expected, tmp_pa
     if (reason := missing(name)) is not None:
         assert not REQUIRED, reason
         pytest.skip(reason)
-    trials = 10 if request.config.getoption("--long") else 1
+    long = request.config.getoption("--long")
+    trials = 10 if long else 1
     with cluster_faults.ENGINES[name]() as engine:
         for seed in range(trials):
             faults = cluster_faults.draw(engine, seed)
-            assert len(faults) == 4
+            if not long:
+                faults = {kind: at for kind, at in faults.items() if kind not in SLOW}
+            assert len(faults) >= 4
             cluster_faults.disturb(engine, cluster_faults.FLAGS, tmp_path / str(seed), faults)
             assert cluster_faults.table(tmp_path / str(seed)) == expected
             assert not list(tmp_path.glob(f"{seed}/chunks/.*"))

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from lenet_jax.statistics import chance, is_stuck
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
+from lenet_jax.sweeps import run as sweep_run
 from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from lenet_jax.sweeps.members import Members, Overrides
 from lenet_jax.sweeps.options import Options
@@ -330,6 +332,22 @@ def test_a_job_array_shares_a_sweep_and_collect_writes_its_results(finished, con
     (shared / "chunks").mkdir()
     code, output = start(shared, config, collect=True)
     assert code == 0 and "nothing to collect; of an earlier time are results.csv, " in output
+
+
+def test_the_table_of_many_members_is_also_written_as_parquet(
+    finished, config, tmp_path, monkeypatch, no_figures
+):
+    pandas, _ = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    shutil.copytree(finished[0], tmp_path / "sweep")
+    monkeypatch.setattr(sweep_run, "MOST_IN_CSV", MEMBERS - 1)
+    assert start(tmp_path / "sweep", config, collect=True)[0] == 0
+    read = pandas.read_parquet(tmp_path / "sweep" / "results.parquet")
+    table = pandas.read_csv(tmp_path / "sweep" / "results.csv")
+    pandas.testing.assert_frame_equal(read, table, check_dtype=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, output = start(tmp_path / "sweep", config, collect=True)
+    assert code == 0 and "results.parquet needs pyarrow: pip install" in output
+    assert not (tmp_path / "sweep" / "results.parquet").exists()
 
 
 def test_a_sweep_without_a_finished_member_has_no_winner(config, tmp_path):
