@@ -91,6 +91,7 @@ def plot_error_map(
     title: str,
     stuck: int = 0,
     pictures: Mapping[str, UInt8[np.ndarray, "h w c"]] | None = None,
+    index: int | None = None,
 ) -> Figure:
     """Plots a heat map: settings down, corruptions across.
 
@@ -100,6 +101,7 @@ def plot_error_map(
         stuck: networks near chance, of which a single one would lead a mean: with any, cells have
             medians and the middle half in place of means and standard deviations.
         pictures: an image under each corruption, to be shown above its column.
+        index: of that image among the test images.
     """
     columns = list(next(iter(errors.values())))
     cells = [[own[name] for name in columns] for own in errors.values()]
@@ -113,7 +115,8 @@ def plot_error_map(
         160 + sum(heights),
         legible(title, 90),
         f"error on the test images, %: {what} over the finished networks"
-        + (f", {stuck} of which are stuck near chance" if stuck else ""),
+        + (f", {stuck} of which are stuck near chance" if stuck else "")
+        + ("" if index is None else f"; above: test image {index}"),
     )
     *above, axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     colours = colour_map("viridis_r", 0.0, 100.0, power=0.5)

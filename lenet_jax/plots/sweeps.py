@@ -35,7 +35,10 @@ from lenet_jax.statistics import FEWEST, Summary, summarise
 
 MOST_RANKED = 24
 MOST_DOTS = 2000
-MOST_NAME = 52  # letters beside a ranking
+MOST_NAME, MOST_COLUMN = 52, 28  # letters beside a ranking, and below a column
+NARROW = 760  # pixels, of one panel
+LETTER = 8  # pixels, about
+JOIN = " · "
 MOST_CURVES = 12
 MOST_WRITTEN = 24, 10  # rows and columns of a heat map with numbers in it
 MOST_TICKS = 24
@@ -50,7 +53,7 @@ class Setting(NamedTuple):
         diverged: members that did; the fields below are about the others.
         stuck: members that are hardly better than chance.
         errors: of each member on validation, or where there is none in training, %, after each
-            epoch.
+            epoch; empty if not known.
         test_errors: of each member, %.
         test: their statistics.
         best: whether validation chose this setting.
@@ -96,11 +99,15 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
         height = 154 + (44 * rows if rows <= MOST_WRITTEN[0] else 550)
     elif ranked:
         height = 140 + 26 * min(len(settings), MOST_RANKED)
-    figure = chart(WIDTH, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
+    curved = any(setting.errors.size for setting in settings)
+    width = WIDTH if curved or keys[1:] or ranked else NARROW
+    figure = chart(width, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
     if len(keys) == 2:
         _plot_heat_map(figure.subplots(), settings, keys)
     elif ranked:
         _plot_ranking(figure.subplots(), settings)
+    elif not curved:
+        _plot_points(figure.subplots(), settings, keys)
     else:
         left, right = figure.subplots(1, 2)
         _plot_curves(left, settings)
@@ -202,9 +209,9 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
             axes.minorticks_off()
             label += " (log scale)"
         if len(places) <= 10:
-            axes.set_xticks(places, [f"{value:g}" for value in values])
+            _name_columns(axes, places, [f"{value:g}" for value in values])
     else:
-        axes.set_xticks(places, [legible(_show(value), 14) for value in values])
+        _name_columns(axes, places, [_show(value) for value in values])
         axes.margins(x=0.3 if len(places) < 4 else 0.1)
     axes.set_xlabel(label)
     _scale(axes, "y", settings)
@@ -259,9 +266,7 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
         axes.plot([c for _, c in diverged], [r for r, _ in diverged], "x", color=VERMILION)
     rows, columns = (range(0, len(v), math.ceil(len(v) / MOST_TICKS)) for v in values)
     axes.set_yticks(rows, [legible(_show(values[0][place]), 18) for place in rows])
-    axes.set_xticks(columns, [legible(_show(values[1][place]), 12) for place in columns])
-    if len(columns) > MOST_WRITTEN[1]:
-        axes.tick_params("x", rotation=60)
+    _name_columns(axes, columns, [_show(values[1][place]) for place in columns])
     what = "median" if robust else "mean"
     if written and any(setting.test.n >= FEWEST for setting in settings):
         what += " [25–75 %]" if robust else " ± sd"
@@ -308,12 +313,22 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
         for name, (centre, _) in zip(names, ranked, strict=True)
     ]
     axes.set_yticks(range(len(names)), names, size=8)
-    place = {"xytext": (-6, 8), "textcoords": "offset points", "ha": "right", "size": 8}
-    axes.annotate(legible(heading, MOST_NAME), (0, 1), xycoords="axes fraction", **place)
+    short = LETTER * len(heading) > axes.get_window_extent().height
+    axes.set_ylabel(heading.replace(JOIN, f"{JOIN}\n") if short else heading, size=8)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     centre = _named_centre(settings)
     axes.set_title(f"test error, %: {f'each, {centre}' if centre else 'each network'}")
     _scale(axes, "x", [settings[index] for *_, index in ranked])
+    _mark_chance(axes, settings, "x")
+
+
+def _name_columns(axes: Axes, places: Sequence[Any], names: Sequence[str]) -> None:
+    """Names places on the x axis; names that are too long for their place are turned."""
+    names = [legible(name, MOST_COLUMN) for name in names]
+    axes.set_xticks(places, names)
+    if LETTER * (max(map(len, names)) + 1) > axes.get_window_extent().width / len(names):
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation=40, rotation_mode="anchor")
 
 
 def _names(settings: Sequence[Setting]) -> tuple[str, list[str]]:
@@ -323,8 +338,8 @@ def _names(settings: Sequence[Setting]) -> tuple[str, list[str]]:
     same = all([*setting.overrides] == keys for setting in settings)
     if not same or max(map(len, names)) <= MOST_NAME:
         return "", names
-    values = [" · ".join(_show(_value(setting, key)) for key in keys) for setting in settings]
-    return " · ".join(keys), values
+    values = [JOIN.join(_show(_value(setting, key)) for key in keys) for setting in settings]
+    return JOIN.join(keys), values
 
 
 def _is_robust(settings: Sequence[Setting]) -> bool:
@@ -349,14 +364,17 @@ def _centre(summary: Summary, robust: bool) -> tuple[float | None, list[list[flo
     return centre, [[max(centre - ends[0], 0.0)], [max(ends[1] - centre, 0.0)]]
 
 
-def _mark_chance(axes: Axes, settings: Sequence[Setting]) -> None:
-    """Draws a line at chance where the errors come near it; the limits of the axes stay."""
-    low, high = axes.get_ylim()
+def _mark_chance(axes: Axes, settings: Sequence[Setting], name: str = "y") -> None:
+    """Draws a line at chance on the axis `x` or `y`, within its limits, where errors come near."""
+    across = name == "y"
+    low, high = axes.get_ylim() if across else axes.get_xlim()
     for chance in {setting.chance for setting in settings if setting.chance is not None}:
         if low <= chance <= high:
-            axes.axhline(chance, color=FAINT, linestyle=":", linewidth=1)
-            place = {"xytext": (2, 2), "textcoords": "offset points", "color": FAINT, "size": 8}
-            axes.annotate("chance", (0, chance), xycoords=("axes fraction", "data"), **place)
+            draw, place = (axes.axhline, (0, chance)) if across else (axes.axvline, (chance, 0))
+            draw(chance, color=FAINT, linestyle=":", linewidth=1)
+            where = ("axes fraction", "data") if across else ("data", "axes fraction")
+            look = {"xytext": (2, 2), "textcoords": "offset points", "color": FAINT, "size": 8}
+            axes.annotate("chance", place, xycoords=where, **look)
 
 
 def _scale(axes: Axes, name: str, settings: Sequence[Setting]) -> None:
