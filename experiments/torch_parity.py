@@ -223,7 +223,7 @@ def plot(answer: dict[str, Any]) -> Figure:
         WIDTH,
         720,
         f"LeNet on MNIST: {len(steps)} steps from the same weights on the same batches",
-        f"batches of {answer['batch_size']}, seed {answer['seed']}; dotted: {TOLERANCE:g} nats",
+        f"batches of {answer['batch_size']}, seed {answer['seed']}; thin line: {TOLERANCE:g} nats",
     )
     curves, gap = figure.subplots(2, 1, height_ratios=(4, 5))
     curves.set_title("training loss, nats (float64)")
@@ -245,7 +245,7 @@ def plot(answer: dict[str, Any]) -> Figure:
         difference = np.abs(np.array(one) - np.array(other))
         positive = np.where(difference > 0, difference, np.nan)  # 0 is not on a log scale
         gap.plot(steps, positive, line, color=colour, linewidth=1.2)
-    gap.axhline(TOLERANCE, color=INK, linestyle=":", linewidth=1)
+    gap.axhline(TOLERANCE, color=INK, linewidth=0.8)
     gap.set_yscale("log")
     gap.set_ylim(1e-17, 3)
     gap.yaxis.set_major_locator(LogLocator(numticks=8))
