@@ -230,7 +230,7 @@ def plot(answer: dict[str, Any]) -> Figure:
         HEADER + 70 + round(20 * rows),
         f"Speed on MNIST, images per second: {machine}, median of n = {answer['turns']} rounds",
         f"in brackets: as a fraction of {OURS}'s, median of the ratios within each round",
-        margins=(150, 20, 46, 0),
+        margins=(150, 20, 50, 0),
     )
     axes, row, names = figure.subplots(), 0.0, {}
     at = blended_transform_factory(figure.transFigure, axes.transData)

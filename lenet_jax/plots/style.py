@@ -229,12 +229,17 @@ def line_look(place: int) -> tuple[str, str]:
 def label_ends(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray, str, Any]]) -> None:
     """Writes the names of lines to the right of their ends, apart from each other.
 
-    The scales and limits of the axes must be final.
+    The scales and limits of the axes must be final, and what is beside them drawn.
 
     Args:
         axes: with the lines.
         lines: the x, y, name and colour of each.
     """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = cast(Figure, axes.get_figure())
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.execute(figure)  # for the height of the axes
     ends = []
     for x, y, name, colour in lines:
         finite = np.flatnonzero(np.isfinite(y))
