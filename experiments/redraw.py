@@ -34,6 +34,7 @@ DRAWN_BY = {
     "lottery_ticket.json": "lottery_ticket",
     "photographs.json": "photographs",
     "robustness.json": "robustness",
+    "scaling.json": "scaling",
     "torch_distribution.json": "torch_distribution",
     "torch_parity*.json": "torch_parity",
 }
