@@ -256,7 +256,7 @@ def plot(answer: dict[str, Any]) -> Figure:
         (1e-7, f"dotted: {THEIRS} and itself, initial weights moved by 1 ulp, float32", FAINT),
         (1e-13, f"{OURS} and {THEIRS}, float64", VERMILION),
     ):
-        write(gap, steps[-1], y, text, color=colour, ha="right")
+        write(gap, len(steps) - 1, y, text, color=colour, ha="right")
     for axes in (curves, gap):
         axes.set_xlim(0, len(steps) - 1)
     return figure

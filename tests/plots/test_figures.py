@@ -382,7 +382,7 @@ def test_runs_disagree_where_one_is_right_and_another_wrong(random):
 def test_a_journey_marks_the_true_class_and_says_its_scales(figures):
     written = texts(figures["journey"])
     assert sum("true class" in text for text in written) == 1
-    assert all(written.count(name) == 2 for name in NAMES)  # below its unit, and of its probability
+    assert all(written.count(name) >= 2 for name in NAMES)  # of a unit and a probability
     assert written.count("max") == 2 and any(text.startswith("max ") for text in written)
 
 
