@@ -4,21 +4,60 @@
 
 Trains the seeds as a sweep in `runs/accuracy_NAME`, which resumes if it is stopped; further
 arguments are passed on to it. Writes each seed's results, their mean, standard deviation and 95 %
-interval of the mean to `results/accuracy_NAME.json`, and the sweep's figure to `.png`.
+interval of the mean to `results/accuracy_NAME.json`, and a figure of them to `.png`.
 """
 
 import argparse
 import csv
-import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+from experiments import study
+from lenet_jax import config as configs
 from lenet_jax.machine import environment
+from lenet_jax.plots.style import BLUE, VERMILION, WIDTH, Figure, chart, styled
 from lenet_jax.statistics import summarise
-from lenet_jax.storage.files import write_json
+from lenet_jax.sweeps.results import describe_config
 
 QUESTION = "How accurate is a config over n seeds?"
+
+
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
+    """Draws each seed's error as a dot, equal ones above each other, and their mean."""
+    from matplotlib.ticker import MaxNLocator
+
+    errors = [round(100 * (1 - run["test_accuracy"]), 4) for run in answer["runs"]]
+    summary, equal = summarise(errors, 100.0), Counter()
+    about = describe_config(configs.load(answer["config"]), ())
+    text = f"test images; each network at its best epoch on validation; mean {summary.mean:.3f} %"
+    if summary.sd is not None and summary.ci95 is not None:
+        low, high = summary.ci95
+        text += f", sd {summary.sd:.3f}, 95 % interval of the mean {low:.3f} to {high:.3f}"
+    title = " ".join([answer["config"], *answer["overrides"]])
+    figure = chart(WIDTH, 300, f"Errors of {title}: {about}, n = {len(errors)} seeds", text)
+    axes = figure.subplots()
+    for error in errors:
+        equal[error] += 1
+        axes.plot(error, equal[error], "o", color=BLUE, markersize=5)
+    axes.axvline(summary.mean or 0.0, color=VERMILION)
+    if summary.ci95 is not None:
+        axes.axvspan(*summary.ci95, color=VERMILION, alpha=0.2, linewidth=0)
+    axes.annotate(
+        "mean, 95 % interval",
+        (summary.mean or 0.0, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(6, -4),
+        textcoords="offset points",
+        color=VERMILION,
+    )
+    axes.set(xlabel="test error, %", ylabel="seeds, a dot each")
+    axes.set_ylim(0, max(equal.values()) + 1.8)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return figure
 
 
 def main() -> None:
@@ -63,13 +102,9 @@ def main() -> None:
         "runs": runs,
         "environment": environment(),
     }
-    arguments.results.mkdir(exist_ok=True)
-    file = arguments.results / f"accuracy_{name}.json"
-    write_json(file, answer)
-    shutil.copy(workdir / "sweep.png", file.with_suffix(".png"))
     spread = "" if test.sd is None else f" ± {100 * test.sd:.3f}"
     print(f"test accuracy {100 * (test.mean or 0):.3f}{spread} % (mean ± sd, {test.n} seeds)")
-    print(f"written to {file}")
+    study.write(arguments.results / f"accuracy_{name}.json", answer, plot)
 
 
 if __name__ == "__main__":

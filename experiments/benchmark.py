@@ -25,14 +25,16 @@ from typing import Any
 
 import numpy as np
 
+from experiments import study
 from experiments.module_peers import MODULE_PEERS, MODULES, multiplications
 from experiments.peers import PEERS, POPULATIONS, Network
 from experiments.worker import OURS, Worker
-from lenet_jax.storage.files import write_json
+from lenet_jax.plots.style import BLUE, HEADER, WIDTH, Figure, chart, styled, write
 
 QUESTION = "How fast is lenet-jax compared with PyTorch and Flax on the same machine?"
 NETWORKS = {"notes": Network((6, 12)), "lenet5": Network((6, 16))}
 IMAGES_PER_TURN = 12_800
+OTHERS = "#b0b0b0"  # the bars of other libraries
 TOLERANCE = 2e-4  # relative, for the losses of the first steps
 CASES = ("train", "evaluate", "populations", "start", "accuracy", "checkpoint", "whole_job")
 SCRIPTS = {
@@ -216,32 +218,44 @@ def measure_start(repeats: int = 3) -> dict[str, Any]:
     return medians
 
 
-def draw(records: list[dict[str, Any]], path: Path, title: str) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws the speed of every peer in every case."""
-    from matplotlib.figure import Figure
+    from matplotlib.transforms import blended_transform_factory
 
-    figure = Figure(figsize=(9, 1 + 1.1 * len(records)), layout="constrained")
-    axes = figure.subplots()
-    peers = list(max((record["peers"] for record in records), key=len))
-    colours = ("#7f7f7f", "#b0b0b0", "#d0a070", "#56b4e9", "#0072b2")
-    height = 0.8 / len(peers)
-    for i, peer in enumerate(peers):
-        rates = [record["peers"][peer]["images_per_second"] for record in records]
-        places = [row + (i - (len(peers) - 1) / 2) * height for row in range(len(records))]
-        bars = axes.barh(places, rates, height * 0.9, color=colours[-len(peers) :][i], label=peer)
-        ratios = [record["peers"][peer]["ratio_median"] for record in records]
-        labels = [f"{rate:,.0f}" for rate in rates]
-        if peer != OURS:
-            labels = [f"{t}  (1/{ratio:.1f})" for t, ratio in zip(labels, ratios, strict=True)]
-        axes.bar_label(bars, labels, padding=3, fontsize=8)
-    names = [f"{record['network']}\n{record['case']}" for record in records]
-    axes.set_yticks(range(len(records)), names)
-    axes.invert_yaxis()
-    axes.margins(x=0.18)
-    axes.set(xlabel="images per second (in brackets: fraction of lenet-jax's speed)", title=title)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=120)
+    records = answer["cases"]
+    rows = sum(len(record["peers"]) + 1.4 for record in records)
+    machine = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
+    figure = chart(
+        WIDTH,
+        HEADER + 70 + round(20 * rows),
+        f"Speed on MNIST, images per second: {machine}, median of n = {answer['turns']} rounds",
+        f"in brackets: as a fraction of {OURS}'s, median of the ratios within each round",
+        margins=(150, 20, 50, 0),
+    )
+    axes, row, names = figure.subplots(), 0.0, {}
+    at = blended_transform_factory(figure.transFigure, axes.transData)
+    for record in records:
+        case = f"{record['network']}, {record['case']}"
+        write(axes, 16 / WIDTH, row, case, weight="bold", transform=at)
+        for peer, speed in record["peers"].items():
+            row += 1
+            names[row], rate = peer, speed["images_per_second"]
+            axes.barh(row, rate, 0.8, color=BLUE if peer == OURS else OTHERS)
+            text = f"{rate:,.0f}"
+            text += "" if peer == OURS else f"  (1/{speed['ratio_median']:.1f})"
+            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
+            axes.annotate(text, (rate, row), size=8, **place)
+        row += 1.4
+    axes.set_yticks(list(names), list(names.values()), size=8)
+    axes.set_ylim(row - 0.8, -0.6)
+    axes.margins(x=0.16)
+    axes.set_xlabel("images per second")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.tick_params("y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    return figure
 
 
 def main() -> None:
@@ -293,15 +307,7 @@ def main() -> None:
         "environment": environment(versions),
     }
     device = jax.devices()[0].device_kind.lower().replace(" ", "_")
-    arguments.results.mkdir(exist_ok=True)
-    file = arguments.results / f"benchmark_{device}.json"
-    write_json(file, answer)
-    if records:
-        machine = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
-        what = "Networks" if set(arguments.networks) & set(MODULES) else "LeNet"
-        title = f"{what} on MNIST, {machine}: median of {arguments.turns} rounds"
-        draw(records, file.with_suffix(".png"), title)
-    print(f"written to {file}")
+    study.write(arguments.results / f"benchmark_{device}.json", answer, plot if records else None)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,17 @@ from lenet_jax.analysis.influence import (
 )
 from lenet_jax.data import Dataset
 from lenet_jax.errors import UserError
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    VERMILION,
+    Figure,
+    as_rgb,
+    chart,
+    key,
+    styled,
+)
 from lenet_jax.statistics import chance, is_stuck, shortest, summarise
-from lenet_jax.storage.files import write_atomically
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import sweep
@@ -148,72 +157,58 @@ def _describe(weights: Float[np.ndarray, " p"], image: int) -> dict[str, Any]:
     }
 
 
-def plot(answer: dict[str, Any], dataset: Dataset, file: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws the held-out correlations, and the images that move some test images most."""
-    from lenet_jax.plots.output import png
-    from lenet_jax.plots.style import (
-        BLUE,
-        FAINT,
-        VERMILION,
-        as_rgb,
-        chart,
-        house_style,
-    )
-
     statistics, shown = answer["statistics"], answer["shown"]
-    with house_style():
-        members, images = answer["members"], len(statistics["correlations"])
-        figure = chart(
-            1100,
-            640,
-            f"Influence of training images: {CONFIG} on MNIST, {members:,} networks on halves of"
-            f" {answer['train_images']:,} images",
-            "left: margins of networks that were held out, against what the training images they"
-            " saw predict; right: the best predicted test images",
-        )
-        (left, right), *_ = figure.subfigures(1, 2, squeeze=False, width_ratios=(2, 3))
-        upper, lower = left.subplots(2, 1)
-        for name, label, colour in (
-            ("correlations", "held-out networks", BLUE),
-            ("correlations_by_chance", "margins of other networks", FAINT),
-        ):
-            style = {"histtype": "step", "color": colour, "label": label, "linewidth": 1.5}
-            upper.hist(statistics[name], 60, **style)
-        upper.set(xlabel="correlation", ylabel=f"test images of {images:,}")
-        upper.margins(y=0.3)
-        upper.legend(loc="upper right")
-        sizes = list(map(int, statistics["by_members"]))
-        curve = statistics["by_members"].values()
-        lower.fill_between(
-            sizes,
-            [entry["quartiles"][0] for entry in curve],
-            [entry["quartiles"][1] for entry in curve],
-            color=BLUE,
-            alpha=0.2,
-            linewidth=0,
-            label="25–75 % of the test images",
-        )
-        lower.plot(sizes, [entry["median"] for entry in curve], "o-", color=BLUE, label="median")
-        lower.axhline(0, color=FAINT, linewidth=0.8)
-        lower.set(xlabel="networks (log scale)", ylabel="held-out correlation", xscale="log")
-        lower.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        lower.minorticks_off()
-        lower.margins(y=0.3)
-        lower.legend(loc="upper right")
-        columns = 1 + 2 * BESIDE
-        panels = right.subplots(len(shown), columns, squeeze=False)
-        for axes in panels.ravel():
-            axes.set_axis_off()
-        for row, one in zip(panels, shown, strict=True):
-            index = one["test_image"]
-            _picture(row[0], as_rgb(dataset.test.images[index]), f"test {index}", FAINT)
-            for name, colour, first in (("helpful", BLUE, 1), ("harmful", VERMILION, 1 + BESIDE)):
-                for axes, each in zip(row[first:], one[name], strict=False):
-                    image, weight = dataset.train.images[each["train_image"]], each["weight"]
-                    _picture(axes, as_rgb(image), f"{weight:+.2g}".replace("-", "−"), colour)
-        note = f"test image | {BESIDE} that raise its margin | {BESIDE} that lower it, by (logits)"
-        right.suptitle(note, size=9)
-    write_atomically(file, png(figure))
+    dataset = data.load_section(configs.load(CONFIG, answer["changes"].items()).data)
+    members, images = answer["members"], len(statistics["correlations"])
+    figure = chart(
+        1100,
+        640,
+        f"Influence of training images: {CONFIG} on MNIST, n = {members:,} networks on halves of"
+        f" {answer['train_images']:,} images",
+        "left: margins of networks that were held out, against what the training images they"
+        " saw predict; right: the best predicted test images",
+    )
+    (left, right), *_ = figure.subfigures(1, 2, squeeze=False, width_ratios=(2, 3))
+    upper, lower = left.subplots(2, 1)
+    for name, colour, line in (
+        ("correlations", BLUE, "-"),
+        ("correlations_by_chance", FAINT, "--"),
+    ):
+        look = {"histtype": "step", "color": colour, "linewidth": 1.5, "linestyle": line}
+        upper.hist(statistics[name], 60, **look)
+    upper.set(xlabel="correlation", ylabel=f"test images of {images:,}")
+    upper.margins(y=0.3)
+    names = ("held-out networks", BLUE), ("dashed: margins of other networks", FAINT)
+    key(upper, names, "upper right")
+    sizes = list(map(int, statistics["by_members"]))
+    curve = statistics["by_members"].values()
+    low, high = np.array([entry["quartiles"] for entry in curve]).T
+    lower.fill_between(sizes, low, high, color=BLUE, alpha=0.2, linewidth=0)
+    lower.plot(sizes, [entry["median"] for entry in curve], "o-", color=BLUE)
+    lower.axhline(0, color=FAINT, linewidth=0.8)
+    lower.set(xlabel="networks (log scale)", ylabel="held-out correlation", xscale="log")
+    lower.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    lower.minorticks_off()
+    lower.margins(y=0.3)
+    key(lower, [("median over the test images; band: 25–75 %", BLUE)], "upper right")
+    columns = 1 + 2 * BESIDE
+    panels = right.subplots(len(shown), columns, squeeze=False)
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    for row, one in zip(panels, shown, strict=True):
+        index = one["test_image"]
+        _picture(row[0], as_rgb(dataset.test.images[index]), f"test {index}", FAINT)
+        for name, colour, first in (("helpful", BLUE, 1), ("harmful", VERMILION, 1 + BESIDE)):
+            for axes, each in zip(row[first:], one[name], strict=False):
+                number, weight = each["train_image"], f"{each['weight']:+.2g}".replace("-", "−")
+                pixels = as_rgb(dataset.train.images[number])
+                _picture(axes, pixels, f"{number}\n{weight}", colour)
+    note = f"test image | {BESIDE} that raise its margin | {BESIDE} that lower it:"
+    right.suptitle(f"{note} training image, by (logits)", size=9)
+    return figure
 
 
 def _picture(axes: Any, pixels: np.ndarray, text: str, colour: str) -> None:
@@ -315,12 +310,7 @@ def main() -> None:
         own = dataclasses.replace(dataset, train=make_split(half, dataset))
         answer["pytorch"] = pytorch_loop.time_loop(half, len(results.rows), own)
     answer["environment"] = machine.environment((*machine.PACKAGES, "scipy"))
-    study.write(
-        arguments.results / f"{name}.json",
-        answer,
-        to_markdown,
-        lambda answer, file: plot(answer, dataset, file),
-    )
+    study.write(arguments.results / f"{name}.json", answer, plot, to_markdown)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ from lenet_jax.analysis.ensemble import Scores, size_curve
 from lenet_jax.analysis.loss import mean_loss
 from lenet_jax.data import Dataset
 from lenet_jax.errors import UserError
+from lenet_jax.plots.style import BLUE, VERMILION, WIDTH, Figure, chart, label_ends, styled
 from lenet_jax.statistics import FEWEST, shortest, summarise
-from lenet_jax.storage.files import write_atomically
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import sweep
 
@@ -110,39 +110,51 @@ def measure_barriers(
     return [done[pair] for pair in range(count)]
 
 
-def plot(answer: dict[str, Any], file: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws the scores against the size of ensembles, and the distribution of the barriers."""
-    from lenet_jax.plots.output import png
-    from lenet_jax.plots.style import chart, house_style
-
-    colours = ("#D55E00", "#0072B2")
-    with house_style():
-        title = f"{CONFIG} on MNIST, {answer['seeds']} seeds: ensembles, and barriers of pairs"
-        figure = chart(1500, 420, title)
-        sizes = list(map(int, answer["ensembles"]["raw"]))
-        *panels, last = figure.subplots(1, len(SCORES) + 1)
-        for axes, (score, (label, factor)) in zip(panels, SCORES.items(), strict=True):
-            for (curve, name), colour in zip(CURVES.items(), colours, strict=True):
-                entries = [entry[score] for entry in answer["ensembles"][curve].values()]
-                for size, entry in zip(sizes, entries, strict=True):
-                    values = factor * np.array(entry["values"])
-                    axes.plot([size] * len(values), values, ".", color=colour, alpha=0.25)
-                means = [factor * entry["mean"] for entry in entries]
-                axes.plot(sizes, means, "-", color=colour, label=name)
-            axes.set_xscale("log", base=2)
-            axes.set_xticks(sizes, list(map(str, sizes)))
-            axes.set_xlabel("members of an ensemble (log scale)")
-            axes.set_ylabel(label)
-        panels[1].legend(title="points: ensembles; line: mean")
-        for (kind, name), colour in zip(KINDS.items(), colours, strict=True):
-            values = np.sort([row[kind] for row in answer["barriers"]])
-            share = np.arange(len(values) + 1) / len(values)
-            last.step([values[0], *values], share, where="post", color=colour, label=name)
-        last.set_xlabel("loss barrier on the test images, nats")
-        last.set_ylabel(f"share of {len(answer['barriers'])} disjoint pairs")
-        last.set_ylim(0, 1)
-        last.legend()
-    write_atomically(file, png(figure))
+    epochs = configs.load(CONFIG, answer["changes"].items()).train.num_epochs
+    looks = ((VERMILION, "--", "s"), (BLUE, "-", "o"))
+    figure = chart(
+        WIDTH,
+        760,
+        f"What networks know together: {answer['config']} on MNIST, {epochs} epochs,"
+        f" n = {answer['seeds']} seeds",
+        "dots: ensembles that share no member; lines: their mean; all on the test images",
+    )
+    *panels, last = figure.subplots(2, 2).flat
+    sizes = list(map(int, answer["ensembles"]["raw"]))
+    for axes, (score, (label, factor)) in zip(panels, SCORES.items(), strict=True):
+        ends = []
+        for (curve, name), (colour, line, marker) in zip(CURVES.items(), looks, strict=True):
+            if score == "accuracy" and curve == "scaled":
+                continue  # a temperature leaves the answers as they are
+            entries = [entry[score] for entry in answer["ensembles"][curve].values()]
+            beside = 1.06 if curve == "scaled" else 1 / 1.06
+            for size, entry in zip(sizes, entries, strict=True):
+                values = factor * np.array(entry["values"])
+                look = {"color": colour, "alpha": 0.3, "markersize": 2.5}
+                axes.plot([size * beside] * len(values), values, marker, **look)
+            means = np.array([factor * entry["mean"] for entry in entries])
+            axes.plot(sizes, means, line, color=colour)
+            ends.append((np.array(sizes), means, name, colour))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, list(map(str, sizes)))
+        axes.set(xlabel="members of an ensemble (log scale)", title=label)
+        label_ends(axes, ends)
+    sides = (-6, "right"), (8, "left")  # on which the names stand
+    for (kind, name), (colour, line, _), (by, side) in zip(
+        KINDS.items(), looks, sides, strict=True
+    ):
+        values = np.sort([row[kind] for row in answer["barriers"]])
+        share = 100 * np.arange(len(values) + 1) / len(values)
+        last.step([values[0], *values], share, line, where="post", color=colour)
+        middle = float(np.median(values)), 50
+        place = {"xytext": (by, 0), "textcoords": "offset points", "ha": side, "size": 8}
+        last.annotate(name, middle, color=colour, **place)
+    pairs = f"{len(answer['barriers'])} disjoint pairs"
+    last.set(xlabel="loss barrier, nats", title=f"{pairs} up to a loss barrier, %", ylim=(0, 100))
+    return figure
 
 
 def to_markdown(answer: dict[str, Any]) -> str:
@@ -236,7 +248,7 @@ def main() -> None:
         "pytorch": pytorch_loop.time_loop(config, arguments.seeds, dataset),
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
-    study.write(arguments.results / "know_together.json", answer, to_markdown, plot)
+    study.write(arguments.results / "know_together.json", answer, plot, to_markdown)
 
 
 if __name__ == "__main__":

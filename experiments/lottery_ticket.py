@@ -30,7 +30,19 @@ from experiments import pytorch_loop, study
 from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.errors import UserError
-from lenet_jax.storage.files import write_atomically
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    GREEN,
+    INK,
+    VERMILION,
+    WIDTH,
+    Figure,
+    chart,
+    label_ends,
+    line_look,
+    styled,
+)
 from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import Sweep, chain, sweep, zipit
 
@@ -59,14 +71,14 @@ NETWORKS = {
 }
 # Of each treatment, how the figure names it and draws it.
 TREATMENTS = {
-    "rewound": ("rewound to the start", "#0072B2", "-"),
-    "rewound late": ("rewound to epoch {rewind}", "#009E73", "-"),
-    "redrawn": ("the same masks, redrawn weights", "#D55E00", "--"),
-    "random": ("random masks", "#666666", ":"),
+    "rewound": ("rewound to the start", BLUE, "-"),
+    "rewound late": ("rewound to epoch {rewind}", GREEN, "-."),
+    "redrawn": ("the same masks, redrawn weights", VERMILION, "--"),
+    "random": ("random masks", FAINT, ":"),
 }
 MEASURES = {
-    "test_accuracy": "test accuracy, %",
-    "first_epoch": "validation accuracy after an epoch, %",
+    "test_accuracy": "test error, %",
+    "first_epoch": "validation error after an epoch, %",
 }
 
 
@@ -168,43 +180,45 @@ def curve(rounds: Sequence[dict[str, Any]], treatment: str, measure: str) -> lis
     return [row[treatment if treatment in row else "dense"][measure] for row in rounds]
 
 
-def plot(answer: dict[str, Any], file: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws each measure against the share of weights that are left, with bands."""
-    from lenet_jax.plots.output import png
-    from lenet_jax.plots.style import chart, house_style
-
     networks = answer["networks"]
-    with house_style():
-        title = (
-            f"Pruned networks on MNIST ({answer['train_examples']:,} images,"
-            f" {answer['epochs']} epochs), n = {answer['seeds']} seeds; bands: ± sd"
-        )
-        figure = chart(1300, 820, title)
-        panels = figure.subplots(len(MEASURES), len(networks), sharex="col", squeeze=False)
-        for row, (measure, label) in zip(panels, MEASURES.items(), strict=True):
-            for axes, network in zip(row, networks.values(), strict=True):
-                rounds = network["rounds"]
-                left = [100 * each["left"] for each in rounds]
-                for treatment, (words, colour, line) in TREATMENTS.items():
-                    values = np.array(curve(rounds, treatment, measure))
-                    mean, sd = values.mean(axis=1), values.std(axis=1, ddof=1)
-                    words = words.format(rewind=answer["rewind"])
-                    axes.plot(left, mean, line, color=colour, label=words, marker=".")
-                    axes.fill_between(left, mean - sd, mean + sd, color=colour, alpha=0.18, lw=0)
-                dense = np.mean(rounds[0]["dense"][measure])
-                axes.axhline(dense, color="black", linewidth=0.8, alpha=0.5)
-                axes.set_xscale("log")
-                axes.set_xlim(105, min(left) / 1.05)
-                ticks = [tick for tick in (100, 50, 20, 10, 5, 2, 1) if tick >= min(left)]
-                axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-                axes.minorticks_off()
-                axes.set_ylabel(label)
-        for top, bottom, name in zip(panels[0], panels[-1], networks, strict=True):
-            of = "of each layer" if NETWORKS[name].scope == "layer" else "of all weights"
-            top.set_title(f"{NETWORKS[name].title}, a fifth {of} each round")
-            bottom.set_xlabel("weights left, % (log scale)")
-        panels[0][0].legend(loc="lower left", title="line: the dense networks")
-    write_atomically(file, png(figure))
+    figure = chart(
+        WIDTH + 100,
+        820,
+        f"Pruned networks on MNIST ({answer['train_examples']:,} images,"
+        f" {answer['epochs']} epochs), n = {answer['seeds']} seeds",
+        "lines: mean; bands: all seeds; horizontal: the mean of the dense networks",
+    )
+    panels = figure.subplots(len(MEASURES), len(networks), sharex="col", squeeze=False)
+    for row, (measure, label) in zip(panels, MEASURES.items(), strict=True):
+        for axes, network in zip(row, networks.values(), strict=True):
+            rounds, ends = network["rounds"], []
+            left = np.array([100 * each["left"] for each in rounds])
+            for place, (treatment, (words, colour, line)) in enumerate(TREATMENTS.items()):
+                errors = 100 - np.array(curve(rounds, treatment, measure))
+                means, marker = errors.mean(axis=1), line_look(place)[1]
+                axes.plot(left, means, line, color=colour, marker=marker)
+                band = {"color": colour, "alpha": 0.18, "linewidth": 0}
+                axes.fill_between(left, errors.min(axis=1), errors.max(axis=1), **band)
+                ends.append((left, means, words.format(rewind=answer["rewind"]), colour))
+            axes.axhline(100 - np.mean(rounds[0]["dense"][measure]), color=INK, linewidth=0.8)
+            axes.set(xscale="log", yscale="log", xlim=(105, min(left) / 1.05))
+            ticks = [tick for tick in (100, 50, 20, 10, 5, 2, 1) if tick >= min(left)]
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            low, high = axes.get_ylim()
+            ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 90) if low <= tick <= high]
+            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set_ylabel(f"{label} (log scale)")
+            if network is list(networks.values())[-1]:
+                label_ends(axes, ends)
+    for top, bottom, name in zip(panels[0], panels[-1], networks, strict=True):
+        of = "of each layer" if NETWORKS[name].scope == "layer" else "of all weights"
+        top.set_title(f"{NETWORKS[name].title}, a fifth {of} each round")
+        bottom.set_xlabel("weights left, % (log scale)")
+    return figure
 
 
 def to_markdown(answer: dict[str, Any]) -> str:
@@ -298,7 +312,7 @@ def main() -> None:
             "pytorch": loop,
         }
         answer["environment"] = machine.environment(machine.PACKAGES)
-        study.write(arguments.results / "lottery_ticket.json", answer, to_markdown, plot)
+        study.write(arguments.results / "lottery_ticket.json", answer, plot, to_markdown)
 
 
 if __name__ == "__main__":

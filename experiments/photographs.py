@@ -21,12 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from experiments import drawings
+from experiments import drawings, study
 from experiments.drawings import Drawing
 from lenet_jax import data
 from lenet_jax.data.characters import Character
@@ -35,6 +35,18 @@ from lenet_jax.errors import UserError
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
 from lenet_jax.machine import cores, environment
+from lenet_jax.plots import style
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    HEADER,
+    INK,
+    VERMILION,
+    Figure,
+    chart,
+    key,
+    styled,
+)
 
 QUESTION = "How well are digits read off photographs, scans and drawings, a kind at a time?"
 GROUPS = {
@@ -90,10 +102,7 @@ def main() -> None:
         else kept.get("speed"),
         "environment": environment(),
     }
-    arguments.results.mkdir(exist_ok=True)
-    file.write_text(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
-    draw(answer, file.with_suffix(".png"))
-    print(f"\nin {file}")
+    study.write(file, answer, plot)
 
 
 def read(files: Sequence[Path], network: Network) -> list[list[Character] | UserError]:
@@ -173,41 +182,48 @@ def title(drawing: Drawing) -> str:
     return getattr(drawing, "__name__", "").strip("_").replace("_", " ")
 
 
-def draw(answer: dict, path: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws a row for each kind, from its accuracy before to that after."""
-    from matplotlib.figure import Figure
-
-    kinds = answer["kinds"]
-    figure = Figure(figsize=(8, 0.24 * len(kinds) + 1.4), layout="constrained")
+    rows: list[tuple[str, dict[str, Any] | None]] = []
+    for group in GROUPS:
+        own = [(name, kind) for name, kind in answer["kinds"].items() if kind["group"] == group]
+        rows += [(group, None), *own]
+    pictures = max(kind["pictures"] for kind in answer["kinds"].values())
+    figure = chart(
+        760,
+        HEADER + 70 + 20 * len(rows),
+        f"Pictures of MNIST test digits that are read right by LeNet ({answer['network']})",
+        margins=(210, 24, 46, 0),
+    )
+    figure_of = f"n = {pictures} of each kind (large file: {pictures // 10})"
+    key(
+        figure,
+        [
+            ("○ box around all that is dark", VERMILION),
+            ("● characters found", BLUE),
+            (figure_of, INK),
+        ],
+    )
     axes = figure.subplots()
-    group = None
-    rows = []
-    for name, kind in kinds.items():
-        if kind["group"] != group:
-            group = kind["group"]
-            rows.append((group, None))
-        rows.append((name, kind))
     for row, (name, kind) in enumerate(rows):
         if kind is None:
-            axes.text(-1, row, name, ha="right", va="center", fontweight="bold")
+            at = {"transform": axes.get_yaxis_transform(), "ha": "right", "weight": "bold"}
+            style.write(axes, -0.015, row, name, **at)
             continue
         before, after = kind["before"], kind["after"]
         if before is not None:
-            axes.plot([100 * before, 100 * after], [row, row], color="#bbbbbb", zorder=1)
-            axes.plot(100 * before, row, "o", color="#d55e00", label="before" if row == 1 else None)
-        axes.plot(100 * after, row, "o", color="#0072b2", label="after" if row == 1 else None)
+            axes.plot([100 * before, 100 * after], [row, row], color=FAINT, linewidth=1)
+            axes.plot(
+                100 * before, row, "o", color=VERMILION, markerfacecolor="white", markersize=5
+            )
+        axes.plot(100 * after, row, "o", color=BLUE, markersize=5)
     ticks = [(row, name) for row, (name, kind) in enumerate(rows) if kind]
     axes.set_yticks([row for row, _ in ticks], [name for _, name in ticks])
-    axes.set(xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.7), xlabel="pictures read right (%)")
-    axes.grid(axis="x", alpha=0.3)
-    pictures = max(kind["pictures"] for kind in kinds.values())
-    axes.set_title(
-        f"MNIST test digits in pictures, {pictures} of each kind (large file: {pictures // 10});\n"
-        "LeNet of configs/notes.py",
-        fontsize=9,
-    )
-    axes.legend(loc="upper left", frameon=False)
-    figure.savefig(path, dpi=120)
+    axes.tick_params("y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlim=(-1, 101), ylim=(len(rows) - 0.5, -0.7), xlabel="pictures read right, %")
+    return figure
 
 
 @functools.cache

@@ -24,9 +24,8 @@ from lenet_jax.analysis.robustness import Robustness
 from lenet_jax.corruptions.mnist_c import CORRUPTIONS, corrupt
 from lenet_jax.errors import UserError
 from lenet_jax.plots.corruptions import CLEAN, MEAN, plot_error_map
-from lenet_jax.plots.output import png
+from lenet_jax.plots.style import Figure
 from lenet_jax.statistics import FEWEST, p_value, shortest, summarise
-from lenet_jax.storage.files import write_atomically
 from lenet_jax.sweeps.file import product, sweep
 
 QUESTION = "How robust are LeNet and LeNet-5 to the corruptions of MNIST-C?"
@@ -117,7 +116,7 @@ def _cell(entry: Mapping[str, Any]) -> str:
     return text if entry["ci95"] is None else f"{text} ± {100 * entry['sd']:.2f}"
 
 
-def plot(answer: dict[str, Any], file: Path) -> None:
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws the heat map, with a test image under each corruption above it."""
     image = data.load("mnist", image_size=28).test.images[EXAMPLE : EXAMPLE + 1]
     pictures = {CLEAN: image[0]} | {name: corrupt(image, name)[0] for name in CORRUPTIONS}
@@ -128,8 +127,11 @@ def plot(answer: dict[str, Any], file: Path) -> None:
         }
         for name, own in answer["networks"].items()
     }
-    title = f"LeNet and LeNet-5 on corrupted MNIST, {answer['seeds']} seeds each"
-    write_atomically(file, png(plot_error_map(errors, title=title, pictures=pictures)))
+    epochs = configs.load(CONFIG, answer["changes"].items()).train.num_epochs
+    title = (
+        f"LeNet and LeNet-5 on corrupted MNIST, {epochs} epochs, n = {answer['seeds']} seeds each"
+    )
+    return plot_error_map(errors, title=title, pictures=pictures, index=EXAMPLE)
 
 
 def train(
@@ -185,7 +187,7 @@ def main() -> None:
         "pytorch": loop,
         "environment": machine.environment((*machine.PACKAGES, "scipy")),
     }
-    study.write(arguments.results / "robustness.json", answer, to_markdown, plot)
+    study.write(arguments.results / "robustness.json", answer, plot, to_markdown)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from experiments import study
 from lenet_jax import machine
+from lenet_jax.plots.style import BLUE, FAINT, Figure, chart, styled
 
 QUESTION = "How do time and memory grow with the size of the network, image, batch and population?"
 CONFIG = "configs/notes.py"
@@ -204,55 +205,47 @@ def to_markdown(answer: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(answer: dict[str, Any], file: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws time and memory against each size, both in logarithms."""
-    from lenet_jax.plots.output import png
-    from lenet_jax.plots.style import BLUE, FAINT, chart, house_style
-    from lenet_jax.storage.files import write_atomically
-
-    with house_style():
-        environment = answer["environment"]
-        figure = chart(
-            1250,
-            620,
-            f"Time and memory of training {CONFIG}, one thing changed at a time",
-            f"{environment['processor']}, {environment['cores']} cores; both scales logarithmic;"
-            " small numbers: slope between points; grey: as many multiplications as at the first"
-            " point, at its speed",
-        )
-        axes = figure.subplots(2, len(answer["axes"]), squeeze=False, sharey="row")
-        for column, axis in enumerate(answer["axes"].values()):
-            values = [int(value) for value in axis["points"]]
-            points = list(axis["points"].values())
-            times = [point["microseconds_per_image"] for point in points]
-            first = points[0]
-            work = [
-                p["microseconds_per_image"] / p["nanoseconds_per_multiplication"] for p in points
-            ]
-            upper, lower = axes[:, column]
-            ideal = [each * first["nanoseconds_per_multiplication"] for each in work]
-            if axis["name"] == "cores":
-                ideal = [times[0] * values[0] / value for value in values]
-            upper.plot(values, ideal, color=FAINT, linewidth=1)
-            upper.plot(values, times, "o-", color=BLUE, markersize=4)
-            lower.plot(
-                values, [max(p["memory_mb"], 1) for p in points], "o-", color=BLUE, markersize=4
+    environment = answer["environment"]
+    figure = chart(
+        1250,
+        620,
+        f"Time and memory of training {CONFIG}, one thing changed at a time",
+        f"{environment['processor']}, {environment['cores']} cores; both scales logarithmic;"
+        " small numbers: slope between points; grey: as many multiplications as at the first"
+        " point, at its speed",
+    )
+    axes = figure.subplots(2, len(answer["axes"]), squeeze=False, sharey="row")
+    for column, axis in enumerate(answer["axes"].values()):
+        values = [int(value) for value in axis["points"]]
+        points = list(axis["points"].values())
+        times = [point["microseconds_per_image"] for point in points]
+        first = points[0]
+        work = [p["microseconds_per_image"] / p["nanoseconds_per_multiplication"] for p in points]
+        upper, lower = axes[:, column]
+        ideal = [each * first["nanoseconds_per_multiplication"] for each in work]
+        if axis["name"] == "cores":
+            ideal = [times[0] * values[0] / value for value in values]
+        upper.plot(values, ideal, color=FAINT, linewidth=1)
+        upper.plot(values, times, "o-", color=BLUE, markersize=4)
+        lower.plot(values, [max(p["memory_mb"], 1) for p in points], "o-", color=BLUE, markersize=4)
+        for place, slope in enumerate(axis["slopes"]):
+            middle = math.sqrt(values[place] * values[place + 1])
+            height = math.sqrt(times[place] * times[place + 1])
+            note = f"{slope:.2f}".replace("-", "−")
+            upper.annotate(
+                note, (middle, height), (0, 7), textcoords="offset points", size=7, ha="center"
             )
-            for place, slope in enumerate(axis["slopes"]):
-                middle = math.sqrt(values[place] * values[place + 1])
-                height = math.sqrt(times[place] * times[place + 1])
-                note = f"{slope:.2f}".replace("-", "−")
-                upper.annotate(
-                    note, (middle, height), (0, 7), textcoords="offset points", size=7, ha="center"
-                )
-            for own in (upper, lower):
-                own.set(xscale="log", yscale="log")
-                own.set_xticks(values, [f"{value:,}" for value in values], size=7, rotation=45)
-                own.minorticks_off()
-            lower.set_xlabel(axis["title"].split(",")[0])
-        axes[0, 0].set_ylabel("µs per image and network")
-        axes[1, 0].set_ylabel("memory of training, MB")
-    write_atomically(file, png(figure))
+        for own in (upper, lower):
+            own.set(xscale="log", yscale="log")
+            own.set_xticks(values, [f"{value:,}" for value in values], size=7, rotation=45)
+            own.minorticks_off()
+        lower.set_xlabel(axis["title"].split(",")[0])
+    axes[0, 0].set_ylabel("µs per image and network")
+    axes[1, 0].set_ylabel("memory of training, MB")
+    return figure
 
 
 def main() -> None:
@@ -288,7 +281,7 @@ def main() -> None:
             "slopes": slopes(points),
         }
     answer["environment"] = machine.environment()
-    study.write(arguments.results / "scaling.json", answer, to_markdown, plot)
+    study.write(arguments.results / "scaling.json", answer, plot, to_markdown)
 
 
 if __name__ == "__main__":

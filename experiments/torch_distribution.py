@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments import study
 from lenet_jax import config as configs
 from lenet_jax import data, machine
+from lenet_jax.plots.style import BLUE, VERMILION, WIDTH, Figure, chart, key, styled
 from lenet_jax.statistics import shortest, summarise
-from lenet_jax.storage.files import write_atomically, write_json
 
 QUESTION = "Are the accuracies of many seeds distributed as a plain PyTorch script's?"
 CONFIG = "configs/notes.py"
@@ -182,25 +183,30 @@ def compare(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     }
 
 
-def plot(seeds: dict[str, list[Accuracy]], file: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws the share of seeds up to each accuracy."""
-    from lenet_jax.plots.output import png
-    from lenet_jax.plots.style import chart, house_style
-
-    with house_style():
-        figure = chart(1000, 440, "Test accuracy over seeds: lenet-jax and a PyTorch script")
-        for axes, (name, text) in zip(figure.subplots(1, 2), WEIGHTS.items(), strict=True):
-            for (library, rows), colour in zip(seeds.items(), ("#D55E00", "#0072B2"), strict=True):
-                values = 100 * np.sort([getattr(row, name) for row in rows])
-                share = np.arange(1, len(values) + 1) / len(values)
-                label = f"{library}: {values.mean():.3f} ± {values.std(ddof=1):.3f} %"
-                axes.step(values, share, where="post", color=colour, label=label)
-            axes.set_title(text)
-            axes.set_xlabel("test accuracy, %")
-            axes.set_ylim(0, 1)
-            axes.legend(loc="upper left")
-        figure.axes[0].set_ylabel("share of seeds")
-    write_atomically(file, png(figure))
+    counts = {library: len(rows) for library, rows in answer["runs"].items()}
+    numbers = ", ".join(f"n = {count} seeds of {library}" for library, count in counts.items())
+    figure = chart(
+        WIDTH,
+        440,
+        f"Test accuracies of {answer['config']} on MNIST, and of a plain PyTorch script",
+        f"{numbers}; mean ± sd",
+    )
+    looks = {THEIRS: (BLUE, "--", "dashed: "), OURS: (VERMILION, "-", "")}
+    for axes, (name, text) in zip(figure.subplots(1, 2), WEIGHTS.items(), strict=True):
+        labels = []
+        for library, (colour, line, how) in looks.items():
+            values = 100 * np.sort([row[name] for row in answer["runs"][library]])
+            share = 100 * np.arange(1, len(values) + 1) / len(values)
+            axes.step(values, share, line, where="post", color=colour)
+            spread = f"{values.mean():.3f} ± {values.std(ddof=1):.3f} %"
+            labels.append((f"{how}{library}, {spread}", colour))
+        key(axes, labels, "upper left")
+        axes.set(title=f"weights {text}", xlabel="test accuracy, %", ylim=(0, 100))
+        axes.set_ylabel("seeds up to this accuracy, %")
+    return figure
 
 
 def main() -> None:
@@ -228,10 +234,6 @@ def main() -> None:
         "runs": {library: [row._asdict() for row in rows] for library, rows in seeds.items()},
         "environment": machine.environment(PACKAGES),
     }
-    arguments.results.mkdir(parents=True, exist_ok=True)
-    file = arguments.results / "torch_distribution.json"
-    write_json(file, answer)
-    plot(seeds, file.with_suffix(".png"))
     for name, text in WEIGHTS.items():
         result = answer[name]
         print(
@@ -239,7 +241,7 @@ def main() -> None:
             f" {result['p_means_welch']:.2g} (means), {result['p_deviations_levene']:.2g}"
             f" (deviations), {result['p_distributions_kolmogorov_smirnov']:.2g} (distributions)"
         )
-    print(f"written to {file}")
+    study.write(arguments.results / "torch_distribution.json", answer, plot)
 
 
 if __name__ == "__main__":

@@ -31,14 +31,24 @@ from jaxtyping import Float, Int32, UInt8
 from torch import nn
 from torch.nn import functional
 
+from experiments import study
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.machine import environment
 from lenet_jax.nn import ops
-from lenet_jax.plots.output import png
-from lenet_jax.plots.style import chart, house_style
-from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.plots.style import (
+    BLUE,
+    FAINT,
+    INK,
+    VERMILION,
+    WIDTH,
+    Figure,
+    chart,
+    key,
+    styled,
+    write,
+)
 from lenet_jax.storage.weights import StateDict
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
 from lenet_jax.training.evaluation import evaluate
@@ -48,7 +58,7 @@ from lenet_jax.training.step import TrainState, init_state, train_step
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 TOLERANCE = 1e-3  # nats
-OURS, THEIRS, ITSELF = "#D55E00", "#0072B2", "#888888"
+OURS, THEIRS, MOVED = "lenet-jax", "PyTorch", "PyTorch, initial weights moved by 1 ulp"
 
 
 class TorchLeNet(nn.Module):
@@ -201,36 +211,55 @@ def summarise(one: Trajectory, other: Trajectory) -> dict[str, Any]:
     }
 
 
-def plot(
-    ours: Trajectory, theirs: Trajectory, gaps: dict[str, tuple[np.ndarray, str]], path: Path
-) -> None:
-    """Draws the two loss curves in float64, and the differences by label, each with its colour."""
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
+    """Draws the two loss curves in float64, and the differences of pairs of losses."""
     from matplotlib.ticker import LogLocator
 
-    steps = np.arange(len(ours.losses))
-    with house_style():
-        title = f"LeNet on MNIST: {len(steps)} steps from the same weights on the same batches"
-        figure = chart(900, 700, title)
-        curves, gap = figure.subplots(2, 1, height_ratios=(4, 5))
-        curves.set_title("training loss (nats, float64)")
-        curves.plot(steps, theirs.losses, color=THEIRS, linewidth=4, alpha=0.4, label="PyTorch")
-        curves.plot(steps, ours.losses, color=OURS, linewidth=1, label="lenet-jax")
-        curves.set_ylim(bottom=0)
-        curves.legend()
-        gap.set_title("absolute difference of the losses (nats, log scale)")
-        for name, (difference, colour) in gaps.items():
-            positive = np.where(difference > 0, difference, np.nan)  # 0 is not on a log scale
-            gap.plot(steps, positive, color=colour, linewidth=1, label=name)
-        gap.axhline(TOLERANCE, color="black", linestyle=":", linewidth=1)
-        gap.set_yscale("log")
-        gap.set_ylim(1e-17, 3)
-        gap.yaxis.set_major_locator(LogLocator(numticks=8))
-        gap.yaxis.set_major_formatter("{x:.0e}")
-        gap.set_xlabel("step")
-        gap.legend(loc="center right", bbox_to_anchor=(1, 0.32))
-        for axes in (curves, gap):
-            axes.set_xlim(0, len(steps) - 1)
-    write_atomically(path, png(figure))
+    losses = answer["losses"]
+    ours, theirs = losses[OURS], losses[THEIRS]
+    steps = np.arange(len(ours["float64"]))
+    figure = chart(
+        WIDTH,
+        720,
+        f"LeNet on MNIST: {len(steps)} steps from the same weights on the same batches",
+        f"batches of {answer['batch_size']}, seed {answer['seed']}; thin line: {TOLERANCE:g} nats",
+    )
+    curves, gap = figure.subplots(2, 1, height_ratios=(4, 5))
+    curves.set_title("training loss, nats (float64)")
+    curves.plot(steps, theirs["float64"], color=BLUE, linewidth=5, alpha=0.35)
+    curves.plot(steps, ours["float64"], color=VERMILION, linewidth=1)
+    curves.set_ylim(bottom=0)
+    key(
+        curves,
+        [(f"{THEIRS}, the wide line", BLUE), (f"{OURS}, within it", VERMILION)],
+        "upper right",
+    )
+    gap.set_title("absolute difference of two training losses, nats (log scale)")
+    pairs = (
+        (theirs["float32"], losses[MOVED]["float32"], FAINT, ":"),
+        (ours["float32"], theirs["float32"], BLUE, "-"),
+        (ours["float64"], theirs["float64"], VERMILION, "-"),
+    )
+    for one, other, colour, line in pairs:
+        difference = np.abs(np.array(one) - np.array(other))
+        positive = np.where(difference > 0, difference, np.nan)  # 0 is not on a log scale
+        gap.plot(steps, positive, line, color=colour, linewidth=1.2)
+    gap.axhline(TOLERANCE, color=INK, linewidth=0.8)
+    gap.set_yscale("log")
+    gap.set_ylim(1e-17, 3)
+    gap.yaxis.set_major_locator(LogLocator(numticks=8))
+    gap.yaxis.set_major_formatter("{x:.0e}")
+    gap.set_xlabel("step")
+    for y, text, colour in (
+        (1e-5, f"{OURS} and {THEIRS}, float32", BLUE),
+        (1e-7, f"dotted: {THEIRS} and itself, initial weights moved by 1 ulp, float32", FAINT),
+        (1e-13, f"{OURS} and {THEIRS}, float64", VERMILION),
+    ):
+        write(gap, len(steps) - 1, y, text, color=colour, ha="right")
+    for axes in (curves, gap):
+        axes.set_xlim(0, len(steps) - 1)
+    return figure
 
 
 def main() -> None:
@@ -272,19 +301,14 @@ def main() -> None:
         **comparison,
         "devices": [device.device_kind for device in jax.devices()],
         **environment(),
+        "losses": {
+            OURS: {"float64": ours.losses.tolist(), "float32": ours32.losses.tolist()},
+            THEIRS: {"float64": theirs.losses.tolist(), "float32": theirs32.losses.tolist()},
+            MOVED: {"float32": moved32.losses.tolist()},
+        },
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.output / "torch_parity.json", record)
-    gaps = {
-        "PyTorch vs itself, initial weights moved by 1 ulp, float32": (
-            differences(theirs32, moved32),
-            ITSELF,
-        ),
-        "lenet-jax vs PyTorch, float32": (differences(ours32, theirs32), THEIRS),
-        "lenet-jax vs PyTorch, float64": (differences(ours, theirs), OURS),
-    }
-    plot(ours, theirs, gaps, arguments.output / "torch_parity.png")
     print(json.dumps(comparison, indent=2))
+    study.write(arguments.output / "torch_parity.json", record, plot)
 
 
 if __name__ == "__main__":

@@ -254,7 +254,7 @@ def test_initial_parameters_have_the_distribution_of_live_pytorch():
 
 
 @pytest.mark.torch
-def test_training_follows_live_pytorch(tmp_path):
+def test_training_follows_live_pytorch():
     """200 steps of LeNet on MNIST, in float64: in float32, rounding makes any two runs diverge."""
     pytest.importorskip("torch", reason=WITHOUT_TORCH)
     from experiments import torch_parity
@@ -266,6 +266,3 @@ def test_training_follows_live_pytorch(tmp_path):
     assert summary["max_loss_difference"] < 1e-3
     assert summary["share_of_equal_predictions"] >= 0.999
     assert ours.losses[0] > 2 and ours.losses[-1] < 0.5
-    gaps = {"float64": (torch_parity.differences(ours, theirs), "black")}
-    torch_parity.plot(ours, theirs, gaps, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 10_000

@@ -19,6 +19,7 @@ import fnmatch
 import json
 from pathlib import Path
 
+from experiments import study
 from experiments.lenet_1998.cells import CELLS
 from experiments.lenet_1998.table import overview, plot, table
 from experiments.lenet_1998.training import train
@@ -56,7 +57,7 @@ def main() -> None:
         print(table({str(cell): cells[str(cell)]}), flush=True)
     text = f"{overview(cells)}\n{table(cells)}"
     write_atomically(file.with_suffix(".md"), text.encode())
-    plot(cells, file.with_suffix(".png"))
+    study.save(file, plot(answer))
     print(f"written to {file}")
 
 

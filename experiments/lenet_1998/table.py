@@ -1,15 +1,16 @@
 """The errors of the cells as tables and as a figure."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.lenet_1998.cells import CELLS, IMAGES, NETWORKS, TRAININGS, Cell
+from lenet_jax.plots.style import BLUE, INK, VERMILION, WIDTH, Figure, chart, key, styled
 from lenet_jax.statistics import summarise
-from lenet_jax.storage.files import write_atomically
 
 WORDS = {"single": "then, one by one"}
+# Of each training, its colour and marker in the figure, and its place in a network's row.
+LOOKS = dict(zip(TRAININGS, ((VERMILION, "s", -0.17), (BLUE, "o", 0.17)), strict=True))
 
 
 def errors_of(parts: dict[str, Any]) -> list[float]:
@@ -80,51 +81,52 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(cells: dict[str, dict[str, Any]], file: Path) -> None:
+@styled
+def plot(answer: dict[str, Any]) -> Figure:
     """Draws each seed's error as a dot, their means, and the paper's errors as marks."""
-    from lenet_jax.plots.output import png
-    from lenet_jax.plots.style import BLUE, INK, VERMILION, chart, house_style
-
-    rng = np.random.default_rng(0)
-    colours = dict(zip(TRAININGS, (VERMILION, BLUE), strict=True))
-    with house_style():
-        figure = chart(1000, 620, "Error rates of the networks of 1998 on MNIST's test images")
-        panels = figure.subplots(1, 2, sharex=True, sharey=True)
-        for axes, images in zip(panels, IMAGES, strict=True):
-            for row, name in enumerate(NETWORKS):
-                for training, offset in zip(TRAININGS, (-0.17, 0.17), strict=True):
-                    result = cells.get(str(Cell(name, training, images)))
-                    if result is None or result["mean"] is None:
-                        continue
-                    errors = np.asarray(errors_of(result["parts"]))
-                    heights = row + offset + rng.uniform(-0.1, 0.1, len(errors))
-                    colour = colours[training]
-                    axes.plot(errors, heights, ".", color=colour, alpha=0.35, markersize=4)
-                    right = training == "then"  # the worse of the two, as a rule
-                    axes.annotate(
-                        f"{result['mean']:.2f}",
-                        (errors.max() if right else errors.min(), row + offset),
-                        xytext=(9 if right else -9, 0),
-                        textcoords="offset points",
-                        ha="left" if right else "right",
-                        va="center",
-                        color=colour,
-                    )
-                published = Cell(name, "then", images).published
-                if published is not None:
-                    axes.plot([published] * 2, [row - 0.38, row + 0.38], color=INK, linewidth=2)
-            axes.set_xscale("log")
-            axes.set_title(f"{images} training images")
-            axes.set_xlabel("error, % (log scale)")
-        panels[0].set_yticks(range(len(NETWORKS)), [row.title for row in NETWORKS.values()])
-        panels[0].invert_yaxis()
-        panels[0].set_xlim(0.3, 20)
-        panels[0].set_xticks(ticks := (0.5, 1, 2, 5, 10), [f"{tick:g}" for tick in ticks])
-        panels[0].minorticks_off()
-        for label, colour, marker in (
-            *((f"each seed, trained as {name}", colours[name], ".") for name in TRAININGS),
-            ("published in 1998", INK, "|"),
-        ):
-            panels[1].plot([], [], marker, color=colour, label=label, markersize=9)
-        panels[1].legend(loc="lower right")
-    write_atomically(file, png(figure))
+    cells, rng = answer["cells"], np.random.default_rng(0)
+    drawn = [cells[name] for name in map(str, CELLS) if name in cells]
+    counts = sorted({cell["seeds"] for cell in drawn if cell["mean"] is not None})
+    figure = chart(WIDTH, 620, "Test errors of the networks of 1998 on MNIST")
+    key(
+        figure,
+        [
+            ("■ trained as then, each seed", LOOKS["then"][0]),
+            ("● trained as now, each seed", LOOKS["now"][0]),
+            ("┃ published in 1998", INK),
+            (f"number: mean, n = {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds", INK),
+        ],
+    )
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, images in zip(panels, IMAGES, strict=True):
+        for row, name in enumerate(NETWORKS):
+            for training, (colour, marker, offset) in LOOKS.items():
+                result = cells.get(str(Cell(name, training, images)))
+                if result is None or result["mean"] is None:
+                    continue
+                errors = np.asarray(errors_of(result["parts"]))
+                heights = row + offset + rng.uniform(-0.1, 0.1, len(errors))
+                axes.plot(errors, heights, marker, color=colour, alpha=0.4, markersize=3)
+                published = Cell(name, training, images).published or np.nan
+                right = training == "then"  # the worse of the two, as a rule
+                ends = (errors.max(), published) if right else (errors.min(), published)
+                axes.annotate(
+                    f"{result['mean']:.2f}",
+                    (np.nanmax(ends) if right else np.nanmin(ends), row + offset),
+                    xytext=(7 if right else -7, 0),
+                    textcoords="offset points",
+                    ha="left" if right else "right",
+                    va="center",
+                    color=colour,
+                )
+            published = Cell(name, "then", images).published
+            if published is not None:
+                axes.plot([published] * 2, [row - 0.38, row + 0.38], color=INK, linewidth=2)
+        axes.set(xscale="log", xlabel="test error, % (log scale)")
+        axes.set_title(f"{images} training images")
+    panels[0].set_yticks(range(len(NETWORKS)), [row.title for row in NETWORKS.values()])
+    panels[0].invert_yaxis()
+    panels[0].set_xlim(0.3, 25)
+    panels[0].set_xticks(ticks := (0.5, 1, 2, 5, 10, 20), [f"{tick:g}" for tick in ticks])
+    panels[0].minorticks_off()
+    return figure

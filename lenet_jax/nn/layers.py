@@ -45,7 +45,9 @@ class Field(NamedTuple):
     before: tuple[int, int]
 
 
-def record(model: nnx.Module, images: Float[Array, "b h w c"]) -> list[LayerCall]:
+def record(
+    model: nnx.Module, images: Float[Array, "b h w c"], *, traced: bool = False
+) -> list[LayerCall]:
     """The calls of a module's layers in evaluation, in the order in which they ended.
 
     Layers that are called inside `nnx.scan`, `nnx.jit` and the like are left out, as are those that
@@ -53,7 +55,8 @@ def record(model: nnx.Module, images: Float[Array, "b h w c"]) -> list[LayerCall
 
     Args:
       model: in its mode of evaluation; what the pass changes in it stays changed.
-      images: normalised; not traced.
+      images: normalised.
+      traced: whether calls whose output is traced are recorded too, as all are if the images are.
     """
     names = {id(layer): ".".join(map(str, path)) for path, layer in nnx.iter_modules(model) if path}
     calls, running, counts = list[LayerCall](), set[int](), dict[str, int]()
@@ -69,7 +72,7 @@ def record(model: nnx.Module, images: Float[Array, "b h w c"]) -> list[LayerCall
                 output = function(self, *args, **kwargs)
             finally:
                 running.discard(own)
-            if isinstance(output, jax.Array) and not isinstance(output, Tracer):
+            if isinstance(output, jax.Array) and (traced or not isinstance(output, Tracer)):
                 counts[names[own]] = count = counts.get(names[own], 0) + 1
                 name = names[own] if count == 1 else f"{names[own]}:{count}"
                 calls.append(LayerCall(name, self, args[0] if args else None, output))
@@ -80,6 +83,27 @@ def record(model: nnx.Module, images: Float[Array, "b h w c"]) -> list[LayerCall
     with _calls_of({type(layer) for _, layer in nnx.iter_modules(model)}, recorded):
         call(model, images)
     return calls
+
+
+def output_shapes(
+    graphdef: nnx.GraphDef, variables: nnx.State, image_shape: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """What shape each layer's first output has for one image, in the order in which they end.
+
+    Args:
+      graphdef: of a module in its mode of evaluation.
+      variables: its variables, which may be abstract.
+      image_shape: height, width, channels.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def forward(variables: nnx.State, images: jax.Array) -> None:
+        model = nnx.merge(graphdef, variables, copy=True)
+        for each in record(model, images, traced=True):
+            shapes[each.name] = each.output.shape[1:]
+
+    jax.eval_shape(forward, variables, jax.ShapeDtypeStruct((1, *image_shape), np.float32))
+    return shapes
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from lenet_jax.statistics import Summary
 
 CLEAN, MEAN = "clean", "mean"  # of the corruptions
 NAMES, BARS, END = 130, 610, 940  # pixels: where the images start, and the bars, and where they end
-ROW = 42  # pixels
+TOP, ROW = 104, 42  # pixels
 
 
 @styled
@@ -35,6 +35,7 @@ def plot_corruptions(
     images: Mapping[str, UInt8[np.ndarray, "m h w c"]],
     answers: Mapping[str, Int[np.ndarray, " m"]],
     labels: Int[np.ndarray, " m"],
+    indices: Int[np.ndarray, " m"],
     errors: Mapping[str, float],
     class_names: Sequence[str],
     *,
@@ -46,6 +47,7 @@ def plot_corruptions(
         images: under each corruption by name; the first of them clean.
         answers: the predicted classes of those images.
         labels: their true classes.
+        indices: which test images they are.
         errors: over all test images, in [0, 1].
         class_names: k names.
         title: the network and its data.
@@ -55,14 +57,22 @@ def plot_corruptions(
     names = legible_names(class_names, 3)
     figure, axes = canvas(
         WIDTH,
-        92 + ROW * len(errors),
+        TOP + 24 + ROW * len(errors),
         f"Corruptions, {legible(title, 60)}",
         f"mean corruption error {100 * mean:.2f} % over {len(corrupted)} corruptions, clean"
         f" {100 * errors[clean]:.2f} %; framed: misread, as the class in its corner",
     )
-    write(axes, BARS, 76, "error on the test images, %", color=FAINT, size=8)
+    write(axes, 16, TOP - 12, "test image", color=FAINT, size=8)
+    for index, number in enumerate(indices):
+        if (x := NAMES + index * (ROW + 4)) + ROW <= BARS:
+            write(axes, x + 17, TOP - 12, str(number), color=FAINT, size=8, ha="center")
+    write(axes, BARS, TOP - 28, "error on all test images, %", color=FAINT, size=8)
+    for percent in range(0, 101, 20):
+        x, bottom = BARS + percent * (END - BARS) / 100, TOP + ROW * len(errors)
+        write(axes, x, TOP - 12, str(percent), color=FAINT, size=8, ha="center")
+        axes.plot([x, x], [TOP - 4, bottom], color=RULE, linewidth=0.8, zorder=-2)
     for place, (name, error) in enumerate(errors.items()):
-        y = 88 + ROW * place
+        y = TOP + ROW * place
         write(axes, 16, y + 16, name.replace("_", " "))
         for index, image in enumerate(images[name]):
             x, answer = NAMES + index * (ROW + 4), int(answers[name][index])
@@ -77,10 +87,9 @@ def plot_corruptions(
                 style = {"size": 7, "color": "white", "ha": "right", "bbox": box}
                 write(axes, x + 34, y + 29, names[answer], **style)
         right = BARS + error * (END - BARS)
-        axes.fill_between([BARS, END], y + 8, y + 26, color=RULE, linewidth=0)
         colour = FAINT if name == clean else BLUE
         axes.fill_between([BARS, right], y + 8, y + 26, color=colour, linewidth=0)
-        write(axes, END + 8, y + 17, f"{100 * error:.2f}", size=8)
+        write(axes, right + 6, y + 17, f"{100 * error:.2f}", size=8)
     return figure
 
 
@@ -91,6 +100,7 @@ def plot_error_map(
     title: str,
     stuck: int = 0,
     pictures: Mapping[str, UInt8[np.ndarray, "h w c"]] | None = None,
+    index: int | None = None,
 ) -> Figure:
     """Plots a heat map: settings down, corruptions across.
 
@@ -100,6 +110,7 @@ def plot_error_map(
         stuck: networks near chance, of which a single one would lead a mean: with any, cells have
             medians and the middle half in place of means and standard deviations.
         pictures: an image under each corruption, to be shown above its column.
+        index: of that image among the test images.
     """
     columns = list(next(iter(errors.values())))
     cells = [[own[name] for name in columns] for own in errors.values()]
@@ -113,7 +124,8 @@ def plot_error_map(
         160 + sum(heights),
         legible(title, 90),
         f"error on the test images, %: {what} over the finished networks"
-        + (f", {stuck} of which are stuck near chance" if stuck else ""),
+        + (f", {stuck} of which are stuck near chance" if stuck else "")
+        + ("" if index is None else f"; above: test image {index}"),
     )
     *above, axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
     colours = colour_map("viridis_r", 0.0, 100.0, power=0.5)

@@ -19,10 +19,12 @@ from lenet_jax.plots.style import (
     Axes,
     Figure,
     chart,
+    key,
     label_ends,
     legible,
     line_look,
     styled,
+    write,
 )
 
 TRAIN, VALID = VERMILION, BLUE
@@ -72,8 +74,7 @@ def plot_curves(
     figure = chart(WIDTH, height, title, margins=(74, 16, 46, 0.26))
     if more:
         figure.subplots_adjust(hspace=GAP / ROW)
-    text = "■ train, mean during each epoch"
-    figure.text(16 / WIDTH, 1 - 42 / height, text, color=TRAIN, va="center_baseline")
+    names = [("■ train, mean during each epoch", TRAIN)]
     all_axes = list(figure.subplots(1 + more, columns).flat)
     for axes in all_axes[len(panels) :]:
         axes.remove()
@@ -97,9 +98,8 @@ def plot_curves(
         for axes, values in zip(all_axes, (losses[1], errors[1]), strict=False):
             axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
         text = f"★ best epoch {epochs[best]:g}: validation accuracy {100 - errors[1][best]:.2f} %"
-        for x, label, colour in ((265, "● validation, after it", VALID), (430, text, INK)):
-            y = 1 - 42 / height
-            figure.text(x / WIDTH, y, label, color=colour, va="center_baseline")
+        names += [("● validation, after it", VALID), (text, INK)]
+    key(figure, names)
     return figure
 
 
@@ -168,15 +168,17 @@ def plot_rate_test(
     axes.set(xscale="log", xlabel="learning rate (log scale)", ylabel="training loss, nats")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.plot(rates, losses, ".", color=FAINT, markersize=2, label="of a batch")
-    axes.plot(rates, averages, color=BLUE, label="moving average")
+    axes.plot(rates, losses, ".", color=FAINT, markersize=2)
+    axes.plot(rates, averages, color=BLUE)
     low, first = averages[lowest], averages[0]
     axes.set_ylim(low - 0.1 * (first - low) - 1e-9, first + 0.5 * max(first - low, 1e-3 * first))
-    axes.plot(rates[lowest], low, "*", color=BLUE, markersize=12, label="lowest average")
+    axes.plot(rates[lowest], low, "*", color=BLUE, markersize=12)
     if suggestion is not None:
-        label = f"suggestion, a third of that: {suggestion:.1g}"
-        axes.axvline(suggestion, color=VERMILION, linestyle="--", linewidth=1, label=label)
-    axes.legend(loc="lower left")
+        axes.axvline(suggestion, color=VERMILION, linestyle="--", linewidth=1)
+        at = {"transform": axes.get_xaxis_transform(), "ha": "right", "color": VERMILION}
+        write(axes, suggestion, 0.95, f"suggestion: {suggestion:.1g}, a third of ★’s rate ", **at)
+    names = ("· loss of a batch", FAINT), ("moving average", BLUE), ("★ its lowest", BLUE)
+    key(axes, names, "lower left")
     return figure
 
 

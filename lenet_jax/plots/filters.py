@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from lenet_jax.plots.style import (
     BLUE,
     FAINT,
+    INK,
     WIDTH,
     Axes,
     Figure,
@@ -25,6 +26,7 @@ from lenet_jax.plots.style import (
     grid,
     largest,
     legible,
+    legible_names,
     mosaic,
     paint,
     picture,
@@ -33,6 +35,7 @@ from lenet_jax.plots.style import (
 )
 
 TOP = 86  # pixels; where pictures begin
+INDEX = 12  # pixels; a line of indices
 MOST_CLASSES = 20  # whose probabilities are shown
 
 
@@ -142,7 +145,7 @@ def plot_exciting_patches(
     *,
     layer: str,
     title: str,
-    strongest: Int[np.ndarray, " o"] | None = None,
+    indices: Int[np.ndarray, "o m"] | None = None,
 ) -> Figure:
     """Plots every filter and beside it the patches of images that excite it most.
 
@@ -151,7 +154,7 @@ def plot_exciting_patches(
         patches: the m patches of each filter, strongest first, as the network sees them.
         layer: what the convolution is called.
         title: the network and its data.
-        strongest: the index of the image that the first patch of each is from.
+        indices: of the images that the patches are from.
     """
     height, width, c, o = kernel.shape
     seen = patches.shape[2:4]
@@ -161,24 +164,29 @@ def plot_exciting_patches(
     block = across * (enlarged * side + 1) + 1
     scale = max(1, (block - deep - 1) // (deep * max(height, width)))
     rows, columns = grid(o, 3 if o <= 24 else 4)
-    cell_width, cell_height = 2 * block + 28, block + 38
+    named = 0 if indices is None else math.ceil(indices.shape[1] / across)
+    cell_width, cell_height = 2 * block + 28, block + 38 + INDEX * named
     bar_left, below = 20 + columns * cell_width, max(TOP + rows * cell_height, 300)
     figure, axes = canvas(
         max(bar_left + 84, 860),
         below,
         f"What excites the filters of {layer} most, {legible(title, 60)}",
         f"left: weights, {height}×{width}×{c}; right: the {seen[0]}×{seen[1]} patches of test"
-        " images with the strongest responses, strongest first",
+        " images with the strongest responses, strongest first"
+        + (", and the images’ indices" if named else ""),
     )
     weights = signed_colours(kernel)
     for index in range(o):
         x, y = 16 + index % columns * cell_width, TOP + index // columns * cell_height
-        name = f"filter {index}"
-        name += "" if strongest is None else f"; first patch: image {strongest[index]}"
-        write(axes, x, y - 12, name, size=min(8.0, 8 * cell_width / (6.2 * len(name))))
+        write(axes, x, y - 12, f"filter {index}", size=8)
         _draw_filter(axes, x, y, kernel[..., index], weights, deep, scale)
         tiles = mosaic(as_rgb(patches[index]), across, enlarged)
         picture(axes, x + block + 10, y, tiles, tiles.shape[1])
+        for place, image in enumerate([] if indices is None else indices[index]):
+            row, column = divmod(place, across)
+            middle = x + block + 10 + (column + 0.5) * tiles.shape[1] / across
+            look = {"size": 7, "color": FAINT, "ha": "center"}
+            write(axes, middle, y + block + 10 + INDEX * row, str(image), **look)
     colour_bar(figure, bar_left, TOP, min(below - TOP - 24, 260), weights, "weight")
     return figure
 
@@ -216,7 +224,7 @@ def plot_journey(
         shown.append(true)
     figure, axes = canvas(
         WIDTH,
-        180 + sum(heights.values()) + 24 * len(shown) + 20,
+        194 + sum(heights.values()) + 24 * len(shown) + 20,
         f"Layer by layer, {legible(title, 60)}",
         "each layer on its own scale, which ends at the largest absolute value below its name",
     )
@@ -239,7 +247,10 @@ def plot_journey(
             room = WIDTH - left - 16
             width = min(room // len(step), 60) * len(step) or room
             axes.imshow(tiles[None], extent=(left, left + width, y + 30, y), aspect="auto")
+            if name == [*steps][-1]:
+                _name_units(axes, left, y, width, class_names, true)
         y += heights[name]
+    y += 14  # for the names of the last units
     write(axes, 16, y + 14, "probabilities", weight="bold")
     weights = "normal", "bold"
     for place, index in enumerate(shown):
@@ -259,6 +270,7 @@ def plot_saliency(
     *,
     prediction: str,
     label: str,
+    title: str,
 ) -> Figure:
     """Plots an image beside the pixels that its winning logit depends on most.
 
@@ -267,12 +279,13 @@ def plot_saliency(
         saliency: how much the logit changes with each pixel.
         prediction: the winning class.
         label: where the image is from.
+        title: the network and its data.
     """
     side = fit(max(image.shape[:2]), 330)
     figure, axes = canvas(
         2 * side + 140,
         TOP + side + 50,
-        f"Saliency of the prediction {legible(prediction, 20)!r}",
+        f"Saliency of the prediction {legible(prediction, 20)!r}, {legible(title, 50)}",
         "left: the image; right: size of the gradient of the winning logit",
     )
     picture(axes, 16, TOP, as_rgb(image), side)
@@ -296,6 +309,25 @@ def _draw_filter(
     """Draws the weights of a filter, a framed tile for each input channel."""
     tiles = mosaic(paint(kernel.transpose(2, 0, 1), colours), columns, scale)
     picture(axes, x, y, tiles, tiles.shape[1])
+
+
+def _name_units(
+    axes: Axes, x: Number, y: Number, width: Number, class_names: Sequence[str], true: int | None
+) -> None:
+    """Writes the class of each unit below a strip of them, of many every so many; frames `true`."""
+    side = width / len(class_names)
+    letters = max(1, int(side / 8))
+    names = legible_names(class_names, max(letters, 3))
+    step = math.ceil(max(map(len, names)) * 8 / side)
+    shown = [*range(0, len(names), step)]
+    if true is not None:
+        shown = [index for index in shown if abs(index - true) >= step] + [true]
+    for index in shown:
+        style = {"weight": "bold" if index == true else "normal", "ha": "center", "size": 8}
+        write(axes, x + (index + 0.5) * side, y + 40, names[index], **style)
+    if true is not None:
+        left, right = x + true * side, x + (true + 1) * side
+        axes.plot([left, right, right, left, left], [y, y, y + 30, y + 30, y], color=INK)
 
 
 def _draw_ramp(axes: Axes, x: Number, colours: ScalarMappable, names: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from lenet_jax.plots.style import (
     WIDTH,
     Axes,
     Figure,
+    Number,
     as_rgb,
     canvas,
     chart,
@@ -170,24 +171,15 @@ def plot_mistakes(
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
     pairs = [(names[labels[i]], names[predictions[i]]) for i in shown]
     long = any(len(true + guess) > 10 for true, guess in pairs)
-    columns, cell, side = 8, 122, fit(max(images.shape[1:3]), 112)
-    cell_height = side + (78 if long else 62)
     summary = f"{len(wrong):,} of {len(images):,} test images wrong"
     summary += f", {len(shown)} of them here" if len(shown) < len(wrong) else ""
     if len(wrong):
         summary += ": true → predicted class, probability of the predicted | true, by their ratio"
-    rows = math.ceil(len(shown) / columns)
-    figure, axes = canvas(
-        32 + columns * cell,
-        max(76 + rows * cell_height, 130),
-        f"Most confident mistakes, {legible(title, 60)}",
-        summary,
-    )
+    title = f"Most confident mistakes, {legible(title, 60)}"
+    figure, axes, places = _gallery(images, shown, 78 if long else 62, title, summary)
     if not len(wrong):
         write(axes, 16, 90, "No mistakes: every image is classified correctly.")
-    for place, (index, (true, guess)) in enumerate(zip(shown, pairs, strict=True)):
-        x, y = 16 + place % columns * cell, 68 + place // columns * cell_height
-        y += picture(axes, x, y, as_rgb(images[index]), side) + 13
+    for index, (true, guess), (x, y) in zip(shown, pairs, places, strict=True):
         for line in [true, f"→ {guess}"] if long else [f"{true} → {guess}"]:
             write(axes, x, y, line, size=9 * min(1, 14 / len(line)), weight="bold")
             y += 16
@@ -218,24 +210,47 @@ def plot_disagreements(
     right = predictions == labels
     some = np.flatnonzero(right.any(axis=0) & ~right.all(axis=0))
     shown, names = some[:MAX_MISTAKES], legible_names(class_names, 12)
-    columns, cell, side = 8, 122, fit(max(images.shape[1:3]), 112)
-    cell_height = side + 38 + 15 * len(predictions)
     here = f", the first {len(shown)} of them here" if len(shown) < len(some) else ""
-    figure, axes = canvas(
-        32 + columns * cell,
-        max(76 + math.ceil(len(shown) / columns) * cell_height, 130),
+    figure, axes, places = _gallery(
+        images,
+        shown,
+        38 + 15 * len(predictions),
         f"Where runs disagree, {legible(title, 60)}",
         f"{len(some):,} of {len(images):,} test images are right of some runs and wrong of others"
         f"{here}: index, true class, answers (bold: right)",
     )
-    for place, index in enumerate(shown):
-        x, y = 16 + place % columns * cell, 68 + place // columns * cell_height
-        y += picture(axes, x, y, as_rgb(images[index]), side) + 12
+    for index, (x, y) in zip(shown, places, strict=True):
         write(axes, x, y, f"index {index}: {names[labels[index]]}", size=8, color=FAINT)
         for run, answer in enumerate(predictions[:, index], 1):
             weight = "bold" if answer == labels[index] else "normal"
             write(axes, x, y + 15 * run, f"[{run}] {names[answer]}", size=8, weight=weight)
     return figure
+
+
+def _gallery(
+    images: UInt8[np.ndarray, "n h w c"],
+    shown: Int[np.ndarray, " m"],
+    below: int,
+    title: str,
+    subtitle: str,
+) -> tuple[Figure, Axes, list[tuple[Number, Number]]]:
+    """A canvas with some of the images in rows of eight, and where the text of each begins.
+
+    Args:
+        images: of which some are shown.
+        shown: their indices.
+        below: pixels for the text below an image.
+        title: what is drawn.
+        subtitle: the line below it.
+    """
+    columns, cell, side = 8, 122, fit(max(images.shape[1:3]), 112)
+    rows, cell_height = math.ceil(len(shown) / columns), side + below
+    size = 32 + columns * cell, max(76 + rows * cell_height, 130)
+    (figure, axes), places = canvas(*size, title, subtitle), []
+    for place, index in enumerate(shown):
+        x, y = 16 + place % columns * cell, 68 + place // columns * cell_height
+        places.append((x, y + picture(axes, x, y, as_rgb(images[index]), side) + 13))
+    return figure, axes, places
 
 
 @styled
@@ -279,6 +294,7 @@ def plot_histograms(
     captions: Mapping[str, str],
     *,
     title: str,
+    images: int,
 ) -> Figure:
     """Plots how the weights of each layer, and below them its activations, are distributed.
 
@@ -287,6 +303,7 @@ def plot_histograms(
         activations: by layer.
         captions: what to say of the activations, by layer.
         title: the network and its data.
+        images: how many the activations are for.
     """
     sizes = {name: f"{values.size:,} weights" for name, values in weights.items()}
     rows = ("weight", weights, sizes), ("output", activations, captions)
@@ -295,7 +312,7 @@ def plot_histograms(
         max(WIDTH, 190 * columns),
         500,
         f"Weights and activations, {legible(title, 60)}",
-        "counts on a logarithmic scale",
+        f"counts (log scale); below: the outputs for n = {images:,} test images",
     )
     for panels, (name_of_x, layers, below) in zip(
         figure.subplots(2, columns, squeeze=False), rows, strict=True

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, cast
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -194,6 +194,33 @@ def colour_bar(
     axes.grid(visible=False)
 
 
+def key(owner: Axes | Figure, entries: Sequence[tuple[str, str]], corner: str = "") -> None:
+    """Writes what colours mean, in place of a legend.
+
+    Args:
+        owner: axes, in a corner of which it is written, a line for each; or a figure, whose second
+            line it becomes.
+        entries: each text and its colour.
+        corner: of axes, such as `upper right`.
+    """
+    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
+
+    texts: list[Any] = [TextArea(text, textprops={"color": colour}) for text, colour in entries]
+    if corner:
+        side: Any = corner.split()[1]
+        box = VPacker(children=texts, pad=0, sep=3, align=side)
+        anchored = AnchoredOffsetbox(corner, child=box, frameon=False)
+    else:
+        figure = cast(Figure, owner)
+        width, height = figure.get_size_inches() * DPI
+        box, at = HPacker(children=texts, pad=0, sep=12), (16 / width, 1 - 42 / height)
+        where: Any = {"bbox_to_anchor": at, "bbox_transform": figure.transFigure}
+        tight: Any = {"borderpad": 0, "pad": 0, "frameon": False}
+        anchored = AnchoredOffsetbox("center left", child=box, **where, **tight)
+    anchored.set_in_layout(False)
+    owner.add_artist(anchored)
+
+
 def line_look(place: int) -> tuple[str, str]:
     """How the line at a place differs from the others in grey: its dashes and its marker."""
     return ("-", "--", "-.", ":")[place % 4], "os^Dv"[place % 5]
@@ -202,12 +229,17 @@ def line_look(place: int) -> tuple[str, str]:
 def label_ends(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray, str, Any]]) -> None:
     """Writes the names of lines to the right of their ends, apart from each other.
 
-    The scales and limits of the axes must be final.
+    The scales and limits of the axes must be final, and what is beside them drawn.
 
     Args:
         axes: with the lines.
         lines: the x, y, name and colour of each.
     """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = cast(Figure, axes.get_figure())
+    if isinstance(engine := figure.get_layout_engine(), ConstrainedLayoutEngine):
+        engine.execute(figure)  # for the height of the axes
     ends = []
     for x, y, name, colour in lines:
         finite = np.flatnonzero(np.isfinite(y))
@@ -254,12 +286,13 @@ def mosaic(
 
 
 def legible(text: str, limit: int) -> str:
-    """Shortens a long text and replaces the letters that the font lacks."""
+    """Shortens a long text in its middle and replaces the letters that the font lacks."""
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont(STYLE["font.family"]))
     text = "".join(letter if font.get_char_index(ord(letter)) else MISSING_GLYPH for letter in text)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    end = (limit - 1) // 2
+    return text if len(text) <= limit else f"{text[: limit - 1 - end]}…{text[-end:]}"
 
 
 def legible_names(class_names: Sequence[str], limit: int) -> list[str]:

@@ -35,7 +35,10 @@ from lenet_jax.statistics import FEWEST, Summary, summarise
 
 MOST_RANKED = 24
 MOST_DOTS = 2000
-MOST_NAME = 52  # letters beside a ranking
+MOST_NAME, MOST_COLUMN = 52, 28  # letters beside a ranking, and below a column
+NARROW = 760  # pixels, of one panel
+LETTER = 8  # pixels, about
+JOIN = " · "
 MOST_CURVES = 12
 MOST_WRITTEN = 24, 10  # rows and columns of a heat map with numbers in it
 MOST_TICKS = 24
@@ -50,7 +53,7 @@ class Setting(NamedTuple):
         diverged: members that did; the fields below are about the others.
         stuck: members that are hardly better than chance.
         errors: of each member on validation, or where there is none in training, %, after each
-            epoch.
+            epoch; empty if not known.
         test_errors: of each member, %.
         test: their statistics.
         best: whether validation chose this setting.
@@ -90,21 +93,25 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     subtitle += f"; test errors at the {'best epoch on validation' if validated else 'last epoch'}"
     subtitle += "; ★ best on validation" if validated and len(settings) > 1 else ""
     ranked = not keys and len(settings) > 1
-    height = 430
+    height = max(430, 140 + 26 * min(len(settings), MOST_RANKED))
     if len(keys) == 2:
         rows = len({_value(setting, keys[0]) for setting in settings})
         height = 154 + (44 * rows if rows <= MOST_WRITTEN[0] else 550)
     elif ranked:
         height = 140 + 26 * min(len(settings), MOST_RANKED)
-    figure = chart(WIDTH, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
+    curved = any(setting.errors.size for setting in settings)
+    width = WIDTH if curved or keys[1:] or ranked else NARROW
+    figure = chart(width, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
     if len(keys) == 2:
         _plot_heat_map(figure.subplots(), settings, keys)
     elif ranked:
         _plot_ranking(figure.subplots(), settings)
+    elif not curved:
+        _plot_members(figure.subplots(), settings, keys)
     else:
         left, right = figure.subplots(1, 2)
+        _plot_members(right, settings, keys)
         _plot_curves(left, settings)
-        _plot_points(right, settings, keys)
     return figure
 
 
@@ -135,7 +142,7 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
     axes.set(title=f"{split} error, %: {what}", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
-    colours, ends = colormaps["viridis"](np.linspace(0, 0.85, len(shown))), []
+    colours, ends = colormaps["viridis"](np.linspace(0, 0.75, len(shown))), []
     for place, (setting, colour) in enumerate(zip(shown, colours, strict=True)):
         errors = setting.errors
         name = legible(setting.name, 26)
@@ -167,14 +174,21 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         label_ends(axes, ends)
 
 
+def _plot_members(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
+    """The test errors over the values of a key, or, where these are long names, ranked."""
+    values = [_value(setting, key) for setting in settings for key in keys]
+    if values and not _are_numbers(values) and _are_crowded(axes, list(map(_show, values))):
+        _plot_ranking(axes, settings)
+    else:
+        _plot_points(axes, settings, keys)
+
+
 def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
     """Test error of every member, and the centre and its range for each setting."""
     centre = _named_centre(settings)
     axes.set(title=f"test error, %: {f'each, {centre}' if centre else 'each network'}")
     values = [_value(setting, keys[0]) if keys else "" for setting in settings]
-    numeric = bool(keys) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
+    numeric = bool(keys) and _are_numbers(values)
     places: list[Any] = list(values) if numeric else list(range(len(values)))
     label, robust = keys[0] if keys else "", _is_robust(settings)
     dotted = sum(len(setting.test_errors) for setting in settings) <= MOST_DOTS
@@ -202,9 +216,9 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
             axes.minorticks_off()
             label += " (log scale)"
         if len(places) <= 10:
-            axes.set_xticks(places, [f"{value:g}" for value in values])
+            _name_columns(axes, places, [f"{value:g}" for value in values])
     else:
-        axes.set_xticks(places, [legible(_show(value), 14) for value in values])
+        _name_columns(axes, places, [_show(value) for value in values])
         axes.margins(x=0.3 if len(places) < 4 else 0.1)
     axes.set_xlabel(label)
     _scale(axes, "y", settings)
@@ -259,9 +273,7 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
         axes.plot([c for _, c in diverged], [r for r, _ in diverged], "x", color=VERMILION)
     rows, columns = (range(0, len(v), math.ceil(len(v) / MOST_TICKS)) for v in values)
     axes.set_yticks(rows, [legible(_show(values[0][place]), 18) for place in rows])
-    axes.set_xticks(columns, [legible(_show(values[1][place]), 12) for place in columns])
-    if len(columns) > MOST_WRITTEN[1]:
-        axes.tick_params("x", rotation=60)
+    _name_columns(axes, columns, [_show(values[1][place]) for place in columns])
     what = "median" if robust else "mean"
     if written and any(setting.test.n >= FEWEST for setting in settings):
         what += " [25–75 %]" if robust else " ± sd"
@@ -302,29 +314,50 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
         bar = _centre(settings[index].test, robust)[1]
         look = {"fmt": shape, "color": colour, "markersize": size, "capsize": 3, "zorder": 3}
         axes.errorbar(centre, place, xerr=bar, **look)
-    heading, names = _names([settings[index] for _, index in ranked])
+    room = min(MOST_NAME, round(0.6 * axes.get_window_extent().width / LETTER))
+    heading, names = _names([settings[index] for _, index in ranked], room)
     names = [
-        legible(name, MOST_NAME) + (": diverged" if centre == math.inf else "")
+        legible(name, room) + (": diverged" if centre == math.inf else "")
         for name, (centre, _) in zip(names, ranked, strict=True)
     ]
     axes.set_yticks(range(len(names)), names, size=8)
-    place = {"xytext": (-6, 8), "textcoords": "offset points", "ha": "right", "size": 8}
-    axes.annotate(legible(heading, MOST_NAME), (0, 1), xycoords="axes fraction", **place)
+    short = LETTER * len(heading) > axes.get_window_extent().height
+    axes.set_ylabel(heading.replace(JOIN, f"{JOIN}\n") if short else heading, size=8)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     centre = _named_centre(settings)
-    axes.set_title(f"test error, %: {f'each, {centre}' if centre else 'each network'}")
+    side = "left" if room == MOST_NAME else "right"  # there is room over the names
+    axes.set_title(f"test error, %: {f'each, {centre}' if centre else 'each network'}", loc=side)
     _scale(axes, "x", [settings[index] for *_, index in ranked])
+    _mark_chance(axes, settings, "x")
 
 
-def _names(settings: Sequence[Setting]) -> tuple[str, list[str]]:
+def _name_columns(axes: Axes, places: Sequence[Any], names: Sequence[str]) -> None:
+    """Names places on the x axis; names that are too long for their place are turned."""
+    names = [legible(name, MOST_COLUMN) for name in names]
+    axes.set_xticks(places, names)
+    if _are_crowded(axes, names):
+        for label in axes.get_xticklabels():
+            label.set(ha="right", rotation=40, rotation_mode="anchor")
+
+
+def _are_crowded(axes: Axes, names: Sequence[str]) -> bool:
+    """Whether names side by side are longer than the axes."""
+    return bool(LETTER * (max(map(len, names)) + 1) > axes.get_window_extent().width / len(names))
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _names(settings: Sequence[Setting], room: int) -> tuple[str, list[str]]:
     """A heading and the settings' names: long names of the same keys are values under the keys."""
     names = [setting.name for setting in settings]
     keys = [*settings[0].overrides]
     same = all([*setting.overrides] == keys for setting in settings)
-    if not same or max(map(len, names)) <= MOST_NAME:
+    if not same or max(map(len, names)) <= room:
         return "", names
-    values = [" · ".join(_show(_value(setting, key)) for key in keys) for setting in settings]
-    return " · ".join(keys), values
+    values = [JOIN.join(_show(_value(setting, key)) for key in keys) for setting in settings]
+    return JOIN.join(keys), values
 
 
 def _is_robust(settings: Sequence[Setting]) -> bool:
@@ -349,14 +382,17 @@ def _centre(summary: Summary, robust: bool) -> tuple[float | None, list[list[flo
     return centre, [[max(centre - ends[0], 0.0)], [max(ends[1] - centre, 0.0)]]
 
 
-def _mark_chance(axes: Axes, settings: Sequence[Setting]) -> None:
-    """Draws a line at chance where the errors come near it; the limits of the axes stay."""
-    low, high = axes.get_ylim()
+def _mark_chance(axes: Axes, settings: Sequence[Setting], name: str = "y") -> None:
+    """Draws a line at chance on the axis `x` or `y`, within its limits, where errors come near."""
+    across = name == "y"
+    low, high = axes.get_ylim() if across else axes.get_xlim()
     for chance in {setting.chance for setting in settings if setting.chance is not None}:
         if low <= chance <= high:
-            axes.axhline(chance, color=FAINT, linestyle=":", linewidth=1)
-            place = {"xytext": (2, 2), "textcoords": "offset points", "color": FAINT, "size": 8}
-            axes.annotate("chance", (0, chance), xycoords=("axes fraction", "data"), **place)
+            draw, place = (axes.axhline, (0, chance)) if across else (axes.axvline, (chance, 0))
+            draw(chance, color=FAINT, linestyle=":", linewidth=1)
+            where = ("axes fraction", "data") if across else ("data", "axes fraction")
+            look = {"xytext": (2, 2), "textcoords": "offset points", "color": FAINT, "size": 8}
+            axes.annotate("chance", place, xycoords=where, **look)
 
 
 def _scale(axes: Axes, name: str, settings: Sequence[Setting]) -> None:
@@ -375,7 +411,8 @@ def _log_scale(axes: Axes, name: str) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set(**{f"{name}scale": "log"})
-    axes.set_title(f"{axes.get_title('left')} (log scale)")
+    side = "left" if axes.get_title("left") else "right"
+    axes.set_title(f"{axes.get_title(side)} (log scale)", loc=side)
     axis = axes.xaxis if name == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)

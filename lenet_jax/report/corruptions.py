@@ -25,12 +25,14 @@ class Corrupted:
       images: m of them, of different classes where there are as many; clean, and corrupted.
       answers: their predicted classes.
       labels: their true classes.
+      indices: which test images they are.
     """
 
     robustness: Robustness
     images: Mapping[str, UInt8[np.ndarray, "m h w c"]]
     answers: Mapping[str, Int[np.ndarray, " m"]]
     labels: Int[np.ndarray, " m"]
+    indices: Int[np.ndarray, " m"]
 
     @property
     def errors(self) -> dict[str, float]:
@@ -52,4 +54,4 @@ def find_corrupted(network: Network, test: Split) -> Corrupted:
         errors[name] = float(np.mean(predictions != test.labels))
         images[name], answers[name] = own[shown], predictions[shown]
     clean = errors.pop(CLEAN)
-    return Corrupted(Robustness(clean, errors), images, answers, test.labels[shown])
+    return Corrupted(Robustness(clean, errors), images, answers, test.labels[shown], shown)

@@ -13,7 +13,7 @@ from lenet_jax.inference.network import Network
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.corruptions import plot_corruptions
 from lenet_jax.plots.style import Figure
-from lenet_jax.report.findings import Findings, Journey
+from lenet_jax.report.findings import SAMPLE, Findings, Journey
 
 
 def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict[str, Figure]:
@@ -31,7 +31,7 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
         ),
         "journey": _plot_journey(followed, names, title),
         "saliency": filters.plot_saliency(
-            example.image, findings.saliency, prediction=winner, label=example.label
+            example.image, findings.saliency, prediction=winner, label=example.label, title=title
         ),
         "calibration": results.plot_calibration(
             calibration.confidence,
@@ -47,6 +47,7 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
             corrupted.images,
             corrupted.answers,
             corrupted.labels,
+            corrupted.indices,
             corrupted.errors,
             names,
             title=title,
@@ -58,7 +59,7 @@ def draw_figures(network: Network, dataset: Dataset, findings: Findings) -> dict
             figure = filters.plot_filters(own.kernel, title=title, layer=layer)
         else:
             figure = filters.plot_exciting_patches(
-                own.kernel, own.patches, layer=layer, title=title, strongest=own.strongest
+                own.kernel, own.patches, layer=layer, title=title, indices=own.indices
             )
         figures[filters_figure(layer)] = figure
     if network.history:
@@ -105,4 +106,7 @@ def _plot_histograms(findings: Findings, title: str) -> Figure:
         zeros = 100 * float((findings.activations[name] == 0).mean())
         units = findings.survey.active[name].shape[1]
         captions[name] = f"{zeros:.0f} % are 0\n{len(dead)} of {units} dead"
-    return results.plot_histograms(findings.weights, findings.activations, captions, title=title)
+    images = min(SAMPLE, len(findings.test))
+    return results.plot_histograms(
+        findings.weights, findings.activations, captions, title=title, images=images
+    )

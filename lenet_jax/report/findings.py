@@ -74,13 +74,13 @@ class Filters:
       kernel: their weights.
       size: of what each sees of the images, vertically and horizontally; None if unknown.
       patches: the m patches that excite each filter most; None if `size` is.
-      strongest: the test image that the first of them is from.
+      indices: the test images that they are from.
     """
 
     kernel: Float[np.ndarray, "kh kw c o"]
     size: tuple[int, int] | None = None
     patches: UInt8[np.ndarray, "o m h w c2"] | None = None
-    strongest: Int[np.ndarray, " o"] | None = None
+    indices: Int[np.ndarray, "o m"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,8 +177,8 @@ def _measure_lenet(
     for layer in CONVOLUTIONS:
         kernel = np.asarray(getattr(network.model, layer).kernel[...])
         patches = exciting_patches(responses, images, layer, network.model.padding)
-        strongest = responses.peaks[layer].argmax(axis=0)
-        filters[layer] = Filters(kernel, (SIDES[layer][0], SIDES[layer][0]), patches, strongest)
+        indices = most_excited(responses.peaks[layer])
+        filters[layer] = Filters(kernel, (SIDES[layer][0], SIDES[layer][0]), patches, indices)
     weights = network.state_dict.items()
     return {
         "survey": responses,
@@ -210,11 +210,11 @@ def _measure_module(
         else:
             peaks, places, width = modules.peaks(network, images, name)
             patches = cut_patches(peaks, places, width, images, seen)
-            filters[name] = Filters(kernel, seen.size, patches, peaks.argmax(axis=0))
+            filters[name] = Filters(kernel, seen.size, patches, most_excited(peaks))
     return {
         "survey": Survey({}, {}, {}),
         "filters": filters,
-        "weights": modules.weights(network),
+        "weights": modules.weights(network, calls),
         "activations": modules.activations(network, images[:SAMPLE], names),
         "steps": modules.journey(network, image, names),
         "left_out": left_out,
@@ -240,6 +240,11 @@ def exciting_patches(
     return cut_patches(survey.peaks[layer], survey.places[layer], width, images, field)
 
 
+def most_excited(peaks: Float[np.ndarray, "n k"]) -> Int[np.ndarray, "k m"]:
+    """The images that excite each filter most, strongest first, by its strongest responses."""
+    return np.argsort(-peaks, axis=0, kind="stable")[:PATCHES].T
+
+
 def cut_patches(
     peaks: Float[np.ndarray, "n k"],
     places: Int[np.ndarray, "n k"],
@@ -258,9 +263,9 @@ def cut_patches(
     """
     (height, side), margins = field.size, tuple(zip(field.before, field.size, strict=True))
     rows = []
-    for strengths, where in zip(peaks.T, places.T, strict=True):
+    for indices, where in zip(most_excited(peaks), places.T, strict=True):
         patches = []
-        for index in np.argsort(-strengths, kind="stable")[:PATCHES]:
+        for index in indices:
             y, x = (s * n for s, n in zip(field.step, divmod(where[index], width), strict=True))
             image = np.pad(images[index], (*margins, (0, 0)))
             patches.append(image[y : y + height, x : x + side])

@@ -57,10 +57,12 @@ def activations(
     return {name: array[np.isfinite(array)] for name, array in joined.items()}
 
 
-def weights(network: Network) -> dict[str, Float[np.ndarray, "..."]]:
-    """The matrices and kernels of the layers, by their paths."""
+def weights(network: Network, calls: Sequence[LayerCall]) -> dict[str, Float[np.ndarray, "..."]]:
+    """The matrices and kernels of the layers, by their paths, in the order of execution."""
+    order = {each.name: place for place, each in reversed(list(enumerate(calls)))}
     arrays = {name: array for name, array in network.state_dict.items() if array.ndim >= 2}
-    floats = {name: as_float(array) for name, array in arrays.items() if _is_float(array)}
+    names = sorted(arrays, key=lambda name: order.get(name.rpartition(".")[0], len(calls)))
+    floats = {name: as_float(arrays[name]) for name in names if _is_float(arrays[name])}
     return {name: floats[name][np.isfinite(floats[name])] for name in list(floats)[:MOST_LAYERS]}
 
 

@@ -210,14 +210,16 @@ def for_plot(
 
     Args:
       settings: from `by_setting`.
-      curves: the metrics of each member by name, one value per epoch.
+      curves: the metrics of each member by name, one value per epoch; or none at all.
     """
     winner, shown = choose(settings), []
     for index, setting in enumerate(settings):
         test = [100 * (1 - row["test_accuracy"]) for row in setting.done]
         split = "valid" if setting.validated else "train"
         errors = [
-            100 * (1 - _held(curves[row["member"]][f"{split}_accuracy"])) for row in setting.done
+            100 * (1 - _held(curves[row["member"]][f"{split}_accuracy"]))
+            for row in setting.done
+            if curves
         ]
         shown.append(
             plots.Setting(

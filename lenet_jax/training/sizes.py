@@ -17,6 +17,7 @@ from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError
 from lenet_jax.nn.calls import call
 from lenet_jax.nn.graph import bodies
+from lenet_jax.nn.layers import output_shapes
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.nn.variables import split_variables
 from lenet_jax.training.hyperparameters import hyperparameters
@@ -35,7 +36,10 @@ def num_params(spec: Spec) -> int:
 
 
 def layers(spec: Spec) -> list[Layer]:
-    """Each layer's name, output shape for one image if it is known, and number of parameters."""
+    """Each layer's name, output shape for one image if it is known, and number of parameters.
+
+    They are in the order of execution; last come those whose output is not known.
+    """
     if spec.network is LeNet:
         sizes = spec.abstract_model.layer_sizes()
         return [(name, size.shape, size.num_params) for name, size in sizes.items()]
@@ -45,7 +49,10 @@ def layers(spec: Spec) -> list[Layer]:
         name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
         layer = name.rpartition(".")[0] or name
         counts[layer] = counts.get(layer, 0) + leaf.size
-    return [(name, (), count) for name, count in counts.items()]
+    shapes = output_shapes(spec.graphdef, spec.variables, spec.image_shape)
+    names = [name for name in shapes if name in counts]
+    names += [name for name in counts if name not in shapes]
+    return [(name, shapes.get(name, ()), counts[name]) for name in names]
 
 
 def multiplications(spec: Spec) -> list[int]:
@@ -103,7 +110,9 @@ def check_memory(spec: Spec) -> None:
       UserError: they cannot.
     """
     images = max(spec.micro_batch_size, spec.eval_batch_size)
-    image = math.prod(spec.image_shape) + sum(math.prod(shape) for _, shape, _ in layers(spec))
+    image = math.prod(spec.image_shape)
+    if spec.network is LeNet:  # of others it is not known which outputs are held at once
+        image += sum(math.prod(shape) for _, shape, _ in layers(spec))
     # The weights, their gradient and the best so far.
     need = 4 * (3 * num_params(spec) + images * image)
     free = machine.available_memory(machine.devices()[0])

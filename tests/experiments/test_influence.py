@@ -8,6 +8,7 @@ from experiments import influence
 from lenet_jax import config as configs
 from lenet_jax import machine
 from lenet_jax.errors import UserError
+from lenet_jax.plots.output import png
 from lenet_jax.sweeps.file import sweep
 from lenet_jax.training.training_set import make_training_set
 from tests.support import tiny
@@ -50,7 +51,7 @@ def test_the_masks_are_of_the_members_training_sets(population):
     np.testing.assert_array_equal(np.flatnonzero(masks[5]), own.indices)
 
 
-def test_a_population_is_analysed(population, tmp_path, monkeypatch):
+def test_a_population_is_analysed(population, monkeypatch):
     results, _ = population
     bars = results.network().load_data(print)
     monkeypatch.setattr(influence, "usable", lambda *_: np.arange(1, MEMBERS))
@@ -71,8 +72,7 @@ def test_a_population_is_analysed(population, tmp_path, monkeypatch):
     text = influence.to_markdown(answer)
     assert f"24 networks, each on {HALF} of {IMAGES} training images, 1 of them left out" in text
     assert text.count("\n| ") == 1 + 2
-    influence.plot(answer, bars, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert png(influence.plot(answer)).startswith(b"\x89PNG")
     monkeypatch.setattr(influence, "usable", lambda *_: np.arange(3))
     with pytest.raises(UserError, match="3 networks learned something; needed are 20"):
         influence.analyse(results, bars)

@@ -4,6 +4,7 @@ import pytest
 import lenet_jax
 from experiments import know_together
 from lenet_jax import machine
+from lenet_jax.plots.output import png
 from lenet_jax.sweeps.file import sweep
 from tests.support import tiny
 
@@ -47,6 +48,7 @@ def test_ensembles_and_barriers_of_a_population_are_measured_once(population, tm
     seconds = {"training": 100, "ensembles": 5.1, "barriers": 6.4}
     loop = {"seconds": 620, "timed_seconds": 12.3}
     answer = {
+        "config": know_together.CONFIG,
         "seeds": 4,
         "changes": {},
         "ensembles": ensembles,
@@ -59,5 +61,4 @@ def test_ensembles_and_barriers_of_a_population_are_measured_once(population, tm
     assert f"{100 * np.mean(accuracies):.2f} ±" in text
     assert "PyTorch would take 620 s, 6.2 times as long" in text
     assert text.endswith("took 5 s and 6 s.\n")
-    know_together.plot(answer, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert png(know_together.plot(answer)).startswith(b"\x89PNG")

@@ -6,6 +6,7 @@ import pytest
 
 from experiments.lenet_1998 import table, training
 from experiments.lenet_1998.cells import CELLS, Cell
+from lenet_jax.plots.output import png
 from tests.support import tiny
 
 PLAIN = Cell("lenet5", "then", "plain")
@@ -68,7 +69,7 @@ def test_what_is_known_is_not_trained_again(result, tmp_path, monkeypatch):
     assert trained == ["0-29", "0-19", "30-39"]
 
 
-def test_table_and_figure_have_what_is_finished(result, tmp_path):
+def test_table_and_figure_have_what_is_finished(result):
     cells = {str(PLAIN): result}
     header, _, row = table.table(cells).splitlines()
     assert row.startswith("| LeNet-5 | then | plain | 0.95 | 2.")
@@ -77,8 +78,7 @@ def test_table_and_figure_have_what_is_finished(result, tmp_path):
     assert (
         last == f"| LeNet-5 | 0.95 | {result['mean']:.2f} ± {result['sd']:.2f} | – | 0.8 | – | – |"
     )
-    table.plot(cells, file := tmp_path / "figure.png")
-    assert file.read_bytes().startswith(b"\x89PNG")
+    assert png(table.plot({"cells": cells})).startswith(b"\x89PNG")
 
 
 def test_every_network_has_its_cells():

@@ -10,6 +10,7 @@ import pytest
 import lenet_jax
 from experiments import lottery_ticket
 from lenet_jax import config as configs
+from lenet_jax.plots.output import png
 from tests.support import tiny
 
 pytestmark = pytest.mark.slow
@@ -58,8 +59,7 @@ def test_rounds_prune_what_is_left_and_are_trained_once(tmp_path, no_figures):
         **{"seeds": 3, "rounds": ROUNDS, "epochs": EPOCHS, "rewind": 1, "train_examples": 70},
         "networks": {"mlp": {"rounds": rounds, "pytorch": None}},
     }
-    lottery_ticket.plot(answer, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert png(lottery_ticket.plot(answer)).startswith(b"\x89PNG")
     lines = lottery_ticket.to_markdown(answer).splitlines()
     dense = rounds[0]["dense"]["test_accuracy"]
     cell = f"{np.mean(dense):.2f} ± {np.std(dense, ddof=1):.2f}"

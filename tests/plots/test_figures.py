@@ -68,7 +68,7 @@ def figures(random):
     maps = np.abs(random.normal(size=(14, 14, 6))).astype(np.float32)
     patches = random.integers(0, 255, (6, 9, 5, 5, 1), np.uint8)
     confidence = np.array([np.nan, 0.4, 0.7, 0.9], np.float64)
-    steps = {"conv1": maps, "fc3": maps[0, 0]}
+    steps = {"conv1": maps, "fc3": np.log(probabilities[0])}
     return {
         "curves": curves.plot_curves(HISTORY, title="a"),
         "accuracies": curves.plot_accuracies([("a", HISTORY), ("b", HISTORY)]),
@@ -81,13 +81,17 @@ def figures(random):
             images[0], steps, probabilities[0], NAMES, title="a", label="b", true=3
         ),
         "saliency": filters.plot_saliency(
-            images[0], images[1, ..., 0] / np.float32(255), prediction="7", label="b"
+            images[0], images[1, ..., 0] / np.float32(255), prediction="7", label="b", title="a"
         ),
         "calibration": results.plot_calibration(
             confidence, confidence**2, np.array([0, 3, 1000, 7]), 0.01, title="a"
         ),
         "histograms": results.plot_histograms(
-            {"conv1": kernel}, {"conv1.relu": maps, "fc3": maps}, HISTOGRAM_CAPTIONS, title="a"
+            {"conv1": kernel},
+            {"conv1.relu": maps, "fc3": maps},
+            HISTOGRAM_CAPTIONS,
+            title="a",
+            images=20,
         ),
     }
 
@@ -249,7 +253,7 @@ class TestConfusionMatrix:
         names = ["$\\frac$", "か", "a name that is much too long", "<br>"]
         figure = results.plot_confusion_matrix(np.eye(4, dtype=np.int32), names, title="a")
         written = texts(figure)
-        assert {"$\\frac$", "a name that is …", "<br>"} <= set(written)
+        assert {"$\\frac$", "a name t…oo long", "<br>"} <= set(written)
         assert not any("\N{REPLACEMENT CHARACTER}" in text for text in written)
         assert "&lt;br&gt;" in svg(figure, "a") and "<br" not in svg(figure, "a")
 
@@ -378,6 +382,7 @@ def test_runs_disagree_where_one_is_right_and_another_wrong(random):
 def test_a_journey_marks_the_true_class_and_says_its_scales(figures):
     written = texts(figures["journey"])
     assert sum("true class" in text for text in written) == 1
+    assert all(written.count(name) >= 2 for name in NAMES)  # of a unit and a probability
     assert written.count("max") == 2 and any(text.startswith("max ") for text in written)
 
 
@@ -389,10 +394,10 @@ class TestExcitingPatches:
         figure = filters.plot_exciting_patches(kernel, patches, layer="conv2", title="a")
         pixels(figure)
         assert f"filter {o - 1}" in texts(figure)
-        indices = np.arange(o) + 9990
-        look = {"layer": "conv2", "title": "a", "strongest": indices}
+        indices = np.arange(9 * o).reshape(o, 9) + 9000
+        look = {"layer": "conv2", "title": "a", "indices": indices}
         figure = filters.plot_exciting_patches(kernel, patches, **look)
-        assert f"filter {o - 1}; first patch: image {9989 + o}" in texts(figure)
+        assert {f"{index}" for index in indices.ravel()} <= set(texts(figure))
 
 
 class TestSweep:
@@ -448,6 +453,29 @@ class TestSweep:
         written = texts(plot_sweep(self.settings(*three), title="a"))
         names = dict.fromkeys(text for text in written if text.startswith("a="))
         assert list(names) == ["a=1, b=1", "a=1, b=2", "a=2, b=1"]
+
+    def test_long_names_are_rows(self):
+        names = [f"examples/own_network.py:Network{place}" for place in range(4)]
+        settings = self.settings(*({"model.name": name} for name in names))
+        left, right = plot_sweep(settings, title="a").axes
+        assert right.get_ylabel() == "model.name"
+        rows = [label.get_text() for label in right.get_yticklabels()]
+        assert [row[-2:] for row in rows] == ["k0", "k1", "k2", "k3"]
+        assert all("…" in row and row.startswith("examples/") for row in rows)
+        assert left.get_title("left").startswith("validation error")
+
+    def test_chance_is_marked_where_errors_come_near_it(self):
+        three = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}]
+        settings = [s._replace(chance=2.0) for s in self.settings(*three)]
+        assert "chance" in texts(plot_sweep(settings, title="a"))
+        settings = [s._replace(chance=90.0) for s in settings]
+        assert "chance" not in texts(plot_sweep(settings, title="a"))
+
+    def test_without_curves_the_test_errors_are_alone(self):
+        settings = self.settings(*({"lr": lr} for lr in (0.01, 0.1)))
+        settings = [s._replace(errors=np.zeros((0,))) for s in settings]
+        (axes,) = plot_sweep(settings, title="a").axes
+        assert axes.get_xlabel() == "lr (log scale)"
 
     def test_a_lone_setting_has_no_best(self):
         written = texts(plot_sweep(self.settings({}), title="a"))

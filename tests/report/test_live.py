@@ -19,7 +19,7 @@ from lenet_jax.plots.results import rank_mistakes
 from lenet_jax.report import live
 from lenet_jax.report.live import SCRIPTS, live_page, to_data, why_not
 from tests.support.chromium import browse, need_chromium
-from tests.support.handwriting import draw_digit
+from tests.support.handwriting import PENS, draw_digit
 
 pytestmark = pytest.mark.slow
 
@@ -199,8 +199,11 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
     prepared = network.prepare(sheets).astype(int)
     seen = [np.frombuffer(base64.b64decode(each["image"]), np.uint8) for each in drawn]
     assert np.abs(np.stack(seen).reshape(prepared.shape) - prepared).max() <= 1
-    right = [each["answer"] == str(digit) for each, (digit, _) in zip(drawn, DRAWINGS, strict=True)]
-    assert np.mean(right) >= 0.9
+    right: dict[int, list[bool]] = {}  # by pen
+    for each, drawing, (digit, _) in zip(drawn, given["drawings"], DRAWINGS, strict=True):
+        right.setdefault(drawing[0]["width"], []).append(each["answer"] == str(digit))
+    assert sorted(right) == sorted(PENS)
+    assert all(np.mean(own) >= 0.9 for own in right.values())
     times = sorted(each["redraw"] for each in drawn)
     print(f"redraw: median {times[len(times) // 2]:.1f} ms, 90 % {times[-10]:.1f} ms")
 

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from safetensors import safe_open
 
+from lenet_jax import config as configs
 from lenet_jax.inference.state_dict import to_state_dict
 from lenet_jax.plots import curves, filters, output, results
 from lenet_jax.runs import figures as report
@@ -176,3 +177,16 @@ def test_the_table_of_layers_matches_the_network(image_size):
     assert table["fc3"] == ((6,), 6 * 6 + 6)
     params = jax.tree.leaves(nnx.state(model, nnx.Param))
     assert sum(count for _, count in table.values()) == sum(leaf.size for leaf in params)
+
+
+def test_the_table_of_ones_own_network_is_in_the_order_of_execution():
+    changes = {k: v for k, v in tiny.CONFIG.items() if not k.startswith("model.")}
+    changes |= {"model.name": "examples/own_network.py:Net", "model.width": 4}
+    spec = make_spec(configs.load("configs/notes.py", changes.items()), DATASET)
+    side = DATASET.image_shape[0]
+    *others, (name, shape, _) = layers(spec)
+    assert others == [
+        ("conv", (side, side, 4), 3 * 3 * 4 + 4),
+        ("norm", (side, side, 4), 2 * 4),
+    ]
+    assert (name, shape) == ("linear", (DATASET.num_classes,))

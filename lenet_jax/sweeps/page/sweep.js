@@ -5,6 +5,7 @@ const MOST_LINES = 2000;
 const WIDTH = 1200;
 const HEIGHT = 340;
 const EDGE = 60; // around the axes
+const MOST_TICKS = 6; // of an axis, at its own values
 
 // Whether a value passes a filter: a text, a number, `>1`, `<1` or `1..2`; an empty one is none.
 function passes(value, filter) {
@@ -56,8 +57,9 @@ function makeAxis(values) {
   const span = bend(high) - bend(low);
   const at = (value) => (span === 0 ? 0.5 : (bend(value) - bend(low)) / span);
   const invert = (place) => back(bend(low) + place * span);
-  const places = span === 0 ? [0.5] : [0, 0.25, 0.5, 0.75, 1];
-  return { at, invert, log, numeric: true, ticks: places.map((p) => [show(invert(p)), p]) };
+  const own = new Set(known);
+  const ticks = own.size > MOST_TICKS ? [0, 0.25, 0.5, 0.75, 1].map(invert) : [...own];
+  return { at, invert, log, numeric: true, ticks: ticks.map((value) => [show(value), at(value)]) };
 }
 
 function show(value) {
@@ -151,6 +153,10 @@ function start() {
 
   function draw() {
     const kept = select(rows, inputs.map((input) => input.value), sorted, down);
+    [...names.cells].forEach((cell, column) => {
+      if (column === sorted) cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else cell.removeAttribute("aria-sort");
+    });
     chosen.clear();
     drawLines(kept);
     body.replaceChildren();
