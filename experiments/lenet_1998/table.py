@@ -8,6 +8,7 @@ from experiments.lenet_1998.cells import CELLS, IMAGES, NETWORKS, TRAININGS, Cel
 from lenet_jax.plots.style import BLUE, INK, VERMILION, WIDTH, Figure, chart, key, styled
 from lenet_jax.statistics import summarise
 
+FEWEST = 20  # seeds; of fewer nothing is told yet
 WORDS = {"single": "then, one by one"}
 # Of each training, its colour and marker in the figure, and its place in a network's row.
 LOOKS = dict(zip(TRAININGS, ((VERMILION, "s", -0.17), (BLUE, "o", 0.17)), strict=True))
@@ -33,7 +34,8 @@ def describe(errors: list[float], published: float | None) -> dict[str, Any]:
 def overview(cells: dict[str, dict[str, Any]]) -> str:
     """The networks' errors in Markdown, a row each.
 
-    "–" is what is not trained; what is not published is empty.
+    "–" is what is not trained; what is not published is empty. Where single networks broke down, it
+    is the median.
     """
     lines = [
         "| network | 1998 | as then | as now | 1998, distorted | as then | as now |",
@@ -44,15 +46,29 @@ def overview(cells: dict[str, dict[str, Any]]) -> str:
         for images in IMAGES:
             published = Cell(name, "then", images).published
             values.append("" if published is None else f"{published:g}")
-            values += [_spread(cells.get(str(Cell(name, how, images)))) for how in TRAININGS]
+            values += [_brief(cells.get(str(Cell(name, how, images)))) for how in TRAININGS]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
 
 
-def _spread(row: dict[str, Any] | None) -> str:
-    if row is None or row["mean"] is None:
+def _brief(row: dict[str, Any] | None) -> str:
+    if not _is_known(row):
         return "–"
-    return f"{row['mean']:.2f}" + ("" if row["sd"] is None else f" ± {row['sd']:.2f}")
+    assert row is not None
+    return f"{row['median']:.2f} (median)" if _has_broken(row) else _spread(row)
+
+
+def _spread(row: dict[str, Any]) -> str:
+    return f"{row['mean']:.2f} ± {row['sd']:.2f}"
+
+
+def _has_broken(row: dict[str, Any]) -> bool:
+    """Whether networks of a cell broke down, so that its mean says little of the others."""
+    return row["sd"] > row["mean"] / 2
+
+
+def _is_known(row: dict[str, Any] | None) -> bool:
+    return row is not None and row["seeds"] >= FEWEST
 
 
 def table(cells: dict[str, dict[str, Any]]) -> str:
@@ -63,7 +79,8 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in CELLS:
-        if (row := cells.get(str(cell))) is None or row["mean"] is None:
+        row = cells.get(str(cell))
+        if row is None or not _is_known(row):
             continue
         share = row["share_at_or_below_published"]
         values = (
@@ -85,16 +102,18 @@ def table(cells: dict[str, dict[str, Any]]) -> str:
 def plot(answer: dict[str, Any]) -> Figure:
     """Draws each seed's error as a dot, their means, and the paper's errors as marks."""
     cells, rng = answer["cells"], np.random.default_rng(0)
-    drawn = [cells[name] for name in map(str, CELLS) if name in cells]
-    counts = sorted({cell["seeds"] for cell in drawn if cell["mean"] is not None})
-    figure = chart(WIDTH, 620, "Test errors of the networks of 1998 on MNIST")
+    drawn = [cells[name] for name in map(str, CELLS) if _is_known(cells.get(name))]
+    counts = sorted({cell["seeds"] for cell in drawn})
+    seeds = " to ".join(map(str, counts[:1] + counts[1:][-1:]))
+    title = f"Test errors of the networks of 1998 on MNIST, n = {seeds} seeds"
+    figure = chart(WIDTH, 620, title)
     key(
         figure,
         [
             ("■ trained as then, each seed", LOOKS["then"][0]),
             ("● trained as now, each seed", LOOKS["now"][0]),
             ("┃ published in 1998", INK),
-            (f"number: mean, n = {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} seeds", INK),
+            ("number: mean, of cells with a breakdown median", INK),
         ],
     )
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -102,16 +121,17 @@ def plot(answer: dict[str, Any]) -> Figure:
         for row, name in enumerate(NETWORKS):
             for training, (colour, marker, offset) in LOOKS.items():
                 result = cells.get(str(Cell(name, training, images)))
-                if result is None or result["mean"] is None:
+                if result is None or not _is_known(result):
                     continue
                 errors = np.asarray(errors_of(result["parts"]))
                 heights = row + offset + rng.uniform(-0.1, 0.1, len(errors))
                 axes.plot(errors, heights, marker, color=colour, alpha=0.4, markersize=3)
                 published = Cell(name, training, images).published or np.nan
                 right = training == "then"  # the worse of the two, as a rule
-                ends = (errors.max(), published) if right else (errors.min(), published)
+                whole = errors[errors < 3 * result["median"]]
+                ends = (whole.max(), published) if right else (whole.min(), published)
                 axes.annotate(
-                    f"{result['mean']:.2f}",
+                    f"{result['median' if _has_broken(result) else 'mean']:.2f}",
                     (np.nanmax(ends) if right else np.nanmin(ends), row + offset),
                     xytext=(7 if right else -7, 0),
                     textcoords="offset points",
@@ -126,7 +146,7 @@ def plot(answer: dict[str, Any]) -> Figure:
         axes.set_title(f"{images} training images")
     panels[0].set_yticks(range(len(NETWORKS)), [row.title for row in NETWORKS.values()])
     panels[0].invert_yaxis()
-    panels[0].set_xlim(0.3, 25)
-    panels[0].set_xticks(ticks := (0.5, 1, 2, 5, 10, 20), [f"{tick:g}" for tick in ticks])
+    panels[0].set_xlim(0.3, 100)
+    panels[0].set_xticks(ticks := (0.5, 1, 2, 5, 10, 20, 50), [f"{tick:g}" for tick in ticks])
     panels[0].minorticks_off()
     return figure

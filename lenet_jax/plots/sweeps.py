@@ -100,7 +100,8 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     elif ranked:
         height = 140 + 26 * min(len(settings), MOST_RANKED)
     curved = any(setting.errors.size for setting in settings)
-    width = WIDTH if curved or keys[1:] or ranked else NARROW
+    wide = curved or keys[1:] or ranked or LETTER * len(subtitle) > NARROW
+    width = WIDTH if wide else NARROW
     figure = chart(width, max(height, 300), f"Sweep {legible(title, 80)}", subtitle)
     if len(keys) == 2:
         _plot_heat_map(figure.subplots(), settings, keys)
