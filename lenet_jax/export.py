@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 
 from lenet_jax import machine
 from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_command, writing
+from lenet_jax.storage.fetching import fetch
 from lenet_jax.storage.files import (
     check_replaceable,
     name_draft,
@@ -68,8 +69,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--out", metavar="FILE", help="default: in DIR/export; of a zoo a folder")
     add_force(parser)
     arguments = parser.parse_args(argv)
-    from lenet_jax.storage.sweep_dir import fetch  # late: --help is shown at once
-
     name = find_network(arguments, fetch)
     path = expand(name.path)
     if arguments.format == ZOO:

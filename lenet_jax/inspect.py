@@ -25,6 +25,7 @@ from lenet_jax.errors import (
 )
 from lenet_jax.network_name import NetworkName, parse
 from lenet_jax.reading import read_json
+from lenet_jax.storage.fetching import fetch
 from lenet_jax.storage.files import check_replaceable, refuse_link, write_atomically
 from lenet_jax.storage.formats import RunRecord
 from lenet_jax.storage.run_dir import RECORD, TENSORBOARD
@@ -91,8 +92,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     arguments = parser.parse_args(argv)
     if arguments.compare is not None:
         return _compare(arguments)
-    from lenet_jax.storage.sweep_dir import fetch  # late: --help is shown at once
-
     name = find_network(arguments, fetch)
     path = expand(name.path)
     from lenet_jax.plots.output import parse_formats, png, render
@@ -287,8 +286,6 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _source(name: str) -> NetworkName:
     """A run directory, or a sweep's member, where it is."""
-    from lenet_jax.storage.sweep_dir import fetch  # late, as above
-
     found = parse(name)
     path = expand(fetch(found.path))
     if not path.is_dir():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lenet_jax.data import Dataset
 
 PROGRAM = "python -m lenet_jax.main"
+EMBEDDED = "mnist"  # the data that come with the package
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
@@ -98,17 +99,29 @@ def _run(
 
 
 def _load_beside(config: Config) -> "Callable[[], Dataset]":
-    """Loads the data on a thread; returns what waits for them, and raises what loading them did."""
+    """Begins to load the data; returns what waits for them, and raises what loading them did.
+
+    Those that come with the package are read on a thread. Others may import modules, which two
+    threads at once cannot do safely: either may find the other's half done.
+    """
+    with starting(), _importing("the data's code"):
+        from lenet_jax import data
+
     future: Future[Dataset] = Future()
 
     def load() -> None:
         try:
             with timeline.span("data"):
-                from lenet_jax import data
-
                 future.set_result(data.load_section(config.data))
         except BaseException as error:  # noqa: BLE001  # raised again where the data are needed
             future.set_exception(error)
+
+    def load_here() -> "Dataset":
+        load()
+        return future.result()
+
+    if config.data.name != EMBEDDED or config.data.fit != "pad":
+        return load_here
 
     threading.Thread(target=load, name="data", daemon=True).start()
     return future.result

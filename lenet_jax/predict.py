@@ -17,6 +17,7 @@ from lenet_jax.errors import (
     run_command,
     show,
 )
+from lenet_jax.storage.fetching import fetch
 from lenet_jax.terminal.arguments import description, find_network, make_parser
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--one", action="store_true", help="only the largest character of an image")
     arguments = parser.parse_args(argv)
-    from lenet_jax.storage.sweep_dir import fetch  # late: --help is shown at once
-
     name = find_network(arguments, fetch)
 
     from lenet_jax.data import image_sources  # late: an error in the arguments is reported at once

@@ -37,8 +37,9 @@ from lenet_jax.network_name import NetworkName, parse
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
+from lenet_jax.storage.fetching import fetch
 from lenet_jax.storage.formats import RunRecord, Summary
-from lenet_jax.storage.sweep_dir import SweepDir, fetch, is_sweep
+from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 from lenet_jax.storage.sweep_weights import StoredMember, SweepWeights
 
 NOTHING = Description()

@@ -88,6 +88,9 @@ def start(units: tuple[str, ...] = LENET) -> None:
 
     It does not import JAX, so that both may happen at once. A failure is left to `load`.
     """
+    # Not on a thread, which might find a module that another has imported by half.
+    with contextlib.suppress(ImportError):
+        import filelock  # noqa: F401
     for unit in units:
         if unit not in _building:
             thread = threading.Thread(target=_fill_cache, args=[unit], daemon=True)

@@ -72,7 +72,8 @@ class Job:
             num_epochs=progress.epoch if stalled else spec.num_epochs,
             trace=trace,
         )
-        threading.Thread(target=_import_figures, name="import of figures").start()
+        importing = threading.Thread(target=_import_figures, name="import of figures")
+        importing.start()
         began = time.perf_counter()
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1, spec.measured)
         with display as epochs, contextlib.closing(segments):
@@ -112,6 +113,7 @@ class Job:
         if progress.epoch < spec.num_epochs:
             reason = f"no better validation accuracy since epoch {progress.best_epoch}"
             self.console.note(f"stopped early: {reason}; train.patience={config.train.patience}")
+        importing.join()  # two threads cannot safely import at once
         self._finish(run_state, progress, seconds_to_first_step)
         return Outcome(ExitCode.DONE, "done", reason)
 

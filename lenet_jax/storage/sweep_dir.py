@@ -517,21 +517,6 @@ def _plan_text(plan: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def fetch(path: str) -> str:
-    """The folder of a copy, of a sweep at a URL; any other path as it is.
-
-    Raises:
-      UserError: there is no sweep at the URL, or it cannot be read.
-    """
-    if not is_url(path):
-        return path
-    store = SweepDir(path)
-    store.pull()
-    if store.plan() is None:
-        raise UserError(f"{path} has no sweep")
-    return str(store.path)
-
-
 def is_sweep(path: Path) -> bool:
     """Whether a folder holds a sweep; one whose name no file can have holds none."""
     with contextlib.suppress(OSError):
