@@ -13,14 +13,17 @@ import ast
 import csv
 import fnmatch
 import importlib
-import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments import study
+from lenet_jax.errors import ExitCode, UserError, print_remarks, printable, run_command
 from lenet_jax.plots.output import parse_formats
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
+from lenet_jax.reading import read_json
 from lenet_jax.sweeps import results
 
 SUMMARY = "summary.json"
@@ -37,23 +40,38 @@ DRAWN_BY = {
     "scaling.json": "scaling",
     "torch_distribution.json": "torch_distribution",
     "torch_parity*.json": "torch_parity",
+    "whole_job.json": "whole_job",
 }
 
 
 def redraw(file: Path, suffixes: list[str]) -> list[Path]:
-    """Draws the figure of a file anew: the files of the figure; none, if it has no figure."""
-    if file.name == SUMMARY:
-        return study.save(file.with_name("sweep.json"), plot_summary(file), suffixes)
-    for pattern, module in DRAWN_BY.items():
-        if fnmatch.fnmatch(file.name, pattern):
-            plot = importlib.import_module(f"experiments.{module}").plot
-            return study.save(file, plot(json.loads(file.read_text())), suffixes)
+    """Draws the figure of a file anew.
+
+    Returns:
+      The files of the figure; none, if it has no figure.
+
+    Raises:
+      UserError: the file does not exist, or is damaged.
+    """
+    answer = read_json(file, dict[str, Any])
+    if answer is None:
+        raise UserError(f"{file} does not exist")
+    try:
+        if file.name == SUMMARY:
+            return study.save(file.with_name("sweep.json"), plot_summary(file, answer), suffixes)
+        for pattern, module in DRAWN_BY.items():
+            if fnmatch.fnmatch(file.name, pattern):
+                plot = importlib.import_module(f"experiments.{module}").plot
+                return study.save(file, plot(answer), suffixes)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{file}: its script needs {error.name}, which is not installed") from error
+    except (KeyError, OSError) as error:
+        raise UserError(f"{file} is not as its script writes it: {printable(error)}") from error
     return []
 
 
-def plot_summary(file: Path) -> Figure:
+def plot_summary(file: Path, summary: dict[str, Any]) -> Figure:
     """Draws the test errors of a sweep, by its `summary.json` and the `results.csv` beside it."""
-    summary = json.loads(file.read_text())
     with file.with_name("results.csv").open(newline="") as lines:
         rows = [{name: _parse(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
     swept = list(rows[0])[1 : list(rows[0]).index("status")]
@@ -75,20 +93,27 @@ def _parse(cell: str) -> Any:
         return cell
 
 
-def main() -> None:
-    """Draws the figures, and names their files."""
+def main(argv: Sequence[str]) -> int:
+    """Draws the figures, names their files, and returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE.json")
     parser.add_argument("--format", default="png", help="png, svg, pdf, or several of them")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     suffixes = parse_formats(arguments.format)
     for file in arguments.files or sorted(Path("results").rglob("*.json")):
-        paths = redraw(file, suffixes)
+        try:
+            paths = redraw(file, suffixes)
+        except UserError as error:  # the others are drawn nonetheless
+            if arguments.files:
+                raise
+            print_remarks([str(error)])
+            continue
         if not paths and arguments.files:
             parser.error(f"{file} has no figure")
         for path in paths:
             print(path, flush=True)
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, sys.argv[1:]))

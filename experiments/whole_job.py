@@ -24,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments import study
 from lenet_jax import config as configs
 from lenet_jax import data
 from lenet_jax.machine import PACKAGES, environment
+from lenet_jax.plots.style import BLUE, FAINT, WIDTH, Figure, chart, styled
 from lenet_jax.storage.files import write_json
 
 QUESTION = "How long does a person wait for a trained network, compared with PyTorch?"
@@ -104,30 +106,35 @@ def summarise(jobs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]
     return {"jobs": ours | torch, "compared_with": fastest, "runs": jobs}
 
 
-def draw(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, title: str) -> None:
+@styled
+def plot(answer: Mapping[str, Any]) -> Figure:
     """Draws the phases of the median job, cold and warm, against time."""
-    from matplotlib.figure import Figure
-
+    runs, machine = answer["runs"], answer["environment"]
     chosen = {name: sorted(runs[name], key=_seconds)[len(runs[name]) // 2] for name in (COLD, WARM)}
     heights = [len(run["phases"]) for run in chosen.values()]
-    figure = Figure(figsize=(9, 1.2 + 0.2 * sum(heights)), layout="constrained")
+    figure = chart(
+        WIDTH,
+        140 + 19 * sum(heights),
+        f"Where the time of a job goes: {CONFIG} on MNIST, {answer['epochs']} epochs",
+        f"{machine['processor']}, {machine['cores']} cores; the median job of n ="
+        f" {answer['turns']}; cold: with empty caches",
+    )
     all_axes = figure.subplots(2, 1, sharex=True, height_ratios=heights)
     for axes, (name, run) in zip(all_axes, chosen.items(), strict=True):
         phases = run["phases"]
         starts = [phase["start"] for phase in phases]
         lengths = [phase["end"] - phase["start"] for phase in phases]
-        colours = ["#0072b2" if p["name"] == "training" else "#56b4e9" for p in phases]
+        colours = [BLUE if p["name"] == "training" else FAINT for p in phases]
         bars = axes.barh(range(len(phases)), lengths, left=starts, color=colours, height=0.8)
         labels = [f"{p['name']}  {t:.2f} s" for p, t in zip(phases, lengths, strict=True)]
         axes.bar_label(bars, labels, padding=3, fontsize=7)
-        axes.set(yticks=[], ylabel=name)
+        axes.set(yticks=[])
+        axes.set_title(f"{name}: {run['seconds']:.1f} s in all")
         axes.invert_yaxis()
-        axes.margins(x=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.25, y=0.02)
     all_axes[1].set_xlim(left=0)
-    all_axes[1].set_xlabel("wall time since the command was entered (s)")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    all_axes[1].set_xlabel("wall time since the command was entered, s")
+    return figure
 
 
 def _time(command: Sequence[str], variables: Mapping[str, str]) -> float:
@@ -175,9 +182,7 @@ def main() -> None:
     arguments.results.mkdir(exist_ok=True)
     file = arguments.results / "whole_job.json"
     write_json(file, answer)
-    machine = f"{answer['environment']['processor']}, {answer['environment']['cores']} cores"
-    title = f"{CONFIG}, {arguments.epochs} epochs, {machine}: the median job of {arguments.turns}"
-    draw(answer["runs"], file.with_suffix(".png"), title)
+    study.save(file, plot(answer))
     print(f"written to {file}")
 
 

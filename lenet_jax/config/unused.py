@@ -23,6 +23,15 @@ USED_BY: dict[str, tuple[str, tuple[str, ...]]] = {
     "schedule.div_factor": ("schedule.name", ("one_cycle",)),
     "schedule.final_div_factor": ("schedule.name", ("one_cycle",)),
 }
+# Of a key, the one without which it does nothing: where that is 0 or None.
+NEEDS = {
+    "augment.elastic_sigma": "augment.elastic_alpha",
+    "prune.method": "prune.amount",
+    "prune.scope": "prune.amount",
+    "seeds.prune": "prune.amount",
+    "seeds.label_noise": "data.label_noise",
+    "seeds.subset": "data.subset",
+}
 
 
 def unused(config: Config, given: Collection[str], swept: Collection[str] = ()) -> list[str]:
@@ -33,14 +42,15 @@ def unused(config: Config, given: Collection[str], swept: Collection[str] = ()) 
       given: the keys that the command line sets.
       swept: those that differ between members.
     """
-    remarks = []
+    remarks, named = list[str](), {*given, *swept}
     for key, (by, values) in USED_BY.items():
-        if (
-            key in {*given, *swept}
-            and by not in swept
-            and (name := attrgetter(by)(config)) not in values
-        ):
+        name = attrgetter(by)(config)
+        if key in named and by not in swept and name not in values:
             remarks.append(f"{key} does nothing with {by}={name}: it is for {' and '.join(values)}")
+    for key, other in NEEDS.items():
+        value = attrgetter(other)(config)
+        if key in named and other not in swept and not value:
+            remarks.append(f"{key} does nothing with {other}={value}")
     late = [b for b in config.schedule.boundaries if b >= config.train.num_epochs]
     if late and config.schedule.name == "piecewise" and "schedule.boundaries" in given:
         remarks.append(

@@ -98,13 +98,13 @@ def start(units: tuple[str, ...] = LENET) -> None:
             _building[unit] = thread
 
 
-@functools.cache
 def load(units: tuple[str, ...] = LENET) -> None:
-    """Compiles units that are not in the cache, and registers their functions with XLA.
+    """Compiles units that are not in the cache, and registers their functions with XLA, once.
 
     Raises:
       UserError: there is no compiler, or it fails.
     """
+    units = tuple(unit for unit in units if unit not in _registered)
     start(units)
     for unit in units:
         _building[unit].join()
@@ -120,8 +120,10 @@ def load(units: tuple[str, ...] = LENET) -> None:
             raise UserError(f"{text}\n{OTHERWISE}") from error
         for name, function in functions.items():
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(function), platform="cpu")
+        _registered.add(unit)
 
 
+_registered: set[str] = set()
 _building: dict[str, threading.Thread] = {}
 _one_at_a_time = threading.Lock()
 
@@ -234,7 +236,11 @@ def _compiler() -> list[str]:
 
 def _run(command: Sequence[str], unit: str) -> bytes:
     try:
-        return subprocess.run(command, capture_output=True, check=True).stdout
+        answer = subprocess.run(command, capture_output=True, check=True, timeout=LONGEST_BUILD)
+        return answer.stdout
+    except subprocess.TimeoutExpired as error:
+        text = f"{command[0]} takes more than {LONGEST_BUILD} s to compile {_source(unit)}"
+        raise UserError(f"{text}\n{OTHERWISE}") from error
     except (OSError, subprocess.CalledProcessError) as error:
         stderr = getattr(error, "stderr", None) or str(error).encode()
         lines = stderr.decode(errors="replace").splitlines()

@@ -41,6 +41,8 @@ class Remote:
           UserError: fsspec knows no such URL, or what it needs for it is not installed.
         """
         self.url, protocol = url.rstrip("/"), url.partition("://")[0]
+        if protocol in ("file", "local"):
+            raise UserError(f"{show(url)}: give a folder of this machine as a path, not as a URL")
         try:
             from fsspec.core import url_to_fs
 

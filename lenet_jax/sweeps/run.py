@@ -11,7 +11,7 @@ from lenet_jax import data, machine
 from lenet_jax.data.arrays import given
 from lenet_jax.data.dataset import SECTION
 from lenet_jax.device_defaults import defaults_of
-from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted
+from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted, is_url
 from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.corruptions import plot_error_map
 from lenet_jax.plots.output import draw
@@ -104,9 +104,14 @@ def run(
         _print_remarks(console, store, config, groups, executor)
         _record(console, store, config, members, chunks, options, command)
         with Interrupt(console.release, console.is_closed) as interrupt:
+
+            def say_stopped() -> None:
+                console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
+
+            interrupt.before_exit = say_stopped  # where an epoch takes longer than it waits
             failures = _train(store, members, groups, chunks, options, console, interrupt, executor)
             if failures is None:
-                console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
+                say_stopped()
                 return interrupt.exit_code
         store.flush()
         if options.worker is not None:  # the others may not have ended
@@ -384,7 +389,8 @@ def _collect(
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
     if winner and options.saved != "none":
         member = f"--member={winner[1]['member']}"
-        console.next([next_command(command, "inspect", f"--workdir={store.name}", member)])
+        out = ["--out=inspect"] if is_url(store.name) else []
+        console.next([next_command(command, "inspect", f"--workdir={store.name}", member, *out)])
     if finished_any:
         return ExitCode.DONE
     console.warn(

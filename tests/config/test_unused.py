@@ -4,7 +4,7 @@ import pytest
 
 from lenet_jax import config as configs
 from lenet_jax.config.schema import keys
-from lenet_jax.config.unused import USED_BY, unused
+from lenet_jax.config.unused import NEEDS, USED_BY, unused
 
 NOTES = "configs/notes.py"
 
@@ -17,6 +17,10 @@ def test_the_keys_exist_and_so_do_what_decides_and_its_values():
             if value == "piecewise":
                 changes |= {"schedule.boundaries": (1.0,), "schedule.factors": (0.5,)}
             assert not unused(configs.load(NOTES, changes.items()), [key])
+
+
+def test_what_others_need_exists():
+    assert {*NEEDS, *NEEDS.values()} <= set(keys())
 
 
 @pytest.mark.parametrize(
@@ -46,6 +50,10 @@ def test_the_keys_exist_and_so_do_what_decides_and_its_values():
         ),
         ({"optimizer.momentum": 0.5}, ("optimizer.name", "optimizer.b1"), []),
         ({"optimizer.momentum": 0.5}, (), []),
+        ({"prune.scope": "layer"}, (), ["prune.scope does nothing with prune.amount=0.0"]),
+        ({"seeds.subset": 3}, (), ["seeds.subset does nothing with data.subset=None"]),
+        ({"seeds.subset": 3}, ("data.subset",), []),
+        ({"prune.scope": "layer", "prune.amount": 0.5}, (), []),
     ],
 )
 def test_a_key_without_effect_is_named(changes, swept, remarks):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from experiments import redraw
+from lenet_jax.errors import UserError
 
 RESULTS = Path("results")
 
@@ -51,4 +52,21 @@ def test_every_figure_of_the_results_can_be_drawn():
 
 
 def test_a_file_without_a_figure_draws_none(tmp_path):
+    (tmp_path / "faults.json").write_text("{}")
     assert redraw.redraw(tmp_path / "faults.json", [".png"]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("accuracy_x.json", None, "does not exist"),
+        ("accuracy_x.json", "{", "is not JSON"),
+        ("accuracy_x.json", "{}", "is not as its script writes it: 'runs'"),
+        ("summary.json", "{}", "is not as its script writes it"),
+    ],
+)
+def test_a_wrong_file_is_a_short_error(tmp_path, name, text, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        redraw.redraw(tmp_path / name, [".png"])

@@ -39,7 +39,8 @@ def fresh(monkeypatch, tmp_path):
     """The state of a new process: nothing is loaded, and the cache is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    cached = native.load, native.missing, native.key
+    monkeypatch.setattr(native, "_registered", set())
+    cached = native.missing, native.key
     for function in cached:
         function.cache_clear()
     yield monkeypatch
@@ -267,6 +268,26 @@ def test_a_call_refuses_arrays_of_other_types():
     call = jax.ffi.ffi_call("linear_forward", out)
     with pytest.raises(jax.errors.JaxRuntimeError, match="other types"):
         call(jnp.ones((3, 16)), jnp.ones((3, 4), jnp.int32), jnp.ones(4))
+
+
+def test_a_compiler_that_hangs_is_given_up(fresh, tmp_path):
+    fresh.setattr(native, "LONGEST_BUILD", 0.2)
+    fresh.setenv("CXX", compiler(tmp_path / "slow", "exec cat /dev/zero > /dev/null"))
+    assert native.missing() == (
+        f"{tmp_path}/slow takes more than 0.2 s to compile lenet_jax/nn/cpp/convolution.cc"
+    )
+
+
+@pytest.mark.compiler
+def test_without_a_cache_each_unit_is_registered_once(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file")}
+    code = "from lenet_jax.nn import native; native.load(); native.load(native.LENET)"
+    code += "; assert native.missing() is None; native.load(native.LENET[:1])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_started_early_fails_in_load_alone_and_without_jax(tmp_path):
