@@ -12,6 +12,10 @@
 
 namespace {
 
+// A call's context: the type has another name in each version of the interface, as that of
+// extensions has.
+using Context = decltype(XLA_FFI_CallFrame::ctx);
+
 // A call's arrays, the arguments first and then the results, and its attributes.
 class Call {
  public:
@@ -46,7 +50,7 @@ class Call {
   }
 
   const XLA_FFI_Api* api() const { return frame_->api; }
-  XLA_FFI_ExecutionContext* context() const { return frame_->ctx; }
+  Context context() const { return frame_->ctx; }
 
  private:
   const XLA_FFI_Buffer& array(long place) const {
@@ -60,10 +64,10 @@ class Call {
 
 // Runs a call whose arrays have these types, or says which version of the interface it is for.
 XLA_FFI_Error* answer(XLA_FFI_CallFrame* frame, const char* types, void (*run)(const Call&)) {
-  XLA_FFI_Extension_Base* const extension = frame->extension_start;
+  const auto* extension = frame->extension_start;
   if (extension != nullptr && extension->type == XLA_FFI_Extension_Metadata) {
     XLA_FFI_Metadata* metadata =
-        reinterpret_cast<XLA_FFI_Metadata_Extension*>(extension)->metadata;
+        reinterpret_cast<const XLA_FFI_Metadata_Extension*>(extension)->metadata;
     metadata->api_version = {XLA_FFI_Api_Version_STRUCT_SIZE, nullptr, XLA_FFI_API_MAJOR,
                              XLA_FFI_API_MINOR};
     metadata->traits = 0;

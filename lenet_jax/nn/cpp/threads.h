@@ -75,7 +75,7 @@ class Threads {
   }
 
   const XLA_FFI_Api* api_;
-  XLA_FFI_ExecutionContext* context_;
+  Context context_;
 };
 
 }  // namespace
