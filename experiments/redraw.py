@@ -1,4 +1,4 @@
-"""Draws the figures of results anew, from their files: nothing is trained.
+"""Redraws the figures of results from their files; nothing is trained.
 
     python -m experiments.redraw
     python -m experiments.redraw results/lottery_ticket.json --format=svg,pdf
@@ -45,7 +45,7 @@ DRAWN_BY = {
 
 
 def redraw(file: Path, suffixes: list[str]) -> list[Path]:
-    """Draws the figure of a file anew.
+    """Redraws the figure of a file.
 
     Returns:
       The files of the figure; none, if it has no figure.

@@ -4,9 +4,8 @@ import contextlib
 import functools
 import gc
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from lenet_jax.data import Dataset
 
 PROGRAM = "python -m lenet_jax.main"
-EMBEDDED = "mnist"  # the data that come with the package
 
 
 def main(argv: Sequence[str], program: str = PROGRAM) -> int:
@@ -106,25 +104,15 @@ def _load_beside(config: Config) -> "Callable[[], Dataset]":
     """
     with starting(), _importing("the data's code"):
         from lenet_jax import data
+        from lenet_jax.data.dataset import EMBEDDED
 
-    future: Future[Dataset] = Future()
-
-    def load() -> None:
-        try:
-            with timeline.span("data"):
-                future.set_result(data.load_section(config.data))
-        except BaseException as error:  # noqa: BLE001  # raised again where the data are needed
-            future.set_exception(error)
-
-    def load_here() -> "Dataset":
-        load()
-        return future.result()
+    def load() -> "Dataset":
+        with timeline.span("data"):
+            return data.load_section(config.data)
 
     if config.data.name != EMBEDDED or config.data.fit != "pad":
-        return load_here
-
-    threading.Thread(target=load, name="data", daemon=True).start()
-    return future.result
+        return load
+    return ThreadPoolExecutor(1, "data").submit(load).result
 
 
 @contextlib.contextmanager

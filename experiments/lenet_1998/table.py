@@ -8,7 +8,7 @@ from experiments.lenet_1998.cells import CELLS, IMAGES, NETWORKS, TRAININGS, Cel
 from lenet_jax.plots.style import BLUE, INK, VERMILION, WIDTH, Figure, chart, key, styled
 from lenet_jax.statistics import summarise
 
-FEWEST = 20  # seeds; of fewer nothing is told yet
+FEWEST = 20  # seeds; results of fewer are not shown
 WORDS = {"single": "then, one by one"}
 # Of each training, its colour and marker in the figure, and its place in a network's row.
 LOOKS = dict(zip(TRAININGS, ((VERMILION, "s", -0.17), (BLUE, "o", 0.17)), strict=True))

@@ -22,6 +22,7 @@ from lenet_jax.data.paths import is_path, load_path
 from lenet_jax.data.tfds import ARRAYS, digest, load_tfds_arrays
 from lenet_jax.errors import UserError, expand, show
 
+EMBEDDED = "mnist"  # the name of the data that come with the package
 EMBEDDED_MNIST = pathlib.Path(__file__).parent / "embedded" / "mnist"
 # What configs have where a user says nothing, `config.base` and its `smoke`, and what therefore
 # adapts to fewer images; any other number is taken at its word.
@@ -166,7 +167,7 @@ def load(
             "these data were given to lenet_jax.train in Python, and are not stored\n"
             "Pass them again: lenet_jax.train(config, workdir, data=(x, y))."
         )
-    if name == "mnist":
+    if name == EMBEDDED:
         _verify_embedded_mnist()
         source = file_set.load(EMBEDDED_MNIST)
         digests = digests_of(source)

@@ -11,9 +11,9 @@ def fetch(path: str) -> str:
     """
     if not is_url(path):
         return path
-    from lenet_jax.storage.sweep_dir import SweepDir  # late: a command's mistakes are told at once
+    from lenet_jax.storage.sweep_url import SweepAtUrl  # late: mistakes are reported at once
 
-    store = SweepDir(path)
+    store = SweepAtUrl(path)
     store.pull()
     if store.plan() is None:
         raise UserError(f"{path} has no sweep")

@@ -17,7 +17,7 @@ first to be there stays. Whoever reads one checks its sums, and that it belongs 
 of what is recorded, which may be large, when it is read. One process at a time drives the sweep,
 and holds its lock, see `storage.lock`. Those of a job array only publish chunks, which needs none.
 
-A sweep may also be at a URL: see `storage.url_copy`. Its directory is a copy then.
+A sweep at a URL is a `storage.sweep_url.SweepAtUrl`, whose directory is a copy.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lenet_jax.errors import UserError, expand, is_url, printable
-from lenet_jax.reading import decode, read_bytes, read_json
+from lenet_jax.errors import UserError, expand
+from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir
 from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk, write_arrays
 from lenet_jax.storage.columns import Columns
@@ -43,17 +43,14 @@ from lenet_jax.storage.files import (
     refuse_others,
     remove,
     remove_drafts,
-    set_aside,
     write_atomically,
     write_json,
 )
 from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.recorded import is_recorded
-from lenet_jax.storage.remote import unpack
-from lenet_jax.storage.sums import MANIFEST, find_damage, manifest, write_manifest
+from lenet_jax.storage.sums import find_damage, manifest, write_manifest
 from lenet_jax.storage.tables import Table, write_csv, write_parquet
-from lenet_jax.storage.url_copy import SUFFIX, UrlCopy
 
 PLAN, CONFIG, ENVIRONMENT = "sweep.json", "config.json", "environment.json"
 CHUNKS = "chunks"
@@ -64,9 +61,7 @@ FIGURE, ERROR_MAP = "sweep", "corruptions"  # each a file of one or several form
 FIGURES = tuple(f"{name}{end}" for name in (FIGURE, ERROR_MAP) for end in (".png", ".svg", ".pdf"))
 RESULTS = TABLE, PARQUET, HISTORY, SUMMARY, *FIGURES, PAGE, WINNER
 NAMES = CONFIG, ENVIRONMENT, *RESULTS
-COPIED = CONFIG, ENVIRONMENT  # from a URL, beside the plan and the chunks
-MAX_LISTED = 12  # members or epochs in one message
-_CHUNK = re.compile("[0-9]{4,}")
+CHUNK_NAME = re.compile("[0-9]{4,}")
 _OWN_DRAFT = re.compile(r"\.[0-9]{4,}\.draft")
 
 
@@ -74,27 +69,15 @@ class SweepDir:
     """The directory of one sweep.
 
     Attributes:
-      path: the directory; of a sweep at a URL that of its copy.
-      name: the directory, or the URL.
+      path: the directory.
+      name: where the sweep is, for messages.
     """
 
     def __init__(self, path: str | Path):
-        """Does not create the directory; `open` does.
-
-        Args:
-          path: the directory, or a URL, of which `pull` copies what is there.
-
-        Raises:
-          UserError: there can be no sweep.
-        """
-        self._url = UrlCopy(str(path)) if is_url(path) else None
-        if self._url is None:
-            self.path = expand(path, "--workdir=").absolute()
-            self.name = str(self.path)
-        else:
-            self.path, self.name = self._url.folder.absolute(), self._url.url
+        """Does not create the directory; `open` does."""
+        self.path = expand(path, "--workdir=").absolute()
+        self.name = str(self.path)
         self._plan: Plan | None = None
-        self._uploaded: set[int] | None = None  # the chunks at the URL; None if it has no plan
         self._lock, self._is_locked = Lock(self.path / ".sweep.lock"), False
 
     def __enter__(self) -> "SweepDir":
@@ -106,74 +89,27 @@ class SweepDir:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._url is not None:
-            self._url.close()
         self._lock.release()
         self._is_locked = False
 
     def pull(self) -> None:
-        """Copies what is at the URL and not in the directory yet; not needed without one.
+        """Copies to the directory what is at a URL, if the sweep is at one, and not in it yet.
 
         Raises:
           UserError: it cannot be read, is damaged, or the directory has a copy of another sweep.
         """
-        url = self._url
-        if url is None or (plan := url.read(PLAN)) is None:
-            return
-        there = decode(plan, Plan, f"{url.url}/{PLAN}")
-        if self.plan() not in (None, there):
-            raise UserError(
-                f"{self.path} is the copy of another sweep than {url.url} has\n"
-                "Delete that folder, then run the same command again."
-            )
-        url.prepare()
-        make_folder(self.path / CHUNKS)
-        for name, content in ((PLAN, plan), *((name, url.read(name)) for name in COPIED)):
-            if content is not None:
-                write_atomically(self.path / name, content)
-        chunks = {int(n): o for n, o in url.chunks(CHUNKS).items() if _CHUNK.fullmatch(n)}
-        self._uploaded = set(chunks)
-        missing = {chunks[n]: n for n in sorted(chunks.keys() - self.done())}
-        for name, content in url.read_all(missing):
-            if content is not None:
-                self._take_copy(missing[name], content, f"{url.url}/{name}")
 
-    def _take_copy(self, chunk: int, content: bytes, where: str) -> None:
-        """Publishes a chunk that was read from the URL; raises UserError if it is damaged."""
-        known = chunk < len(self._chunks)
-        try:
-            files = unpack(content)
-            sums = files.pop(MANIFEST).decode()
-            place = decode(files[PLACE], Place, PLACE)
-            if not known or place != self._place(chunk):
-                raise UserError(f"it is not chunk {chunk} of the plan in {PLAN}")
-            with self.draft(chunk, shared=True) as draft:
-                self._write_checked(chunk, draft, files, sums)
-                (draft / MANIFEST).write_text(sums)
-                publish_once(draft, self.folder(chunk))
-        except (ValueError, LookupError, UserError) as error:
-            reason = str(error).removeprefix(f"{self.folder(chunk)} is damaged: ")
-            raise damaged(where, printable(reason.partition("\n")[0])) from error
-
-    def flush(self) -> None:
-        """Waits until the URL has all that was published; not needed without one.
+    def push(self) -> None:
+        """Uploads what a URL does not have, if the sweep is at one, and waits until it has all.
 
         A chunk that another driver has put there before stays, and replaces this one's.
 
         Raises:
-          UserError: it cannot be written, or read.
+          UserError: it cannot be written, or read, or has another sweep.
         """
-        if self._url is None:
-            return
-        for folder in self._url.flush():
-            name = f"{CHUNKS}/{folder.name}{SUFFIX}"
-            if (content := self._url.read(name)) is not None:
-                remove(set_aside(folder))
-                self._take_copy(int(folder.name), content, f"{self.name}/{name}")
 
     def take_problem(self) -> str | None:
-        """Why the URL cannot be written, in a line, once; None if it can."""
-        return None if self._url is None else self._url.take_problem()
+        """Why a URL cannot be written, in a line, once; None if it can, or there is none."""
 
     @property
     def lock_note(self) -> str | None:
@@ -226,8 +162,6 @@ class SweepDir:
             process drives the sweep.
           OSError: the disk is full or has failed.
         """
-        if self._url is not None:
-            self._url.prepare()
         with preparing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             chunks = make_folder(self.path / CHUNKS)
@@ -237,49 +171,20 @@ class SweepDir:
                 if _OWN_DRAFT.fullmatch(draft.name):  # not those of a job array, which may run
                     remove(draft)
             for path in chunks.glob("[0-9]*"):
-                if _CHUNK.fullmatch(path.name) and not path.is_dir():
+                if CHUNK_NAME.fullmatch(path.name) and not path.is_dir():
                     raise damaged(path, "it is not a folder")
             if self.plan() is None:
                 if not any(chunks.glob("[0-9]*")):
                     refuse_others(self.path, NAMES, PLAN, "sweep")
-                self._write_plan(_plan_text({**plan, "config": config}))
+                self._write_plan(_plan_text({**plan, "config": config}).encode())
             if not (self.path / CONFIG).exists():
                 write_json(self.path / CONFIG, config)
         written = self.plan()
         assert written is not None
-        self._push()
         return written
 
-    def push(self) -> None:
-        """Uploads what the URL does not have; not needed without one.
-
-        Raises:
-          UserError: it cannot be written, or has another sweep.
-        """
-        self._push()
-        self.flush()
-
-    def _write_plan(self, text: str) -> None:
-        """Writes a plan; at a URL that of another driver may be faster, and is taken."""
-        content = text.encode()
-        if self._url is not None:
-            content = self._url.create(PLAN, content)
+    def _write_plan(self, content: bytes) -> None:
         write_atomically(self.path / PLAN, content)
-
-    def _push(self) -> None:
-        """Uploads the plan, and begins to upload the chunks, that the URL does not have."""
-        url = self._url
-        if url is None:
-            return
-        if self._uploaded is None:
-            content = url.create(PLAN, read_bytes(self.path / PLAN))
-            if decode(content, Plan, f"{url.url}/{PLAN}") != self.plan():
-                raise UserError(f"another sweep was begun at {url.url}; choose another --workdir")
-            url.write(CONFIG)
-            self._uploaded = set()
-        for chunk in sorted(self.done() - self._uploaded):
-            self._uploaded.add(chunk)
-            url.upload(self.folder(chunk))
 
     def lock(self) -> None:
         """Keeps other processes from driving the sweep, until the context of this object is left.
@@ -307,13 +212,11 @@ class SweepDir:
     def write_environment(self, record: Mapping[str, Any]) -> None:
         """Writes what may affect the results: versions, devices, the command."""
         write_json(self.path / ENVIRONMENT, record)
-        if self._url is not None:
-            self._url.write(ENVIRONMENT)
 
     def done(self) -> set[int]:
         """The finished chunks."""
         names = (path.name for path in (self.path / CHUNKS).glob("[0-9]*"))
-        numbers = {int(name) for name in names if _CHUNK.fullmatch(name)}
+        numbers = {int(name) for name in names if CHUNK_NAME.fullmatch(name)}
         return set(filter(self.is_done, numbers))
 
     def folders(self, chunks: Collection[int]) -> list[tuple[Path, list[int]]]:
@@ -352,10 +255,7 @@ class SweepDir:
         """
         write_json(draft / PLACE, self._place(chunk))
         write_manifest(draft)
-        published = publish_once(draft, self.folder(chunk))
-        if self._url is not None and published:
-            self._url.upload(self.folder(chunk))
-        return published
+        return publish_once(draft, self.folder(chunk))
 
     def unpack(self, chunk: int, files: Mapping[str, bytes], sums: str) -> bool:
         """Publishes a chunk that was trained elsewhere, as `publish` does.
@@ -479,9 +379,6 @@ class SweepDir:
                 (self.path / name).unlink(missing_ok=True)
             else:
                 write_atomically(self.path / name, content)
-        if self._url is not None:
-            for name in RESULTS:
-                self._url.write(name)
         return has_parquet
 
     def results(self) -> list[Path]:

@@ -26,6 +26,7 @@ from lenet_jax.storage.recorded import (
     recorded_epochs,
 )
 from lenet_jax.storage.sweep_dir import SUMMARY, SweepDir, is_sweep
+from lenet_jax.storage.sweep_url import find_sweep
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.members import Overrides
 from lenet_jax.sweeps.table import result_lines
@@ -189,7 +190,7 @@ def load_results(path: str | Path) -> SweepResults:
     Raises:
       UserError: there are none, or they are damaged.
     """
-    store = SweepDir(path)
+    store = find_sweep(path)
     store.pull()
     if not is_sweep(store.path):
         what = "has no sweep" if is_url(path) else "is not a sweep's directory"

@@ -17,6 +17,7 @@ from lenet_jax.plots.corruptions import plot_error_map
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.storage.sweep_dir import ERROR_MAP, FIGURE, PAGE, SweepDir
+from lenet_jax.storage.sweep_url import find_sweep
 from lenet_jax.sweeps import estimate, plan, results, webpage
 from lenet_jax.sweeps.collected import read_chunks
 from lenet_jax.sweeps.dispatch import Failure, missing_chunks, train_elsewhere, train_here
@@ -86,7 +87,7 @@ def run(
       OSError: the results cannot be written; the finished chunks stay intact.
     """
     console = Console()
-    with SweepDir(options.workdir) as store:
+    with find_sweep(options.workdir) as store:
         store.pull()
         groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
         if options.dry_run:
@@ -113,7 +114,7 @@ def run(
             if failures is None:
                 say_stopped()
                 return interrupt.exit_code
-        store.flush()
+        store.push()
         if options.worker is not None:  # the others may not have ended
             return ExitCode.DONE
         code = _collect(store, members, chunks, console, options, command)

@@ -69,7 +69,7 @@ class Trainer:
         Args:
           chunk: the chunk.
           folder: an empty one.
-          progress: is told of each epoch.
+          progress: counts the epochs.
           interrupt: ends the training.
           weights: that its members name; None: they are read.
 

@@ -1,4 +1,4 @@
-"""Sweeps at a URL: fsspec's memory file system, which fails as it is told, and a server of S3."""
+"""Sweeps at a URL: fsspec's memory file system, with injected failures, and a server of S3."""
 
 import contextlib
 import io
@@ -19,7 +19,7 @@ from lenet_jax.storage import remote
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import ChunkResults
 from lenet_jax.storage.sums import MANIFEST, write_manifest
-from lenet_jax.storage.sweep_dir import SweepDir
+from lenet_jax.storage.sweep_url import find_sweep
 from lenet_jax.storage.url_copy import UrlCopy
 from lenet_jax.sweeps import file, train
 from lenet_jax.sweeps import run as sweeps_run
@@ -267,7 +267,7 @@ def test_of_two_drivers_the_first_chunk_stays(config, there, trained, machine, m
     monkeypatch.setattr(train.Trainer, "train", train_slowly)
     assert start(config)[0] == 0 and trained == [1]
     assert at_url("chunks/0001.tar") == theirs
-    assert remote.pack(SweepDir(URL).folder(1)) == theirs
+    assert remote.pack(find_sweep(URL).folder(1)) == theirs
 
 
 def test_a_copy_of_another_sweep_is_refused(config, there):
