@@ -282,7 +282,8 @@ def test_a_compiler_that_hangs_is_given_up(fresh, tmp_path):
 def test_without_a_cache_each_unit_is_registered_once(tmp_path):
     (tmp_path / "file").write_text("no folder")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file")}
-    code = "from lenet_jax.nn import native; native.load(); native.load(native.LENET)"
+    code = "import jax; jax.devices()\n"  # XLA is asked only once there is a device
+    code += "from lenet_jax.nn import native; native.load(); native.load(native.LENET)"
     code += "; assert native.missing() is None; native.load(native.LENET[:1])"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
