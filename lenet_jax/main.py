@@ -103,6 +103,9 @@ def _load_beside(config: Config) -> "Callable[[], Dataset]":
     threads at once cannot do safely: either may find the other's half done.
     """
     with starting(), _importing("the data's code"):
+        import numpy.ma
+        import numpy.random  # noqa: F401  # which NumPy itself imports late
+
         from lenet_jax import data
         from lenet_jax.data.dataset import EMBEDDED
 

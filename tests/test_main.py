@@ -11,6 +11,7 @@ from lenet_jax.main import main
 from lenet_jax.runs import run
 from tests.support.root import ROOT
 
+FIGURES = "import of figures"  # a thread
 CONFIG = f"--config={ROOT / 'configs' / 'notes.py'}"
 
 
@@ -96,3 +97,48 @@ def test_xla_accepts_the_deterministic_flags():
     code = "import jax; jax.devices()"  # an unknown flag ends the process
     environment = os.environ | {"XLA_FLAGS": DETERMINISTIC_FLAGS, "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+WATCH = """
+import builtins, sys, threading
+importing, others, together = builtins.__import__, [], []
+def watch(*args, **kwargs):
+    known = len(sys.modules)
+    module = importing(*args, **kwargs)
+    if len(sys.modules) > known:
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            others.append(thread.name)
+        elif "import of figures" in [each.name for each in threading.enumerate()]:
+            together.append(args[0])
+    return module
+from lenet_jax import config, main
+from lenet_jax.nn import native
+builtins.__import__ = watch
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        # JAX, which would be imported on the main thread meanwhile, is not.
+        (
+            "main._load_beside(config.load('configs/notes.py', ()))(); native.start()\n"
+            "for thread in native._building.values(): thread.join()",
+            set(),
+        ),
+        ("main.main(['--config=configs/notes.py:smoke', '--workdir=WORKDIR'])", {FIGURES}),
+    ],
+    ids=["what begins a run", "a run"],
+)
+def test_no_two_threads_import_at_once(tmp_path, code, expected):
+    """Of two that do, either may find a module of the other's half done."""
+    code = WATCH + code.replace("WORKDIR", str(tmp_path / "run"))
+    code += (
+        f"\nassert set(others) == {expected or 'set()'} and not together, (set(others), together)"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -78,6 +78,7 @@ class Job:
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1, spec.measured)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
+                importing.join()  # what follows may import too, which two threads cannot at once
                 seconds = progress.epoch_seconds + segment.seconds
                 progress = dataclasses.replace(progress, epoch_seconds=seconds)
                 run_state = run_state._replace(state=segment.state, sums=segment.sums)
@@ -113,7 +114,7 @@ class Job:
         if progress.epoch < spec.num_epochs:
             reason = f"no better validation accuracy since epoch {progress.best_epoch}"
             self.console.note(f"stopped early: {reason}; train.patience={config.train.patience}")
-        importing.join()  # two threads cannot safely import at once
+        importing.join()  # if there was no segment
         self._finish(run_state, progress, seconds_to_first_step)
         return Outcome(ExitCode.DONE, "done", reason)
 
