@@ -17,14 +17,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Bool, Int, UInt8
 
 import lenet_jax
 from lenet_jax import config as configs
-from lenet_jax import data
+from lenet_jax import data, machine
 from lenet_jax.data.dataset import Dataset, Split
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.inference.network import Network
+from lenet_jax.nn import ops
+from lenet_jax.nn.calls import call
+from lenet_jax.nn.rewrite import fast_forms
 from lenet_jax.storage import weights
 from lenet_jax.training.augment import augment
 
@@ -32,6 +38,7 @@ QUESTION = "How accurate are three LeNet-4, of which each learns what those befo
 # Uniform in ± these: pixels, degrees, a factor, degrees.
 STRENGTHS = {"shift": 2.0, "rotate": 10.0, "scale": 0.15, "shear": 15.0}
 FILE = "boosted.safetensors"
+BATCH = 256  # what a pass touches then fits the cache
 MOST_PASSES = 500  # through the training images, to find those that a network needs
 
 Accept = Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], Bool[np.ndarray, " n"]]
@@ -56,10 +63,12 @@ def boost(config: configs.Config, dataset: Dataset, folder: Path, count: int) ->
         return find_distorted(dataset.train, accept, count, jax.random.key(config.seed + key))
 
     first = train(0, join(dataset.train, dataset.valid))
-    wrong = find(lambda x, y: first.predict(x) != y, count // 2, 1)
-    right = find(lambda x, y: first.predict(x) == y, count // 2, 2)
+    of_first = compiled(first)
+    wrong = find(lambda x, y: of_first(x) != y, count // 2, 1)
+    right = find(lambda x, y: of_first(x) == y, count // 2, 2)
     second = train(1, join(wrong, right))
-    third = train(2, find(lambda x, _: first.predict(x) != second.predict(x), count, 3))
+    of_second = compiled(second)
+    third = train(2, find(lambda x, _: of_first(x) != of_second(x), count, 3))
     file = folder / FILE
     write_boosted(file, [first, second, third])
     return lenet_jax.load(file)
@@ -71,18 +80,39 @@ def find_distorted(split: Split, accept: Accept, count: int, key: jax.Array) -> 
     Raises:
       SystemExit: there are too few.
     """
-    distort = jax.jit(lambda key, x: augment(key, x.astype(np.float32), **STRENGTHS))
+
+    @jax.jit
+    def distort(key: jax.Array, images: jax.Array) -> jax.Array:
+        distorted = augment(key, images.astype(np.float32), **STRENGTHS)
+        return jnp.rint(distorted).astype(np.uint8)
+
     images, labels, missing = [], [], count
     for number in range(MOST_PASSES):
         if missing <= 0:
             return Split(np.concatenate(images)[:count], np.concatenate(labels)[:count])
-        distorted = np.asarray(distort(jax.random.fold_in(key, number), split.images))
-        pixels = np.rint(distorted).astype(np.uint8)
+        pixels = np.asarray(distort(jax.random.fold_in(key, number), split.images))
         accepted = accept(pixels, split.labels)
         images.append(pixels[accepted])
         labels.append(split.labels[accepted])
         missing -= accepted.sum()
     raise SystemExit(f"{MOST_PASSES} passes through the images give {count - missing} of {count}")
+
+
+def compiled(network: Network) -> Callable[[UInt8[np.ndarray, "n h w c"]], Int[np.ndarray, " n"]]:
+    """`predict` in the fast forms of training: millions of images are looked through."""
+    graphdef, params = nnx.split(network.model)
+
+    def forward(params: nnx.State, images: jax.Array) -> jax.Array:
+        return call(nnx.merge(graphdef, params), ops.normalise(images, network.mean, network.std))
+
+    rewrites = defaults_of(machine.devices()[0]).rewrites
+    logits = jax.jit(lambda *arguments: (fast_forms(forward) if rewrites else forward)(*arguments))
+
+    def predict(images: UInt8[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
+        batches = [logits(params, images[s : s + BATCH]) for s in range(0, len(images), BATCH)]
+        return np.concatenate(batches).argmax(axis=-1)
+
+    return predict
 
 
 def join(one: Split, other: Split) -> Split:

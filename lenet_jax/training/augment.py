@@ -45,9 +45,12 @@ def augment(
     matrices, shifts = draw_affine(
         key, n, shift=shift, rotate=rotate, scale=scale, shear=shear, squeeze=squeeze
     )
-    displacements = draw_displacements(
-        key, jnp.arange(n), (height, width), elastic_alpha, elastic_sigma
-    )
+    displacements = None
+    if not (isinstance(elastic_alpha, int | float) and elastic_alpha == 0):
+        places = jnp.arange(n)
+        displacements = draw_displacements(
+            key, places, (height, width), elastic_alpha, elastic_sigma
+        )
     return apply_affine(images, matrices, shifts, displacements)
 
 
