@@ -89,7 +89,7 @@ def compare(workers: list[Worker], name: str, turns: int, cases: list[str]) -> l
 
     requests: dict[str, tuple[dict[str, Any], int]] = {}
     if "train" in cases:
-        for batch in (8, 64) if name == "lenet5_1998" else (64, 512):
+        for batch in (8, 64) if name == "lenet5_1998" else (8, 64, 512):
             indices = rng.integers(0, 55_000, (IMAGES_PER_TURN // batch, batch)).tolist()
             requests[f"train, batch {batch}"] = ({"do": "train", "indices": indices}, 1)
     if "evaluate" in cases:

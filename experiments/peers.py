@@ -269,19 +269,27 @@ def project_peer(config: configs.Config, dataset: Dataset, initial: Callable[[An
     evaluate_all = parallel.compile_shared(
         functools.partial(evaluation.evaluate, default), default.num_devices, (), options
     )
-    state = step.init_state(spec, seeds(config), settings)
-    held = {"state": dataclasses.replace(state, params=initial(state.params))}
+
+    def start() -> step.TrainState:
+        state = step.init_state(spec, seeds(config), settings)
+        return dataclasses.replace(state, params=initial(state.params))
+
+    held: dict[int, step.TrainState] = {}  # by the devices that share the batches
 
     def take_steps(indices: np.ndarray) -> float:
         batch_size = indices.shape[1]
         devices = sized(batch_size).num_devices
-        args = parallel.replicate((held["state"], indices), devices)
-        held["state"], metrics = steps_program(batch_size)(*args, on_devices(devices, "train"))
+        if devices not in held:
+            held[devices] = start()
+        args = parallel.replicate((held[devices], indices), devices)
+        held[devices], metrics = steps_program(batch_size)(*args, on_devices(devices, "train"))
         return float(metrics.mean_loss)
 
     def evaluate() -> int:
         devices = default.num_devices
-        params = parallel.replicate(held["state"].params, devices)
+        if devices not in held:
+            held[devices] = start()
+        params = parallel.replicate(held[devices].params, devices)
         metrics, _ = evaluate_all(params, on_devices(devices, "test"))
         return int(metrics.correct)
 

@@ -111,7 +111,8 @@ def _input_gradient(
     _, h, w, batch = cotangent.shape
     cotangent, winners = _pad_batch(cotangent), _pad_batch(winners)
     out = _like(kernel, (kernel.shape[2], 2 * h + SIZE - 1, 2 * w + SIZE - 1, cotangent.shape[-1]))
-    x = jax.ffi.ffi_call("conv_pool_input_gradient", out)(kernel, cotangent, winners)
+    call = jax.ffi.ffi_call("conv_pool_input_gradient", out)
+    x = call(kernel, cotangent, winners, images=np.int32(batch))
     return x[..., :batch]
 
 

@@ -90,11 +90,11 @@ class Winners {
     lists_ = spread_ + kLanes * items;
   }
 
-  // Lists the winners of the first kLanes images. The strides are those of the cotangent. `places`
+  // Lists the winners of the first `images` images. The strides are those of the cotangent. `places`
   // has the offset of each item if the first pixel of the block won; `right` and `down` are added
   // if the winner is in the second column or row.
-  void list(const float* cotangent, const int8_t* winners, long group_stride, long item_stride,
-            const std::vector<int32_t>& places, int32_t right, int32_t down) {
+  void list(long images, const float* cotangent, const int8_t* winners, long group_stride,
+            long item_stride, const std::vector<int32_t>& places, int32_t right, int32_t down) {
     for (long group = 0; group < groups_; ++group) {
       for (long item = 0; item < items_; ++item) {
         const long from = group * group_stride + item * item_stride;
@@ -108,7 +108,7 @@ class Winners {
         store(to, even);
         store(to + kLanes, odd);
       }
-      for (long image = 0; image < kLanes; ++image) {
+      for (long image = 0; image < images; ++image) {
         const Winner* from = spread_ + image % 2 * (kLanes / 2) + image / 2;
         Winner* const first = lists_ + (image * groups_ + group) * items_;
         Winner* to = first;
@@ -177,10 +177,12 @@ void kernel_gradient(const Convolution& layer, long groups, long group_size, con
   Winners lists(layer.filters, layer.pooled_pixels());
   const long real = groups * group_size;
   for (long first = 0; first < layer.batch; first += kLanes) {
+    const long count = std::min<long>(kLanes, real - first);
+    if (count <= 0) break;  // the rest is padding
     images.read(x + first);
-    lists.list(cotangent + first, winners + first, layer.pooled_plane(), layer.batch, corners,
+    lists.list(count, cotangent + first, winners + first, layer.pooled_plane(), layer.batch, corners,
                layer.channels, row);
-    for (long image = 0; image < std::min<long>(kLanes, real - first); ++image) {
+    for (long image = 0; image < count; ++image) {
       for (long filter = 0; filter < layer.filters; ++filter) {
         for_tiles<kGradientVectors>(vectors, [&](auto tile, long v) {
           add_winners<kSize, tile()>(lists, image, filter, images[image] + v * kHalf, row,
@@ -219,9 +221,10 @@ void kernel_gradient(const Convolution& layer, long groups, long group_size, con
 }
 
 // Each winner adds its filter's kernel, times its cotangent, to the gradient of its block's 6×6
-// window. The kernel is surrounded by zeros, which cover the window's other row and column.
-void input_gradient(const Convolution& layer, const float* kernel, const float* cotangent,
-                    const int8_t* winners, float* out) {
+// window. The kernel is surrounded by zeros, which cover the window's other row and column. Images
+// after the first `real` are padding, and get 0.
+void input_gradient(const Convolution& layer, long real, const float* kernel,
+                    const float* cotangent, const int8_t* winners, float* out) {
   thread_local std::vector<float> buffer;
   const long row = layer.width * layer.channels, used = kSize * layer.channels;
   const long vectors = (used + layer.channels + kHalf - 1) / kHalf, kernel_row = vectors * kHalf;
@@ -243,10 +246,11 @@ void input_gradient(const Convolution& layer, const float* kernel, const float* 
   Images images(layer);
   Winners lists(layer.pooled_pixels(), layer.filters);
   for (long first = 0; first < layer.batch; first += kLanes) {
+    const long count = std::clamp(real - first, 0L, long{kLanes});
     images.clear();
-    lists.list(cotangent + first, winners + first, layer.batch, layer.pooled_plane(), places,
+    lists.list(count, cotangent + first, winners + first, layer.batch, layer.pooled_plane(), places,
                -layer.channels, -kernel_row);
-    for (long image = 0; image < kLanes; ++image) {
+    for (long image = 0; image < count; ++image) {
       for (long pixel = 0; pixel < layer.pooled_pixels(); ++pixel) {
         for_tiles<kGradientVectors>(vectors, [&](auto tile, long v) {
           add_winners<kSize + 1, tile()>(lists, image, pixel, kernels + v * kHalf, kernel_row,
@@ -268,6 +272,6 @@ DEFINE_CALL(conv_pool_kernel_gradient, "ffbff", [](const Call& call) {
 })
 
 DEFINE_CALL(conv_pool_input_gradient, "ffbf", [](const Call& call) {
-  input_gradient(convolution_of(call.shape(3), call.shape(1)), call.floats(0), call.floats(1),
-                 call.bytes(2), call.floats(3));
+  input_gradient(convolution_of(call.shape(3), call.shape(1)), call.number("images"),
+                 call.floats(0), call.floats(1), call.bytes(2), call.floats(3));
 })
