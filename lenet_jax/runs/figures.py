@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from lenet_jax.data.dataset import Dataset
-from lenet_jax.data.form import measure_form
+from lenet_jax.data.form import ImageForm
 from lenet_jax.inference import figures
 from lenet_jax.inference.forward import energy
 from lenet_jax.inference.others import describe_network, export_weights
@@ -100,15 +100,12 @@ def save_weights(
     weights.write(path, export_weights(spec.network, params), metadata)
 
 
-def measure_images(
-    dataset: Dataset, fit: str, valid_logits: Float[np.ndarray, "n k"]
-) -> dict[str, str]:
+def describe_images(form: ImageForm, valid_logits: Float[np.ndarray, "n k"]) -> dict[str, str]:
     """The metadata that says which images a network knows.
 
     Args:
-      dataset: what it was trained on.
-      fit: how that was brought to its size.
+      form: of those it was trained on.
       valid_logits: of all validation images, of which one in a hundred counts as unlike the rest.
     """
     least = float(np.quantile(energy(valid_logits), UNLIKE)) if len(valid_logits) else None
-    return form_metadata(measure_form(dataset.train.images, fit, dataset.native_size), least)
+    return form_metadata(form, least)

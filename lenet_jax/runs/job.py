@@ -1,10 +1,10 @@
 """The loop of a run: takes segment after segment, saves, reports, and writes the results."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import math
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 
 from lenet_jax import timeline
+from lenet_jax.data.dataset import Dataset
+from lenet_jax.data.form import ImageForm, measure_form
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError
 from lenet_jax.runs.hooks import Hooks
 from lenet_jax.runs.record import Record, next_commands
@@ -72,13 +74,14 @@ class Job:
             num_epochs=progress.epoch if stalled else spec.num_epochs,
             trace=trace,
         )
-        importing = threading.Thread(target=_import_figures, name="import of figures")
-        importing.start()
+        thread = concurrent.futures.ThreadPoolExecutor(1, "results")
+        form = thread.submit(_prepare_results, self.trainer.dataset, config.data.fit)
+        thread.shutdown(wait=False)  # it ends with its task
         began = time.perf_counter()
         display = self.console.epochs(spec.num_epochs, progress.epoch + 1, spec.measured)
         with display as epochs, contextlib.closing(segments):
             for segment in segments:
-                importing.join()  # what follows may import too, which two threads cannot at once
+                form.result()  # what follows may import too, which two threads cannot at once
                 seconds = progress.epoch_seconds + segment.seconds
                 progress = dataclasses.replace(progress, epoch_seconds=seconds)
                 run_state = run_state._replace(state=segment.state, sums=segment.sums)
@@ -114,8 +117,7 @@ class Job:
         if progress.epoch < spec.num_epochs:
             reason = f"no better validation accuracy since epoch {progress.best_epoch}"
             self.console.note(f"stopped early: {reason}; train.patience={config.train.patience}")
-        importing.join()  # if there was no segment
-        self._finish(run_state, progress, seconds_to_first_step)
+        self._finish(run_state, progress, seconds_to_first_step, form.result())
         return Outcome(ExitCode.DONE, "done", reason)
 
     def _save(self, step: int, run_state: RunState, progress: Progress) -> None:
@@ -188,7 +190,11 @@ class Job:
         }
 
     def _finish(
-        self, run_state: RunState, progress: Progress, seconds_to_first_step: float
+        self,
+        run_state: RunState,
+        progress: Progress,
+        seconds_to_first_step: float,
+        images: ImageForm,
     ) -> None:
         """Tests the best parameters on every test image; writes the weights, summary, figures."""
         from lenet_jax.runs import figures
@@ -220,9 +226,7 @@ class Job:
         valid = dataset.valid
         scores = self.trainer.evaluate(params, "valid")[1] if len(valid) else np.empty((0, 1))
         with timeline.span("files"):
-            form = figures.measure_images(
-                dataset, self.trainer.config.data.fit, np.asarray(scores)[: len(valid)]
-            )
+            form = figures.describe_images(images, np.asarray(scores)[: len(valid)])
             figures.save_weights(folder / WEIGHTS, spec, params, dataset, form)
         if averaged is not None:
             ema = self.trainer.evaluate(averaged, "test")[0]
@@ -241,13 +245,20 @@ class Job:
             warn("hardly better than chance: it has learned nothing; try another learning rate")
 
 
-def _import_figures() -> None:
-    """Imports what the end of the run needs, while the network trains."""
+def _prepare_results(dataset: Dataset, fit: str) -> ImageForm:
+    """Does while the network trains what its results need: imports, and the form of the images.
+
+    Args:
+      dataset: what it is trained on.
+      fit: how that was brought to its size.
+    """
     with timeline.span("import of figures"):
         from lenet_jax.plots import output
         from lenet_jax.runs import figures  # noqa: F401
 
         output.prepare()
+    with timeline.span("form of the images"):
+        return measure_form(dataset.train.images, fit, dataset.native_size)
 
 
 def _measured(prefix: str, metrics: Metrics) -> dict[str, float]:
