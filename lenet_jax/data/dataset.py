@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int, Int32, UInt8
 from ml_collections import ConfigDict
 
 from lenet_jax.data import emnist, file_set
@@ -97,9 +97,11 @@ class Rules(NamedTuple):
     split_seed: int = 0
     train_examples: int | None = None
 
-    def fit_all(self, images: UInt8[np.ndarray, "n h w c"]) -> UInt8[np.ndarray, "n size size c"]:
-        """Fits images to the size of the network's input."""
-        return fit_images(images, self.image_size, self.fit)
+    def fit_all(
+        self, images: UInt8[np.ndarray, "n h w c"], chosen: Int[np.ndarray, " m"] | None = None
+    ) -> UInt8[np.ndarray, "m size size c"]:
+        """Fits images, all or the chosen ones, to the size of the network's input."""
+        return fit_images(images, self.image_size, self.fit, chosen)
 
     def check(self) -> None:
         """Raises `UserError` if images cannot be fitted so, whatever they are."""
@@ -223,8 +225,8 @@ def split(name: str, source: Source, digests: tuple[str, ...], rules: Rules) -> 
     fingerprint = hashlib.sha256(json.dumps([digests, class_names, applied]).encode()).hexdigest()
     return Dataset(
         name=name,
-        train=Split(rules.fit_all(train.images[train_index]), train.labels[train_index]),
-        valid=Split(rules.fit_all(train.images[valid_index]), train.labels[valid_index]),
+        train=Split(rules.fit_all(train.images, train_index), train.labels[train_index]),
+        valid=Split(rules.fit_all(train.images, valid_index), train.labels[valid_index]),
         test=Split(rules.fit_all(test.images), test.labels),
         class_names=class_names,
         fingerprint=fingerprint,

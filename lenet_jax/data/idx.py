@@ -6,13 +6,13 @@ size per dimension, and the big-endian values in C order. Files may be gzipped, 
 Source: "The IDX file format", at the foot of http://yann.lecun.com/exdb/mnist/.
 """
 
-import gzip
 import io
 import math
 import os
 import pathlib
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
@@ -23,7 +23,8 @@ from lenet_jax.errors import UserError
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_DEFLATE_RATIO = 1032  # deflate encodes at most 258 bytes in two bits
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 22
+GZIP = 16 + zlib.MAX_WBITS  # a gzip header and the checksum at the end
 
 
 def read_idx(path: pathlib.Path) -> Shaped[np.ndarray, "..."]:
@@ -63,10 +64,45 @@ def read_idx_stream(file: io.BufferedIOBase, size: int, where: str) -> Shaped[np
     if not is_gzip:
         return _read_array(file, size, size, where)
     try:
-        with gzip.GzipFile(fileobj=file) as unzipped:
+        with io.BufferedReader(_Inflated(file)) as unzipped:
             return _read_array(unzipped, size * MAX_DEFLATE_RATIO, size, where)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error) as error:
         raise UserError(f"{where} is truncated or damaged: {error}") from error
+
+
+class _Inflated(io.RawIOBase):
+    """The content of a gzipped file.
+
+    Inflated in large pieces: beside a thread that runs Python, such as imports, `gzip` waits for
+    the interpreter at each of its 8 KB.
+    """
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file, self._packed = file, b""
+        self._member = zlib.decompressobj(GZIP)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the start of a buffer; returns the bytes, 0 at the end."""
+        content = b""
+        while not content:
+            self._packed = self._packed or self._file.read(CHUNK_BYTES)
+            if self._member.eof:  # another may follow, after zeros
+                at_end, self._packed = not self._packed, self._packed.lstrip(b"\0")
+                if at_end:
+                    return 0
+                if not self._packed:
+                    continue
+                self._member = zlib.decompressobj(GZIP)
+            content = self._member.decompress(self._packed, len(buffer))
+            if not content and not self._packed:
+                raise EOFError("the compressed data end too early")
+            left = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
+            self._packed = left
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def _read_array(
