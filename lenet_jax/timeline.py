@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LONGEST_START = 60.0  # seconds; what says more counts from another start than the process's
+LONGEST_WAIT = 5.0  # seconds that the start of Python may wait, such as for a disk
 
 
 class Span(NamedTuple):
@@ -21,7 +21,9 @@ class Span(NamedTuple):
 def process_start() -> float:
     """When this process began, on `time.perf_counter`'s clock.
 
-    On Linux it is known to a hundredth of a second; elsewhere it counts from the call.
+    On Linux it is known to a hundredth of a second; elsewhere it counts from the call. A process
+    that took the place of another, by `exec`, has the other's start: if it has done nothing for
+    more than `LONGEST_WAIT`, it began as many seconds ago as it has been at work.
     """
     now, stat = time.perf_counter(), Path("/proc/self/stat")
     if not stat.exists() or not hasattr(time, "CLOCK_BOOTTIME"):
@@ -29,7 +31,8 @@ def process_start() -> float:
     # After the name in brackets, the 20th value is the start in ticks since the machine's.
     ticks = int(stat.read_text().rpartition(")")[2].split()[19])
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return now - age if 0 <= age < LONGEST_START else now
+    worked = time.process_time()
+    return now - (age if 0 <= age < worked + LONGEST_WAIT else worked)
 
 
 @contextlib.contextmanager

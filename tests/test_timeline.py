@@ -39,3 +39,9 @@ def test_a_process_began_before_its_first_line():
     started = time.perf_counter()
     before = float(subprocess.check_output([sys.executable, "-c", code]))
     assert 0 < before < time.perf_counter() - started + 0.02
+
+
+def test_what_another_program_took_before_exec_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(timeline, "LONGEST_WAIT", -1e9)  # as if it had waited for longer
+    age = time.perf_counter() - timeline.process_start()
+    assert age == pytest.approx(time.process_time(), abs=0.5)
