@@ -5,10 +5,11 @@ SWEEP:7        a sweep's member, after its best epoch on validation
 SWEEP:7@3      the same after epoch 3, if its weights were recorded; 0: before the first
 """
 
+import operator
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from lenet_jax.errors import expand, is_url
+from lenet_jax.errors import UserError, expand, is_url, show
 
 
 class NetworkName(NamedTuple):
@@ -48,3 +49,15 @@ def parse(text: str) -> NetworkName:
         return NetworkName(text)
     path, *numbers = found.groups()
     return NetworkName(path, *map(int, numbers))
+
+
+def whole(name: str, value: Any) -> int | None:
+    """A member's number, or an epoch's, as a caller gives it; None if there is none.
+
+    Raises:
+      UserError: it is no whole number.
+    """
+    try:
+        return None if value is None else operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} must be a whole number, not {show(repr(value))}") from None

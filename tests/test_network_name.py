@@ -1,8 +1,13 @@
 """Names of trained networks."""
 
+import re
+from typing import Any
+
+import numpy as np
 import pytest
 
-from lenet_jax.network_name import NetworkName, parse
+from lenet_jax.errors import UserError
+from lenet_jax.network_name import NetworkName, parse, whole
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,15 @@ def test_a_name_is_written_as_it_was(text):
 def test_a_member_has_a_label_for_files():
     assert NetworkName("runs", 7).label == "member_7"
     assert NetworkName("runs", 7, 0).label == "member_7_epoch_0"
+
+
+@pytest.mark.parametrize("value", ["1", 1.0, [1]])
+def test_a_member_or_an_epoch_that_is_no_whole_number_is_refused(value: Any):
+    message = f"member must be a whole number, not {value!r}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        whole("member", value)
+
+
+def test_a_whole_number_of_another_kind_is_one():
+    assert whole("member", np.int64(7)) == 7
+    assert whole("epoch", None) is None

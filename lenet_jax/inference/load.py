@@ -33,7 +33,7 @@ from lenet_jax.inference.state_dict import (
     to_state_dict,
 )
 from lenet_jax.inference.torch_names import Say, rename
-from lenet_jax.network_name import NetworkName, parse
+from lenet_jax.network_name import NetworkName, parse, whole
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
@@ -76,6 +76,7 @@ def load(
     """
     if not isinstance(path, str | os.PathLike):
         raise UserError(f"what to load must be the name of a run or a file, not {show(path)}")
+    member, epoch = whole("member", member), whole("epoch", epoch)
     if member is None and epoch is None:
         path, member, epoch = parse(str(path))
     path = expand(fetch(str(path)))
