@@ -119,13 +119,15 @@ def _mark_seam(axes: Axes, epoch: int) -> None:
 
 
 @styled
-def plot_accuracies(histories: Sequence[tuple[str, History]]) -> Figure:
+def plot_accuracies(histories: Sequence[tuple[str, History]], *, title: str) -> Figure:
     """Plots the validation accuracy of several runs over the epochs.
 
     Args:
         histories: the name of each run, and its history as in `plot_curves`.
+        title: of what data.
     """
-    figure = chart(WIDTH, 420, "Validation accuracy, % (log scale of the error)")
+    subtitle = "validation accuracy, %; the scale is logarithmic in the error"
+    figure = chart(WIDTH, 420, f"{len(histories)} networks on {title}", subtitle)
     axes = figure.subplots()
     errors, ends = [], []
     for place, (name, history) in enumerate(histories):

@@ -36,6 +36,11 @@ class Answers(NamedTuple):
     dataset: Dataset
     predictions: Int[np.ndarray, "m n"]
 
+    @property
+    def accuracies(self) -> list[float]:
+        """The share of the test images that each network gets right."""
+        return np.mean(self.predictions == self.dataset.test.labels, axis=1).tolist()
+
     def pairs(self) -> list[tuple[str, int, int, str]]:
         """Of each pair of networks: which, what only one of them gets right, and McNemar's p."""
         right, rows = self.predictions == self.dataset.test.labels, []
@@ -74,6 +79,10 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
       networks: what is known of each.
       answers: what each says of the test images; None: they are not compared.
     """
+    if answers is not None:
+        networks = [
+            _with_accuracy(*each) for each in zip(networks, answers.accuracies, strict=True)
+        ]
     settings = [flatten(configs.to_dict(network.config)) for network in networks]
     every = dict.fromkeys(key for values in settings for key in values)  # networks have their own
     keys = {key: len({str(values.get(key)) for values in settings}) > 1 for key in every}
@@ -91,7 +100,9 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
     different = [[key, *(values.get(key) for values in settings)] for key in keys if keys[key]]
     figure = None
     if all(network.history for network in networks):
-        figure = plot_accuracies([(network.source, network.history) for network in networks])
+        data = " and ".join(dict.fromkeys(network.config.data.name for network in networks))
+        histories = [(network.source, network.history) for network in networks]
+        figure = plot_accuracies(histories, title=data)
     pairs, disagreements = [] if answers is None else answers.pairs(), None
     if answers is not None and any(first or second for _, first, second, _ in pairs):
         dataset = answers.dataset
@@ -120,6 +131,11 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
         heading = "runs", "only first right", "only second", "McNemar's p"
         table += ["", *_columns([heading, *pairs])]
     return page, [*lines, "", *table]
+
+
+def _with_accuracy(network: Results, accuracy: float) -> Results:
+    """With its test accuracy, which is not recorded of each epoch of a sweep's member."""
+    return network._replace(summary={"test_accuracy": accuracy} | dict(network.summary))
 
 
 def _number(value: Any, name: str) -> str:

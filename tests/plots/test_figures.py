@@ -71,7 +71,7 @@ def figures(random):
     steps = {"conv1": maps, "fc3": np.log(probabilities[0])}
     return {
         "curves": curves.plot_curves(HISTORY, title="a"),
-        "accuracies": curves.plot_accuracies([("a", HISTORY), ("b", HISTORY)]),
+        "accuracies": curves.plot_accuracies([("a", HISTORY), ("b", HISTORY)], title="mnist"),
         "confusion": results.plot_confusion_matrix(confusion_of(10, random), NAMES, title="a"),
         "filters": filters.plot_filters(kernel, title="a"),
         "maps": filters.plot_feature_maps(images[0], kernel, maps, title="a", captions=["7"]),
@@ -211,7 +211,7 @@ class TestCurves:
         history = [row | change for row in HISTORY]
         shapes = {pixels(curves.plot_curves(h, title="a")).shape for h in (history, history[:1])}
         assert len(shapes) == 1
-        pixels(curves.plot_accuracies([("a", history)]))
+        pixels(curves.plot_accuracies([("a", history)], title="mnist"))
 
     def test_a_title_may_have_any_letters(self):
         figure = curves.plot_curves(HISTORY, title="$\\frac$ あ \x01<b>")
