@@ -271,7 +271,8 @@ def plot_calibration(
         error: the expected calibration error.
         title: the network and its data.
     """
-    subtitle = f"{counts.sum():,} test images, expected calibration error {100 * error:.2f} %"
+    of_all = f"{counts.sum():,} test images, expected calibration error {100 * error:.2f} %"
+    subtitle = f"{of_all}; larger dot: more images"
     figure = chart(640, 520, f"Calibration, {legible(title, 50)}", subtitle)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 2))
     axes.plot([0, 100], [0, 100], color=FAINT, linestyle=":", linewidth=1)
@@ -279,7 +280,6 @@ def plot_calibration(
     sizes = 20 * np.log10(10 * counts[some])
     axes.scatter(100 * confidence[some], 100 * accuracy[some], sizes, color=BLUE, clip_on=False)
     axes.set(xlim=(0, 102), ylim=(0, 102), ylabel="accuracy, %")
-    write(axes, 2, 96, "larger dot: more images", color=FAINT)
     middles = (np.arange(len(counts)) + 0.5) * 100 / len(counts)
     below.bar(middles, counts, 80 / len(counts), color=BLUE)
     below.set(xlabel="confidence, %", ylabel="images (log scale)")

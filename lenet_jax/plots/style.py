@@ -177,7 +177,7 @@ def colour_bar(
     figure: Figure, x: Number, y: Number, height: Number, colours: ScalarMappable, label: str
 ) -> None:
     """Draws the scale of `colours`, about 80 pixels wide, with its upper left corner at (x, y)."""
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
     right, bottom = figure.get_size_inches() * DPI
     axes = figure.add_axes((x / right, 1 - (y + height) / bottom, 12 / right, height / bottom))
@@ -190,6 +190,11 @@ def colour_bar(
     axes.yaxis.tick_right()
     axes.yaxis.set_label_position("right")
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    # Above the bar, the power of ten that small or large numbers have in common, so that they and
+    # the label fit beside it.
+    ticks = ScalarFormatter(useMathText=False)
+    ticks.set_powerlimits((-3, 4))
+    axes.yaxis.set_major_formatter(ticks)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)
 
