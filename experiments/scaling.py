@@ -4,8 +4,9 @@
 
 Changes one thing of `configs/notes.py` at a time: the channels, the side of the images, the batch,
 the networks that are trained together, the cores. Each point is a process of its own, which
-compiles, trains for some seconds, and counts the memory that it took since it had its data. The
-points are measured in turns, `--turns` times; the fastest counts. The slope between two points is
+compiles, and trains for some seconds. Memory is what XLA plans for the state after a step and for
+temporary arrays, so beside the images and the scratch of the C++ kernels. The points are measured
+in turns, `--turns` times; the fastest counts. The slope between two points is
 that of logarithms: 1 is in proportion. Beside the time of an image is that of a multiplication,
 which would be the same at every size if nothing but arithmetic took time. Needs a machine that does
 nothing else. Writes `results/scaling.json`, `.md` and `.png`.
@@ -16,7 +17,6 @@ import itertools
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -83,7 +83,7 @@ def measure(name: str, value: int) -> dict[str, Any]:
 
 
 def measure_here(name: str, value: int) -> dict[str, Any]:
-    """The time of an image and a network, its multiplications, and the memory that is taken."""
+    """The time of an image and a network, its multiplications, and the memory of training."""
     if name == "cores":
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:value])
     machine.use_compilation_cache()
@@ -103,8 +103,7 @@ def measure_here(name: str, value: int) -> dict[str, Any]:
     dataset = data.load_section(config.data)
     spec = make_spec(config, dataset)
     make_pass = _pass_of_members(members) if name == "members" else _pass_of_one
-    before = _memory()
-    train = make_pass(config, dataset)
+    train, memory = make_pass(config, dataset)
     train()  # compiles
     took: list[float] = []
     while sum(took) < SECONDS or len(took) < 3:
@@ -116,12 +115,12 @@ def measure_here(name: str, value: int) -> dict[str, Any]:
     return {
         "microseconds_per_image": 1e6 * each,
         "nanoseconds_per_multiplication": 1e9 * each / work,
-        "memory_mb": (_memory() - before) / 1e6,
+        "memory_mb": memory / 1e6,
     }
 
 
-def _pass_of_one(config: Any, dataset: Any) -> Callable[[], None]:
-    """A pass of a run's own loop over its training images."""
+def _pass_of_one(config: Any, dataset: Any) -> tuple[Callable[[], None], int]:
+    """A pass of a run's own loop over its training images, and the bytes that it holds."""
     import jax
 
     from lenet_jax.training import evaluation
@@ -136,17 +135,18 @@ def _pass_of_one(config: Any, dataset: Any) -> Callable[[], None]:
         steps = EpochSlice(trainer.order(held["state"], 0), 0, trainer.spec.steps_per_epoch)
         held["state"], *_ = jax.block_until_ready(trainer.take_steps(held["state"], sums, steps))
 
-    return train
+    return train, trainer.memory()
 
 
-def _pass_of_members(count: int) -> Callable[[Any, Any], Callable[[], None]]:
-    """A pass of a population over its training images."""
+def _pass_of_members(count: int) -> Callable[[Any, Any], tuple[Callable[[], None], int]]:
+    """A pass of a population over its training images, and the bytes that it holds."""
 
-    def make(config: Any, dataset: Any) -> Callable[[], None]:
+    def make(config: Any, dataset: Any) -> tuple[Callable[[], None], int]:
         import jax
 
         from lenet_jax import config as configs
         from lenet_jax.data.dataset import Split
+        from lenet_jax.training import sizes
         from lenet_jax.training.population import Population
         from lenet_jax.training.spec import make_spec
 
@@ -156,6 +156,7 @@ def _pass_of_members(count: int) -> Callable[[Any, Any], Callable[[], None]]:
         members, settings = population.start(
             [configs.replace(config, {"seed": seed}) for seed in range(count)]
         )
+        program = population.compile_epoch(members, settings, split, valid)
         held = {"members": members}
 
         def train() -> None:
@@ -164,15 +165,9 @@ def _pass_of_members(count: int) -> Callable[[Any, Any], Callable[[], None]]:
             )
             jax.block_until_ready(metrics)
 
-        return train
+        return train, sizes.memory_of(program)
 
     return make
-
-
-def _memory() -> int:
-    """The most memory that this process has held, in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
 
 
 def slopes(points: dict[str, dict[str, float]]) -> list[float]:

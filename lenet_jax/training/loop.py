@@ -23,7 +23,7 @@ from lenet_jax import machine, timeline
 from lenet_jax.config.file import Config
 from lenet_jax.data.dataset import Dataset
 from lenet_jax.nn.variables import weights_of
-from lenet_jax.training import parallel
+from lenet_jax.training import parallel, sizes
 from lenet_jax.training.batches import DeviceSplit, EpochSlice, epoch_order
 from lenet_jax.training.evaluation import Metrics, evaluate, no_metrics
 from lenet_jax.training.hyperparameters import Hyperparameters, hyperparameters, seeds
@@ -141,6 +141,10 @@ class Trainer:
             evaluation = shared(evaluate, state.params, self._splits["test"])
         self._take_steps, self._start = take_steps.result(), start.result()
         self._epoch_order, self._evaluate = epoch.result(), evaluation.result()
+
+    def memory(self) -> int:
+        """Bytes of what some steps give, and of what they hold meanwhile, beside the images."""
+        return sizes.memory_of(self._take_steps)
 
     def order(self, state: TrainState, epoch: int) -> Int32[Array, "steps b"]:
         """Indices of the examples of each step of an epoch, counted from 0."""

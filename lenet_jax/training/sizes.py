@@ -103,6 +103,13 @@ def population_memory(
     return members * member + round(concurrent * images * FLOAT * floats_per_image(spec, device))
 
 
+def memory_of(program: jax.stages.Compiled) -> int:
+    """Bytes of a program's results and of its temporary arrays, as XLA plans them."""
+    plan = program.memory_analysis()
+    assert plan is not None, "CPUs and GPUs have one"
+    return plan.output_size_in_bytes + plan.temp_size_in_bytes
+
+
 def check_memory(spec: Spec) -> None:
     """Checks that a network and a batch can fit into memory, by what they need at least.
 
