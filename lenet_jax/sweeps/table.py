@@ -1,5 +1,6 @@
 """What a sweep prints of its results."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from lenet_jax.sweeps import results
 from lenet_jax.terminal.console import wrap
 from lenet_jax.terminal.progress import clock
 
-MOST_NAME = 60  # letters of a setting
+MOST_NAME, LONGEST_NAME = 60, 400  # letters of a setting, in a row, and on lines of its own
 MOST_SETTINGS, SHOWN_FIRST, SHOWN_BEST = 24, 3, 10  # of settings
 
 
@@ -31,7 +32,8 @@ def result_lines(
       settings: the members by setting.
       summary: see `results.summary`.
       rows: of all members.
-      columns: of the terminal, in which names are cut and sentences broken to fit; None: no limit.
+      columns: of the terminal, in which names are cut, unless they would be alike, and sentences
+        broken to fit; None: no limit.
     """
     entries, winner = summary["settings"], summary["winner"]
     robust = any(entry["stuck"] for entry in entries)
@@ -41,8 +43,10 @@ def result_lines(
     counts = [name for name in ("diverged", "stuck") if any(entry[name] for entry in entries)]
     room = MOST_NAME if columns is None else columns - 48 - sum(len(name) + 2 for name in counts)
     limit = max(16, min(MOST_NAME, room))
-    name_of = {place: printable(settings[place].name, limit) for place in [*shown, *best]}
-    width = max(map(len, [*name_of.values(), "setting"]))
+    name_of = {place: settings[place].name for place in [*shown, *best]}
+    names = {printable(name, limit) for name in name_of.values()}
+    alike = len(names) < len(name_of)  # once they are cut: then each has a line of its own
+    width = max(map(len, ["setting", *(() if alike else names)]))
     what = "median" if robust else "mean"
     if any(entry["n"] >= FEWEST for entry in entries):
         what += " [25–75 %]" if robust else " [95 % interval]"
@@ -50,20 +54,26 @@ def result_lines(
     heading = f"{'setting':<{width}}  {'finished':>9}  {'  '.join([*counts, '  best'])}"
     lines = ["", f"{heading}   test accuracy, %"]
 
-    def line(place: int) -> str:
+    def lines_of(place: int) -> list[str]:
         entry = entries[place]
         finished = f"{entry['n']} of {entry['n'] + entry['diverged']}"
         best = entry["best"]["member"] if entry["best"] else "–"
         star = "  ★" if winner and winner["setting"] == entry and len(entries) > 1 else ""
         cells = [f"{finished:>9}", *(f"{entry[name]:>{len(name)}}" for name in counts)]
         cells = "  ".join([*cells, f"{best:>6}"])
-        return f"{name_of[place]:<{width}}  {cells}   {_accuracy(entry, robust)}{star}"
+        values = f"{cells}   {_accuracy(entry, robust)}{star}"
+        if alike:
+            return [
+                *wrap(printable(name_of[place], LONGEST_NAME), columns),
+                f"{'':{width}}  {values}",
+            ]
+        return [f"{printable(name_of[place], limit):<{width}}  {values}"]
 
-    lines += map(line, shown)
+    lines += itertools.chain(*map(lines_of, shown))
     remarks = [f"test accuracy{so_far}: {what} over the finished members; best: a member"]
     if best:
         lines += [f"… of {len(entries):,} settings, all in summary.json; the best on validation:"]
-        lines += map(line, best)
+        lines += itertools.chain(*map(lines_of, best))
     if winner:
         if len(entries) > 1:
             remarks.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")

@@ -618,6 +618,21 @@ def test_memory_is_estimated_within_reason(config):
     assert side_by_side > in_turn
 
 
+def test_settings_that_are_alike_when_they_are_cut_have_lines_of_their_own():
+    from lenet_jax.sweeps.results import by_setting, summary
+    from lenet_jax.sweeps.table import result_lines
+
+    same = {"status": "done", "valid_loss": 1.0, "test_loss": 1.0, "seconds": 1.0}
+    rows = [{"member": i, "valid_accuracy": 0.9, "test_accuracy": 0.9} | same for i in (0, 1)]
+    long = {"train.initial_weights": "runs/a_long_name_of_a_run/model.safetensors"}
+    overrides: dict[int, Overrides] = {i: long | {"optimizer.momentum": i / 2} for i in (0, 1)}
+    settings = by_setting(rows, overrides, dict.fromkeys(overrides, 0.1))
+    lines = result_lines(settings, summary(settings, None, overrides, complete=True), rows, 80)
+    assert all(len(line) <= 80 for line in lines)
+    assert any("momentum=0.0" in line for line in lines)
+    assert any("momentum=0.5" in line for line in lines)
+
+
 def test_of_many_settings_the_first_and_the_best_are_printed():
     from lenet_jax.sweeps.results import by_setting, choose, summary
     from lenet_jax.sweeps.table import result_lines
