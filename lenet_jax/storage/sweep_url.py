@@ -57,8 +57,7 @@ class SweepAtUrl(SweepDir):
         """See `SweepDir`."""
         if (plan := self._url.read(PLAN)) is None:
             return
-        there = decode(plan, Plan, f"{self.name}/{PLAN}")
-        if self.plan() not in (None, there):
+        if self.plan() not in (None, self._decode(plan)):
             raise UserError(
                 f"{self.path} is the copy of another sweep than {self.name} has\n"
                 "Delete that folder, then run the same command again."
@@ -116,6 +115,13 @@ class SweepAtUrl(SweepDir):
             self._url.write(name)
         return has_parquet
 
+    def _decode(self, plan: bytes) -> Plan:
+        try:
+            return decode(plan, Plan, f"{self.name}/{PLAN}")
+        except UserError as error:
+            what = "Put back what was there, or choose another --workdir"
+            raise UserError(f"{printable(error)}\n{what}.") from error
+
     def _write_plan(self, content: bytes) -> None:
         """Writes the plan, or that of another driver which was faster."""
         super()._write_plan(self._url.create(PLAN, content))
@@ -124,7 +130,7 @@ class SweepAtUrl(SweepDir):
         """Uploads the plan, and begins to upload the chunks, that the URL does not have."""
         if self._uploaded is None:
             content = self._url.create(PLAN, read_bytes(self.path / PLAN))
-            if decode(content, Plan, f"{self.name}/{PLAN}") != self.plan():
+            if self._decode(content) != self.plan():
                 raise UserError(f"another sweep was begun at {self.name}; choose another --workdir")
             self._url.write(CONFIG)
             self._uploaded = set()

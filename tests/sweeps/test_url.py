@@ -239,6 +239,16 @@ def test_damage_at_the_url_is_found_wherever_it_is(there, machine):
         lenet_jax.load_sweep(URL)
 
 
+def test_a_damaged_plan_is_named_with_what_to_do(config, there, machine):
+    plan = CHUNK.replace("chunks/0001.tar", "sweep.json")
+    MemoryFileSystem().pipe_file(plan, at_url("sweep.json")[:40])
+    machine("second")
+    for use in (lambda: lenet_jax.load_sweep(URL), lambda: start(config)):
+        with pytest.raises(UserError, match=r"studies/seeds/sweep.json.*\nPut back") as error:
+            use()
+        assert len(str(error.value).splitlines()) == 2
+
+
 def test_a_chunk_of_another_place_is_refused(there, machine):
     MemoryFileSystem().pipe_file(CHUNK, at_url("chunks/0000.tar"))
     machine("second")
