@@ -271,16 +271,24 @@ def pixel_statistics(dataset: Dataset) -> Statistics:
     A constant channel gets the standard deviation 1, since images are divided by it.
     """
     count, total, squares = 0, np.zeros(()), np.zeros(())
-    for start in range(0, len(dataset.train), 4096):
-        pixels = dataset.train.images[start : start + 4096].reshape(-1, dataset.image_shape[2])
+    for start in range(0, len(dataset.train), 1024):
+        pixels = dataset.train.images[start : start + 1024].reshape(-1, dataset.image_shape[2])
         values = np.arange(256.0)
-        histogram = np.stack([np.bincount(p, minlength=256) for p in pixels.T])
+        histogram = np.stack([_count_values(channel) for channel in pixels.T])
         count += len(pixels)
         total = total + histogram @ values
         squares = squares + histogram @ values**2
     mean = total / count
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     return tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist())
+
+
+def _count_values(pixels: UInt8[np.ndarray, " n"]) -> Int[np.ndarray, " values"]:
+    """How often each value from 0 to 255 occurs. Counting pairs takes half the time."""
+    even = len(pixels) // 2 * 2
+    pairs = np.ascontiguousarray(pixels[:even]).view(np.uint16)
+    counts = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+    return counts.sum(0) + counts.sum(1) + np.bincount(pixels[even:], minlength=256)
 
 
 def digests_of(source: Source) -> tuple[str, ...]:
