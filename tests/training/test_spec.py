@@ -17,6 +17,14 @@ def test_statistics_are_those_of_the_training_pixels():
     assert std == pytest.approx((dataset.train.images.std(),))
 
 
+def test_an_odd_number_of_pixels_is_counted_to_the_last():
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 5, 3), np.uint8)
+    dataset = dataclasses.replace(tiny.dataset(), train=Split(images, np.zeros(3, np.int32)))
+    mean, std = pixel_statistics(dataset)
+    assert mean == pytest.approx(images.mean((0, 1, 2)), rel=1e-12)
+    assert std == pytest.approx(images.std((0, 1, 2)), rel=1e-12)
+
+
 def test_a_constant_channel_has_standard_deviation_1():
     dataset = tiny.dataset()
     images = np.full((4, 16, 16, 3), 9, np.uint8)
