@@ -93,7 +93,7 @@ def find_masks(
 def measure(
     masks: Bool[np.ndarray, "m p"], targets: Float[np.ndarray, "m n"], dataset: Dataset
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The statistics of the regression, and the best predicted test images with what moves them."""
+    """The statistics of the regression, and test images of several classes with what moves them."""
     count, labels = len(masks), dataset.train.labels
     correlations = held_out_correlation(masks, targets)
     shuffled = np.random.default_rng(0).permutation(count)
@@ -105,7 +105,7 @@ def measure(
         if size >= FEWEST_MEMBERS
     } | {count: _spread(correlations)}
     threshold, design = choose_threshold(masks, targets), Design.of(masks)
-    best = np.argsort(-correlations, kind="stable")[:SHOWN]
+    best = best_of_classes(correlations, dataset.test.labels)
     influential, same, shown = [], [], []
     for first in range(0, targets.shape[1], BLOCK):
         own = np.arange(first, min(first + BLOCK, targets.shape[1]))
@@ -130,6 +130,15 @@ def measure(
         "correlations_by_chance": list(map(shortest, by_chance)),
     }
     return statistics, shown
+
+
+def best_of_classes(
+    correlations: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " shown"]:
+    """The best predicted test image of each class, the best of them first."""
+    order = np.argsort(-correlations, kind="stable")
+    _, first = np.unique(labels[order], return_index=True)
+    return order[np.sort(first)][:SHOWN]
 
 
 def _spread(values: Float[np.ndarray, " n"]) -> dict[str, Any]:
@@ -164,12 +173,12 @@ def plot(answer: dict[str, Any]) -> Figure:
     dataset = data.load_section(configs.load(CONFIG, answer["changes"].items()).data)
     members, images = answer["members"], len(statistics["correlations"])
     figure = chart(
-        1100,
+        1200,
         640,
         f"Influence of training images: {CONFIG} on MNIST, n = {members:,} networks on halves of"
         f" {answer['train_images']:,} images",
         "left: margins of networks that were held out, against what the training images they"
-        " saw predict; right: the best predicted test images",
+        " saw predict; right: the best predicted test image of some classes",
     )
     (left, right), *_ = figure.subfigures(1, 2, squeeze=False, width_ratios=(2, 3))
     upper, lower = left.subplots(2, 1)
@@ -180,7 +189,8 @@ def plot(answer: dict[str, Any]) -> Figure:
         look = {"histtype": "step", "color": colour, "linewidth": 1.5, "linestyle": line}
         upper.hist(statistics[name], 60, **look)
     upper.set(xlabel="correlation", ylabel=f"test images of {images:,}")
-    upper.margins(y=0.3)
+    counts, _ = np.histogram(statistics["correlations"], 60)
+    upper.set_ylim(0, 1.6 * counts.max())  # chance has most of its own at 0
     names = ("held-out networks", BLUE), ("dashed: margins of other networks", FAINT)
     key(upper, names, "upper right")
     sizes = list(map(int, statistics["by_members"]))
@@ -193,7 +203,7 @@ def plot(answer: dict[str, Any]) -> Figure:
     lower.set_xticks(sizes, [f"{size:,}" for size in sizes])
     lower.minorticks_off()
     lower.margins(y=0.3)
-    key(lower, [("median over the test images; band: 25–75 %", BLUE)], "upper right")
+    key(lower, [("median test image; band: 25–75 %", BLUE)], "upper left")
     columns = 1 + 2 * BESIDE
     panels = right.subplots(len(shown), columns, squeeze=False)
     for axes in panels.ravel():
@@ -203,11 +213,12 @@ def plot(answer: dict[str, Any]) -> Figure:
         _picture(row[0], as_rgb(dataset.test.images[index]), f"test {index}", FAINT)
         for name, colour, first in (("helpful", BLUE, 1), ("harmful", VERMILION, 1 + BESIDE)):
             for axes, each in zip(row[first:], one[name], strict=False):
-                number, weight = each["train_image"], f"{each['weight']:+.2g}".replace("-", "−")
-                pixels = as_rgb(dataset.train.images[number])
-                _picture(axes, pixels, f"{number}\n{weight}", colour)
+                number, weight = each["train_image"], f"{each['weight']:+.2f}".replace("-", "−")
+                pixels, label = as_rgb(dataset.train.images[number]), dataset.train.labels[number]
+                name_of = dataset.class_names[label]
+                _picture(axes, pixels, f"{number}\n{name_of}: {weight}", colour)
     note = f"test image | {BESIDE} that raise its margin | {BESIDE} that lower it:"
-    right.suptitle(f"{note} training image, by (logits)", size=9)
+    right.suptitle(f"{note} training image, class: by (logits)", size=9)
     return figure
 
 
