@@ -131,7 +131,7 @@ def use_compilation_cache() -> None:
 
     What is cached runs as code: a folder that other users may change is not used, with a warning.
     """
-    _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.1, unset=1.0)
+    _set_default("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", 0.01, unset=1.0)
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = cache_folder()
