@@ -38,6 +38,7 @@ DRAWN_BY = {
     "photographs.json": "photographs",
     "robustness.json": "robustness",
     "scaling.json": "scaling",
+    "sweep_scale.json": "sweep_scale",
     "torch_distribution.json": "torch_distribution",
     "torch_parity*.json": "torch_parity",
     "whole_job.json": "whole_job",

@@ -24,8 +24,17 @@ from typing import Any
 
 import numpy as np
 
+from experiments import study
 from lenet_jax import machine
-from lenet_jax.storage.files import write_atomically, write_json
+from lenet_jax.plots.style import (
+    SERIES,
+    WIDTH,
+    Figure,
+    chart,
+    label_ends,
+    line_look,
+    styled,
+)
 
 QUESTION = "What does a sweep of many members cost its driver?"
 OUT = Path("results/sweep_scale.json")
@@ -164,30 +173,23 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Draws seconds over members."""
-    from lenet_jax.plots.output import png
-
-    write_atomically(path, png(plot(result)))
-
-
-def plot(result: dict[str, Any]) -> Any:
-    """The figure: seconds over members, a line for each stage."""
-    from lenet_jax.plots.style import chart, line_look, styled
-
-    title = "A sweep's driver without training"
-    figure = styled(chart)(640, 420, title, f"chunks of {CHUNK} members, {EPOCHS} epochs")
-    axes = figure.subplots()
+@styled
+def plot(result: dict[str, Any]) -> Figure:
+    """Draws seconds over members, a line for each stage."""
     counts = [int(count) for count in result["cases"]]
+    subtitle = f"chunks of {result['chunk']} members, {result['epochs']} epochs; log scales"
+    figure = chart(WIDTH, 420, "What a sweep's driver takes, training left out", subtitle)
+    axes, ends = figure.subplots(), []
     for place, stage in enumerate(STAGES):
-        seconds = [case[stage]["seconds"] for case in result["cases"].values()]
-        dashes, marker = line_look(place)
-        axes.loglog(counts, seconds, linestyle=dashes, marker=marker, label=stage)
-        for count, value in zip(counts, seconds, strict=True):
-            axes.annotate(f"{value:,.1f}", (count, value), (0, 6), textcoords="offset points")
-    axes.set_xlabel("members (log)")
-    axes.set_ylabel("seconds (log)")
-    axes.legend()
+        seconds = np.array([case[stage]["seconds"] for case in result["cases"].values()])
+        (dashes, marker), colour = line_look(place), SERIES[place]
+        axes.plot(counts, seconds, dashes, marker=marker, color=colour)
+        ends.append((np.array(counts), seconds, f"{stage}: {seconds[-1]:,.1f} s", colour))
+    axes.set(xscale="log", yscale="log", xlabel="members", ylabel="seconds")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    label_ends(axes, ends)
     return figure
 
 
@@ -214,10 +216,7 @@ def main() -> None:
         "cases": cases,
         "environment": machine.environment(),
     }
-    write_json(arguments.out, result)
-    write_atomically(arguments.out.with_suffix(".md"), table(result))
-    draw(result, arguments.out.with_suffix(".png"))
-    print(table(result))
+    study.write(arguments.out, result, plot, table)
 
 
 if __name__ == "__main__":
