@@ -165,11 +165,12 @@ def table(result: dict[str, Any]) -> str:
         said = ", ".join(f"{stage} as n^{growth(cases, stage):.2f}" for stage in STAGES)
         million = {
             stage: cases[last][stage]["seconds"] * (1e6 / int(last)) ** growth(cases, stage)
-            for stage in STAGES
+            for stage in ("submitting", "collecting")
         }
         text = ", ".join(f"{stage} {seconds:,.0f} s" for stage, seconds in million.items())
         lines += ["", f"Between the last two, time grows: {said}.", ""]
         lines += [f"Extrapolated so to 1,000,000 members, not measured: {text}."]
+        lines += ["Planning as many is measured by `python -m experiments.planning`."]
     return "\n".join(lines) + "\n"
 
 

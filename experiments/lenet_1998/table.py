@@ -34,8 +34,8 @@ def describe(errors: list[float], published: float | None) -> dict[str, Any]:
 def overview(cells: dict[str, dict[str, Any]]) -> str:
     """The networks' errors in Markdown, a row each.
 
-    "–" is what is not trained; what is not published is empty. Where single networks broke down, it
-    is the median.
+    "–" is what is not trained; what is not published, or does not exist, is empty. Where single
+    networks broke down, it is the median.
     """
     lines = [
         "| network | 1998 | as then | as now | 1998, distorted | as then | as now |",
@@ -46,7 +46,8 @@ def overview(cells: dict[str, dict[str, Any]]) -> str:
         for images in IMAGES:
             published = Cell(name, "then", images).published
             values.append("" if published is None else f"{published:g}")
-            values += [_brief(cells.get(str(Cell(name, how, images)))) for how in TRAININGS]
+            own = [Cell(name, how, images) for how in TRAININGS]
+            values += [_brief(cells.get(str(cell))) if cell in CELLS else "" for cell in own]
         lines.append(f"| {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
 

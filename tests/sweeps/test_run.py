@@ -624,8 +624,10 @@ def test_settings_that_are_alike_when_they_are_cut_have_lines_of_their_own():
 
     same = {"status": "done", "valid_loss": 1.0, "test_loss": 1.0, "seconds": 1.0}
     rows = [{"member": i, "valid_accuracy": 0.9, "test_accuracy": 0.9} | same for i in (0, 1)]
-    long = {"train.initial_weights": "runs/a_long_name_of_a_run/model.safetensors"}
-    overrides: dict[int, Overrides] = {i: long | {"optimizer.momentum": i / 2} for i in (0, 1)}
+    long = "runs/a_long_name_of_a_run/model.safetensors"
+    overrides: dict[int, Overrides] = {
+        i: {"train.initial_weights": long, "optimizer.momentum": i / 2} for i in (0, 1)
+    }
     settings = by_setting(rows, overrides, dict.fromkeys(overrides, 0.1))
     lines = result_lines(settings, summary(settings, None, overrides, complete=True), rows, 80)
     assert all(len(line) <= 80 for line in lines)
