@@ -85,7 +85,7 @@ def to_markdown(answer: dict[str, Any]) -> str:
         f"`python -m experiments.robustness --seeds={answer['seeds']}`"
         + "".join(f", {key}={value}" for key, value in answer["changes"].items())
         + ": error on the 10,000 test images of MNIST in %, mean ± sd over the seeds; p: how likely"
-        " means as far apart are of equal networks (Welch), each corruption by itself.",
+        " a difference this large would be of equal networks (Welch), each corruption by itself.",
         "",
         f"| test images | {first} | {second} | p |",
         "|---|---|---|---|",
