@@ -256,8 +256,8 @@ def to_markdown(answer: dict[str, Any]) -> str:
         "",
         f"{100 * statistics['above_chance']:.1f} % of the test images are predicted better than"
         " 99.9 % are by chance. The training image that raises a test image's margin most is of its"
-        f" class for {100 * statistics['same_class']:.1f} % of those that any raises (by chance about"
-        " 10 %).",
+        f" class for {100 * statistics['same_class']:.1f} % of those that any raises (by chance"
+        " about 10 %).",
         "",
         f"The best predicted test image, {answer['shown'][0]['test_image']}, has a correlation of"
         f" {answer['shown'][0]['correlation']:.2f}; the mean over all is {spread['mean']:.3f}.",
