@@ -76,3 +76,8 @@ def test_a_population_is_analysed(population, monkeypatch):
     monkeypatch.setattr(influence, "usable", lambda *_: np.arange(3))
     with pytest.raises(UserError, match="3 networks learned something; needed are 20"):
         influence.analyse(results, bars)
+
+
+def test_the_best_predicted_test_image_of_each_class_is_shown():
+    correlations, labels = np.array([0.1, 0.9, 0.8, 0.7, 0.2]), np.array([0, 1, 1, 2, 0])
+    assert influence.best_of_classes(correlations, labels).tolist() == [1, 3, 4]
