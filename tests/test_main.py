@@ -11,7 +11,7 @@ from lenet_jax.main import main
 from lenet_jax.runs import run
 from tests.support.root import ROOT
 
-FIGURES = "import of figures"  # a thread
+FIGURES = "results_0"  # a thread
 CONFIG = f"--config={ROOT / 'configs' / 'notes.py'}"
 
 
@@ -109,7 +109,7 @@ def watch(*args, **kwargs):
         thread = threading.current_thread()
         if thread is not threading.main_thread():
             others.append(thread.name)
-        elif "import of figures" in [each.name for each in threading.enumerate()]:
+        elif "results_0" in [each.name for each in threading.enumerate()]:
             together.append(args[0])
     return module
 from lenet_jax import config, main
