@@ -13,6 +13,7 @@ Source: Drucker, Schapire, Simard, "Boosting performance in neural networks", 19
 """
 
 import argparse
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -38,7 +39,6 @@ QUESTION = "How accurate are three LeNet-4, of which each learns what those befo
 # Uniform in ± these: pixels, degrees, a factor, degrees.
 STRENGTHS = {"shift": 2.0, "rotate": 10.0, "scale": 0.15, "shear": 15.0}
 FILE = "boosted.safetensors"
-BATCH = 256  # what a pass touches then fits the cache
 MOST_PASSES = 500  # through the training images, to find those that a network needs
 
 Accept = Callable[[UInt8[np.ndarray, "n h w c"], Int[np.ndarray, " n"]], Bool[np.ndarray, " n"]]
@@ -63,12 +63,10 @@ def boost(config: configs.Config, dataset: Dataset, folder: Path, count: int) ->
         return find_distorted(dataset.train, accept, count, jax.random.key(config.seed + key))
 
     first = train(0, join(dataset.train, dataset.valid))
-    of_first = compiled(first)
-    wrong = find(lambda x, y: of_first(x) != y, count // 2, 1)
-    right = find(lambda x, y: of_first(x) == y, count // 2, 2)
+    wrong = find(lambda x, y: predict(first, x) != y, count // 2, 1)
+    right = find(lambda x, y: predict(first, x) == y, count // 2, 2)
     second = train(1, join(wrong, right))
-    of_second = compiled(second)
-    third = train(2, find(lambda x, _: of_first(x) != of_second(x), count, 3))
+    third = train(2, find(lambda x, _: predict(first, x) != predict(second, x), count, 3))
     file = folder / FILE
     write_boosted(file, [first, second, third])
     return lenet_jax.load(file)
@@ -98,21 +96,26 @@ def find_distorted(split: Split, accept: Accept, count: int, key: jax.Array) -> 
     raise SystemExit(f"{MOST_PASSES} passes through the images give {count - missing} of {count}")
 
 
-def compiled(network: Network) -> Callable[[UInt8[np.ndarray, "n h w c"]], Int[np.ndarray, " n"]]:
-    """`predict` in the fast forms of training: millions of images are looked through."""
-    graphdef, params = nnx.split(network.model)
+def predict(network: Network, images: UInt8[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
+    """The classes, in the fast forms of training: millions of images are looked through."""
+    return network.run(fast_logits, images).argmax(axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def fast_logits(
+    graphdef: nnx.GraphDef,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    params: nnx.State,
+    images: jax.Array,
+) -> jax.Array:
+    """A program for `Network.run`: the output, by what suits the device."""
 
     def forward(params: nnx.State, images: jax.Array) -> jax.Array:
-        return call(nnx.merge(graphdef, params), ops.normalise(images, network.mean, network.std))
+        return call(nnx.merge(graphdef, params), ops.normalise(images, mean, std))
 
     rewrites = defaults_of(machine.devices()[0]).rewrites
-    logits = jax.jit(lambda *arguments: (fast_forms(forward) if rewrites else forward)(*arguments))
-
-    def predict(images: UInt8[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
-        batches = [logits(params, images[s : s + BATCH]) for s in range(0, len(images), BATCH)]
-        return np.concatenate(batches).argmax(axis=-1)
-
-    return predict
+    return (fast_forms(forward) if rewrites else forward)(params, images)
 
 
 def join(one: Split, other: Split) -> Split:

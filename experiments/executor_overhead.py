@@ -138,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--chunks", type=int, default=4)
-    parser.add_argument("--epochs", type=int, default=5, help="5: about 20 s a chunk on two cores")
+    parser.add_argument("--epochs", type=int, default=5, help="9: about 20 s a chunk on two cores")
     parser.add_argument("--config", default="configs/notes.py")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
@@ -147,7 +147,8 @@ def main() -> None:
     flags += [f"--config.train.num_epochs={arguments.epochs}", f"--chunk_size={MEMBERS}"]
     times = measure(arguments.rounds, flags, arguments.chunks)
     result = {
-        "command": f"python -m experiments.executor_overhead --rounds={arguments.rounds}",
+        "command": "python -m experiments.executor_overhead"
+        f" --rounds={arguments.rounds} --epochs={arguments.epochs}",
         "rounds": arguments.rounds,
         "chunks": arguments.chunks,
         "epochs": arguments.epochs,

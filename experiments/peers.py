@@ -276,20 +276,19 @@ def project_peer(config: configs.Config, dataset: Dataset, initial: Callable[[An
 
     held: dict[int, step.TrainState] = {}  # by the devices that share the batches
 
+    def state(devices: int) -> step.TrainState:
+        return held[devices] if devices in held else start()
+
     def take_steps(indices: np.ndarray) -> float:
         batch_size = indices.shape[1]
         devices = sized(batch_size).num_devices
-        if devices not in held:
-            held[devices] = start()
-        args = parallel.replicate((held[devices], indices), devices)
+        args = parallel.replicate((state(devices), indices), devices)
         held[devices], metrics = steps_program(batch_size)(*args, on_devices(devices, "train"))
         return float(metrics.mean_loss)
 
     def evaluate() -> int:
         devices = default.num_devices
-        if devices not in held:
-            held[devices] = start()
-        params = parallel.replicate(held[devices].params, devices)
+        params = parallel.replicate(state(devices).params, devices)
         metrics, _ = evaluate_all(params, on_devices(devices, "test"))
         return int(metrics.correct)
 

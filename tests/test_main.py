@@ -11,7 +11,7 @@ from lenet_jax.main import main
 from lenet_jax.runs import run
 from tests.support.root import ROOT
 
-FIGURES = "results_0"  # a thread
+RESULTS = "results_0"  # the thread that prepares them
 CONFIG = f"--config={ROOT / 'configs' / 'notes.py'}"
 
 
@@ -109,7 +109,7 @@ def watch(*args, **kwargs):
         thread = threading.current_thread()
         if thread is not threading.main_thread():
             others.append(thread.name)
-        elif "results_0" in [each.name for each in threading.enumerate()]:
+        elif RESULTS in [each.name for each in threading.enumerate()]:
             together.append(args[0])
     return module
 from lenet_jax import config, main
@@ -127,13 +127,13 @@ builtins.__import__ = watch
             "for thread in native._building.values(): thread.join()",
             set(),
         ),
-        ("main.main(['--config=configs/notes.py:smoke', '--workdir=WORKDIR'])", {FIGURES}),
+        ("main.main(['--config=configs/notes.py:smoke', '--workdir=WORKDIR'])", {RESULTS}),
     ],
     ids=["what begins a run", "a run"],
 )
 def test_no_two_threads_import_at_once(tmp_path, code, expected):
     """Of two that do, either may find a module of the other's half done."""
-    code = WATCH + code.replace("WORKDIR", str(tmp_path / "run"))
+    code = f"RESULTS = {RESULTS!r}" + WATCH + code.replace("WORKDIR", str(tmp_path / "run"))
     code += (
         f"\nassert set(others) == {expected or 'set()'} and not together, (set(others), together)"
     )
