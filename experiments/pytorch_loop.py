@@ -1,7 +1,8 @@
 """How long the trainings of a study would take as a loop over its networks in PyTorch.
 
 A part is timed on the same cores, in a process of its own: some steps, and one evaluation. The rest
-is extrapolated from it, which is all that a loop does again.
+is extrapolated from it: of each network the epochs, with their validation, and the test. What a
+loop does besides, such as to prune and to save, is left out.
 """
 
 import statistics
@@ -31,7 +32,8 @@ def time_loop(
     Args:
       config: of one training; its network is a LeNet, or one of `module_peers.MODULES`.
       networks: how many the loop trains, for `train.num_epochs` each.
-      dataset: whose training and validation images an epoch goes through.
+      dataset: whose training and validation images an epoch goes through, and whose test images
+        each network is tested on.
       pruned: the share of each layer's weights that `torch.nn.utils.prune` keeps at 0.
 
     Returns:
@@ -59,8 +61,9 @@ def time_loop(
     rate = order.size / statistics.median(training[1:])
     evaluated = EVALUATED / statistics.median(evaluation[1:])
     epoch = len(dataset.train.labels) / rate + len(dataset.valid.labels) / evaluated
+    test = len(dataset.test.labels) / evaluated
     return {
-        "seconds": round(networks * config.train.num_epochs * epoch, 1),
+        "seconds": round(networks * (config.train.num_epochs * epoch + test), 1),
         "images_per_second": round(rate),
         "evaluated_per_second": round(evaluated),
         "turns": TURNS,

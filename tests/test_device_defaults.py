@@ -35,7 +35,7 @@ def test_every_choice_is_the_rows(row, monkeypatch):
     assert defaults_of(device) is row
     assert choose_strategy("auto", device) == row.strategy
     assert choose_strategy("map", device) == "map"
-    assert ops.compiler_options(device) == dict(row.compiler_options)
+    assert ops.compiler_options(device) == dict(row.compiler_options + row.lenet_options)
     monkeypatch.setattr(native, "missing", lambda: None)
     assert ops.choose_backend("auto", device) == row.backends[0]
     monkeypatch.setattr(native, "missing", lambda: "no C++ compiler")

@@ -157,7 +157,7 @@ def test_members_of_a_population_are_single_runs():
     for epoch in range(2):
         state, _ = population.train_epoch(state, settings, train_split, valid_split, epoch)
     picked = population.pick(nnx.filter_state(state.state.params, nnx.Not(nnx.RngState)), 8)
-    train = jax.jit(train_epoch, static_argnums=0)
+    train = jax.jit(train_epoch, static_argnums=0, compiler_options=spec.compiler_options())
     for index, member in enumerate(members):
         settings = hyperparameters(member)
         alone = init_state(spec, seeds(member), settings)

@@ -217,7 +217,8 @@ def compiler_options(device: Any = None) -> dict[str, Any]:
     Args:
       device: the one that computes; None: the first of `machine.devices`.
     """
-    return dict(defaults_of(device or machine.devices()[0]).compiler_options)
+    defaults = defaults_of(device or machine.devices()[0])
+    return dict(defaults.compiler_options + defaults.lenet_options)
 
 
 def _promote(x: Array, kernel: Array, bias: Array, rank: int) -> tuple[Array, Array, Array]:

@@ -22,7 +22,7 @@ from lenet_jax.sweeps.starts import Weights, load_starts
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.evaluation import Metrics
-from lenet_jax.training.population import EpochMetrics, Population
+from lenet_jax.training.population import EpochMetrics, population_of
 from lenet_jax.training.start import count_pruned
 from lenet_jax.training.training_set import make_training_set
 
@@ -145,7 +145,7 @@ class Trainer:
     def _prepare(self, chunk: Chunk) -> None:
         """Compiles for the chunk's group; groups of one dataset share its copies on the devices."""
         former, self._group = self._group, chunk.group
-        self._population = Population(
+        self._population = population_of(
             chunk.group.spec,
             chunk.size,
             strategy=self._options.strategy,

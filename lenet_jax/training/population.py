@@ -15,6 +15,7 @@ unaffected.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -418,6 +419,25 @@ class Population:
 
     def _answer(self, params: nnx.State, split: DeviceSplit) -> Float[Array, "members n k"]:
         return self._over(lambda params: evaluate(self.spec, params, split)[1])(params)
+
+
+def population_of(
+    spec: Spec, size: int, *, strategy: Strategy = "auto", shared_data_order: bool = False
+) -> Population:
+    """A population on all devices, see `Population`; of those asked for last, with its programs.
+
+    A sweep like the one before it, in the same process, compiles nothing.
+    """
+    return _population_of(spec, size, (*machine.devices(),), strategy, shared_data_order)
+
+
+@functools.lru_cache(maxsize=4)
+def _population_of(
+    spec: Spec, size: int, devices: tuple[Any, ...], strategy: Strategy, shared_data_order: bool
+) -> Population:
+    return Population(
+        spec, size, devices=devices, strategy=strategy, shared_data_order=shared_data_order
+    )
 
 
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:

@@ -13,10 +13,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key, ScalarLike
 
+from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import arguments, find_class, traced_arguments
 from lenet_jax.config.source import guarded
 from lenet_jax.data.dataset import Dataset, Statistics, pixel_statistics
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError, show
 from lenet_jax.nn import ops
 from lenet_jax.nn.calls import build, call, changed_by_images
@@ -155,12 +157,14 @@ class Spec:
         return bool(jax.tree.leaves(split_variables(self.variables)[1]))
 
     def compiler_options(self, device: Any = None) -> dict[str, Any]:
-        """Options for `jax.jit`: LeNet's layers need some, see `ops.compiler_options`.
+        """Options for `jax.jit`; LeNet's layers need some, see `ops.compiler_options`.
 
         Args:
           device: the one that computes; None: the first of `machine.devices`.
         """
-        return ops.compiler_options(device) if self.network is LeNet else {}
+        if self.network is LeNet:
+            return ops.compiler_options(device)
+        return dict(defaults_of(device or machine.devices()[0]).compiler_options)
 
     def make_model(self, key: Key[Array, ""], traced: Mapping[str, ScalarLike] = EMPTY) -> Any:
         """The network with initial parameters drawn from `key`, and with arrays for `traced`."""

@@ -122,5 +122,12 @@ def _make_masks(config: Config, params: nnx.State) -> nnx.State:
 def _prune(scores: Shaped[np.ndarray, " n"], kept: Bool[np.ndarray, " n"], amount: float) -> None:
     """Prunes a share of the weights that are kept, those of the lowest scores."""
     (places,) = np.nonzero(kept)
-    order = np.argsort(scores[places], kind="stable")
-    kept[places[order[: round(amount * len(places))]]] = False
+    count = round(amount * len(places))
+    if count == 0:
+        return
+    scores = scores[places]
+    highest = np.partition(scores, count - 1)[count - 1]
+    (ties,) = np.nonzero(scores == highest)
+    lower = scores < highest
+    lower[ties[: count - lower.sum()]] = True
+    kept[places[lower]] = False
