@@ -5,7 +5,8 @@
 Traces forty steps of lenet5 at batch size 64 on a single core, after eight hundred training steps:
 the native gradients take less time the more ReLU cuts. Sums the time of each operation of the
 compiled program: native calls by layer, matrix products by shape, and the rest. FLOPs are those of
-the equivalent dense products. Writes `results/profile_step.json`.
+the equivalent dense products. Writes `results/profile_step.json`; with `--precision=bfloat16`,
+`profile_step_bfloat16.json`.
 """
 
 import argparse
@@ -29,7 +30,7 @@ SHAPE = re.compile(r"%(\S+) = f32\[([\d,]*)\]")
 CALL = re.compile(r'%(\S+) = .*custom_call_target="[a-z]+_(?:pool_)?(\w+)".*\((conv\d|fc\d)\)+/')
 
 
-def measure() -> dict[str, Any]:
+def measure(precision: str) -> dict[str, Any]:
     """Traces the steps; returns microseconds per image for each counted operation and in total."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import jax  # imported here: the number of its threads depends on the affinity
@@ -44,6 +45,7 @@ def measure() -> dict[str, Any]:
     from lenet_jax.training.step import TrainState, init_state, train_epoch
 
     changes = {"data.train_examples": STEPS * BATCH_SIZE, "train.batch_size": BATCH_SIZE}
+    changes |= {"train.precision": precision}
     config = configs.load("configs/lenet5.py", changes.items())
     dataset = data.load_section(config.data)
     spec, settings = make_spec(config, dataset), hyperparameters(config)
@@ -74,6 +76,7 @@ def measure() -> dict[str, Any]:
     return {
         "question": QUESTION,
         "network": "lenet5",
+        "precision": precision,
         "batch_size": BATCH_SIZE,
         "micro_batch_size": spec.micro_batch_size,
         "microseconds_per_image": total,
@@ -118,8 +121,9 @@ def main() -> None:
     """Measures, prints the operations, and writes the results."""
     parser = argparse.ArgumentParser(description=QUESTION)
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder to write to")
+    parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
-    answer = measure()
+    answer = measure(arguments.precision)
     for operation in answer["operations"]:
         print(
             f"{operation['operation']:>24}:"
@@ -130,7 +134,8 @@ def main() -> None:
     whole = answer["microseconds_per_image"]
     print(f"counted {counted:.1f} of {whole:.1f} µs per image", flush=True)
     arguments.results.mkdir(exist_ok=True)
-    file = arguments.results / "profile_step.json"
+    ending = "" if arguments.precision == "float32" else f"_{arguments.precision}"
+    file = arguments.results / f"profile_step{ending}.json"
     write_json(file, answer)
     print(f"written to {file}")
 

@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 
 from lenet_jax import machine
 from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_command, writing
+from lenet_jax.nn import native
 from lenet_jax.storage.fetching import fetch
 from lenet_jax.storage.files import (
     check_replaceable,
@@ -192,9 +193,11 @@ def tolerance(precision: str, platform: str) -> float:
 
     Args:
       precision: of the products, `train.precision`.
-      platform: of the device; a CPU computes in float32 whatever the precision is.
+      platform: of the device; a CPU computes in float32, or in bfloat16 if it multiplies that.
     """
-    return TOLERANCES["float32" if platform == "cpu" else precision]
+    if platform == "cpu" and not (precision == "bfloat16" and native.has_bfloat16()):
+        precision = "float32"
+    return TOLERANCES[precision]
 
 
 def _images(network: "Network") -> tuple[UInt8[np.ndarray, "n h w c"], str]:

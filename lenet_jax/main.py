@@ -52,7 +52,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     machine.use_compilation_cache()
     machine.use_cores()
     if config.model.name == LENET and config.model.backend in ("auto", "native"):
-        native.start()  # beside what follows
+        units = native.LENET
+        if config.train.precision == "bfloat16":
+            units += native.BFLOAT16
+        native.start(units)  # beside what follows
     timeline.record("start of Python, flags", started)
     options = {
         "profile": flag_values.profile,

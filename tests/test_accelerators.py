@@ -17,7 +17,7 @@ from lenet_jax import data, export, machine
 from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import UserError, run_command
 from lenet_jax.inference.network import Network
-from lenet_jax.nn import ops
+from lenet_jax.nn import native, ops
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps import plan
@@ -129,10 +129,13 @@ def test_an_export_has_the_precision_of_its_run():
         assert len(stated) == 10 and {*stated} == {expected}  # both operands of five layers
 
 
-def test_exports_are_compared_as_closely_as_the_device_computes():
+def test_exports_are_compared_as_closely_as_the_device_computes(monkeypatch):
     assert export.tolerance("tensorfloat32", "cpu") == export.tolerance("float32", "gpu") == 1e-5
     assert export.tolerance("float32", "gpu") < export.tolerance("tensorfloat32", "gpu")
     assert export.tolerance("tensorfloat32", "tpu") < export.tolerance("bfloat16", "tpu") < 0.1
+    for multiplies, expected in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(native, "has_bfloat16", lambda answer=multiplies: answer)
+        assert export.tolerance("bfloat16", "cpu") == export.tolerance(expected, "tpu")
 
 
 def test_backend_and_options_follow_the_platform():

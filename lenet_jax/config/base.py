@@ -53,7 +53,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.batch_size = 64  # images per optimiser step
     config.train.micro_batch_size = 32  # images per gradient; larger batches accumulate gradients
     config.train.eval_batch_size = 80  # images per forward pass in evaluation
-    config.train.precision = "float32"  # of products; or `tensorfloat32`, `bfloat16` (GPU: TF32)
+    config.train.precision = (
+        "float32"  # of products; or `tensorfloat32`, `bfloat16`: docs/devices.md
+    )
     config.train.normalize = "standard"  # pixels: by mean and sd of the data, or `lenet_1998`
     config.train.loss = "cross_entropy"  # `mse`, `squashed_mse`, `map`, FILE.py:function
     config.train.measurements = ()  # FILE.py:function, …: of logits and labels

@@ -5,11 +5,13 @@ others are padded. The convolution of any size takes those smaller than `LANES` 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
 from jax.interpreters import ad, batching
 from jaxtyping import Array, Float, Int8
 
@@ -27,9 +29,16 @@ CUT = 4  # instead of the winner's phase, where ReLU gives 0
 
 
 def conv_pool_relu(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+    x: Float[Array, "c h w b"],
+    kernel: Float[Array, "5 5 c k"],
+    bias: Float[Array, " k"],
+    precision: str = "float32",
 ) -> Float[Array, "k h2 w2 b"]:
     """`ops.conv_pool_relu` of float32 arrays that have the batch last.
+
+    With the precision `bfloat16`, images of several channels and the kernel are rounded before they
+    are multiplied, if the processor has products of bfloat16. Derivatives stay those of float32, at
+    the winners that this gives.
 
     Raises:
       ValueError: the shapes do not fit.
@@ -39,6 +48,9 @@ def conv_pool_relu(
     _check_shapes(x, kernel, bias, (SIZE, SIZE))
     if min(height, width) < SIZE or (height - SIZE) % 2 == 0 or (width - SIZE) % 2 == 0:
         raise ValueError(f"maps of {height}×{width} leave no even size to pool")
+    if precision == "bfloat16" and len(x) > 1 and native.has_bfloat16():
+        native.load(native.LENET + native.BFLOAT16)
+        return _rounded_conv_pool_relu.bind(x, kernel, bias)[0]
     native.load()
     return _conv_pool_relu.bind(x, kernel, bias)[0]
 
@@ -66,16 +78,18 @@ def _check_shapes(x: Array, kernel: Array, bias: Array, window: tuple[int, ...])
 
 
 def _forward(
-    x: Float[Array, "c h w b"], kernel: Float[Array, "5 5 c k"], bias: Float[Array, " k"]
+    x: Float[Array, "c h w b"],
+    kernel: Float[Array, "5 5 c k"],
+    bias: Float[Array, " k"],
+    *,
+    call: str,
 ) -> list[Array]:
     """The layer's output, and the winning phase of each block, or `CUT`."""
     _, height, width, batch = x.shape
     x = _pad_batch(x)
     shape = len(bias), (height - SIZE + 1) // 2, (width - SIZE + 1) // 2, x.shape[-1]
     outs = _like(bias, shape), jax.ShapeDtypeStruct(shape, jnp.int8)
-    return [
-        out[..., :batch] for out in jax.ffi.ffi_call("conv_pool_forward", outs)(x, kernel, bias)
-    ]
+    return [out[..., :batch] for out in jax.ffi.ffi_call(call, outs)(x, kernel, bias)]
 
 
 def _read_winners(
@@ -117,20 +131,26 @@ def _input_gradient(
 
 
 _at_winners = Trilinear("conv_at_winners", _read_winners, _kernel_gradient, _input_gradient)
-_conv_pool_relu = make_primitive("conv_pool_relu", _forward)
 
 
-def _conv_pool_relu_jvp(
-    primals: Sequence[Array], tangents: Sequence[Any]
-) -> tuple[Sequence[Array], Sequence[Any]]:
-    outs = _conv_pool_relu.bind(*primals)
-    tangent = _at_winners.tangent((*primals, outs[1]), tangents, outs[0])
-    return outs, [tangent, ad.Zero(jax.typeof(outs[1]).to_tangent_aval())]
+def _make_conv_pool_relu(name: str, call: str) -> Primitive:
+    layer = make_primitive(name, partial(_forward, call=call))
+
+    def jvp(
+        primals: Sequence[Array], tangents: Sequence[Any]
+    ) -> tuple[Sequence[Array], Sequence[Any]]:
+        outs = layer.bind(*primals)
+        tangent = _at_winners.tangent((*primals, outs[1]), tangents, outs[0])
+        return outs, [tangent, ad.Zero(jax.typeof(outs[1]).to_tangent_aval())]
+
+    ad.primitive_jvps[layer] = jvp
+    batching.primitive_batchers[layer] = partial(map_images, layer, weights=(1, 2))
+    return layer
 
 
-ad.primitive_jvps[_conv_pool_relu] = _conv_pool_relu_jvp
-batching.primitive_batchers[_conv_pool_relu] = lambda args, axes: map_images(
-    _conv_pool_relu, args, axes, weights=(1, 2)
+_conv_pool_relu = _make_conv_pool_relu("conv_pool_relu", "conv_pool_forward")
+_rounded_conv_pool_relu = _make_conv_pool_relu(
+    "conv_pool_relu_bfloat16", "conv_pool_forward_bfloat16"
 )
 
 

@@ -35,9 +35,11 @@ CALLS = {
     "winners": ("conv_pool_kernel_gradient", "conv_pool_input_gradient"),
     "linear": ("linear_forward", "linear_kernel_gradient", "linear_input_gradient"),
     "windows": ("convolution_forward", "convolution_kernel_gradient"),
+    "bfloat16": ("conv_pool_forward_bfloat16",),
 }
 LENET = ("winners", "linear", "convolution")  # units; what takes longest comes first
 WINDOWS = ("windows",)
+BFLOAT16 = ("bfloat16",)
 
 
 def _flags(unit: str) -> tuple[str, ...]:
@@ -74,13 +76,25 @@ def key() -> str:
     Raises:
       UserError: there is no compiler, or it fails.
     """
-    command, (unit, *_) = _compiler(), CALLS
+    command = _compiler()
     # Predefined macros identify the compiler and the processor; XLA's header, the interface.
-    defined = _run([*command, _flags(unit)[2], "-dM", "-E", "-x", "c++", os.devnull], unit)
+    defined = _macros()
     interface = (_include() / "xla" / "ffi" / "api" / "c_api.h").read_bytes()
     flags = shlex.join([*command, *(flag for unit in CALLS for flag in _flags(unit))]).encode()
     sources = [path.read_bytes() for path in sorted(FOLDER.glob("*.[ch]*"))]
     return _hash(b"\0".join((*sources, flags, defined, interface)))
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 (AVX-512 BF16) and the C++ can be compiled."""
+    return missing() is None and b"__AVX512BF16__" in _macros()
+
+
+@functools.cache
+def _macros() -> bytes:
+    """What the compiler defines for this processor."""
+    unit = next(iter(CALLS))
+    return _run([*_compiler(), _flags(unit)[2], "-dM", "-E", "-x", "c++", os.devnull], unit)
 
 
 def start(units: tuple[str, ...] = LENET) -> None:

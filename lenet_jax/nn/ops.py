@@ -12,7 +12,8 @@ layers.
 
 `precision` is that of matrix products and convolutions, by JAX's names: `float32`, or
 `tensorfloat32` and `bfloat16`, with which GPUs and TPUs are faster and less precise. A CPU computes
-in float32 in any case.
+in float32 in any case, but for one layer: with `bfloat16`, `native` rounds what `conv_pool_relu`
+multiplies, on a processor that has such products (AVX-512 BF16).
 """
 
 import functools
@@ -73,7 +74,7 @@ def conv_pool_relu(
     _check_sizes(x, kernel)
     chosen = _choose(backend, x, kernel, kernel.shape[0] == cpu_kernels.SIZE)
     if chosen == "native":
-        return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias))
+        return batch_last(cpu_kernels.conv_pool_relu(batch_last(x), kernel, bias, precision))
     if chosen == "pallas":
         from lenet_jax.nn import gpu_kernels  # late: no other backend needs Pallas
 

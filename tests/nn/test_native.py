@@ -40,7 +40,7 @@ def fresh(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(native, "_registered", set())
-    cached = native.missing, native.key
+    cached = native.missing, native.key, native._macros
     for function in cached:
         function.cache_clear()
     yield monkeypatch
@@ -444,3 +444,61 @@ def test_shapes_that_do_not_fit_are_refused_before_the_kernels():
     ):
         with pytest.raises(ValueError, match=r"do not fit|no even size"):
             unwrap(cpu_kernels.conv_pool_relu)(*map(jnp.ones, (x, kernel, bias)))
+
+
+ROUNDS = pytest.mark.skipif(
+    not native.has_bfloat16(), reason="this processor does not multiply bfloat16"
+)
+
+
+def draw_layer(channels, filters, sides=(14, 12), batch=21):
+    rng = np.random.default_rng(channels)
+    shapes = (channels, *sides, batch), (5, 5, channels, filters), (filters,)
+    return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+def rounded(array):
+    return jnp.asarray(array).astype(jnp.bfloat16).astype(jnp.float32)
+
+
+@ROUNDS
+@pytest.mark.parametrize(("channels", "filters"), [(2, 6), (3, 17), (6, 12), (7, 1)])
+def test_bfloat16_is_the_layer_of_rounded_arrays(channels, filters):
+    x, kernel, bias = draw_layer(channels, filters)
+    layer = cpu_kernels.conv_pool_relu
+    ours, exact = layer(x, kernel, bias, "bfloat16"), layer(x, kernel, bias)
+    expected = layer(rounded(x), rounded(kernel), bias)
+    scale = float(jnp.abs(expected).max())
+    np.testing.assert_allclose(ours / scale, expected / scale, atol=1e-6)
+    assert 1e-4 < float(jnp.abs(ours - exact).max()) / scale < 1e-2
+
+
+@ROUNDS
+def test_of_bfloat16_ties_stay_ties_and_gradients_are_those_of_float32():
+    x, kernel, bias = draw_layer(6, 12)
+    x = jnp.broadcast_to(x[:, :1, :1], x.shape)  # all windows of an image are equal
+
+    def total(x, precision):
+        return cpu_kernels.conv_pool_relu(x, kernel, bias, precision).sum()
+
+    ours, exact = (jax.grad(total)(x, name) for name in ("bfloat16", "float32"))
+    np.testing.assert_array_equal(ours, exact)
+    assert jnp.any(ours != 0)
+
+
+@ROUNDS
+def test_mapped_bfloat16_is_each_network_s_own():
+    x, kernel, bias = draw_layer(4, 5)
+    kernels = jnp.stack([kernel, -kernel])
+    layer = partial(cpu_kernels.conv_pool_relu, precision="bfloat16")
+    mapped = jax.vmap(layer, (None, 0, None))(x, kernels, bias)
+    for ours, own in zip(mapped, kernels, strict=True):
+        np.testing.assert_array_equal(ours, layer(x, own, bias))
+
+
+@pytest.mark.compiler
+def test_a_processor_without_bfloat16_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(native, "_macros", lambda: b"#define __AVX512F__ 1")
+    x, kernel, bias = draw_layer(6, 4)
+    layer = cpu_kernels.conv_pool_relu
+    np.testing.assert_array_equal(layer(x, kernel, bias, "bfloat16"), layer(x, kernel, bias))
