@@ -229,13 +229,19 @@ def plot(answer: dict[str, Any]) -> Figure:
         for place, slope in enumerate(axis["slopes"]):
             middle = math.sqrt(values[place] * values[place + 1])
             height = math.sqrt(times[place] * times[place + 1])
-            note = f"{slope:.2f}".replace("-", "−")
+            note = f"{slope:.1f}".replace("-0.0", "0.0").replace("-", "−")
+            beside = {"xytext": (4, 2 if slope < 0 else -8), "ha": "left"}
+            above = {"xytext": (0, 6), "ha": "center"}
             upper.annotate(
-                note, (middle, height), (0, 7), textcoords="offset points", size=7, ha="center"
+                note,
+                (middle, height),
+                textcoords="offset points",
+                size=7,
+                **(beside if abs(slope) > 0.2 else above),
             )
         for own in (upper, lower):
             own.set(xscale="log", yscale="log")
-            own.yaxis.set_major_formatter("{x:g}")
+            own.yaxis.set_major_formatter("{x:,g}")
             own.set_xticks(values, [f"{value:,}" for value in values], size=7, rotation=45)
             own.minorticks_off()
         lower.set_xlabel(axis["title"].split(",")[0])

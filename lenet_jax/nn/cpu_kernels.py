@@ -1,7 +1,7 @@
 """The layers as calls of the C++ kernels in `cpp/`, differentiable to any order.
 
-Arrays have the batch last. The C++ takes batches that are a multiple of `LANES`, or `HALF_LANES`;
-others are padded. The convolution of any size takes those smaller than `LANES` too.
+Arrays have the batch last. Most of the C++ takes batches that are a multiple of `LANES`, or
+`HALF_LANES`; others are padded. Convolutions take smaller ones too, and put neighbours in a vector.
 """
 
 from collections.abc import Sequence
@@ -86,10 +86,16 @@ def _forward(
 ) -> list[Array]:
     """The layer's output, and the winning phase of each block, or `CUT`."""
     _, height, width, batch = x.shape
-    x = _pad_batch(x)
+    x = _pad_batch(x, _lanes(batch, (width - SIZE + 1) // 2))
     shape = len(bias), (height - SIZE + 1) // 2, (width - SIZE + 1) // 2, x.shape[-1]
     outs = _like(bias, shape), jax.ShapeDtypeStruct(shape, jnp.int8)
     return [out[..., :batch] for out in jax.ffi.ffi_call(call, outs)(x, kernel, bias)]
+
+
+def _lanes(batch: int, neighbours: int) -> int:
+    """What a batch is padded to a multiple of, if vectors may hold so many pixels of a row."""
+    fit = (lanes for lanes in (4, 8) if batch <= lanes and LANES // lanes <= neighbours)
+    return next(fit, LANES)
 
 
 def _read_winners(
@@ -167,7 +173,6 @@ def _linear_kernel_gradient(
     x: Float[Array, "n b"], cotangent: Float[Array, "k b"], *, groups: int
 ) -> Sequence[Array]:
     if groups == 1:
-        x, cotangent = _pad_batch(x), _pad_batch(cotangent)
         shape = x.shape[0], cotangent.shape[0]
         outs = _like(x, shape), _like(x, shape[1:])
         kernel, bias = jax.ffi.ffi_call("linear_kernel_gradient", outs)(x, cotangent)

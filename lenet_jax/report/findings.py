@@ -194,7 +194,8 @@ def _measure_module(
 ) -> dict[str, Any]:
     """The fields of `Findings` about the layers of any other module."""
     calls = network.record(image[None])
-    names, left_out, filters = modules.shown_layers(calls), list[str](), dict[str, Filters]()
+    names = modules.shown_layers(calls, network.logits(image[None]))
+    left_out, filters = list[str](), dict[str, Filters]()
     if len(names) == modules.MOST_LAYERS < len(calls):
         left_out.append(f"of {len(calls)} layers the first {len(names)} are shown")
     if any(each.output.ndim == 4 and each.output.shape[-1] > modules.MOST_MAPS for each in calls):

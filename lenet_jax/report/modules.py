@@ -16,12 +16,24 @@ MOST_LAYERS = 16  # that figures show
 MOST_MAPS = 64  # of a layer, in the figure of one image
 
 
-def shown_layers(calls: Sequence[LayerCall]) -> list[str]:
-    """The layers that figures show: not dropout, which is off; of many the first ones."""
+def shown_layers(calls: Sequence[LayerCall], logits: Float[np.ndarray, "1 k"]) -> list[str]:
+    """The layers that figures show: not dropout, which is off; of many the first ones.
+
+    Args:
+      calls: of the layers, for one image.
+      logits: of that image, which figures show besides: a layer that gives them is left out.
+    """
+    last = [
+        each.name
+        for each in calls[-1:]
+        if each.output.shape == logits.shape
+        and np.allclose(as_float(each.output), logits, rtol=1e-4, atol=1e-4)
+    ]
     names = [
         each.name
         for each in calls
-        if not isinstance(each.layer, nnx.Dropout)
+        if each.name not in last
+        and not isinstance(each.layer, nnx.Dropout)
         and each.output.ndim in (2, 3, 4)
         and jnp.issubdtype(each.output.dtype, jnp.floating)
     ]

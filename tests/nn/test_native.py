@@ -446,15 +446,42 @@ def test_shapes_that_do_not_fit_are_refused_before_the_kernels():
             unwrap(cpu_kernels.conv_pool_relu)(*map(jnp.ones, (x, kernel, bias)))
 
 
-ROUNDS = pytest.mark.skipif(
-    not native.has_bfloat16(), reason="this processor does not multiply bfloat16"
-)
-
-
 def draw_layer(channels, filters, sides=(14, 12), batch=21):
     rng = np.random.default_rng(channels)
     shapes = (channels, *sides, batch), (5, 5, channels, filters), (filters,)
     return [jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes]
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("batch", [1, 2, 4, 5, 8, 9])
+@pytest.mark.parametrize("width", [6, 8, 10, 12, 14, 20])
+def test_few_images_give_the_bits_of_many(batch, width):
+    x, kernel, bias = draw_layer(3, 7, (8, width), 16)
+    few = x[..., :batch]
+    ours, vjp = jax.vjp(cpu_kernels.conv_pool_relu, few, kernel, bias)
+    many, vjp_many = jax.vjp(cpu_kernels.conv_pool_relu, x, kernel, bias)
+    np.testing.assert_array_equal(ours, many[..., :batch])
+    cotangent = jnp.cos(jnp.arange(many.size, dtype=jnp.float32)).reshape(many.shape)
+    of_x, *_ = vjp(cotangent[..., :batch])
+    np.testing.assert_array_equal(of_x, vjp_many(cotangent)[0][..., :batch])
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("batch", [1, 3, 17])
+def test_a_linear_layer_s_gradient_takes_any_number_of_images(batch):
+    x, kernel, bias = (
+        jnp.asarray(np.random.default_rng(batch).normal(size=shape), jnp.float32)
+        for shape in ((30, batch), (30, 11), (11,))
+    )
+    value, vjp = jax.vjp(cpu_kernels.linear, x, kernel, bias)
+    _, of_kernel, of_bias = vjp(jnp.ones_like(value))
+    np.testing.assert_allclose(of_kernel, x.sum(1, keepdims=True).repeat(11, 1), rtol=1e-5)
+    np.testing.assert_array_equal(of_bias, batch)
+
+
+ROUNDS = pytest.mark.skipif(
+    not native.has_bfloat16(), reason="this processor does not multiply bfloat16"
+)
 
 
 def rounded(array):

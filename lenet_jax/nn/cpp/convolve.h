@@ -1,13 +1,16 @@
 // Convolution, 2×2 max-pooling, bias and ReLU in one pass.
 //
-// Arrays have the batch as their last axis, a multiple of kLanes: x (c, h, w, b), kernel
-// (5, 5, c, k), output (k, h2, w2, b). A vector holds one pixel of kLanes images, so nothing is
-// shuffled. The four pixels of a pooling block add the same terms in the same order with the same
+// Arrays have the batch as their last axis: x (c, h, w, b), kernel (5, 5, c, k), output
+// (k, h2, w2, b). It is a multiple of kLanes, so that a vector holds one pixel of kLanes images, and
+// nothing is shuffled; or a half or a quarter of kLanes, so that a vector holds neighbours in a row,
+// of which there are at least as many. The four pixels of a pooling block add the same terms in the same order with the same
 // instructions: equal windows give equal sums, and ties stay ties.
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "convolution.h"
 #include "vectors.h"
@@ -22,10 +25,30 @@ struct Single {
   static void add(Floats& sum, Vector values, float weight) { sum += values * weight; }
 };
 
-// One pooled pixel of kFilters filters, for kLanes images.
+// Of two vectors with as many neighbouring pixels each, makes one of every other pixel, and one of the
+// pixels between them.
+template <int kPixels, int... kLane>
+void separate(Floats& first, Floats& second, std::integer_sequence<int, kLane...>) {
+  constexpr int kImages = kLanes / kPixels;
+#if defined(__clang__)
+  const Floats even =
+      __builtin_shufflevector(first, second, (kLane + kLane / kImages * kImages)...);
+  second =
+      __builtin_shufflevector(first, second, (kLane + (kLane / kImages + 1) * kImages)...);
+#else
+  const Floats even =
+      __builtin_shuffle(first, second, Ints{(kLane + kLane / kImages * kImages)...});
+  second = __builtin_shuffle(first, second, Ints{(kLane + (kLane / kImages + 1) * kImages)...});
+#endif
+  first = even;
+}
+
+// Neighbouring pooled pixels of kFilters filters: one, for kLanes images, or several, for as many
+// fewer.
 template <class Product, int kFilters>
-void forward_pixel(const Convolution& layer, const float* x, const float* kernel, const float* bias,
-                   float* out, int8_t* winners) {
+void forward_pixels(const Convolution& layer, long pixels, const float* x, const float* kernel,
+                    const float* bias, float* out, int8_t* winners) {
+  const long next = pixels == 1 ? layer.batch : kLanes;
   Floats sums[kPhases][kFilters] = {};
   for (long channel = 0; channel < layer.channels; ++channel) {
     for (long dy = 0; dy < kSize; ++dy) {
@@ -33,8 +56,8 @@ void forward_pixel(const Convolution& layer, const float* x, const float* kernel
       for (long dx = 0; dx < kSize; ++dx) {
         const float* pixel = x + channel * layer.plane() + dy * layer.row() + dx * layer.batch;
         const typename Product::Vector phases[kPhases] = {
-            Product::read(pixel), Product::read(pixel + layer.batch),
-            Product::read(pixel + layer.row()), Product::read(pixel + layer.row() + layer.batch)};
+            Product::read(pixel), Product::read(pixel + next), Product::read(pixel + layer.row()),
+            Product::read(pixel + layer.row() + next)};
         const float* weights = kernel + layer.weight(dy, dx, channel, 0);
         for (long filter = 0; filter < kFilters; ++filter) {
           for (int phase = 0; phase < kPhases; ++phase) {
@@ -46,6 +69,12 @@ void forward_pixel(const Convolution& layer, const float* x, const float* kernel
   }
 #pragma GCC unroll 8
   for (long filter = 0; filter < kFilters; ++filter) {
+    for (int row = 0; row < kPhases; row += 2) {
+      Floats &even = sums[row][filter], &odd = sums[row + 1][filter];
+      constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
+      if (pixels == 2) separate<2>(even, odd, kAll);
+      if (pixels == 4) separate<4>(even, odd, kAll);
+    }
     Floats best = sums[0][filter];
     Ints winner = {};
     for (int phase = 1; phase < kPhases; ++phase) {
@@ -62,15 +91,18 @@ void forward_pixel(const Convolution& layer, const float* x, const float* kernel
 
 template <class Product>
 void convolve(const Convolution& layer, const float* x, const float* kernel, const float* bias,
-             float* out, int8_t* winners) {
+              float* out, int8_t* winners) {
+  const long pixels = layer.batch < kLanes ? kLanes / layer.batch : 1;  // of a vector
   for_tiles<kForwardFilters>(layer.filters, [&](auto filters, long filter) {
     for (long i = 0; i < layer.pooled_height(); ++i) {
-      for (long j = 0; j < layer.pooled_width(); ++j) {
+      for (long j = 0; j < layer.pooled_width(); j += pixels) {
+        const long column = std::min(j, layer.pooled_width() - pixels);  // the last ones twice
         for (long image = 0; image < layer.batch; image += kLanes) {
+          const long from = 2 * (i * layer.row() + column * layer.batch) + image;
           const long to = filter * layer.pooled_plane() + i * layer.pooled_row() +
-                          j * layer.batch + image;
-          forward_pixel<Product, filters()>(layer, x + 2 * i * layer.row() + 2 * j * layer.batch + image,
-                                   kernel + filter, bias + filter, out + to, winners + to);
+                          column * layer.batch + image;
+          forward_pixels<Product, filters()>(layer, pixels, x + from, kernel + filter,
+                                             bias + filter, out + to, winners + to);
         }
       }
     }

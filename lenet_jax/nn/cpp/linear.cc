@@ -1,6 +1,7 @@
 // A linear layer and its gradients, as products of a matrix and a batch.
 //
-// Arrays have the batch as their last axis, a multiple of kLanes.
+// Arrays have the batch as their last axis; but for the gradient of the kernel it is a multiple of
+// kLanes.
 
 #include <algorithm>
 #include <cstring>
