@@ -39,6 +39,7 @@ from lenet_jax.storage.sweep_dir import is_sweep
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training import sizes
+from lenet_jax.training.environment import remark_on_device
 from lenet_jax.training.evaluation import no_metrics
 from lenet_jax.training.loop import Trainer
 from lenet_jax.training.start import Start, is_pruned
@@ -219,7 +220,7 @@ def _print_header(console: Console, trainer: Trainer, record: Record, workdir: P
     for remark in dataset.remarks:
         console.note(remark)
     defaults = defaults_of(machine.devices()[0])
-    if remark := defaults.faster(trainer.config):
+    if remark := remark_on_device(trainer.config):
         console.note(remark)
     auto = trainer.config.model.get("backend") == "auto" and trainer.spec.network is LeNet
     if auto and "native" in defaults.backends and native.missing():

@@ -10,7 +10,6 @@ from lenet_jax import config as configs
 from lenet_jax import data, machine
 from lenet_jax.data.arrays import given
 from lenet_jax.data.dataset import SECTION
-from lenet_jax.device_defaults import defaults_of
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted, is_url
 from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
 from lenet_jax.plots.corruptions import plot_error_map
@@ -30,7 +29,7 @@ from lenet_jax.sweeps.starts import check_starts, own_weights
 from lenet_jax.sweeps.table import result_lines, share
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
-from lenet_jax.training.environment import training_environment
+from lenet_jax.training.environment import remark_on_device, training_environment
 from lenet_jax.training.population import choose_strategy
 
 MOST_NAMED = 12  # chunks in one message
@@ -219,7 +218,7 @@ def _print_remarks(
     """Prints what a user should know of the data, the devices and the file system."""
     for remark in dict.fromkeys(r for group in groups for r in group.dataset.remarks):
         console.note(remark)
-    if executor is None and (remark := defaults_of(machine.devices()[0]).faster(config)):
+    if executor is None and (remark := remark_on_device(config)):
         console.note(remark)
     if store.lock_note:
         console.warn(store.lock_note)

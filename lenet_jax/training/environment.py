@@ -10,6 +10,7 @@ from lenet_jax import machine
 from lenet_jax.config.file import Config
 from lenet_jax.config.networks import LENET
 from lenet_jax.config.source import code_of
+from lenet_jax.device_defaults import defaults_of
 from lenet_jax.nn import native, ops
 from lenet_jax.training import training_set
 
@@ -31,6 +32,17 @@ def training_environment(config: Config, command: Sequence[str]) -> dict[str, An
         **own_subsets([config.data.subset_file]),
         "native_code": native.key() if backend == "native" else None,
     }
+
+
+def remark_on_device(config: Config) -> str | None:
+    """What the device makes of a config that a user should know, in one line; None: nothing."""
+    device, precision, model = machine.devices()[0], config.train.precision, config.model
+    if device.platform == "cpu" and precision != "float32":
+        is_native = model.name == LENET and model.backend in ("auto", "native")
+        rounds = is_native and (model.activation, model.pool) == ("relu", "max")
+        if not (rounds and precision == "bfloat16" and native.has_bfloat16()):
+            return f"train.precision={precision} changes nothing: this is computed in float32 here"
+    return defaults_of(device).faster(config)
 
 
 def own_code(

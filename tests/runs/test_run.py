@@ -31,6 +31,7 @@ from lenet_jax.storage import checkpoint
 from lenet_jax.storage.run_dir import RunDir
 from lenet_jax.training import parallel
 from lenet_jax.training.batches import DeviceSplit, epoch_order, make_batch
+from lenet_jax.training.environment import remark_on_device
 from lenet_jax.training.evaluation import evaluate
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
 from lenet_jax.training.loop import Trainer
@@ -305,6 +306,24 @@ def test_a_run_without_a_compiler_warns_that_it_is_slower(
     warning = "training is slower than it could be: there is no C++ compiler here"
     assert warning in run.output.splitlines()
     assert run.read("run.json")["backend"] == "plain"
+
+
+@pytest.mark.parametrize(
+    ("changes", "multiplies", "said"),
+    [
+        ({"train": {"precision": "bfloat16"}}, True, False),
+        ({"train": {"precision": "bfloat16"}}, False, True),
+        ({"train": {"precision": "bfloat16"}, "model": {"activation": "tanh"}}, True, True),
+        ({"train": {"precision": "tensorfloat32"}}, True, True),
+        ({}, False, False),
+    ],
+)
+def test_a_precision_that_changes_nothing_is_said(folder, monkeypatch, changes, multiplies, said):
+    monkeypatch.setattr(native, "has_bfloat16", lambda: multiplies)
+    changes.setdefault("model", {}).setdefault("backend", "native")
+    config = make_config(folder, **changes)
+    remark = remark_on_device(config)
+    assert (f"{config.train.precision} changes nothing" in (remark or "")) == said
 
 
 def test_the_smoothed_objective_is_logged_beside_the_loss(folder, tmp_path, no_figures):
