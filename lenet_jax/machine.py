@@ -44,6 +44,7 @@ def environment(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
         "processor": processor(),
+        "processor_family": processor_family(),
         "cores": cores(),
         "platform": platform.platform(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -120,10 +121,25 @@ def available_memory(device: Any) -> int | None:
 
 def processor() -> str:
     """The name of the CPU."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def processor_family() -> str | None:
+    """The CPU's family and model, as x86 counts them; None where the system does not say.
+
+    A virtual machine may name its processor without its generation, as in "AMD EPYC".
+    """
+    info = _cpu_info()
+    return f"{info['cpu family']}.{info['model']}" if {"cpu family", "model"} <= {*info} else None
+
+
+@functools.cache
+def _cpu_info() -> dict[str, str]:
+    """What Linux says of the first core."""
+    file = Path("/proc/cpuinfo")
+    first = file.read_text().split("\n\n")[0] if file.exists() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def use_compilation_cache() -> None:

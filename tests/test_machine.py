@@ -1,7 +1,10 @@
 import json
 import os
+import platform
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +19,8 @@ def test_the_environment_names_revision_versions_and_processor(monkeypatch):
     assert environment["versions"].keys() == {"jax", "numpy"}
     assert environment["versions"]["numpy"] == np.__version__
     assert environment["processor"]
+    if Path("/proc/cpuinfo").exists() and platform.machine() == "x86_64":
+        assert re.fullmatch(r"\d+\.\d+", environment["processor_family"])
     assert environment["cores"] >= 1
     assert environment["xla_flags"] == "--xla_example=1"
     json.dumps(environment)
