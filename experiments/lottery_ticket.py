@@ -262,6 +262,15 @@ def to_markdown(answer: dict[str, Any]) -> str:
         seconds = sum(row["seconds"] for row in rounds)
         if text := pytorch_loop.sentence(seconds, network["pytorch"]):
             lines += ["", text]
+    loops = [network["pytorch"] for network in answer["networks"].values()]
+    if len(loops) > 1 and None not in loops:
+        all_rounds = (row for own in answer["networks"].values() for row in own["rounds"])
+        ours, theirs = (sum(row["seconds"] for row in each) for each in (all_rounds, loops))
+        lines += [
+            "",
+            f"All networks together: {ours:,.0f} s of training, and {theirs:,.0f} s of such loops,"
+            f" {theirs / ours:.1f} times as long.",
+        ]
     return "\n".join(lines) + "\n"
 
 
