@@ -87,7 +87,9 @@ def key() -> str:
 
 def has_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 (AVX-512 BF16) and the C++ can be compiled."""
-    return missing() is None and b"__AVX512BF16__" in _macros()
+    if missing() is not None or b"__AVX512BF16__" not in _macros():
+        return False
+    return missing(LENET + BFLOAT16) is None
 
 
 @functools.cache

@@ -399,3 +399,18 @@ def test_class_weights_give_the_weighted_mean_of_the_losses():
     losses, own = np.linspace(1, 2, 12), np.take(weights, DATASET.train.labels[:10])
     objective = np.sum(np.ravel(batch.scales * batch.weights) * losses) / batch.total
     np.testing.assert_allclose(objective, np.average(losses[:10], weights=own), rtol=1e-6)
+
+
+def test_programs_are_kept_of_the_package_s_own_code_alone():
+    built_in = make_spec(member(), tiny.dataset())
+    kept = functools.partial(population.population_of, size=2)
+    assert kept(built_in) is kept(make_spec(member(seed=3), tiny.dataset()))
+    assert kept(built_in) is not kept(built_in, strategy="vmap")
+    equal = [
+        dataclasses.replace(built_in, model=(*built_in.model, ("own", value)))
+        for value in (1, True)
+    ]
+    assert equal[0] == equal[1] and kept(equal[0]) is not kept(equal[1])
+    for own in ({"network": tiny.dataset}, {"loss": lambda *_: 0}, {"measurements": (("a", max),)}):
+        spec = dataclasses.replace(built_in, **own)
+        assert kept(spec) is not kept(spec)
