@@ -1,6 +1,6 @@
 r"""Does a larger batch need a larger learning rate? 4 batch sizes × 5 learning rates, 3 seeds each.
 
-    python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/batch_and_rate \
+    python -m lenet_jax.sweep --config=configs/lenet5.py --workdir=runs/batch_and_rate \
         --sweep=configs/sweeps/batch_and_rate.py --config.train.num_epochs=5
 
 Each batch size needs its own compiled program, so it is a group; the learning rates share it.

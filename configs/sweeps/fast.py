@@ -1,6 +1,6 @@
 r"""With how few epochs does validation reach 99 %, and at which rate? 18 settings of fast.py.
 
-    python -m experiments.sweep --config=configs/fast.py --workdir=runs/fast_choice --save=none \
+    python -m lenet_jax.sweep --config=configs/fast.py --workdir=runs/fast_choice --save=none \
         --sweep=configs/sweeps/fast.py
 
 Epochs × learning rates × label smoothing, each over the seeds from 100: those from 0 measure what

@@ -1,6 +1,6 @@
 r"""Which learning rate is best, and how certain is that? 8 learning rates, 16 seeds each.
 
-    python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/learning_rate \
+    python -m lenet_jax.sweep --config=configs/lenet5.py --workdir=runs/learning_rate \
         --sweep=configs/sweeps/learning_rate.py --config.train.num_epochs=5
 
 The argument is the number of seeds. All 128 members form one group, which is compiled once.

@@ -1,6 +1,6 @@
 r"""How much does a result vary with the seed? n seeds of one config.
 
-    python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/seeds \
+    python -m lenet_jax.sweep --config=configs/lenet5.py --workdir=runs/seeds \
         --sweep=configs/sweeps/seeds.py
 
 The argument is the number of seeds, `--sweep=configs/sweeps/seeds.py:64`, 16 without one; or the

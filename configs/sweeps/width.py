@@ -1,6 +1,6 @@
 r"""How wide must the network be? 4 widths of the convolutions × 3 of the linear layers × 3 seeds.
 
-    python -m experiments.sweep --config=configs/lenet5.py --workdir=runs/width \
+    python -m lenet_jax.sweep --config=configs/lenet5.py --workdir=runs/width \
         --sweep=configs/sweeps/width.py --config.train.num_epochs=5
 
 Each width needs its own compiled program: 12 groups, each compiled once. `--dry_run` prints the

@@ -239,7 +239,7 @@ def _read_member(path: Path, member: int | None, epoch: int | None) -> tuple[Res
         saved = next(stored.saved(), None)
         choice = "none has its weights saved"
         if saved is not None:
-            choice = f"choose one, for example --member={saved}"
+            choice = f"choose one, for example {NetworkName(str(path), saved)}"
         raise UserError(f"{path} is a sweep of {counted(len(overrides), 'network')}; {choice}")
     sweep.chunk_of(member)  # may raise
     config = configs.from_dict(sweep.config())

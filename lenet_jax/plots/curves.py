@@ -84,19 +84,21 @@ def plot_curves(
         for values, colour in zip(lines, colours, strict=True):
             dashes, marker = ("--", "s") if colour == TRAIN else ("-", "o")
             marker = marker if len(epochs) <= MOST_MARKERS else ""
-            axes.plot(epochs, values, dashes, color=colour, marker=marker)
+            axes.plot(epochs, values, dashes, color=colour, marker=marker, clip_on=False)
         if best is not None:
             axes.axvline(epochs[best], color=FAINT, linestyle=":", linewidth=1)
         if seam is not None and seam < epochs[-1]:
             _mark_seam(axes, seam)
     if columns == 3:
         all_axes[2].set_ylim(bottom=0)
+        all_axes[2].yaxis.set_major_formatter("{x:g}")
     all_axes[0].set_yscale("log")
     _round_limits(all_axes[0], losses, "{:g}".format)
     _accuracy_axis(all_axes[1], errors)
     if best is not None:
         for axes, values in zip(all_axes, (losses[1], errors[1]), strict=False):
-            axes.plot(epochs[best], values[best], "*", color=VALID, markersize=12, zorder=3)
+            look = {"color": VALID, "markersize": 12, "zorder": 3, "clip_on": False}
+            axes.plot(epochs[best], values[best], "*", **look)
         text = f"★ best epoch {epochs[best]:g}: validation accuracy {100 - errors[1][best]:.2f} %"
         names += [("● validation, after it", VALID), (text, INK)]
     key(figure, names)

@@ -39,7 +39,7 @@ MOST_NAME, MOST_COLUMN = 52, 28  # letters beside a ranking, and below a column
 NARROW = 760  # pixels, of one panel
 LETTER = 8  # pixels, about
 JOIN = " · "
-MOST_CURVES = 12
+MOST_CURVES, MOST_BANDS = 12, 5
 MOST_WRITTEN = 24, 10  # rows and columns of a heat map with numbers in it
 MOST_TICKS = 24
 
@@ -91,7 +91,9 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     subtitle += f", {stuck} stuck near chance" if stuck else ""
     validated = all(setting.validated for setting in settings)
     subtitle += f"; test errors at the {'best epoch on validation' if validated else 'last epoch'}"
-    subtitle += "; ★ best on validation" if validated and len(settings) > 1 else ""
+    if validated and len(settings) > 1:
+        means = any(len(setting.test_errors) > 1 for setting in settings)
+        subtitle += f"; ★ best {'mean ' if means else ''}on validation"
     ranked = not keys and len(settings) > 1
     height = max(430, 140 + 26 * min(len(settings), MOST_RANKED))
     if len(keys) == 2:
@@ -111,7 +113,7 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
         _plot_members(figure.subplots(), settings, keys)
     else:
         left, right = figure.subplots(1, 2)
-        _plot_members(right, settings, keys)
+        _plot_members(right, settings, keys, _colours(settings))
         _plot_curves(left, settings)
     return figure
 
@@ -135,16 +137,15 @@ def find_axes(settings: Sequence[Setting]) -> list[str]:
 
 def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
     """The centre of each setting's validation errors and its range, over the epochs."""
-    from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
     robust, what = _is_robust(settings), _named_centre(settings) or "each network"
     split = "validation" if all(setting.validated for setting in settings) else "training"
     axes.set(title=f"{split} error, %: {what}", xlabel="epoch")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    shown = settings[:: math.ceil(len(settings) / MOST_CURVES)]
-    colours, ends = colormaps["viridis"](np.linspace(0, 0.75, len(shown))), []
-    for place, (setting, colour) in enumerate(zip(shown, colours, strict=True)):
+    colours, ends = _colours(settings), []
+    shown = [settings[index] for index in colours]
+    for place, (setting, colour) in enumerate(zip(shown, colours.values(), strict=True)):
         errors = setting.errors
         name = legible(setting.name, 26)
         if not errors.size:
@@ -162,8 +163,9 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         centre, (below, above) = np.array(centres), np.squeeze(bars, axis=2).T
         axes.plot(epochs, centre, dashes, color=colour, marker=marker)
         ends.append((epochs, centre, name, colour))
-        look = {"color": colour, "alpha": 0.2, "linewidth": 0}
-        axes.fill_between(epochs, centre - below, centre + above, **look)
+        if len(shown) <= MOST_BANDS:  # more would hide each other
+            look = {"color": colour, "alpha": 0.2, "linewidth": 0}
+            axes.fill_between(epochs, centre - below, centre + above, **look)
     lowest = min((setting.errors.min(initial=100) for setting in shown), default=0)
     highest = max((setting.errors.max(initial=0) for setting in shown), default=0)
     if highest > 1.5 * lowest > 0:
@@ -175,16 +177,38 @@ def _plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         label_ends(axes, ends)
 
 
-def _plot_members(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
-    """The test errors over the values of a key, or, where these are long names, ranked."""
+def _colours(settings: Sequence[Setting]) -> dict[int, Any]:
+    """The colours of the settings whose curves are drawn, by their places: of many a part."""
+    from matplotlib import colormaps
+
+    places = range(0, len(settings), math.ceil(len(settings) / MOST_CURVES))
+    return dict(zip(places, colormaps["viridis"](np.linspace(0, 0.75, len(places))), strict=True))
+
+
+def _plot_members(
+    axes: Axes,
+    settings: Sequence[Setting],
+    keys: Sequence[str],
+    colours: Mapping[int, Any] | None = None,
+) -> None:
+    """The test errors over the values of a key, or, where these are long names, ranked.
+
+    Args:
+        axes: to draw on.
+        settings: what members share.
+        keys: that span the settings.
+        colours: of settings whose curves are beside, by their places.
+    """
     values = [_value(setting, key) for setting in settings for key in keys]
     if values and not _are_numbers(values) and _are_crowded(axes, list(map(_show, values))):
         _plot_ranking(axes, settings)
     else:
-        _plot_points(axes, settings, keys)
+        _plot_points(axes, settings, keys, colours or {})
 
 
-def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -> None:
+def _plot_points(
+    axes: Axes, settings: Sequence[Setting], keys: Sequence[str], colours: Mapping[int, Any]
+) -> None:
     """Test error of every member, and the centre and its range for each setting."""
     centre = _named_centre(settings)
     axes.set(title=f"test error, %: {f'each, {centre}' if centre else 'each network'}")
@@ -196,28 +220,31 @@ def _plot_points(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) -
     diverged = [p for p, setting in zip(places, settings, strict=True) if not setting.test_errors]
     look = {"color": VERMILION, "markersize": 6, "transform": axes.get_xaxis_transform()}
     axes.plot(diverged, [0.96] * len(diverged), "x", **look)
-    for place, setting in zip(places, settings, strict=True):
+    for index, (place, setting) in enumerate(zip(places, settings, strict=True)):
         errors = setting.test_errors
         centre, bar = _centre(setting.test, robust)
         if centre is None:
             continue
         best = setting.best and len(settings) > 1
-        shape, colour = ("*", VERMILION) if best else ("o", BLUE)
+        shape, colour = "*" if best else "o", colours.get(index, VERMILION if best else BLUE)
         if len(errors) < FEWEST:
-            look = {"color": colour, "markersize": 11 if best else 4}
-            axes.plot([place] * len(errors), errors, shape, **look)
+            axes.plot([place] * len(errors), errors, "o", color=colour, markersize=4)
+            if best:
+                axes.plot(place, centre, shape, color=colour, markersize=11)
             continue
-        if dotted:
-            axes.plot([place] * len(errors), errors, "o", color=FAINT, alpha=0.45, markersize=3)
         look = {"fmt": shape, "color": colour, "zorder": 3, "markersize": 11 if best else 6}
         axes.errorbar(place, centre, bar, capsize=4, **look)
+        if dotted:
+            look = {"color": FAINT, "alpha": 0.6, "markersize": 3, "zorder": 4}
+            axes.plot([place] * len(errors), errors, "o", **look)
     if numeric:
         if min(places) > 0 and max(places) / min(places) >= 8:
             axes.set_xscale("log")
             axes.minorticks_off()
             label += " (log scale)"
         if len(places) <= 10:
-            _name_columns(axes, places, [f"{value:g}" for value in values])
+            apart = _apart(axes, places, [f"{value:g}" for value in values])
+            _name_columns(axes, list(apart), list(apart.values()))
     else:
         _name_columns(axes, places, [_show(value) for value in values])
         axes.margins(x=0.3 if len(places) < 4 else 0.1)
@@ -275,10 +302,12 @@ def _plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str])
     rows, columns = (range(0, len(v), math.ceil(len(v) / MOST_TICKS)) for v in values)
     axes.set_yticks(rows, [legible(_show(values[0][place]), 18) for place in rows])
     _name_columns(axes, columns, [_show(values[1][place]) for place in columns])
-    what = "median" if robust else "mean"
+    what = "each network"
+    if any(len(setting.test_errors) > 1 for setting in settings):
+        what = f"{'median' if robust else 'mean'} of each setting"
     if written and any(setting.test.n >= FEWEST for setting in settings):
         what += " [25–75 %]" if robust else " ± sd"
-    axes.set(ylabel=keys[0], xlabel=keys[1], title=f"test error, %: {what} over seeds")
+    axes.set(ylabel=keys[0], xlabel=keys[1], title=f"test error, %: {what}")
     axes.grid(visible=False)
     axes.tick_params(length=0)
 
@@ -330,6 +359,17 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
     axes.set_title(f"test error, %: {f'each, {centre}' if centre else 'each network'}", loc=side)
     _scale(axes, "x", [settings[index] for *_, index in ranked])
     _mark_chance(axes, settings, "x")
+
+
+def _apart(axes: Axes, places: Sequence[float], names: Sequence[str]) -> dict[float, str]:
+    """The names of places on the x axis that do not run into the one before."""
+    kept: dict[float, str] = {}
+    end = -math.inf
+    for place, name in sorted(zip(places, names, strict=True)):
+        middle, half = axes.transData.transform((place, 0))[0], LETTER * (len(name) + 1) / 2
+        if middle - half >= end:
+            kept[place], end = name, middle + half
+    return kept
 
 
 def _name_columns(axes: Axes, places: Sequence[Any], names: Sequence[str]) -> None:
@@ -392,8 +432,10 @@ def _mark_chance(axes: Axes, settings: Sequence[Setting], name: str = "y") -> No
             draw, place = (axes.axhline, (0, chance)) if across else (axes.axvline, (chance, 0))
             draw(chance, color=FAINT, linestyle=":", linewidth=1)
             where = ("axes fraction", "data") if across else ("data", "axes fraction")
-            look = {"xytext": (2, 2), "textcoords": "offset points", "color": FAINT, "size": 8}
-            axes.annotate("chance", place, xycoords=where, **look)
+            *ends, here = axes.transData.transform([(each, each) for each in (low, high, chance)])
+            below = across and here[1] > max(end[1] for end in ends) - 2 * LETTER  # not in a title
+            look = {"xytext": (2, -10 if below else 2), "textcoords": "offset points"}
+            axes.annotate("chance", place, xycoords=where, color=FAINT, size=8, **look)
 
 
 def _scale(axes: Axes, name: str, settings: Sequence[Setting]) -> None:
@@ -417,7 +459,9 @@ def _log_scale(axes: Axes, name: str) -> None:
     axis = axes.xaxis if name == "x" else axes.yaxis
     low, high = axis.get_view_interval()
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low > 4 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
+    if high / low > 4:
+        steps = (1, 1.5, 2, 3, 5, 7) if high / low < 20 else (1, 2, 5)
     if high / low > 1000:
         steps = (1,)
     ticks = [m * 10.0**d for d in decades for m in steps if low <= m * 10.0**d <= high]

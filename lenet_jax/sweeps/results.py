@@ -273,8 +273,12 @@ def describe_config(config: Config, swept: Collection[str]) -> str:
     if network == LENET and not sizes & set(swept):
         network = f"LeNet {'–'.join(map(str, (*model.channels, *model.features)))}"
     data = "" if "data.name" in swept else f" on {config.data.name}"
-    epochs = counted(config.train.num_epochs, "epoch")
-    return f"{network}{data}" + ("" if "train.num_epochs" in swept else f", {epochs}")
+    about = f"{network}{data}"
+    if config.data.train_examples is not None and "data.train_examples" not in swept:
+        about += f", {counted(config.data.train_examples, 'image')}"
+    if "train.num_epochs" not in swept:
+        about += f", {counted(config.train.num_epochs, 'epoch')}"
+    return about
 
 
 def title(name: str, summary: Mapping[str, Any]) -> str:

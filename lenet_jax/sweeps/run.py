@@ -12,6 +12,7 @@ from lenet_jax.data.arrays import given
 from lenet_jax.data.dataset import SECTION
 from lenet_jax.errors import IF_DIVERGED, ExitCode, UserError, counted, is_url
 from lenet_jax.machine import ASSUMED_MEMORY, next_command, what_changed
+from lenet_jax.network_name import NetworkName
 from lenet_jax.plots.corruptions import plot_error_map
 from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
@@ -388,9 +389,9 @@ def _collect(
     console.lines(result_lines(settings, summary, rows, console.width))
     console.note(f"members to sort, filter and compare: {options.workdir}/{PAGE}")
     if winner and options.saved != "none":
-        member = f"--member={winner[1]['member']}"
+        member = str(NetworkName(store.name, winner[1]["member"]))
         out = ["--out=inspect"] if is_url(store.name) else []
-        console.next([next_command(command, "inspect", f"--workdir={store.name}", member, *out)])
+        console.next([next_command(command, "inspect", f"--workdir={member}", *out)])
     if finished_any:
         return ExitCode.DONE
     console.warn(

@@ -77,8 +77,9 @@ def result_lines(
     if winner:
         if len(entries) > 1:
             remarks.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")
+        whose = " of that setting" if len(entries) > 1 else ""
         remarks.append(
-            f"best member on validation{so_far}: {winner['member']},"
+            f"best member{whose} on validation{so_far}: {winner['member']},"
             f" test {100 * winner['test_accuracy']:.2f} %"
         )
         remarks.append("every accuracy is that of the member's best epoch on validation")
@@ -86,7 +87,7 @@ def result_lines(
         remarks.append("every accuracy is that of the member's last epoch: there is no validation")
     remarks += _robustness(settings, entries)
     seconds = sum(row["seconds"] for row in rows)
-    remarks.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of training")
+    remarks.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of compiling and training")
     return [*lines, *(line for remark in remarks for line in wrap(remark, columns))]
 
 
@@ -125,4 +126,5 @@ def _lead(lead: dict[str, Any] | None) -> str:
         return ", of the only setting with finished members"
     points, p = 100 * lead["valid_accuracy"], lead["p"]
     sure = f"not tested: {lead['untested']}" if p is None else f"Welch's t-test: p = {p:.2g}"
-    return f", {points:.2f} points above {printable(lead['name'], MOST_NAME)} ({sure})"
+    ahead = f"{points:.2f} points above" if points >= 0.005 else "as good as"
+    return f", {ahead} {printable(lead['name'], MOST_NAME)} ({sure})"

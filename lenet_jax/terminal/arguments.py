@@ -1,10 +1,12 @@
 """The arguments of commands that read a trained network."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from lenet_jax.errors import UserError, expand, is_url, printable, show
+from lenet_jax.machine import command_line
 from lenet_jax.network_name import NetworkName, parse
 
 
@@ -25,7 +27,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: always.
         """
-        raise UserError(f"{printable(message)}\nSee {self.prog} --help.")
+        command = shlex.join(command_line(self.prog, ["--help"]))
+        raise UserError(f"{printable(message)}\nSee {command}.")
 
 
 def make_parser(program: str, description: str, *, weights: bool = True) -> Parser:

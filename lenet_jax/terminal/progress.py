@@ -119,7 +119,8 @@ class MemberEpochs:
         self._last = time.perf_counter()
         if self._update is not None:
             restart = {} if self._timed else {"restart": True}
-            self._update(completed=self._done, **restart)
+            text = {"text": ""} if member_epochs else {}
+            self._update(completed=self._done, **restart, **text)
 
     def advance(self, member_epochs: int, images: int) -> None:
         """Adds finished member-epochs, and the images that they processed."""

@@ -158,7 +158,7 @@ def test_paths_without_a_trained_network_are_refused(notes_run, sweep, tmp_path)
         (tmp_path, None, "is not a run directory: it has no config.json"),
         (unfinished, None, "no trained network yet"),
         (notes_run, 3, "is not a sweep, so it has no member 3"),
-        (sweep, None, "a sweep of 9 networks; choose one, for example --member=3"),
+        (sweep, None, "a sweep of 9 networks; choose one, for example .*:3"),
         (sweep, 9, "no member 9; it has 0 to 8"),
         (sweep, 8, r"no weights of member 8\nIt has those of members: 3, 7"),
         (broken, 3, "sweep.json is not JSON"),

@@ -432,7 +432,7 @@ class TestSweep:
         pairs = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2) for m in (0.0, 0.9)]
         written = texts(plot_sweep(self.settings(*pairs, diverged=[3]), title="a"))
         assert {"★ 1.10", "2.10", "× diverged", "lr", "momentum"} <= set(written)  # n = 2: no sd
-        assert "test error, %: mean over seeds" in written
+        assert "test error, %: mean of each setting" in written
         errors = [1.0, 1.0, 4.0, 90.0]
         settings = self.settings(*pairs)
         settings[1] = settings[1]._replace(test_errors=errors, test=summarise(errors, 100.0))
@@ -440,7 +440,7 @@ class TestSweep:
         settings[1] = settings[1]._replace(stuck=1)
         written = texts(plot_sweep(settings, title="a"))
         assert {"2.50 [1.00–25.50]\n1 stuck", "★ 1.10"} <= set(written)
-        assert "test error, %: median [25–75 %] over seeds" in written
+        assert "test error, %: median of each setting [25–75 %]" in written
 
     def test_a_heat_map_of_many_settings_is_bounded(self):
         pairs = [{"lr": lr, "momentum": m} for lr in range(60) for m in range(50)]
