@@ -363,6 +363,7 @@ def _plot_ranking(axes: Axes, settings: Sequence[Setting]) -> None:
 
 def _apart(axes: Axes, places: Sequence[float], names: Sequence[str]) -> dict[float, str]:
     """The names of places on the x axis that do not run into the one before."""
+    axes.autoscale_view()  # which Matplotlib leaves until it draws
     kept: dict[float, str] = {}
     end = -math.inf
     for place, name in sorted(zip(places, names, strict=True)):
