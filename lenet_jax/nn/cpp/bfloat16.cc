@@ -1,7 +1,7 @@
 // LeNet's convolution with products of bfloat16, for processors that have them (AVX-512 BF16).
 //
-// Each pixel and weight is rounded to nearest. Two channels are a pair, whose products are added to a
-// sum of float32; of an odd number, the last is paired with zeros.
+// Each pixel and weight is rounded to nearest. Two channels are a pair, whose products are added to
+// a sum of float32; of an odd number, the last is paired with zeros.
 
 #include <immintrin.h>
 

@@ -1,10 +1,10 @@
 // Convolution, 2×2 max-pooling, bias and ReLU in one pass.
 //
 // Arrays have the batch as their last axis: x (c, h, w, b), kernel (5, 5, c, k), output
-// (k, h2, w2, b). It is a multiple of kLanes, so that a vector holds one pixel of kLanes images, and
-// nothing is shuffled; or a half or a quarter of kLanes, so that a vector holds neighbours in a row,
-// of which there are at least as many. The four pixels of a pooling block add the same terms in the same order with the same
-// instructions: equal windows give equal sums, and ties stay ties.
+// (k, h2, w2, b). It is a multiple of kLanes: a vector holds one pixel of kLanes images, and nothing
+// is shuffled. Or it is a half or a quarter of kLanes, and a vector holds neighbours in a row, of
+// which there must be as many. The four pixels of a pooling block add the same terms in the same
+// order with the same instructions: equal windows give equal sums, and ties stay ties.
 
 #pragma once
 
@@ -25,8 +25,8 @@ struct Single {
   static void add(Floats& sum, Vector values, float weight) { sum += values * weight; }
 };
 
-// Of two vectors with as many neighbouring pixels each, makes one of every other pixel, and one of the
-// pixels between them.
+// Of two vectors with kPixels neighbouring pixels each, makes one of every other pixel, and one of
+// the pixels between them.
 template <int kPixels, int... kLane>
 void separate(Floats& first, Floats& second, std::integer_sequence<int, kLane...>) {
   constexpr int kImages = kLanes / kPixels;

@@ -1,6 +1,6 @@
 // A convolution of any size, and its kernel gradient.
 //
-// As in convolution.cc a vector holds one pixel of kLanes images; fewer images are for rows.h. Every
+// As in convolve.h a vector holds one pixel of kLanes images; fewer images are for rows.h. Every
 // output adds the same terms in the same order, so that equal windows give equal sums, however many
 // threads share the work.
 

@@ -1,4 +1,4 @@
-// The gradients of a convolution followed by max-pooling and ReLU, with arrays as in convolution.cc.
+// The gradients of a convolution followed by max-pooling and ReLU, with arrays as in convolve.h.
 //
 // They are sparse: max-pooling sends back one cotangent of four, and ReLU cuts many of those. The
 // remaining pixels are the winners. They differ between images, so vectors run along the rows of a
