@@ -44,14 +44,17 @@ def plot(answer: dict[str, Any]) -> Figure:
         equal[error] += 1
         axes.plot(error, equal[error], "o", color=BLUE, markersize=5)
     axes.axvline(summary.mean or 0.0, color=VERMILION)
-    if summary.ci95 is not None:
-        axes.axvspan(*summary.ci95, color=VERMILION, alpha=0.2, linewidth=0)
+    ends = summary.ci95 or (summary.mean or 0.0,) * 2
+    axes.axvspan(*ends, color=VERMILION, alpha=0.2, linewidth=0)
+    left = sum(ends) > sum(axes.get_xlim())  # beside the band, on the side with more room
     axes.annotate(
-        "mean, 95 % interval",
-        (summary.mean or 0.0, 1),
+        "mean, 95 % interval" if summary.ci95 else "mean",
+        (ends[0] if left else ends[1], 1),
         xycoords=("data", "axes fraction"),
-        xytext=(6, -4),
+        xytext=(-6 if left else 6, -3),
         textcoords="offset points",
+        ha="right" if left else "left",
+        va="top",
         color=VERMILION,
     )
     axes.set(xlabel="test error, %", ylabel="seeds, a dot each")
