@@ -20,6 +20,9 @@ import argparse
 import dataclasses
 import functools
 import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,6 +214,20 @@ def summarise(one: Trajectory, other: Trajectory) -> dict[str, Any]:
     }
 
 
+def free_place(wanted: float, taken: Sequence[tuple[float, float]]) -> float:
+    """The place nearest to the wanted one where a name meets no line, as powers of ten.
+
+    Args:
+      wanted: the middle of the name's own line.
+      taken: both ends of every piece of a line; those with NaN are not drawn.
+    """
+    places = sorted(np.arange(-16, 2.5, 0.1), key=lambda place: abs(place - wanted))
+    for place in places:
+        if not any(min(ends) - 0.9 < place < max(ends) + 0.9 for ends in taken):
+            return float(place)
+    return float(places[0])
+
+
 @styled
 def plot(answer: dict[str, Any]) -> Figure:
     """Draws the two loss curves in float64, and the differences of pairs of losses."""
@@ -236,27 +253,32 @@ def plot(answer: dict[str, Any]) -> Figure:
         "upper right",
     )
     gap.set_title("absolute difference of two training losses, nats (log scale)")
+    ours_and_theirs = f"{OURS} and {THEIRS}"
+    moved = f"dotted: {THEIRS} and itself, initial weights moved by 1 ulp, float32"
     pairs = (
-        (theirs["float32"], losses[MOVED]["float32"], FAINT, ":"),
-        (ours["float32"], theirs["float32"], BLUE, "-"),
-        (ours["float64"], theirs["float64"], VERMILION, "-"),
+        (theirs["float32"], losses[MOVED]["float32"], FAINT, ":", moved),
+        (ours["float32"], theirs["float32"], BLUE, "-", f"{ours_and_theirs}, float32"),
+        (ours["float64"], theirs["float64"], VERMILION, "-", f"{ours_and_theirs}, float64"),
     )
-    for one, other, colour, line in pairs:
+    limit = math.log10(TOLERANCE)
+    taken, lines = [(limit, limit)], []
+    for one, other, colour, line, name in pairs:
         difference = np.abs(np.array(one) - np.array(other))
         positive = np.where(difference > 0, difference, np.nan)  # 0 is not on a log scale
         gap.plot(steps, positive, line, color=colour, linewidth=1.2)
+        right = np.log10(positive[len(steps) * 2 // 5 :])  # what the longest name may cover
+        taken += pairwise(right)
+        lines.append((np.nanmedian(right), name, colour))
     gap.axhline(TOLERANCE, color=INK, linewidth=0.8)
     gap.set_yscale("log")
-    gap.set_ylim(1e-17, 3)
+    gap.set_ylim(1e-17, 1e3)  # with room for names above the lines
     gap.yaxis.set_major_locator(LogLocator(numticks=8))
     gap.yaxis.set_major_formatter("{x:.0e}")
     gap.set_xlabel("step")
-    for y, text, colour in (
-        (1e-5, f"{OURS} and {THEIRS}, float32", BLUE),
-        (1e-7, f"dotted: {THEIRS} and itself, initial weights moved by 1 ulp, float32", FAINT),
-        (1e-13, f"{OURS} and {THEIRS}, float64", VERMILION),
-    ):
-        write(gap, len(steps) - 1, y, text, color=colour, ha="right")
+    for middle, name, colour in lines:
+        place = free_place(middle, taken)
+        taken.append((place, place))
+        write(gap, len(steps) - 1, 10**place, name, color=colour, ha="right")
     for axes in (curves, gap):
         axes.set_xlim(0, len(steps) - 1)
     return figure
