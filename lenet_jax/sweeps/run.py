@@ -360,7 +360,8 @@ def _collect(
     if complete and winner:
         member = winner[1]["member"]
         winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
-    figures, title = dict[str, bytes](), results.title(Path(store.name).name, summary)
+    name = Path(store.name).name
+    figures, title = dict[str, bytes](), results.title(name, summary)
     finished_any = any(setting.done for setting in settings)
     if finished_any:
         shown = results.for_plot(settings, curves)
@@ -381,7 +382,7 @@ def _collect(
         summary,
         winner=winner_file,
         figures=figures,
-        page=webpage.render(rows, overrides, title),
+        page=webpage.render(rows, overrides, name, title),
         parquet=len(rows) > MOST_IN_CSV,
     )
     if not has_parquet and len(rows) > MOST_IN_CSV:

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 
 from lenet_jax.errors import counted
-from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR, Row
+from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR, Row, is_corrupted
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.members import Overrides
 
@@ -18,12 +18,13 @@ MOST_AXES = 10
 RESULTS = "valid_accuracy", "test_accuracy", MEAN_CORRUPTION_ERROR  # the last axes
 
 
-def render(rows: Sequence[Row], overrides: Mapping[int, Overrides], title: str) -> str:
+def render(rows: Sequence[Row], overrides: Mapping[int, Overrides], name: str, title: str) -> str:
     """The page.
 
     Args:
       rows: of all members.
       overrides: by member.
+      name: of the sweep.
       title: see `results.title`.
     """
     best = sorted(rows, key=_rank, reverse=True)[:MOST_MEMBERS]
@@ -36,33 +37,61 @@ def render(rows: Sequence[Row], overrides: Mapping[int, Overrides], title: str) 
         style=(FOLDER / "sweep.css").read_text(encoding="utf-8"),
         script=(FOLDER / "sweep.js").read_text(encoding="utf-8"),
         # Within a script, only `<` could end it.
-        data=json.dumps(to_data(best, overrides)).replace("<", "\\u003c"),
+        data=json.dumps(to_data(best, overrides, name)).replace("<", "\\u003c"),
     )
 
 
-def to_data(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> dict[str, Any]:
-    """What the script needs: columns, rows, which columns are axes, and which sorts at first."""
-    columns, lines = results.table(rows, overrides)
-    names = list(columns)
+def to_data(rows: Sequence[Row], overrides: Mapping[int, Overrides], name: str) -> dict[str, Any]:
+    """What the script needs.
+
+    Returns:
+      `sweep`, its name; `columns`, of each its name, unit and number of decimals, None where there
+      is none; `rows`; `axes`, which columns are; and `judged`, the column of the accuracy that
+      colours and sorts.
+    """
+    names, lines = results.table(rows, overrides)
+    values = {
+        key: list(column) for key, column in zip(names, zip(*lines, strict=True), strict=True)
+    }
+    validated = any(value is not None for value in values[RESULTS[0]])
+    judged = RESULTS[0 if validated else 1]
+    columns = [key for key in names if key == judged or any(v is not None for v in values[key])]
     swept = {key for row in rows for key in overrides[row["member"]]}
-    varied = [name for name in names if name in swept and name not in results.SEEDS]
-    results_axes = [name for name in RESULTS if name in names]
+    varied = [key for key in columns if key in swept and key not in results.SEEDS]
+    results_axes = [key for key in RESULTS if key in columns]
     axes = [*varied[: MOST_AXES - len(results_axes)], *results_axes]
+    cells = [[_plain(value, key) for value in values[key]] for key in columns]
     return {
-        "columns": names,
-        "axes": [names.index(name) for name in axes],
-        "rows": [[_plain(value) for value in line] for line in lines],
-        "sortedBy": names.index(RESULTS[0]),
+        "sweep": name,
+        "columns": [
+            {"name": key, "unit": "%" if _is_share(key) else None, "decimals": _decimals(key)}
+            for key in columns
+        ],
+        "axes": [columns.index(key) for key in axes],
+        "rows": [list(row) for row in zip(*cells, strict=True)],
+        "judged": columns.index(judged),
     }
 
 
-def _plain(value: Any) -> float | int | str | None:
-    """A cell that the page can sort: a finite number, a text, or nothing."""
+def _is_share(column: str) -> bool:
+    return column.endswith("_accuracy") or is_corrupted(column)
+
+
+def _decimals(column: str) -> int | None:
+    if _is_share(column):
+        return 2
+    return {"valid_loss": 4, "test_loss": 4, "seconds": 2}.get(column)
+
+
+def _plain(value: Any, column: str) -> float | int | str | None:
+    """A cell that the page can sort: a finite number, shares in %, a text, or nothing."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
         return str(value)
-    return value if abs(value) < float("inf") else None
+    if abs(value) == float("inf"):
+        return None
+    return round(100 * value, 6) if _is_share(column) else value
 
 
 def _rank(row: Row) -> tuple[bool, tuple[float, float, int]]:
