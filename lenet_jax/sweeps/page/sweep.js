@@ -317,11 +317,16 @@ function start() {
     below.append(input);
     filters.append(below);
   });
-  svg.addEventListener("pointermove", (event) => {
+  const point = (event) => {
     const member = nearest(toPoint(event));
     if (member !== chosen) choose(member);
-  });
-  svg.addEventListener("pointerleave", () => choose(null));
+  };
+  const leave = (event) => {
+    if (event.pointerType !== "touch") choose(null); // a finger leaves as soon as it has tapped
+  };
+  svg.addEventListener("pointermove", point);
+  svg.addEventListener("pointerdown", point);
+  svg.addEventListener("pointerleave", leave);
   svg.addEventListener("keydown", (event) => {
     const members = [...points.keys()];
     const place = members.indexOf(chosen);
@@ -336,7 +341,7 @@ function start() {
   body.addEventListener("pointerover", (event) => {
     choose(Number(event.target.closest("tr").dataset.member));
   });
-  body.addEventListener("pointerleave", () => choose(null));
+  body.addEventListener("pointerleave", leave);
   drawScale();
   draw();
   new ResizeObserver(() => {
