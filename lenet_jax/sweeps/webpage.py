@@ -1,6 +1,7 @@
 """The page of a sweep: its members in a table and over parallel axes, in one file."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,8 @@ def to_data(rows: Sequence[Row], overrides: Mapping[int, Overrides], name: str) 
 
 
 def _is_share(column: str) -> bool:
-    return column.endswith("_accuracy") or is_corrupted(column)
+    own = column in results.COLUMNS  # what a user measures may have any unit
+    return (own and column.endswith("_accuracy")) or is_corrupted(column)
 
 
 def _decimals(column: str) -> int | None:
@@ -89,7 +91,7 @@ def _plain(value: Any, column: str) -> float | int | str | None:
         return value
     if isinstance(value, bool):
         return str(value)
-    if abs(value) == float("inf"):
+    if not math.isfinite(value):
         return None
     return round(100 * value, 6) if _is_share(column) else value
 

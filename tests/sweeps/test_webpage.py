@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from html import escape
 
@@ -63,6 +64,17 @@ def test_the_page_holds_every_member_and_escapes_what_it_is_given():
     assert [row[0] for row in data["rows"]] == [2, 0, 1, 3]  # the best first, the diverged last
     axes = [data["columns"][place]["name"] for place in data["axes"]]
     assert axes == ["optimizer.learning_rate", "model.init", "valid_accuracy", "test_accuracy"]
+
+
+def test_shares_are_in_percent_and_what_is_no_number_is_left_out():
+    row = ROWS[0] | {"test_accuracy": 0.9538, "probe_accuracy": 3.5, "seconds": math.nan}
+    data = webpage.to_data([row, row | {"member": 1, "seconds": 2.0}], OVERRIDES, "a")
+    cells = [column["name"] for column in data["columns"]], data["rows"][0]
+    values = dict(zip(*cells, strict=True))
+    units = {column["name"]: column["unit"] for column in data["columns"]}
+    assert (values["test_accuracy"], units["test_accuracy"]) == (95.38, "%")
+    assert (values["probe_accuracy"], units["probe_accuracy"]) == (3.5, None)
+    assert values["seconds"] is None
 
 
 def test_of_many_members_the_best_are_on_the_page(monkeypatch):
