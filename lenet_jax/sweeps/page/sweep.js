@@ -239,7 +239,9 @@ function start() {
     const end = (moved) => {
       window.removeEventListener("pointermove", move);
       const [low, high] = ends(moved);
-      const range = [low, high].map((p) => Number(scales[place].invert(p).toPrecision(4)));
+      const write = (p) => Number(scales[place].invert(p).toPrecision(4));
+      // Open at an end of the axis, so that rounding leaves no member out.
+      const range = [low === 0 ? "" : write(low), high === 1 ? "" : write(high)];
       inputs[column].value = high - low < 0.01 ? "" : range.join("..");
       draw();
     };
