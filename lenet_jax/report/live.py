@@ -84,7 +84,7 @@ def to_data(network: Network, test: Split, logits: Float[np.ndarray, "n k"]) -> 
                 "index": int(index),
                 "label": int(test.labels[index]),
                 "predicted": int(predictions[index]),
-                "probability": round(float(probabilities[index]), 4),
+                "probability": round(float(probabilities[index]), 6),
             }
             for index in chosen
         ],

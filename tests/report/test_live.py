@@ -88,17 +88,30 @@ function explanations() {
       if (!place) continue;
       choose(place);
       const index = place.unit ?? (row * width + column) * channels + map;
-      const { sentence, total, block } = explain(network, state.outputs, stage, place);
-      if (!sentence.includes(stage.kind === "image" ? `${values[index]}` : format(values[index])))
+      const { sentence, total, block, windows, contributions } = explain(network, state.outputs, stage, place);
+      if (!sentence.includes(stage.kind === "image" ? `${values[index]}` : exact(values[index])))
         far[`${stage.key} ${i}`] = sentence;
       const sum = total ? total.sum + total.bias : null;
       if (total && Math.abs(sum - total.before) > 1e-4) far[stage.key] = [sum, total.before];
+      if (total) Object.assign(far, inconsistent(stage, sentence, windows, contributions));
       if (block && block.winner !== null && block.values[block.winner] !== values[index])
         far[stage.key] = block;
     }
   }
   choose(null);
   return far;
+}
+/** Where the numbers that are shown do not add up. */
+function inconsistent(stage, sentence, windows, contributions) {
+  const number = "([+]|−|)([0-9]+[.][0-9]+)";
+  const pattern = RegExp(`add up to ${number}; with the bias ${number} it is ${number}`);
+  const found = sentence.match(pattern).slice(1);
+  const [sum, bias, before] = [0, 2, 4].map((i) => (found[i] === "−" ? -1 : 1) * found[i + 1]);
+  const parts = windows
+    ? windows.map((each) => each.sum)
+    : [...contributions.strongest.map((each) => each.product), contributions.rest];
+  const isFar = (a, b) => Math.abs(a - b) > 1e-9;
+  return isFar(sum + bias, before) || isFar(sumOf(parts), sum) ? { [stage.key]: sentence } : {};
 }
 function goThroughSteps() {
   const names = [];

@@ -9,7 +9,11 @@ function numberGrid(name, values, columns, scale, winner = null) {
     const cells = values.slice(start, start + columns).map((value, i) =>
       element(
         "td",
-        { style: colourOf(value, scale), className: start + i === winner ? "winner" : "" },
+        {
+          style: colourOf(value, scale),
+          className: start + i === winner ? "winner" : "",
+          title: exact(value),
+        },
         short(value),
       ),
     );
@@ -21,11 +25,11 @@ function numberGrid(name, values, columns, scale, winner = null) {
   return table;
 }
 
-function windowNodes({ windows, scale, total }) {
+function windowNodes(source, { windows, scale, total }) {
   const scaleOfAll = (name) => signedScaleOf(windows.flatMap((each) => each[name]));
   const [weightScale, productScale] = [scaleOfAll("weights"), scaleOfAll("products")];
   const nodes = windows.slice(0, MOST_WINDOWS).map((each) => {
-    const label = windows.length > 1 ? `map ${each.channel}: ${signed(each.sum)}` : "";
+    const label = windows.length > 1 ? `${source}, map ${each.channel}: ${signed(each.sum)}` : "";
     return element(
       "div",
       { className: "window" },
@@ -46,17 +50,18 @@ function windowNodes({ windows, scale, total }) {
     const sum = sumOf(rest.map((each) => each.sum));
     nodes.push(element("p", {}, `${rest.length} more maps: ${signed(sum)}`));
   }
-  return [totalNode(total), ...nodes];
+  const text = "Cells are rounded to two digits; what is added up are the values themselves.";
+  return [totalNode(total), ...nodes, element("p", { className: "faint" }, text)];
 }
 
 /** sum + bias = …, and the activation. */
-function totalNode({ sum, bias, before, after, activation }) {
+function totalNode({ shown: [sum, bias], before, after, activation }) {
   const terms = [
-    ["sum of products", format(sum)],
+    ["sum of products", exact(sum)],
     ["bias", signed(bias)],
-    [activation ? "before the activation" : "logit", format(before)],
+    [activation ? "together" : "logit", exact(before)],
   ];
-  if (activation) terms.push([activationName(activation), format(after)]);
+  if (activation) terms.push([activationName(activation), exact(after)]);
   return element(
     "dl",
     { className: "total" },
@@ -66,12 +71,12 @@ function totalNode({ sum, bias, before, after, activation }) {
   );
 }
 
-function contributionNodes({ contributions, total }) {
+function contributionNodes(source, { contributions, total }) {
   const { strongest, others, rest } = contributions;
   const largest = Math.max(...strongest.map((each) => Math.abs(each.product)), Math.abs(rest)) || 1;
   const rows = strongest.map(({ index, value, weight, product }) => [
-    `input ${index}`,
-    `${format(value)} × ${format(weight)}`,
+    `${source} ${source === "flatten" ? "number" : "unit"} ${index}`,
+    `${exact(value)} × ${exact(weight)}`,
     product,
   ]);
   if (others) rows.push([`${others} others`, "", rest]);
@@ -108,8 +113,8 @@ function panelNodes(stage, explanation) {
     element("h3", {}, stage.title),
     element("p", { className: "sentence" }, explanation.sentence),
   ];
-  if (explanation.windows) nodes.push(...windowNodes(explanation));
-  if (explanation.contributions) nodes.push(...contributionNodes(explanation));
+  if (explanation.windows) nodes.push(...windowNodes(stage.source, explanation));
+  if (explanation.contributions) nodes.push(...contributionNodes(stage.source, explanation));
   if (explanation.block) {
     const { values, winner } = explanation.block;
     nodes.push(numberGrid("the four values", values, 2, explanation.scale, winner));

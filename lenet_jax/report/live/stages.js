@@ -60,16 +60,35 @@ function format(value) {
   return (value < 0 ? "−" : "") + text;
 }
 
-/** The same in few characters, for tables: −.36, 1.20, 0. */
+/** The same with three decimals, for numbers that are added up. */
+function exact(value) {
+  const text = Math.abs(value).toFixed(3);
+  return (value < 0 && Number(text) ? "−" : "") + text;
+}
+
+/** The same in at most four characters, for tables: −.36, 1.2, −14, 0. */
 function short(value) {
-  const text = Math.abs(value).toFixed(Math.abs(value) < 100 ? 2 : 0);
+  const size = Math.abs(value);
+  const text = size.toFixed(size < 0.995 ? 2 : size < 9.95 ? 1 : 0);
   if (Number(text) === 0) return "0";
   return (value < 0 ? "−" : "") + text.replace(/^0/, "");
 }
 
-const signed = (value) => (value < 0 ? format(value) : `+${format(value)}`);
+const signed = (value) => (value < 0 ? exact(value) : `+${exact(value)}`);
 
 const sumOf = (values) => values.reduce((total, value) => total + value, 0);
+
+/** Values with three decimals whose sum is the total with three decimals, each off by ≤ 0.001. */
+function addUp(values, total) {
+  const scaled = values.map((value) => 1000 * value);
+  const rounded = scaled.map(Math.round);
+  const missing = Math.round(1000 * total) - sumOf(rounded);
+  const step = Math.sign(missing);
+  const gains = scaled.map((value, i) => step * (value - rounded[i]));
+  const order = [...gains.keys()].sort((a, b) => gains[b] - gains[a]);
+  for (let i = 0; i < Math.abs(missing); i++) rounded[order[i % order.length]] += step;
+  return rounded.map((value) => value / 1000);
+}
 
 /**
  * What a value of a stage is made of: a sentence, and what the panel draws of it. `reads` are the
@@ -110,9 +129,9 @@ function explainNormalised(network, { input, normalised }, stage, { map, row: y,
   }
   const pixel = inside ? valueAt(input, top, left, map) : 0;
   const origin = inside ? `the pixel ${pixel}` : "padding, a pixel of 0";
-  const [mean, std] = [format(network.mean[map]), format(network.std[map])];
+  const [mean, std] = [exact(network.mean[map]), exact(network.std[map])];
   return {
-    sentence: `${where}: ${origin}; (${pixel} − ${mean}) / ${std} = ${format(result)}.`,
+    sentence: `${where}: ${origin}; (${pixel} − ${mean}) / ${std} = ${exact(result)}.`,
     reads: inside ? [{ row: top, column: left, height: 1, width: 1 }] : [],
   };
 }
@@ -135,14 +154,27 @@ function explainConvolution(network, outputs, stage, { map, row: y, column: x })
     valueAt(outputs[name], y, x, map),
   );
   const count = size * size * source.channels;
+  const [shown, shownBias] = addUp([sum, bias[map]], before);
+  const sums = addUp(
+    windows.map((each) => each.sum),
+    shown,
+  );
+  windows.forEach((each, i) => (each.sum = sums[i]));
   return {
     sentence:
       `Map ${map}, row ${y}, column ${x}: ${count} products of window and kernel add up to ` +
-      `${format(sum)}; with the bias ${signed(bias[map])} it is ${format(before)}; ` +
-      `${activationName(network.activation)} gives ${format(after)}.`,
+      `${exact(shown)}; with the bias ${signed(shownBias)} it is ${exact(before)}; ` +
+      `${activationName(network.activation)} gives ${exact(after)}.`,
     windows,
     scale: scaleOf(source.values),
-    total: { sum, bias: bias[map], before, after, activation: network.activation },
+    total: {
+      sum,
+      bias: bias[map],
+      shown: [shown, shownBias],
+      before,
+      after,
+      activation: network.activation,
+    },
     reads: [{ row: y, column: x, height: size, width: size }],
   };
 }
@@ -159,7 +191,7 @@ function explainPooled(network, outputs, stage, { map, row: y, column: x }) {
   return {
     sentence:
       `Map ${map}, row ${y}, column ${x}: ${isMax ? "the largest" : "the mean"} of ` +
-      `${four.map(format).join(", ")} is ${format(result)}${at && `, the ${at} one`}.`,
+      `${four.map(exact).join(", ")} is ${exact(result)}${at && `, the ${at} one`}.`,
     block: { values: four, winner },
     scale: scaleOf(source.values),
     reads: [box],
@@ -174,7 +206,7 @@ function explainFlat(network, outputs, stage, { unit }) {
     row: Math.floor(place / maps.width),
     column: place % maps.width,
   };
-  const value = format(outputs.flatten.values[unit]);
+  const value = exact(outputs.flatten.values[unit]);
   return {
     sentence: `Number ${unit} is ${value}: map ${box.map}, row ${box.row}, column ${box.column}.`,
     reads: [{ ...box, height: 1, width: 1 }],
@@ -199,17 +231,27 @@ function explainUnit(network, outputs, stage, { unit }) {
   const name = isLast ? `The logit of “${network.classes[unit]}”` : `Unit ${unit}`;
   const activated = isLast
     ? "."
-    : `; ${activationName(network.activation)} gives ${format(after)}.`;
+    : `; ${activationName(network.activation)} gives ${exact(after)}.`;
+  const [shown, shownBias] = addUp([sum, bias[unit]], before);
+  const rest = sum - sumOf(strongest.map((each) => each.product));
+  const products = addUp([...strongest.map((each) => each.product), rest], shown);
   return {
     sentence:
-      `${name}: ${inputs.length} inputs times their weights add up to ${format(sum)}; ` +
-      `with the bias ${signed(bias[unit])} it is ${format(before)}${activated}`,
+      `${name}: ${inputs.length} inputs times their weights add up to ${exact(shown)}; ` +
+      `with the bias ${signed(shownBias)} it is ${exact(before)}${activated}`,
     contributions: {
-      strongest,
+      strongest: strongest.map((each, i) => ({ ...each, product: products[i] })),
       others: every.length - strongest.length,
-      rest: sum - sumOf(strongest.map((each) => each.product)),
+      rest: products.at(-1),
     },
-    total: { sum, bias: bias[unit], before, after, activation: isLast ? null : network.activation },
+    total: {
+      sum,
+      bias: bias[unit],
+      shown: [shown, shownBias],
+      before,
+      after,
+      activation: isLast ? null : network.activation,
+    },
     reads: strongest.map(({ index }) => ({ unit: index })),
   };
 }
