@@ -37,7 +37,6 @@ IMAGES = (
 )
 BATCH = 512  # characters that are classified at a time
 LONGEST_NAME = 1000  # characters of a file's name, of which the table shows the end
-GUESS = 0.5  # probability of the class: below, the others together are likelier
 WIDE = 1.6  # widths a height: three in a thousand of MNIST's digits are wider
 MANY = 50  # images: from there on, progress is shown
 
@@ -161,7 +160,7 @@ def answers(network: "Network", characters: Sequence[Found]) -> list[dict]:
     import jax
     import numpy as np
 
-    from lenet_jax.inference.forward import energy
+    from lenet_jax.inference.forward import GUESS, energy
 
     if not characters:
         return []

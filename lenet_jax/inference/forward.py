@@ -12,6 +12,7 @@ from lenet_jax.nn import ops
 from lenet_jax.nn.calls import call
 
 BATCH = 128  # images per forward pass; what a pass touches then fits the cache
+GUESS = 0.5  # probability of the class: below, the others together are likelier
 
 
 def run(

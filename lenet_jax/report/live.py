@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.inference.figures import title_of
+from lenet_jax.inference.forward import GUESS
 from lenet_jax.inference.network import Network
 from lenet_jax.plots.results import rank_mistakes
 from lenet_jax.report.page import render
@@ -70,6 +71,8 @@ def to_data(network: Network, test: Split, logits: Float[np.ndarray, "n k"]) -> 
         "channels": network.channels,
         "mean": list(network.mean),
         "std": list(network.std),
+        "guess": GUESS,
+        "leastEnergy": network.least_energy,
         "form": {
             "size": form.size,
             "box": form.box,

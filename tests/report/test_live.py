@@ -4,6 +4,7 @@ import io
 import json
 import re
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,6 +12,7 @@ from PIL import Image
 
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.data.form import ImageForm
+from lenet_jax.inference.forward import GUESS, energy
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
@@ -55,8 +57,20 @@ function draw(strokes) {
     sheet: sheet.canvas.toDataURL(),
     image: encode(Uint8Array.from(state.outputs.image.values)),
     answer: byId("answer").textContent,
+    doubt: byId("doubt").textContent,
     redraw: state.redraw,
   };
+}
+function clearSheet() {
+  sheet.clear();
+  redraw();
+  const canvases = [...byId("flow").querySelectorAll(".frame canvas")];
+  const painted = canvases.filter((canvas) => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((value) => value);
+  });
+  const [answer, bars] = [byId("answer").textContent, byId("bars").textContent];
+  return { maps: canvases.length, painted: painted.length, answer, bars };
 }
 function drawWithEvents([{ points }]) {
   sheet.clear();
@@ -88,7 +102,8 @@ function explanations() {
       if (!place) continue;
       choose(place);
       const index = place.unit ?? (row * width + column) * channels + map;
-      const { sentence, total, block, windows, contributions } = explain(network, state.outputs, stage, place);
+      const explanation = explain(network, state.outputs, stage, place);
+      const { sentence, total, block, windows, contributions } = explanation;
       if (!sentence.includes(stage.kind === "image" ? `${values[index]}` : exact(values[index])))
         far[`${stage.key} ${i}`] = sentence;
       const sum = total ? total.sum + total.bias : null;
@@ -156,6 +171,21 @@ def run_probe(page, code, given, folder):
     return json.loads(html.unescape(found[1])), dom, console
 
 
+def scribble(seed):
+    """A stroke to and fro over the sheet: no digit."""
+    points = np.random.default_rng(seed).uniform(30, 330, (9, 2))
+    return [{"points": [{"x": x, "y": y} for x, y in points.tolist()], "width": 26}]
+
+
+def doubt_of(network, encoded):
+    """What `predict` remarks on the answer to an image."""
+    pixels = np.frombuffer(base64.b64decode(encoded), np.uint8)
+    logits = network.logits(pixels.reshape(1, network.image_size, network.image_size, 1))
+    guess = float(jax.nn.softmax(logits).max()) < GUESS
+    unlike = energy(logits)[0] < network.least_energy
+    return ", ".join(["a guess"] * guess + ["unlike any class"] * bool(unlike))
+
+
 def encode(array):
     return base64.b64encode(array.tobytes()).decode()
 
@@ -183,6 +213,7 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
     given = {
         "images": encode(images),
         "drawings": [draw_digit(*drawing) for drawing in DRAWINGS],
+        "scribbles": [scribble(seed) for seed in range(30)],
         "others": [to_data(other, split, other.logits(pixels)) for other, pixels, split in others],
         "other_images": [encode(pixels) for _, pixels, _ in others],
     }
@@ -194,6 +225,8 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
       events: drawWithEvents(given.drawings[3]),
       explanations: explanations(),
       steps: goThroughSteps(),
+      scribbles: given.scribbles.map(draw),
+      empty: clearSheet(),
     }"""
     page = live_page(network, dataset, logits)
     assert len(page) < 1_500_000
@@ -217,6 +250,14 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
         right.setdefault(drawing[0]["width"], []).append(each["answer"] == str(digit))
     assert sorted(right) == sorted(PENS)
     assert all(np.mean(own) >= 0.9 for own in right.values())
+    drawn += result["scribbles"]
+    assert [each["doubt"] for each in drawn] == [doubt_of(network, each["image"]) for each in drawn]
+    assert {each["doubt"] for each in drawn} >= {"", "unlike any class"}
+    assert result["empty"] == {
+        **{"maps": result["empty"]["maps"], "painted": 0},
+        **{"answer": "", "bars": "0123456789"},
+    }
+    assert result["empty"]["maps"] > 30
     times = sorted(each["redraw"] for each in drawn)
     print(f"redraw: median {times[len(times) // 2]:.1f} ms, 90 % {times[-10]:.1f} ms")
 

@@ -45,6 +45,8 @@ function signedScaleOf(values) {
   return { palette: "signed", low: -high, high };
 }
 
+const gradientOf = ({ palette }) => `linear-gradient(90deg, ${PALETTES[palette].join(", ")})`;
+
 function levelOf(value, { low, high }) {
   return clip(Math.round((255 * (value - low)) / (high - low)), 0, 255);
 }
@@ -131,9 +133,9 @@ class StageView {
     );
     const title = element("h3", {}, stage.title);
     const size = element("span", { className: "size" }, this.layout.size + some);
-    const bar = element("div", { className: "scale", ariaHidden: "true" });
-    bar.append(this.low, this.strip, this.high);
-    const header = element("header", {}, title, size, bar);
+    this.scale = element("div", { className: "scale", ariaHidden: "true" });
+    this.scale.append(this.low, this.strip, this.high);
+    const header = element("header", {}, title, size, this.scale);
     this.node = element("section", { className: "stage" }, header, this.maps);
     this.maps.addEventListener("keydown", (event) => this.onKey(event));
   }
@@ -199,8 +201,17 @@ class StageView {
     if (next) this.report(next, "choose");
   }
 
+  /** Draws nothing: of an empty sheet. */
+  clear() {
+    for (const { canvas } of this.views) {
+      canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    }
+    this.scale.hidden = true;
+  }
+
   /** Draws a volume, up to a value of each map, with the scale of the whole stage. */
   draw(output, progress) {
+    this.scale.hidden = false;
     const { channels, values } = output;
     const isPixels = this.stage.kind === "image";
     const scale = scaleOf(values, isPixels);
@@ -213,7 +224,7 @@ class StageView {
     });
     this.low.textContent = isPixels ? "0" : format(scale.low);
     this.high.textContent = isPixels ? "255" : format(scale.high);
-    this.strip.style.background = `linear-gradient(90deg, ${PALETTES[scale.palette].join(", ")})`;
+    this.strip.style.background = gradientOf(scale);
   }
 
   /** Outlines boxes, or units, in one map or in all. */
@@ -240,6 +251,11 @@ class StageView {
   /** Shows the kernel of each map, of a layer that reads one map, beside its number. */
   addKernels({ kernel, bias, size }) {
     const scale = signedScaleOf(kernel);
+    const strip = element("i", { style: { background: gradientOf(scale) } });
+    const ends = [scale.low, scale.high].map((value) => element("span", {}, format(value)));
+    const bar = element("div", { className: "scale", ariaHidden: "true" }, "kernels");
+    bar.append(ends[0], strip, ends[1]);
+    this.node.append(bar);
     this.views.forEach(({ figure }, map) => {
       const properties = { width: size, height: size, className: "kernel", ariaHidden: "true" };
       const canvas = element("canvas", properties);

@@ -128,6 +128,12 @@ function softmax(logits) {
   return powers.map((power) => power / total);
 }
 
+/** log Σ exp of the logits: high where the network knows what it sees. */
+function energyOf(logits) {
+  const largest = Math.max(...logits);
+  return largest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - largest), 0));
+}
+
 /** The output of every step, by its name, of an image: a volume of pixels in 0 to 255. */
 function forward(network, image) {
   const { layers, mean, std, padding, activation } = network;

@@ -42,7 +42,7 @@ function redraw() {
   state.outputs = forward(network, image);
   state.outputs.input = withoutPadding(image, network);
   state.blank = state.example === null && (!found || !sheet.strokes.length);
-  for (const stage of stages) viewOf(stage).draw(state.outputs[stage.output]);
+  for (const stage of stages) drawStage(viewOf(stage), state.outputs[stage.output]);
   showReading(found);
   showPanel();
   if (slow && slow.index !== null) slow.finish();
@@ -55,6 +55,12 @@ let frame = 0;
 function redrawSoon() {
   cancelAnimationFrame(frame);
   frame = requestAnimationFrame(redraw);
+}
+
+/** Draws a stage up to a number of values of each map; of an empty sheet nothing. */
+function drawStage(view, output, progress) {
+  if (state.blank) view.clear();
+  else view.draw(output, progress);
 }
 
 function viewOf(stage) {
@@ -87,6 +93,22 @@ function paintExample(canvas, index, side) {
   context.drawImage(small, 0, 0, side, side);
 }
 
+/** What to say of an answer that is not to be trusted, as `predict` does. */
+function doubtOf(logits, largest) {
+  const { leastEnergy, guess } = network;
+  const [marks, sentences] = [[], [""]];
+  if (largest < guess) {
+    marks.push("a guess");
+    sentences.push(`A guess: no class has a probability of ${100 * guess} %.`);
+  }
+  if (leastEnergy !== null && energyOf(logits) < leastEnergy) {
+    marks.push("unlike any class");
+    const rare = "of the validation images one in a hundred is as unlike them";
+    sentences.push(`It may be none of the classes: ${rare}.`);
+  }
+  return { marks: marks.join(", "), text: sentences.join(" ") };
+}
+
 /** The answer in words, and the probabilities as bars. */
 function showReading(found) {
   const logits = state.outputs.fc3.values;
@@ -94,13 +116,18 @@ function showReading(found) {
   const order = probabilities.map((_, k) => k).sort((a, b) => probabilities[b] - probabilities[a]);
   const percent = (k) => `${(100 * probabilities[k]).toFixed(1)} %`;
   const name = network.classes[order[0]];
-  byId("answer").textContent = state.blank ? "–" : name;
-  byId("sure").textContent = state.blank ? "" : percent(order[0]);
+  const doubt = doubtOf(logits, probabilities[order[0]]);
+  byId("answer").textContent = state.blank ? "" : name;
+  byId("sure").textContent = state.blank ? "Nothing to read" : percent(order[0]);
+  byId("doubt").textContent = state.blank ? "" : doubt.marks;
   const several = found > 1 ? ` Of ${found} characters the largest is read.` : "";
-  let remark = "Draw, or choose a test image.";
-  if (state.example !== null) remark = exampleText(network.examples[state.example]);
-  else if (!state.blank) remark = `The network reads ${name}, ${percent(order[0])}.${several}`;
-  else if (sheet.strokes.length) remark = "No character found: too small, or a solid block.";
+  let remark = "The sheet is empty: draw, or choose a test image.";
+  if (state.example !== null) {
+    remark = exampleText(network.examples[state.example]) + doubt.text;
+  } else if (!state.blank) {
+    remark = `The network reads ${name}, ${percent(order[0])}.${doubt.text}${several}`;
+  }
+  if (state.blank && sheet.strokes.length) remark = "No character found: too small, or a solid block.";
   if (byId("remark").textContent !== remark) byId("remark").textContent = remark;
   const shown = logits.length <= MOST_BARS ? [...logits.keys()] : order.slice(0, 10);
   const bars = byId("bars");
@@ -121,10 +148,13 @@ function showReading(found) {
     const [label, track, number] = button.children;
     button.dataset.unit = k;
     button.classList.toggle("best", k === order[0] && !state.blank);
-    button.ariaLabel = `${network.classes[k]}: ${percent(k)}, logit ${format(logits[k])}`;
+    button.disabled = state.blank;
+    button.ariaLabel = state.blank
+      ? network.classes[k]
+      : `${network.classes[k]}: ${percent(k)}, logit ${exact(logits[k])}`;
     label.textContent = network.classes[k];
-    number.textContent = percent(k);
-    track.firstChild.style.width = `${100 * probabilities[k]}%`;
+    number.textContent = state.blank ? "" : percent(k);
+    track.firstChild.style.width = state.blank ? 0 : `${100 * probabilities[k]}%`;
   });
 }
 
@@ -162,9 +192,10 @@ function choose(place) {
 /** Explains the value that is chosen or pointed at, and outlines what it reads. */
 function showPanel(place = state.chosen ?? state.pointed) {
   for (const view of views.values()) view.unmark();
+  if (state.blank) place = null;
   const panel = byId("panel");
   panel.classList.toggle("open", Boolean(place));
-  byId("close").hidden = !state.chosen;
+  byId("close").hidden = !place || !state.chosen;
   if (!place) {
     byId("explanation").replaceChildren(element("p", { className: "faint" }, panel.dataset.hint));
     return;
@@ -182,10 +213,22 @@ function outputOfStep({ stage, before }) {
   return state.outputs[before ? stage.before : stage.output];
 }
 
-/** How many values each map of a step has, and where and in which map the largest one is. */
+/**
+ * How many values each map of a step has, and where and in which map its example is: the largest
+ * one; of pooling the largest of those whose four values differ most.
+ */
 function extentOf(step) {
-  const { values, channels } = outputOfStep(step);
-  const best = values.reduce((most, value, i) => (value > values[most] ? i : most), 0);
+  const output = outputOfStep(step);
+  const { values, channels } = output;
+  const different = (i) => {
+    const place = Math.floor(i / channels);
+    const [y, x] = [Math.floor(place / output.width), place % output.width];
+    return new Set(blockOf(state.outputs[step.stage.unpooled], y, x, i % channels)).size;
+  };
+  const kinds = step.stage.kind === "pool" ? values.map((_, i) => different(i)) : null;
+  const isBetter = (a, b) =>
+    kinds && kinds[a] !== kinds[b] ? kinds[a] > kinds[b] : values[a] > values[b];
+  const best = values.reduce((most, _, i) => (isBetter(i, most) ? i : most), 0);
   const count = values.length / channels;
   return { count, largest: Math.floor(best / channels), map: best % channels };
 }
@@ -197,13 +240,14 @@ function showStep(step, progress) {
     const view = views.get(stage.key);
     view.node.classList.toggle("later", i > current);
     view.node.classList.toggle("current", i === current);
-    if (i !== current) view.draw(state.outputs[stage.output]);
+    if (i !== current) drawStage(view, state.outputs[stage.output]);
   });
   if (!step) return showPanel();
   const view = views.get(step.stage.key);
-  view.draw(outputOfStep(step), progress === null ? Infinity : progress + 1);
+  drawStage(view, outputOfStep(step), progress === null ? Infinity : progress + 1);
   const { largest, map } = extentOf(step);
-  const index = progress ?? largest;
+  // A pixel on the way may be of four zeros.
+  const index = step.stage.kind === "pool" ? largest : (progress ?? largest);
   const { columns } = view.layout;
   showPanel(
     state.chosen ?? view.at({ map, row: Math.floor(index / columns), column: index % columns }),
@@ -215,13 +259,22 @@ function scrollToStep({ stage }) {
   const { node } = views.get(stage.key);
   const source = stage.source ? views.get(stage.source).node.offsetHeight : 0;
   const bar = document.querySelector(".slow").offsetHeight;
-  node.style.scrollMarginTop = `${bar + Math.min(source, 0.2 * window.innerHeight)}px`;
+  const panel = byId("panel");
+  const below = getComputedStyle(panel).position === "fixed" ? 0.33 * window.innerHeight : 0;
+  // Of what it reads as much as leaves room for the step itself.
+  const room = Math.max(window.innerHeight - bar - below - node.offsetHeight, 0);
+  node.style.scrollMarginTop = `${bar + Math.min(source, room, 0.2 * window.innerHeight)}px`;
   node.scrollIntoView({ block: "start", behavior: slow.still.matches ? "auto" : "smooth" });
 }
 
 byId("undo").addEventListener("click", () => sheet.undo());
 byId("clear").addEventListener("click", () => sheet.clear());
 byId("close").addEventListener("click", () => choose(null));
+byId("fold").addEventListener("click", () => {
+  const isFolded = byId("panel").classList.toggle("folded");
+  byId("fold").textContent = isFolded ? "Unfold" : "Fold";
+  byId("fold").setAttribute("aria-expanded", !isFolded);
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") choose(null);
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) sheet.undo();

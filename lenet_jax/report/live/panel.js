@@ -117,7 +117,9 @@ function panelNodes(stage, explanation) {
   if (explanation.contributions) nodes.push(...contributionNodes(stage.source, explanation));
   if (explanation.block) {
     const { values, winner } = explanation.block;
-    nodes.push(numberGrid("the four values", values, 2, explanation.scale, winner));
+    const grid = numberGrid("the four values", values, 2, explanation.scale, winner);
+    grid.style.setProperty("--cell", "2.75rem");
+    nodes.push(grid);
   }
   return nodes;
 }

@@ -18,6 +18,7 @@ function stagesOf(network) {
     stages.push({ key: layer, kind: "convolution", layer, source, before: layer, output, title });
     const poolTitle = `${pooled}, ${network.pool === "max" ? "the largest" : "the mean"} of 2×2`;
     stages.push({ key: pooled, kind: "pool", source: layer, output: pooled, title: poolTitle });
+    stages.at(-1).unpooled = output;
   }
   const flat = { kind: "flatten", source: "conv2.pool", output: "flatten", title: "flatten" };
   stages.push({ key: "flatten", ...flat });
