@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from lenet_jax.report.findings import Example, Findings
 
 PROGRAM = "python -m lenet_jax.inspect"
+LIVE = "network.html"
 EVENTS = ".inspect"  # how the names of its event files end
 DESCRIPTION = (
     "Show what a trained network has learned, as figures and on one page: what excites its"
@@ -142,11 +143,14 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         for name, figure in figures.items()
         for suffix in suffixes
     }
-    pages = {"report.html": page.report(network, dataset, findings, figures, record, changed)}
-    if (reason := why_not(network)) is None:
-        pages["network.html"] = live_page(network, dataset, findings.logits)
+    reason = why_not(network)
+    live = None if reason else LIVE
+    report = page.report(network, dataset, findings, figures, record, changed, live)
+    pages = {"report.html": report}
+    if live:
+        pages[live] = live_page(network, dataset, findings.logits)
     else:
-        remarks.append(f"network.html is left out: {reason}")
+        remarks.append(f"{LIVE} is left out: {reason}")
     with writing(out):
         _write(out, {**files, **pages}, force=arguments.force)
         images = {name: files.get(f"{name}.png") or png(f) for name, f in figures.items()}

@@ -49,7 +49,7 @@ def run(run_command):
 class Page(HTMLParser):
     """Counts the tags of a page, and fails where one is not closed."""
 
-    VOID = ("meta", "link", "br")
+    VOID = ("meta", "link", "br", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -96,7 +96,8 @@ def test_the_report_is_self_contained_and_accessible(inspected, notes_run):
     images = page.all("image")
     assert len(images) > 100
     assert all(image["href"].startswith("data:image/png;base64,") for image in images)
-    assert not re.search(r'@import|url\((?!#)|(?:src|href)="(?!data:|#)', text)
+    assert not re.search(r'@import|url\((?!#)|(?:src|href)="(?!data:|#|network.html")', text)
+    assert 'href="network.html"' in text and (inspected / "network.html").is_file()
     assert not page.all("script")
     identifiers = re.findall(r' id="([^"]*)"', text)
     assert len(identifiers) == len(set(identifiers)) > 20
@@ -232,7 +233,7 @@ class TestCompare:
         text = (tmp_path / "compare.html").read_text()
         page = Page(text)
         assert len(page.all("figure")) == 1 and len(page.all("svg")) == 1
-        assert lines[-1].split() == ["[1],", "[2]", "0", "0", "1"]  # the weights are the same
+        assert lines[-1].split() == ["[1],", "[2]", "0", "0", "1.000"]  # the weights are the same
         assert 0 < text.index("optimizer.learning_rate") < text.index("train.batch_size")
 
     def test_members_of_a_sweep(self, run, sweep, tmp_path):

@@ -165,21 +165,30 @@ def plot_exciting_patches(
     scale = max(1, (block - deep - 1) // (deep * max(height, width)))
     rows, columns = grid(o, 3 if o <= 24 else 4)
     named = 0 if indices is None else math.ceil(indices.shape[1] / across)
-    cell_width, cell_height = 2 * block + 28, block + 38 + INDEX * named
+    tile = block / deep
+    numbered = math.ceil(c / deep) if c > 1 and tile >= INDEX else 0
+    cell_width, cell_height = 2 * block + 28, block + 38 + INDEX * max(named, numbered)
+    shape = f", {height}×{width}×{c}"
     bar_left, below = 20 + columns * cell_width, max(TOP + rows * cell_height, 300)
     figure, axes = canvas(
         max(bar_left + 84, 860),
         below,
         f"What excites the filters of {layer} most, {legible(title, 60)}",
-        f"left: weights, {height}×{width}×{c}; right: the {seen[0]}×{seen[1]} patches of test"
-        " images with the strongest responses, strongest first"
-        + (", and the images’ indices" if named else ""),
+        f"left: weights{' with the input map of each tile' if numbered else shape};"
+        f" right: the {seen[0]}×{seen[1]} patches that excite it most, strongest first"
+        + (", and their test images" if named else ""),
     )
     weights = signed_colours(kernel)
     for index in range(o):
         x, y = 16 + index % columns * cell_width, TOP + index // columns * cell_height
         write(axes, x, y - 12, f"filter {index}", size=8)
         _draw_filter(axes, x, y, kernel[..., index], weights, deep, scale)
+        height_of_tiles = math.ceil(c / deep) * tile
+        for channel in range(c if numbered and index < columns else 0):  # all are alike
+            row, column = divmod(channel, deep)
+            lower = y + height_of_tiles + 10 + INDEX * row
+            look = {"size": 7, "color": FAINT, "ha": "center"}
+            write(axes, x + (column + 0.5) * tile, lower, str(channel), **look)
         tiles = mosaic(as_rgb(patches[index]), across, enlarged)
         picture(axes, x + block + 10, y, tiles, tiles.shape[1])
         for place, image in enumerate([] if indices is None else indices[index]):

@@ -44,6 +44,7 @@ def report(
     figures: Mapping[str, Figure],
     record: Mapping[str, Any],
     remarks: Sequence[str] = (),
+    live: str | None = None,
 ) -> str:
     """The page of one network.
 
@@ -54,6 +55,7 @@ def report(
       figures: from `draw_figures`.
       record: what `run.json` says; may be empty.
       remarks: on the data.
+      live: the name of the live page beside it; None where there is none.
     """
     history = network.history
     labels = LABELS | {
@@ -67,6 +69,7 @@ def report(
         title=title_of(network.model, dataset.name),
         source=network.source,
         remarks=remarks,
+        live=live,
         stats=_stats(network, findings),
         svg={name: svg(figure, labels[name]) for name, figure in figures.items()},
         history=[list(row.values()) for row in history],
