@@ -216,7 +216,7 @@ def plot_disagreements(
         shown,
         38 + 15 * len(predictions),
         f"Where runs disagree, {legible(title, 60)}",
-        f"{len(some):,} of {len(images):,} test images are right of some runs and wrong of others"
+        f"{len(some):,} of {len(images):,} test images, which some runs get right and others wrong"
         f"{here}: index, true class, answers (bold: right)",
     )
     for index, (x, y) in zip(shown, places, strict=True):

@@ -31,10 +31,17 @@ RESULTS = {
 
 
 class Answers(NamedTuple):
-    """What several networks say of the same test images."""
+    """What several networks say of the same test images.
+
+    Attributes:
+      dataset: with the images.
+      predictions: of each network.
+      num_params: weights and biases of each.
+    """
 
     dataset: Dataset
     predictions: Int[np.ndarray, "m n"]
+    num_params: Sequence[int]
 
     @property
     def accuracies(self) -> list[float]:
@@ -46,7 +53,8 @@ class Answers(NamedTuple):
         right, rows = self.predictions == self.dataset.test.labels, []
         for i, j in combinations(range(len(right)), 2):
             first, second = int((right[i] & ~right[j]).sum()), int((right[j] & ~right[i]).sum())
-            rows.append((f"[{i + 1}], [{j + 1}]", first, second, f"{mcnemar(first, second):.2g}"))
+            chance = _chance(mcnemar(first, second))
+            rows.append((f"[{i + 1}], [{j + 1}]", first, second, chance))
         return rows
 
 
@@ -69,7 +77,7 @@ def answer(networks: Sequence[Network]) -> Answers:
     labels = first.test.labels
     if remarks or not all(np.array_equal(other.test.labels, labels) for other in others):
         raise UserError(remarks[0] if remarks else "they have other test images")
-    return Answers(first, np.stack(predictions))
+    return Answers(first, np.stack(predictions), [network.num_params for network in networks])
 
 
 def compare(networks: Sequence[Results], answers: Answers | None = None) -> tuple[str, list[str]]:
@@ -80,13 +88,14 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
       answers: what each says of the test images; None: they are not compared.
     """
     if answers is not None:
-        networks = [
-            _with_accuracy(*each) for each in zip(networks, answers.accuracies, strict=True)
-        ]
+        found = zip(networks, answers.accuracies, answers.num_params, strict=True)
+        networks = [_complete(*each) for each in found]
     settings = [flatten(configs.to_dict(network.config)) for network in networks]
     every = dict.fromkeys(key for values in settings for key in values)  # networks have their own
     keys = {key: len({str(values.get(key)) for values in settings}) > 1 for key in every}
     sources = [network.source for network in networks]
+    numbers = [f"[{number}]" for number in range(1, len(sources) + 1)]
+    named = [f"{number} {source}" for number, source in zip(numbers, sources, strict=True)]
     measured = {
         f"test_{name}": f"test {name}"
         for setting in settings
@@ -101,7 +110,8 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
     figure = None
     if all(network.history for network in networks):
         data = " and ".join(dict.fromkeys(network.config.data.name for network in networks))
-        histories = [(network.source, network.history) for network in networks]
+        every_history = [network.history for network in networks]
+        histories = [*zip(named, every_history, strict=True)]
         figure = plot_accuracies(histories, title=data)
     pairs, disagreements = [] if answers is None else answers.pairs(), None
     if answers is not None and any(first or second for _, first, second, _ in pairs):
@@ -116,7 +126,8 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
     page = render(
         "compare.html",
         title=f"{len(networks)} runs side by side",
-        sources=sources,
+        numbers=numbers,
+        named=named,
         results=results,
         different=different,
         same=[[key, settings[0].get(key)] for key in keys if not keys[key]],
@@ -124,18 +135,24 @@ def compare(networks: Sequence[Results], answers: Answers | None = None) -> tupl
         disagreements=disagreements and svg(disagreements, "The images on which runs disagree"),
         svg=figure and svg(figure, "Validation accuracy of each run over the epochs"),
     )
-    numbers = [f"[{number}]" for number in range(1, len(sources) + 1)]
-    lines = [f"{number} {source}" for number, source in zip(numbers, sources, strict=True)]
     table = _columns([["", *numbers], *results, *different])
     if pairs:
         heading = "runs", "only first right", "only second", "McNemar's p"
         table += ["", *_columns([heading, *pairs])]
-    return page, [*lines, "", *table]
+    return page, [*named, "", *table]
 
 
-def _with_accuracy(network: Results, accuracy: float) -> Results:
-    """With its test accuracy, which is not recorded of each epoch of a sweep's member."""
-    return network._replace(summary={"test_accuracy": accuracy} | dict(network.summary))
+def _complete(network: Results, accuracy: float, num_params: int) -> Results:
+    """With what is not recorded of a sweep's member: its size, and its accuracy after an epoch."""
+    found = {"test_accuracy": accuracy, "num_params": num_params}
+    return network._replace(summary=found | dict(network.summary))
+
+
+def _chance(p: float) -> str:
+    """A p value with two digits, or three decimals from 0.001 up."""
+    if p < 1e-300:
+        return "< 1e-300"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
 def _number(value: Any, name: str) -> str:

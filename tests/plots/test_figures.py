@@ -376,7 +376,7 @@ def test_runs_disagree_where_one_is_right_and_another_wrong(random):
     written = texts(figure)
     assert [text for text in written if text.startswith("index")] == ["index 1: 2", "index 2: 3"]
     assert {"[1] 2", "[2] 7", "[1] 0", "[2] 3"} <= set(written)
-    assert any(text.startswith("2 of 4 test images are right of some") for text in written)
+    assert any(text.startswith("2 of 4 test images, which some runs get right") for text in written)
 
 
 def test_a_journey_marks_the_true_class_and_says_its_scales(figures):
