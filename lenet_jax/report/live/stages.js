@@ -185,7 +185,8 @@ function explainPooled(network, outputs, stage, { map, row: y, column: x }) {
   const four = blockOf(source, y, x, map);
   const result = valueAt(outputs[stage.output], y, x, map);
   const isMax = network.pool === "max";
-  const winner = isMax ? four.indexOf(Math.max(...four)) : null;
+  const isOne = isMax && new Set(four).size > 1;
+  const winner = isOne ? four.indexOf(Math.max(...four)) : null;
   const box = { map, row: 2 * y, column: 2 * x, height: 2, width: 2 };
   const names = ["upper left", "upper right", "lower left", "lower right"];
   const at = winner === null ? "" : names[winner];
