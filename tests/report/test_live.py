@@ -129,12 +129,15 @@ function inconsistent(stage, sentence, windows, contributions) {
   return isFar(sum + bias, before) || isFar(sumOf(parts), sum) ? { [stage.key]: sentence } : {};
 }
 function goThroughSteps() {
-  const names = [];
+  const [names, pooled] = [[], []];
   byId("slow-toggle").click();
-  for (; !byId("slow-next").disabled; byId("slow-next").click())
+  for (; !byId("slow-next").disabled; byId("slow-next").click()) {
     names.push(byId("slow-name").textContent);
+    const cells = [...byId("explanation").querySelectorAll("td")];
+    if (names.at(-1).includes("Pooling")) pooled.push(cells.map((cell) => cell.title));
+  }
   byId("slow-toggle").click();
-  return names;
+  return { names, pooled };
 }
 """
 
@@ -237,7 +240,9 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
         np.testing.assert_allclose(got, other.logits(pixels), atol=1e-4, rtol=0)
     assert result["events"] == "3"
     assert result["explanations"] == {}
-    assert len(result["steps"]) == 13 and "ReLU" in result["steps"][3]
+    steps = result["steps"]
+    assert len(steps["names"]) == 13 and "ReLU" in steps["names"][3]
+    assert [len(set(four)) for four in steps["pooled"]] == [4, 4]
     drawn = result["drawings"]
     sheets = [
         Image.open(io.BytesIO(base64.b64decode(each["sheet"].partition(",")[2]))) for each in drawn

@@ -259,8 +259,8 @@ function scrollToStep({ stage }) {
   const { node } = views.get(stage.key);
   const source = stage.source ? views.get(stage.source).node.offsetHeight : 0;
   const bar = document.querySelector(".slow").offsetHeight;
-  const panel = byId("panel");
-  const below = getComputedStyle(panel).position === "fixed" ? 0.33 * window.innerHeight : 0;
+  const { position, maxHeight } = getComputedStyle(byId("panel"));
+  const below = position === "fixed" ? parseFloat(maxHeight) : 0; // the panel may cover
   // Of what it reads as much as leaves room for the step itself.
   const room = Math.max(window.innerHeight - bar - below - node.offsetHeight, 0);
   node.style.scrollMarginTop = `${bar + Math.min(source, room, 0.2 * window.innerHeight)}px`;
