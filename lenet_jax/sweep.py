@@ -172,7 +172,7 @@ def make_sweep_flags() -> flags.FlagValues:
     flags.DEFINE_integer(
         "chunk_size",
         None,
-        "members trained at once; default: chosen by device and memory",
+        "members trained at once, as far as memory allows; default: chosen by device and memory",
         lower_bound=1,
         flag_values=values,
     )

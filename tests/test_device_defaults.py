@@ -50,6 +50,9 @@ def test_every_choice_is_the_rows(row, monkeypatch):
     enough = round(need / row.share_of_memory) + 1
     assert plan.chunk_size(group, [device], row.strategy, enough) == row.members
     assert plan.chunk_size(group, [device], row.strategy, enough - 10) == row.members // 2
+    for asked in (1, 3, 5000):
+        assert plan.chunk_size(group, [device] * 2, row.strategy, 10**12, asked) == asked
+    assert plan.chunk_size(group, [device], row.strategy, enough - 10, row.members) < row.members
     assert not row.results or Path(row.results).is_file()
 
 

@@ -215,14 +215,25 @@ def from_json(
     return chunks
 
 
-def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int) -> int:
+def chunk_size(
+    group: Group, devices: Sequence[Any], strategy: str, memory: int, asked: int | None = None
+) -> int:
     """How many members of a group to train at once, so that they fit in memory.
+
+    Args:
+      group: the group.
+      devices: what they train on.
+      strategy: `map` or `vmap`.
+      memory: free, in bytes.
+      asked: the most; None: what suits the devices.
 
     Raises:
       UserError: not even one member fits.
     """
     defaults = defaults_of(devices[0])
     per_device, allowed = defaults.members, defaults.share_of_memory * memory
+    if asked is not None:
+        per_device = -(-asked // len(devices))
     while memory_needed(group, devices, per_device, strategy) > allowed:
         if per_device == 1:
             need = memory_needed(group, devices, 1, strategy)
@@ -232,7 +243,8 @@ def chunk_size(group: Group, devices: Sequence[Any], strategy: str, memory: int)
                 "Use fewer channels, features or images."
             )
         per_device //= 2
-    return per_device * len(devices)
+    size = per_device * len(devices)
+    return size if asked is None else min(size, asked)
 
 
 def memory_needed(group: Group, devices: Sequence[Any], per_device: int, strategy: str) -> int:

@@ -290,9 +290,8 @@ def _plan_chunks(
             f"{devices[0].device_kind} does not say how much memory is free:"
             f" {memory / 1e9:.1f} GB are assumed; --chunk_size=N trains N members at once"
         )
-    sizes = [plan.chunk_size(group, devices, strategy, memory) for group in groups]
-    if options.chunk_size is not None:
-        sizes = [min(size, options.chunk_size) for size in sizes]
+    asked = options.chunk_size
+    sizes = [plan.chunk_size(group, devices, strategy, memory, asked) for group in groups]
     return plan.make_chunks(groups, len(devices), sizes)
 
 
