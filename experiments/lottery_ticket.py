@@ -131,31 +131,16 @@ def folder_of(folder: Path, number: int) -> Path:
 def train(
     config: configs.Config, folder: Path, rounds: int, seeds: Sequence[int], scope: str, rewind: int
 ) -> list[dict[str, Any]]:
-    """Trains what is missing of all rounds, and gives the results of each.
-
-    A round is one chunk, as it takes seconds.
-    """
-    count = len(seeds)
+    """Trains what is missing of all rounds, and gives the results of each."""
     dense = lenet_jax.train_sweep(
-        config,
-        sweep("seed", seeds),
-        folder_of(folder, 0),
-        record="weights",
-        record_every=1,
-        chunk_size=count,
+        config, sweep("seed", seeds), folder_of(folder, 0), record="weights", record_every=1
     )
     _require_done(dense)
     total = _count_kernels(dense)
     measured = [{"left": 1.0, "seconds": _seconds(dense)} | {"dense": _measure(dense, seeds, 0)}]
     for number in range(1, rounds + 1):
         plan = plan_round(folder, number, seeds, scope, rewind)
-        results = lenet_jax.train_sweep(
-            config,
-            plan,
-            folder_of(folder, number),
-            save="all",
-            chunk_size=len(TREATMENTS) * count,
-        )
+        results = lenet_jax.train_sweep(config, plan, folder_of(folder, number), save="all")
         _require_done(results)
         left = 1 - float(results.rows[0]["pruned_weights"]) / total
         row: dict[str, Any] = {"left": round(left, 6), "seconds": _seconds(results)}

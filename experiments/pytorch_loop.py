@@ -1,8 +1,8 @@
 """How long the trainings of a study would take as a loop over its networks in PyTorch.
 
 A part is timed on the same cores, in a process of its own: some steps, and one evaluation. The rest
-is extrapolated from it: of each network the epochs, with their validation, and the test. What a
-loop does besides, such as to prune and to save, is left out.
+is extrapolated from it: of each network the epochs, with their validation, the test, and the
+pruning, if any. What a loop does besides, such as to load and to save weights, is left out.
 """
 
 import statistics
@@ -38,8 +38,8 @@ def time_loop(
 
     Returns:
       `seconds` of the whole loop, and what they are of: `images_per_second` of training and
-      `evaluated_per_second`, medians over `turns`, of which one more warms up. None without
-      PyTorch.
+      `evaluated_per_second`, medians over `turns`, of which one more warms up, and
+      `seconds_to_prune` a network. None without PyTorch.
     """
     if find_spec("torch") is None:
         return None
@@ -50,9 +50,11 @@ def time_loop(
         make = {"do": "make module", "network": model.name, "dropout": True}
     order = np.random.default_rng(1).integers(0, 55_000, (IMAGES_PER_TURN // batch, batch))
     worker = Worker(PEER)
-    worker.ask(**make)
-    if pruned:
-        worker.ask(do="prune", amount=pruned)
+    pruning = 0.0
+    for _ in range(2 if pruned else 1):  # the first warms up
+        worker.ask(**make)
+        if pruned:
+            pruning = worker.ask(do="prune", amount=pruned)["seconds"]
     training, evaluation = [], []
     for _ in range(TURNS + 1):
         training.append(worker.ask(do="train", indices=order.tolist())["seconds"])
@@ -63,9 +65,10 @@ def time_loop(
     epoch = len(dataset.train.labels) / rate + len(dataset.valid.labels) / evaluated
     test = len(dataset.test.labels) / evaluated
     return {
-        "seconds": round(networks * (config.train.num_epochs * epoch + test), 1),
+        "seconds": round(networks * (config.train.num_epochs * epoch + test + pruning), 1),
         "images_per_second": round(rate),
         "evaluated_per_second": round(evaluated),
+        "seconds_to_prune": round(pruning, 4),
         "turns": TURNS,
         "timed_seconds": round(sum(training) + sum(evaluation), 1),
         "version": metadata.version("torch"),
