@@ -31,7 +31,7 @@ def train(folder):
 
 def test_rounds_prune_what_is_left_and_are_trained_once(tmp_path, no_figures):
     rounds, output = train(tmp_path)
-    assert output.count("compiling") == 1 + ROUNDS
+    assert output.count("compiling…") == 1 + ROUNDS
     total = 256 * 6 + 6 * 5 + 5 * 6
     left = total
     sizes = [256 * 6, 6 * 5, 5 * 6]
@@ -54,7 +54,7 @@ def test_rounds_prune_what_is_left_and_are_trained_once(tmp_path, no_figures):
             np.testing.assert_array_equal(own[6:9], own[:3])  # redrawn: those of rewound
             assert (own[9:] != own[:3]).any()
     again, output = train(tmp_path)
-    assert again == rounds and "compiling" not in output
+    assert again == rounds and "compiling…" not in output
     answer = {
         **{"seeds": 3, "rounds": ROUNDS, "epochs": EPOCHS, "rewind": 1, "train_examples": 70},
         "networks": {"mlp": {"rounds": rounds, "pytorch": None}},
