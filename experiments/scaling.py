@@ -230,7 +230,9 @@ def plot(answer: dict[str, Any]) -> Figure:
             middle = math.sqrt(values[place] * values[place + 1])
             height = math.sqrt(times[place] * times[place + 1])
             note = f"{slope:.1f}".replace("-0.0", "0.0").replace("-", "−")
-            beside = {"xytext": (4, 2 if slope < 0 else -8), "ha": "left"}
+            beside = {"xytext": (4, -8), "ha": "left"}
+            if slope < 0:
+                beside = {"xytext": (-4, -8), "ha": "right"}
             above = {"xytext": (0, 6), "ha": "center"}
             upper.annotate(
                 note,
