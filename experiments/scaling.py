@@ -243,6 +243,7 @@ def plot(answer: dict[str, Any]) -> Figure:
             )
         for own in (upper, lower):
             own.set(xscale="log", yscale="log")
+            own.margins(x=0.15)  # for the notes
             own.yaxis.set_major_formatter("{x:,g}")
             own.set_xticks(values, [f"{value:,}" for value in values], size=7, rotation=45)
             own.minorticks_off()
