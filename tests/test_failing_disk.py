@@ -15,7 +15,7 @@ from lenet_jax.runs import run as runs
 from lenet_jax.sweeps import plan, train
 from lenet_jax.sweeps import run as sweeps
 from lenet_jax.training.loop import Trainer
-from lenet_jax.training.population import Population
+from lenet_jax.training.population import population_of
 from tests.support import tiny
 from tests.support.runs import contents
 
@@ -48,7 +48,7 @@ def cheap():
         patch.setattr(page, "report", lambda *_: "<html></html>")
         patch.setattr(runs, "Trainer", once(Trainer))
         patch.setattr(Trainer, "compile", once(Trainer.compile))
-        patch.setattr(train, "Population", once(Population))
+        patch.setattr(train, "population_of", once(population_of))
         patch.setattr(plan, "chunk_size", lambda *_: 2)
         yield
 
