@@ -429,26 +429,20 @@ def population_of(
     A sweep like the one before it, in the same process, compiles nothing, unless it has code of the
     user's, which may read what has changed since.
     """
-    options = size, (*machine.devices(),), strategy, shared_data_order
+    options: dict[str, Any] = {"strategy": strategy, "shared_data_order": shared_data_order}
     code = spec.network, spec.loss, *(measure for _, measure in spec.measurements)
     package = __name__.partition(".")[0]
     if {getattr(each, "__module__", "").partition(".")[0] for each in code if each} == {package}:
-        return _kept_population(spec, repr(spec), *options)
-    return _make_population(spec, *options)
+        return _kept_population(
+            spec, size, devices=(*machine.devices(),), written=repr(spec), **options
+        )
+    return Population(spec, size, **options)
 
 
 @functools.lru_cache(maxsize=4)
-def _kept_population(spec: Spec, _: str, *options: Any) -> Population:
-    """Of equal specs, one for each way to write them: 1 equals True."""
-    return _make_population(spec, *options)
-
-
-def _make_population(
-    spec: Spec, size: int, devices: Sequence[Any], strategy: Strategy, shared_data_order: bool
-) -> Population:
-    return Population(
-        spec, size, devices=devices, strategy=strategy, shared_data_order=shared_data_order
-    )
+def _kept_population(spec: Spec, size: int, *, written: str, **options: Any) -> Population:
+    """Of equal specs, one for each way that they are `written`: 1 equals True."""
+    return Population(spec, size, **options)
 
 
 def choose_strategy(strategy: Strategy, device: Any) -> Literal["map", "vmap"]:

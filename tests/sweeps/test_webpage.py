@@ -100,7 +100,7 @@ def test_chromium_sorts_and_filters_the_members(tmp_path):
     assert 'aria-label="filter of test_accuracy, %" placeholder="in %"' in head
 
     said = "a:2: optimizer.learning_rate 1, model.init torch&lt;/script&gt;, valid_accuracy 95.00 %"
-    assert f'<p id="told">{said}, test_accuracy 95.00 %</p>' in dom
+    assert f'<p id="reading">{said}, test_accuracy 95.00 %</p>' in dom
     assert 'aria-activedescendant="member-2"' in dom and dom.count('aria-selected="true"') == 1
     colours = re.findall(r'id="member-(\d)"[^>]*--at: (\d+)', dom)
     assert sorted(colours) == [("0", "66"), ("2", "100")]

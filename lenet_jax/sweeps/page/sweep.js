@@ -114,7 +114,7 @@ function start() {
     document.getElementById("data").textContent,
   );
   const svg = document.getElementById("lines");
-  const told = document.getElementById("told");
+  const reading = document.getElementById("reading");
   const [head, body] = document.getElementById("members").children;
   const inputs = columns.map(() => document.createElement("input"));
   const names = columns.map(({ name, unit }) => (unit ? `${name}, ${unit}` : name));
@@ -149,7 +149,7 @@ function start() {
     chosen = member;
     const row = kept.find((one) => one[0] === member);
     overlay.setAttribute("d", toPath(points.get(member) ?? []));
-    told.textContent = row ? describe(row) : HINT;
+    reading.textContent = row ? describe(row) : HINT;
     for (const line of body.rows) {
       line.classList.toggle("chosen", line.dataset.member === String(member));
     }
