@@ -428,6 +428,29 @@ class TestSweep:
             for text in written
         )
 
+    def test_labels_of_near_values_are_apart(self):
+        for rates, shown in (
+            ((0.05, 0.0501, 0.4), ["0.05", "0.4"]),
+            ((0.02, 0.03, 0.04, 0.05), ["0.02", "0.03", "0.04", "0.05"]),
+        ):
+            figure = plot_sweep(self.settings(*({"lr": lr} for lr in rates)), title="a")
+            assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == shown
+
+    def test_one_star_stands_for_the_best_setting(self):
+        figure = plot_sweep(self.settings({"lr": 0.1}, {"lr": 0.2}), title="a")
+        stars = [line for line in figure.axes[1].lines if line.get_marker() == "*"]
+        ((place, error),) = [line.get_xydata()[0] for line in stars]
+        assert (place, error) == (0.1, pytest.approx(1.1)) and len(stars[0].get_xydata()) == 1
+        assert any(text.endswith("★ best mean on validation") for text in texts(figure))
+
+    @pytest.mark.parametrize(("count", "bands"), [(5, 5), (6, 0)])
+    def test_many_bands_would_hide_each_other(self, count, bands):
+        settings = [
+            setting._replace(errors=np.arange(9.0).reshape(3, 3) + 1 + place)
+            for place, setting in enumerate(self.settings(*({"lr": 0.1 * n} for n in range(count))))
+        ]
+        assert len(plot_sweep(settings, title="a").axes[0].collections) == bands
+
     def test_two_keys_are_a_heat_map(self):
         pairs = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2) for m in (0.0, 0.9)]
         written = texts(plot_sweep(self.settings(*pairs, diverged=[3]), title="a"))
