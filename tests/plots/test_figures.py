@@ -439,8 +439,8 @@ class TestSweep:
     def test_one_star_stands_for_the_best_setting(self):
         figure = plot_sweep(self.settings({"lr": 0.1}, {"lr": 0.2}), title="a")
         stars = [line for line in figure.axes[1].lines if line.get_marker() == "*"]
-        ((place, error),) = [line.get_xydata()[0] for line in stars]
-        assert (place, error) == (0.1, pytest.approx(1.1)) and len(stars[0].get_xydata()) == 1
+        (star,) = [np.asarray(line.get_xydata()) for line in stars]
+        np.testing.assert_allclose(star, [[0.1, 1.1]])
         assert any(text.endswith("★ best mean on validation") for text in texts(figure))
 
     @pytest.mark.parametrize(("count", "bands"), [(5, 5), (6, 0)])
