@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from lenet_jax.nn import ops
-from lenet_jax.nn.initializers import Init, initializers
+from lenet_jax.nn.initializers import Draws, Init
 
 
 def step_names(activation: ops.Activation = "relu") -> tuple[str, ...]:
@@ -137,6 +137,8 @@ class LeNet(nnx.Module):
         f1, f2 = features
         flat = c2 * final_side(image_size, padding) ** 2
 
+        draws = Draws(init)
+
         def conv(c: int, k: int) -> nnx.Conv:
             return nnx.Conv(
                 c,
@@ -145,14 +147,15 @@ class LeNet(nnx.Module):
                 padding="VALID",
                 precision=precision,
                 rngs=rngs,
-                **initializers(init, 25 * c),
+                **draws.initializers(25 * c),
             )
 
         def linear(n: int, k: int) -> nnx.Linear:
-            return nnx.Linear(n, k, precision=precision, rngs=rngs, **initializers(init, n))
+            return nnx.Linear(n, k, precision=precision, rngs=rngs, **draws.initializers(n))
 
         self.conv1, self.conv2 = conv(in_channels, c1), conv(c1, c2)
         self.fc1, self.fc2, self.fc3 = linear(flat, f1), linear(f1, f2), linear(f2, num_classes)
+        draws.fill([self.conv1, self.conv2, self.fc1, self.fc2, self.fc3])
 
     def __call__(self, images: Float[Array, "b h w c"]) -> Float[Array, "b k"]:
         """Logits of normalised images."""
