@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import lenet_jax
-from lenet_jax.errors import ExitCode, UserError, end_at_once_on_signals, run_command
+from lenet_jax.errors import ExitCode, UserError, end_at_once_on_signals, run_command, run_program
 
 # The module and help of each command. Modules are imported when their command is run.
 COMMANDS = {
@@ -29,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
     Args:
-      argv: the command and its arguments; `sys.argv[1:]` by default.
+      argv: the command and its arguments; None: those of this process, which ends with it.
     """
     if argv is None:
-        argv = sys.argv[1:]
-        end_at_once_on_signals()  # once `run_command` is done
+        end_at_once_on_signals()  # once `run_program` is done
+        run_program(_run, sys.argv[1:])
     return run_command(_run, argv)
 
 

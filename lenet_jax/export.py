@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from lenet_jax import machine
-from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_command, writing
+from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, run_program, writing
 from lenet_jax.nn import native
 from lenet_jax.storage.fetching import fetch
 from lenet_jax.storage.files import (
@@ -350,4 +350,4 @@ def _logits_of(network: "Network", *, one_by_one: bool = False) -> Callable:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

@@ -17,7 +17,7 @@ from lenet_jax import config as configs
 from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, parse
 from lenet_jax.device import require_device
-from lenet_jax.errors import ExitCode, UserError, expand, run_command, writing
+from lenet_jax.errors import ExitCode, UserError, expand, run_program, writing
 from lenet_jax.storage.files import (
     check_replaceable,
     make_folder,
@@ -138,4 +138,4 @@ def _print(test: "RateTest", steps: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

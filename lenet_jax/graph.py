@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lenet_jax.config.rules import RULES
 from lenet_jax.device import require_device
-from lenet_jax.errors import ExitCode, run_command
+from lenet_jax.errors import ExitCode, run_program
 from lenet_jax.terminal.arguments import Parser
 
 if TYPE_CHECKING:
@@ -55,4 +55,4 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

@@ -19,7 +19,7 @@ from lenet_jax.errors import (
     expand,
     is_url,
     print_remarks,
-    run_command,
+    run_program,
     show,
     writing,
 )
@@ -298,4 +298,4 @@ def _source(name: str) -> NetworkName:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

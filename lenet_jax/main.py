@@ -16,9 +16,9 @@ from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.config.networks import LENET
 from lenet_jax.config.unused import unused
 from lenet_jax.device import require_device
-from lenet_jax.errors import UserError, print_remarks, run_command
+from lenet_jax.errors import UserError, expand, print_remarks, printable, run_program
 from lenet_jax.nn import native
-from lenet_jax.terminal.console import starting
+from lenet_jax.terminal.console import Console, starting
 from lenet_jax.terminal.interrupt import Interrupt
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
     if flag_values.coordinator is None:
         if flag_values.num_processes is not None or flag_values.process_id is not None:
             raise UserError("--num_processes and --process_id need --coordinator=HOST:PORT")
+        console = _begin(flag_values)
         dataset = _load_beside(config)
         with starting(), _importing("JAX"):
             require_device()
-        return run(**options, dataset=dataset)
+        return run(**options, dataset=dataset, console=console)
     from lenet_jax.processes.meeting import join
     from lenet_jax.training import replicas
 
@@ -85,9 +86,19 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
             if code:
                 print(f"process {joined.index} ends as process 0 does: {code}", file=sys.stderr)
             return code
-        code = run(**options, dataset=dataset, processes=joined)
+        console = _begin(flag_values)
+        code = run(**options, dataset=dataset, processes=joined, console=console)
         joined.end(code)
         return code
+
+
+def _begin(flag_values: flags.FlagValues) -> Console:
+    """Begins the header: on a terminal it says at once what is to run."""
+    config, workdir = flag_values.config, flag_values.workdir
+    with timeline.span("header"):
+        console = Console()
+        console.begin({"config": printable(config)}, expand(workdir, "--workdir="))
+    return console
 
 
 def _run(
@@ -151,4 +162,4 @@ def _define_processes(flag_values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

@@ -14,7 +14,7 @@ from lenet_jax.errors import (
     UserError,
     print_error,
     print_remarks,
-    run_command,
+    run_program,
     show,
 )
 from lenet_jax.storage.fetching import fetch
@@ -251,4 +251,4 @@ def print_table(rows: Sequence[dict]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

@@ -22,7 +22,7 @@ from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, overrides, parse
 from lenet_jax.config.unused import unused
 from lenet_jax.device import require_device
-from lenet_jax.errors import UserError, is_url, print_remarks, run_command, show, writing
+from lenet_jax.errors import UserError, is_url, print_remarks, run_program, show, writing
 from lenet_jax.executors import choice
 from lenet_jax.sweeps import file
 
@@ -212,4 +212,4 @@ def _parse_worker(text: str | None) -> tuple[int, int] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lenet_jax import data
 from lenet_jax.device import require_device
-from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, printable, run_command
+from lenet_jax.errors import ExitCode, UserError, expand, print_remarks, printable, run_program
 from lenet_jax.storage.run_dir import CONFIG
 from lenet_jax.terminal.arguments import Parser, add_description, add_force, description
 
@@ -221,4 +221,4 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    run_program(main, sys.argv[1:])

@@ -358,3 +358,45 @@ def test_a_path_or_number_that_cannot_be_is_a_short_error(arguments, capsys, mon
     error = capsys.readouterr().err
     assert 1 <= len(error.splitlines()) <= 3
     assert max(map(len, error.splitlines())) <= 200
+
+
+PROGRAM = """
+import atexit, sys
+from lenet_jax.errors import UserError, run_program
+
+def main(words):
+    atexit.register(print, "left")
+    print("done", end=" ")
+    if words == ["wrong"]:
+        raise UserError("it is wrong")
+    if words == ["fault"]:
+        raise ZeroDivisionError
+    if words == ["help"]:
+        raise SystemExit(0)
+    return int(words[0])
+
+class Module:
+    def __del__(self):
+        print("taken apart")
+
+module = Module()
+run_program(main, sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("word", "code", "error"),
+    [("0", 0, ""), ("3", 3, ""), ("wrong", 2, "it is wrong\n"), ("help", 0, "")],
+)
+def test_a_program_ends_with_its_code_after_all_that_was_registered(word, code, error):
+    command = [sys.executable, "-c", PROGRAM, word]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    taken_apart = "taken apart\n" if word == "help" else ""  # as any other `SystemExit`
+    assert process.stdout == "done left\n" + taken_apart
+    assert (process.returncode, process.stderr) == (code, error)
+
+
+def test_a_fault_of_a_program_keeps_its_traceback():
+    command = [sys.executable, "-c", PROGRAM, "fault"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1 and "ZeroDivisionError" in process.stderr

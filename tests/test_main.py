@@ -9,6 +9,7 @@ from lenet_jax.errors import run_command
 from lenet_jax.machine import DETERMINISTIC_FLAGS, use_compilation_cache
 from lenet_jax.main import main
 from lenet_jax.runs import run
+from lenet_jax.terminal.console import Console
 from tests.support.root import ROOT
 
 RESULTS = "results_0"  # the thread that prepares them
@@ -27,8 +28,8 @@ def elsewhere(tmp_path, monkeypatch):
 def test_the_exit_code_is_the_runs(monkeypatch, code):
     calls = []
 
-    def record(*args, profile, extend, repeats, dataset):
-        assert repeats is None
+    def record(*args, profile, extend, repeats, dataset, console):
+        assert repeats is None and isinstance(console, Console)
         assert len(dataset().test) == 10_000
         calls.append(args)
         return code

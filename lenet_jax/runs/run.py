@@ -57,6 +57,7 @@ def run(
     dataset: data.Dataset | Callable[[], data.Dataset] | None = None,
     hooks: Any = (),
     processes: Processes | None = None,
+    console: Console | None = None,
 ) -> int:
     """Trains, evaluates and writes the run directory; resumes what it already holds.
 
@@ -71,6 +72,7 @@ def run(
       extend: whether epochs beyond those of the run in `workdir` keep its last learning rate.
       hooks: see `lenet_jax.train`.
       processes: that train it, of which this one leads; None: only this one.
+      console: where the header has begun; None: it begins here.
 
     Returns:
       The exit code: 0 done, 3 diverged, 129, 130, 141 or 143 stopped, see `Interrupt`.
@@ -80,7 +82,9 @@ def run(
         a tracker is not installed.
       WriteError: the disk is full, or has failed; earlier checkpoints stay intact.
     """
-    console = Console()
+    if console is None:
+        console = Console()
+        console.begin({}, expand(workdir, "--workdir="))
     called = Hooks(hooks, make_trackers(config.log.trackers, console.warn))
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")
@@ -140,7 +144,7 @@ def run(
                 directory.write_json(CONFIG, configs.to_dict(config))
                 if source := source_of(config.model.name):
                     write_atomically(directory.path / NETWORK, source)
-                _print_header(console, trainer, record, directory.path)
+                _print_header(console, trainer, record)
                 with console.compiling():
                     trainer.compile()
                     with timeline.span("first state"):
@@ -207,13 +211,12 @@ def _place(trainer: Trainer, saved: RunState | None, start: Start | None) -> Run
     return RunState(state, trainer.place(no_metrics()), state.params)
 
 
-def _print_header(console: Console, trainer: Trainer, record: Record, workdir: Path) -> None:
+def _print_header(console: Console, trainer: Trainer, record: Record) -> None:
     values, dataset = record.values, trainer.dataset
     console.header(
         device=f"{values['devices'][0]}: {values['processor']}, {values['cores']} cores;"
         f" backend {values['backend']}",
         dataset=dataset.describe(trainer.spec.num_examples),
-        workdir=workdir,
         layers=sizes.layers(trainer.spec),
         num_params=sizes.num_params(trainer.spec),
     )

@@ -113,30 +113,42 @@ class Console:
             force_terminal=False if self._in_notebook else None,
             force_jupyter=False,
         )
+        self._begun: tuple[Mapping[str, str], Path | str] | None = None  # of the header
 
     def is_closed(self) -> bool:
         """Whether nobody reads the output any more."""
         return self._output is not None and self._output.closed_by_reader
+
+    def begin(self, pairs: Mapping[str, str], workdir: Path | str) -> None:
+        """Begins the header with pairs and the run directory, before the rest of it is known.
+
+        On a terminal they appear at once; elsewhere with the rest, so that a run which does not
+        start prints nothing.
+        """
+        self._begun = pairs, workdir
+        if self._rich.is_interactive:
+            self._place(*self._begun)
+            self._begun = None
 
     def header(
         self,
         *,
         device: str,
         dataset: str,
-        workdir: Path | str,
         layers: Sequence[tuple[str, Sequence[int], int]],
         num_params: int,
     ) -> None:
-        """Prints the device, the data, the run directory and the layers.
+        """Prints what `begin` has not, the device, the data and the layers.
 
         Args:
             device: a description of the device.
             dataset: a description of the data.
-            workdir: the run directory.
             layers: each layer's name, output shape without batch, and number of parameters.
             num_params: number of parameters of the network.
         """
-        self._place({"device": device, "dataset": dataset}, workdir)
+        if self._begun is not None:
+            self._place(*self._begun)
+        self._pairs({"device": device, "dataset": dataset})
         rows = [("layer", "output", "parameters")]
         rows += [(name, "×".join(map(str, shape)), f"{count:,}") for name, shape, count in layers]
         rows += [("total", "", f"{num_params:,}")]

@@ -40,7 +40,8 @@ def row(epoch, **change):
 
 def print_run(stream):
     console = Console(stream)
-    console.header(device="cpu", dataset="mnist", workdir=WORKDIR, layers=LAYERS, num_params=49_102)
+    console.begin({"config": "configs/notes.py"}, WORKDIR)
+    console.header(device="cpu", dataset="mnist", layers=LAYERS, num_params=49_102)
     console.note("resumed after\nepoch 1")
     console.warn("first line\nsecond line")
     with console.compiling():
@@ -98,9 +99,7 @@ def test_header_has_a_table_of_aligned_layers(plain):
 
 def test_header_has_no_column_of_outputs_where_none_is_known(plain):
     layers = [("blocks.0.convolution", (), 156), ("linear", (), 1_250)]
-    Console(plain).header(
-        device="cpu", dataset="mnist", workdir=WORKDIR, layers=layers, num_params=1_406
-    )
+    Console(plain).header(device="cpu", dataset="mnist", layers=layers, num_params=1_406)
     table = plain.getvalue().splitlines()[-5:-1]
     assert [line.split() for line in table] == [
         ["layer", "parameters"],
@@ -163,6 +162,27 @@ def test_a_terminal_shows_each_epoch_on_one_line(terminal, columns):
     assert any(line.startswith("compiled in") for line in lines)
     assert f"next: {NEXT[0]}" in lines  # in one piece, to be pasted
     assert f"workdir        {WORKDIR}" in lines
+
+
+def header_in_two_parts(stream):
+    """What is visible after its beginning, and at its end."""
+    console = Console(stream)
+    console.begin({"config": "notes.py"}, WORKDIR)
+    begun = visible_lines(stream)[:-1]
+    console.header(device="cpu", dataset="mnist", layers=LAYERS, num_params=49_102)
+    return begun, visible_lines(stream)[:4]
+
+
+def test_a_header_begins_at_once_on_a_terminal(terminal):
+    begun, header = header_in_two_parts(terminal(80))
+    assert begun == header[:2] == ["config         notes.py", f"workdir        {WORKDIR}"]
+    assert header[2:] == ["device         cpu", "dataset        mnist"]
+
+
+def test_a_header_begins_elsewhere_once_all_of_it_is_known(plain):
+    begun, header = header_in_two_parts(plain)
+    assert begun == []
+    assert [line.split()[0] for line in header] == ["config", "workdir", "device", "dataset"]
 
 
 def test_the_cursor_is_restored_after_an_error(terminal):
