@@ -1,6 +1,6 @@
 """The weights of a sweep's members: of each at its best, and after epochs if they are recorded."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from lenet_jax.errors import UserError, printable
 from lenet_jax.storage import weights
 from lenet_jax.storage.chunk import damaged
+from lenet_jax.storage.formats import MemberResult
 from lenet_jax.storage.recorded import WEIGHTS, members_of, recorded_epochs, weights_file
 from lenet_jax.storage.sums import stored_line
 from lenet_jax.storage.sweep_dir import SweepDir
@@ -52,6 +53,8 @@ class SweepWeights:
         """
         chunk = self._find_chunk(member, epoch)
         rows, curves = self._store.read_chunk(chunk)
+        if epoch is None:
+            self._check_done(rows, {member}, chunk)
         members, stacked, metadata = self._read_stacked(chunk, epoch)
         if member not in members:
             raise self._missing(member, epoch)
@@ -86,13 +89,8 @@ class SweepWeights:
         found, chunks = {}, {self._find_chunk(member, epoch) for member in members}
         for chunk in sorted(chunks):
             rows, _ = self._store.read_chunk(chunk)
-            for row in rows:
-                if epoch is None and row["member"] in members and row["status"] == "diverged":
-                    raise UserError(
-                        f"{self._store.path}: member {row['member']} diverged, so that its weights"
-                        " are of no use\nChoose another member, or an epoch before, such as"
-                        f" {self._store.path}:{row['member']}@0"
-                    )
+            if epoch is None:
+                self._check_done(rows, members, chunk)
             stated, stacked, metadata = self._read_stacked(chunk, epoch)
             arrays = {name: np.asarray(array) for name, array in stacked.items()}
             for member in set(members).intersection(stated):
@@ -139,6 +137,20 @@ class SweepWeights:
         if not set(members) <= set(numbers) or stacks != {(len(members),)}:
             raise damaged(self._store.folder(chunk), f"{name} is of other members")
         return members, stacked, metadata
+
+    def _check_done(
+        self, rows: Iterable[MemberResult], members: Collection[int], chunk: int
+    ) -> None:
+        for row in rows:
+            if row["member"] not in members or row["status"] != "diverged":
+                continue
+            name = f"{self._store.path}:{row['member']}"
+            has_others = recorded_epochs([self._store.folder(chunk)], "weights")
+            before = f", or an epoch before, such as {name}@0" if has_others else ""
+            raise UserError(
+                f"{self._store.path}: member {row['member']} diverged, so that its weights are of"
+                f" no use\nChoose another member{before}"
+            )
 
     def _check_alive(self, state_dict: weights.StateDict, member: int, epoch: int) -> None:
         if any(np.isnan(np.asarray(array)).any() for array in state_dict.values()):

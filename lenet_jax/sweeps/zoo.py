@@ -21,6 +21,7 @@ import numpy as np
 
 from lenet_jax import config as configs
 from lenet_jax.errors import UserError, counted, show
+from lenet_jax.inference.network import Network
 from lenet_jax.inference.others import NETWORK, complete
 from lenet_jax.inference.torch_source import source
 from lenet_jax.statistics import shortest
@@ -103,7 +104,9 @@ def _write_networks(results: SweepResults, folder: Path) -> tuple[list[list[Any]
         metadata = _read_metadata(chunk)
         module = metadata.get(NETWORK)
         if module is None:
-            network = results.network(members[0])  # whose shape and data are those of its chunk
+            network = _any_network(results, chunk, members, rows)
+            if network is None:
+                continue
             metadata = network.metadata
             module = source(network.model, network.mean, network.std, network.class_names)
         for entry in _entries(chunk, members, rows):
@@ -154,6 +157,16 @@ def _read_metadata(chunk: Path) -> dict[str, str]:
         )
     metadata = weights.read(chunk / WEIGHTS)[1]
     return {key: value for key, value in metadata.items() if key != "members"}
+
+
+def _any_network(
+    results: SweepResults, chunk: Path, members: Sequence[int], rows: Mapping[int, Mapping]
+) -> Network | None:
+    """A network of a chunk, whose shape and data are those of all; None if it has none to write."""
+    done = next((member for member in members if rows[member]["status"] == "done"), None)
+    if done is not None:
+        return results.network(done)
+    return results.network(members[0], epoch=0) if recorded_epochs([chunk], "weights") else None
 
 
 def _entries(

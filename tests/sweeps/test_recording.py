@@ -284,6 +284,7 @@ def test_a_network_after_an_epoch_has_its_logits(finished, results, tmp_path, ru
     for wrong, meaning in (
         (f"{finished}:2@4", r"no weights of member 2 after epoch 4\nIt has .*: 0, 1, 2, 3\n"),
         (f"{finished}:{DIVERGED}@3", "member 0 had diverged or stopped before epoch 3\nChoose"),
+        (f"{finished}:{DIVERGED}", "member 0 diverged, so .* no use\nChoose another .*:0@0$"),
         (f"{tmp_path}:2@1", "is not a sweep, so it has no member 2"),
     ):
         with pytest.raises(UserError, match=meaning):
@@ -315,6 +316,22 @@ def test_a_zoo_of_other_networks_loads_one_by_one(config, dtype, tmp_path, run_c
         ):
             own = results.network(int(line["member"]), epoch=epoch)
         np.testing.assert_array_equal(network.logits(images), own.logits(images))
+
+
+@pytest.mark.parametrize("every", [None, 3])
+def test_a_zoo_has_what_is_left_of_a_chunk_that_diverged(config, every, tmp_path, run_command):
+    apart = chain([{"optimizer.learning_rate": 1e30}], [{"optimizer.learning_rate": 0.3}])
+    flags = {"record": "weights", "record_every": every, "chunk_size": 1}
+    start(tmp_path / "sweep", config, apart, **flags)
+    command = "--format=zoo", f"--workdir={tmp_path / 'sweep'}", f"--out={tmp_path / 'zoo'}"
+    assert run_command(export.main, *command)[::2] == (0, "")
+    lines = list(csv.DictReader((tmp_path / "zoo" / "index.csv").read_text().splitlines()))
+    found = [line["epoch"] for line in lines if line["member"] == "0"]
+    assert found == ([] if every is None else ["0"])
+    assert any(line["member"] == "1" and line["selected"] == "1" for line in lines)
+    other = "" if every is None else ", or an epoch before, such as .*:0@0"
+    with pytest.raises(UserError, match=f"no use\nChoose another member{other}$"):
+        lenet_jax.load(tmp_path / "sweep", 0)
 
 
 @pytest.mark.torch
