@@ -123,6 +123,11 @@ JOINT_RULES = (
         "at least one weight must be above 0",
     ),
     (
+        ("data.class_weights",),
+        lambda weights: all(weight == 0 or 1e-30 <= weight <= 1e30 for weight in weights),
+        "weights must be 0, or 1e-30 to 1e30, so that those of a batch have a sum in float32",
+    ),
+    (
         ("data.class_weights", "optimizer.name"),
         lambda weights, name: not weights or name != "diagonal_lm",
         "diagonal_lm estimates the curvature of the loss without weights",
