@@ -5,6 +5,7 @@ Networks of one dataset may train on subsets of its training images (`data.subse
 once, and of each member the indices and the labels.
 """
 
+import codecs
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -158,7 +159,7 @@ def _find(name: str) -> Path:
 def _read_text(path: Path) -> np.ndarray:
     """The integers of a text file, one a line; empty lines are skipped."""
     with open_file(path) as file:
-        lines = file.read().splitlines()
+        lines = file.read().removeprefix(codecs.BOM_UTF8).splitlines()
     indices = []
     for number, line in enumerate(lines, 1):
         item = line.strip()

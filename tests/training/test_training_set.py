@@ -41,7 +41,7 @@ def test_a_file_lists_the_subset(tmp_path, name):
     if name.endswith("npy"):
         np.save(file, np.array(indices, np.uint8))
     else:
-        file.write_text("9\n0\r\n\n69")
+        file.write_text("\ufeff9\n0\r\n\n69")  # with the byte order mark of some editors
     split = make_split(tiny.config(data={"subset_file": str(file)}), DATASET)
     np.testing.assert_array_equal(split.images, DATASET.train.images[sorted(indices)])
     assert make_spec(tiny.config(data={"subset_file": str(file)}), DATASET).num_examples == 3
