@@ -13,6 +13,7 @@ from lenet_jax.inference.description import Description
 from lenet_jax.inference.figures import check_suffix, save
 from lenet_jax.inference.load import load as load_network
 from lenet_jax.inference.network import Network
+from lenet_jax.network_name import whole
 from lenet_jax.plots.output import settle
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
@@ -107,7 +108,7 @@ class SweepResults:
         Raises:
           UserError: they were not recorded, or are damaged.
         """
-        return load_logits(self.folders, split, epoch)
+        return load_logits(self.folders, split, whole("epoch", epoch))
 
     def weights(self, epoch: int | None = None) -> dict[str, RecordedArray]:
         """The weights by name, each (members, …), under PyTorch's names and in its layouts.
@@ -118,7 +119,7 @@ class SweepResults:
         Raises:
           UserError: they were not recorded, or are damaged; or networks differ in shape.
         """
-        return load_weights(self.folders, epoch)
+        return load_weights(self.folders, whole("epoch", epoch))
 
     def epochs(self, kind: str = "weights") -> list[int]:
         """The epochs after which `weights` or `logits` were recorded; 0: before the first."""

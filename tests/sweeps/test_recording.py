@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import inspect
 import io
 import runpy
 import shutil
@@ -19,6 +20,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import recorder
+from lenet_jax.sweeps.collected import SweepResults
 from lenet_jax.sweeps.file import chain, product, sweep, zipit
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import make_options
@@ -96,6 +98,9 @@ def test_the_weights_are_those_of_each_epoch(results):
     assert results.epochs() == [0, *results.epochs("logits")] == [0, 1, 2, 3]
     with pytest.raises(UserError, match=r"has no weights_0004\.safetensors: it has logits_test"):
         results.weights(4)
+    for read in (SweepResults.weights, SweepResults.logits_of):
+        with pytest.raises(UserError, match="epoch must be a whole number, not '3'"):
+            inspect.unwrap(read)(results, epoch="3")  # without the tests' own checks of types
     final, best = results.weights(), results.table.best_epoch
     assert final["conv2.weight"].shape == (MEMBERS, 3, 2, 5, 5)
     for member in range(1, MEMBERS):
