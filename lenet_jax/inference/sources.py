@@ -125,14 +125,13 @@ def sum_of_weights(names: Iterable[str]) -> str | None:
 
 def _find_member(name: str) -> Source | None:
     """The member that a name stands for; None for anything else than a sweep's."""
-    found = parse(name)
-    folder, member, epoch = found
-    if member is not None and str(found) != name:  # `SWEEP@7`, which elsewhere is `SWEEP:7`
-        raise UserError(
-            f"{show(name)}: is {member} a member or an epoch?\n"
-            f"Write {show(folder)}:{member}, or {show(folder)}:MEMBER@{member}."
-        )
+    folder, member, epoch = parse(name)
     if member is not None and is_sweep(expand(folder)):
+        if name[len(folder)] == "@":  # `SWEEP@7`, which elsewhere is `SWEEP:7`
+            raise UserError(
+                f"{show(name)}: is {member} a member or an epoch?\n"
+                f"Write {show(folder)}:{member}, or {show(folder)}:MEMBER@{member}."
+            )
         return Source(folder, member, epoch)
     if epoch is not None:
         raise UserError(f"{show(name)}: {show(folder)} is not a sweep's directory")

@@ -181,6 +181,8 @@ def test_a_single_run_resumes_with_its_masks(config, parents, tmp_path, monkeypa
         ("{}/chunks:1@2", "is not a sweep's directory"),
         ("{}x:1", "does not exist"),
         ("{}@1", "is 1 a member or an epoch"),
+        ("{}/chunks@1", "does not exist|is not a sweep, so it has no member 1"),
+        ("{}:01@04", "has no weights of member 1 after epoch 4"),
     ],
 )
 @pytest.mark.parametrize("key", ["train.initial_weights", "prune.weights"])
