@@ -16,6 +16,7 @@ from lenet_jax.corruptions.noise import impulse_noise, shot_noise
 from lenet_jax.corruptions.strokes import dotted_line, stripe, zigzag
 from lenet_jax.corruptions.warps import rotate, scale, shear, translate
 from lenet_jax.corruptions.weather import brightness, fog, spatter
+from lenet_jax.errors import UserError, show
 
 Corruption: TypeAlias = Callable[[Key[Array, ""], Float[Array, "h w"]], Float[Array, "h w"]]
 
@@ -47,7 +48,15 @@ def corrupt(
       native: height and width of the images before they were padded, of which the corruption is
         made; it is padded again with black. None: all of each image.
       seed: of the draws, at least 0.
+
+    Raises:
+      UserError: there is no such corruption, or the images are of another form.
     """
+    if name not in CORRUPTIONS:
+        raise UserError(f"{show(name)} is no corruption; there are {', '.join(CORRUPTIONS)}")
+    if images.ndim != 4 or images.dtype != np.uint8:
+        form = f"{images.dtype} {images.shape}"
+        raise UserError(f"images to corrupt must be uint8 (n, h, w, c), not {form}")
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), zlib.crc32(name.encode()))
     size = native or images.shape[1:3]
     batches = []

@@ -1,5 +1,6 @@
 """Corruptions have the published statistics and shapes, and SciPy's values where it has them."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from lenet_jax.corruptions.noise import impulse_noise, shot_noise
 from lenet_jax.corruptions.strokes import dotted_line, stripe, zigzag
 from lenet_jax.corruptions.warps import rotate, scale, shear, translate
 from lenet_jax.corruptions.weather import brightness, fog, plasma, spatter
+from lenet_jax.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimized(False)]
 
@@ -75,6 +77,17 @@ def test_channels_are_corrupted_alike():
     colour = corrupt(np.repeat(images, 3, axis=-1), "impulse_noise")
     np.testing.assert_array_equal(colour, np.repeat(corrupt(images, "impulse_noise"), 3, axis=-1))
     assert corrupt(images[:0], "fog").shape == (0, 32, 32, 1)
+
+
+def test_other_names_and_forms_are_refused():
+    with pytest.raises(UserError, match="frost is no corruption; there are shot_noise, "):
+        corrupt(np.zeros((1, 28, 28, 1), np.uint8), "frost")
+    for images, form in (
+        (np.zeros((1, 28, 28), np.uint8), r"uint8 \(1, 28, 28\)"),
+        (np.zeros((1, 28, 28, 1)), r"float64 \(1, 28, 28, 1\)"),
+    ):
+        with pytest.raises(UserError, match=rf"must be uint8 \(n, h, w, c\), not {form}"):
+            inspect.unwrap(corrupt)(images, "fog")  # without the tests' own checks of types
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.2, 0.6, 1.0])
