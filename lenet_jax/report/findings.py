@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from lenet_jax.analysis.calibration import Calibration, calibration
 from lenet_jax.data.dataset import Split
+from lenet_jax.errors import UserError
 from lenet_jax.inference.network import Network
 from lenet_jax.nn import autograd, ops
 from lenet_jax.nn.calls import call
@@ -141,11 +142,21 @@ class Findings:
 
 
 def find(network: Network, test: Split, example: Example) -> Findings:
-    """Measures everything."""
+    """Measures everything.
+
+    Raises:
+      UserError: logits are not finite.
+    """
+    logits = network.logits(test.images)
+    if infinite := np.count_nonzero(~np.isfinite(logits).all(axis=-1)):
+        raise UserError(
+            f"{network.source}: the logits of {infinite} of {len(logits)} test images are NaN or"
+            " infinite, so that there is nothing to inspect"
+        )
     measure = _measure_lenet if network.is_lenet else _measure_module
     findings = Findings(
         test=test,
-        logits=network.logits(test.images),
+        logits=logits,
         example=example,
         saliency=saliency(network, example.image),
         **measure(network, test.images, example.image),

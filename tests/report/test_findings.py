@@ -5,7 +5,10 @@ import pytest
 
 import lenet_jax
 from lenet_jax import data
+from lenet_jax.data.dataset import Split
+from lenet_jax.errors import UserError
 from lenet_jax.report import findings
+from lenet_jax.storage import weights
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,16 @@ def test_the_survey_says_which_units_are_dead(network, images, survey):
     measured = findings.Survey(survey.peaks, survey.places, dead).dead()
     assert {3, 7} <= set(measured["fc1.relu"].tolist())
     assert len(measured["conv2.relu"]) == (~(maps > 0).any((0, 1, 2))).sum()
+
+
+def test_a_network_without_finite_logits_is_refused(network, images, tmp_path):
+    huge = {name: np.full_like(array, 1e30) for name, array in network.state_dict.items()}
+    weights.write(tmp_path / "huge.safetensors", huge, network.metadata)
+    test = Split(images[:5], np.zeros(5, np.int32))
+    with pytest.raises(UserError, match="logits of 5 of 5 test images are NaN or infinite"):
+        findings.find(
+            lenet_jax.load(tmp_path / "huge.safetensors"), test, findings.Example(images[0], "one")
+        )
 
 
 def test_saliency_is_the_gradient_of_the_winning_logit(network, images):
