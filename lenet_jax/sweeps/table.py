@@ -46,6 +46,7 @@ def result_lines(
     name_of = {place: settings[place].name for place in [*shown, *best]}
     names = {printable(name, limit) for name in name_of.values()}
     alike = len(names) < len(name_of)  # once they are cut: then each has a line of its own
+    most = LONGEST_NAME if alike else MOST_NAME  # of a name in a sentence
     width = max(map(len, ["setting", *(() if alike else names)]))
     what = "median" if robust else "mean"
     if any(entry["n"] >= FEWEST for entry in entries):
@@ -76,7 +77,9 @@ def result_lines(
         lines += itertools.chain(*map(lines_of, best))
     if winner:
         if len(entries) > 1:
-            remarks.append(f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'])}")
+            remarks.append(
+                f"★ highest mean accuracy on validation{so_far}{_lead(winner['lead'], most)}"
+            )
         whose = " of that setting" if len(entries) > 1 else ""
         remarks.append(
             f"best member{whose} on validation{so_far}: {winner['member']},"
@@ -85,14 +88,14 @@ def result_lines(
         remarks.append("every accuracy is that of the member's best epoch on validation")
     elif any(setting.done for setting in settings):
         remarks.append("every accuracy is that of the member's last epoch: there is no validation")
-    remarks += _robustness(settings, entries)
+    remarks += _robustness(settings, entries, most)
     seconds = sum(row["seconds"] for row in rows)
     remarks.append(f"{counted(len(rows), 'member')}, {clock(seconds)} of compiling and training")
     return [*lines, *(line for remark in remarks for line in wrap(remark, columns))]
 
 
 def _robustness(
-    settings: Sequence[results.Setting], entries: Sequence[dict[str, Any]]
+    settings: Sequence[results.Setting], entries: Sequence[dict[str, Any]], most: int
 ) -> list[str]:
     """Which setting has the lowest mean corruption error, if the sweep tested on corruptions."""
     tested = [(entry.get(MEAN_CORRUPTION_ERROR), place) for place, entry in enumerate(entries)]
@@ -102,7 +105,7 @@ def _robustness(
     mean, place = min(means)
     ends = entries[place][MEAN_CORRUPTION_ERROR]["ci95"]
     interval = f" [{100 * ends[0]:.2f}, {100 * ends[1]:.2f}]" if ends else ""
-    whose = f", of {printable(settings[place].name, MOST_NAME)}" if len(entries) > 1 else ""
+    whose = f", of {printable(settings[place].name, most)}" if len(entries) > 1 else ""
     lowest = "lowest mean" if len(entries) > 1 else "mean"
     return [f"{lowest} corruption error: {100 * mean:.2f} %{interval}{whose}"]
 
@@ -120,11 +123,11 @@ def _accuracy(entry: dict[str, Any], robust: bool) -> str:
     return f"{text} [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-def _lead(lead: dict[str, Any] | None) -> str:
+def _lead(lead: dict[str, Any] | None, most: int) -> str:
     """How far the winner is ahead, and how sure that is."""
     if lead is None:
         return ", of the only setting with finished members"
     points, p = 100 * lead["valid_accuracy"], lead["p"]
     sure = f"not tested: {lead['untested']}" if p is None else f"Welch's t-test: p = {p:.2g}"
     ahead = f"{points:.2f} points above" if points >= 0.005 else "as good as"
-    return f", {ahead} {printable(lead['name'], MOST_NAME)} ({sure})"
+    return f", {ahead} {printable(lead['name'], most)} ({sure})"
