@@ -37,7 +37,6 @@ IMAGES = (
 )
 BATCH = 512  # characters that are classified at a time
 LONGEST_NAME = 1000  # characters of a file's name, of which the table shows the end
-WIDE = 1.6  # widths a height: three in a thousand of MNIST's digits are wider
 MANY = 50  # images: from there on, progress is shown
 
 
@@ -160,6 +159,7 @@ def answers(network: "Network", characters: Sequence[Found]) -> list[dict]:
     import jax
     import numpy as np
 
+    from lenet_jax.data.characters import may_be_several
     from lenet_jax.inference.forward import GUESS, energy
 
     if not characters:
@@ -171,11 +171,12 @@ def answers(network: "Network", characters: Sequence[Found]) -> list[dict]:
     rows = []
     for found, row, score in zip(characters, probabilities, energies, strict=True):
         first, second = (-row).argsort(kind="stable")[:2]
-        left, top, right, bottom = found.character.box
+        unlike = None if least is None else bool(score < least)
+        box = found.character.box
         rows.append(
             {
                 "image": found.image,
-                "box": list(found.character.box),
+                "box": list(box),
                 "characters": found.in_image,
                 "class": network.class_names[first],
                 "probability": float(row[first]),
@@ -183,8 +184,8 @@ def answers(network: "Network", characters: Sequence[Found]) -> list[dict]:
                 "runner_up_probability": float(row[second]),
                 "guess": bool(row[first] < GUESS),
                 "energy": float(score),
-                "unlike": None if least is None else bool(score < least),
-                "may_be_several": network.form.handwriting and right - left > WIDE * (bottom - top),
+                "unlike": unlike,
+                "may_be_several": network.form.handwriting and may_be_several(box, bool(unlike)),
                 "inverted": found.character.inverted,
                 "first_only": found.first_only,
             }

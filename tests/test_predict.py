@@ -96,9 +96,9 @@ def test_each_character_has_a_row_and_a_place(run, notes_run, tmp_path):
 
 
 def test_a_guess_and_characters_that_touch_are_marked(run, notes_run, tmp_path):
-    touching = np.full((100, 200), 240, np.uint8)
-    touching[20:80, 20:180] = 20
-    touching[30:70, 30:90] = touching[30:70, 110:170] = 240
+    touching = np.full((100, 160), 240, np.uint8)
+    touching[20:80, 35:125] = 20
+    touching[30:70, 45:75] = touching[30:70, 85:115] = 240
     Image.fromarray(touching).save(tmp_path / "00.png")
     code, out, _ = run("--json", f"--workdir={notes_run}", tmp_path / "00.png")
     (row,) = json.loads(out)

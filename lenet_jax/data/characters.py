@@ -46,6 +46,7 @@ SOLID = 0.8  # of its box: what fills it more is a block, if it is thick
 PIECE = 0.08  # of a character's ink: the largest component of it
 MOST = 1000  # components of an image
 MOST_INK = 0.5  # of all ink: what a character that touches the border has
+WIDE, WIDE_IF_UNLIKE = 1.3, 1.0  # widths a height: of MNIST's digits one in seventy is wider
 # Windows in which paper is sought if there is no character otherwise, and the longest side then.
 WHOLE = 0.8  # for a character that fills the image
 NARROW = 0.12  # for one in a shadow that is little wider than it
@@ -130,6 +131,17 @@ def find_characters(
         )
         for group in view.groups
     ]
+
+
+def may_be_several(box: tuple[int, int, int, int], unlike: bool) -> bool:
+    """Whether what was found as one is so wide that it may be several characters that touch.
+
+    Args:
+      box: as a `Character` has it.
+      unlike: whether the network found it unlike any class: then less width will do.
+    """
+    left, top, right, bottom = box
+    return right - left > (WIDE_IF_UNLIKE if unlike else WIDE) * (bottom - top)
 
 
 def normalise(ink: Float[np.ndarray, "h w"], size: int, box: int) -> UInt8[np.ndarray, "size size"]:

@@ -10,9 +10,11 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from lenet_jax.data.characters import find_characters, may_be_several
 from lenet_jax.data.dataset import Dataset, Split
 from lenet_jax.data.form import ImageForm
 from lenet_jax.inference.forward import GUESS, energy
+from lenet_jax.inference.images import largest
 from lenet_jax.inference.load import load
 from lenet_jax.inference.network import Network
 from lenet_jax.nn.lenet import LeNet
@@ -25,6 +27,7 @@ from tests.support.handwriting import PENS, draw_digit
 
 pytestmark = pytest.mark.slow
 
+TOUCHING = [(0, 0), (5, 3), (8, 2)]
 DRAWINGS = [(digit, seed) for seed in range(10) for digit in range(10)]
 NETWORKS = {
     "average, tanh, 3 channels": {"pool": "avg", "activation": "tanh", "in_channels": 3},
@@ -180,13 +183,36 @@ def scribble(seed):
     return [{"points": [{"x": x, "y": y} for x, y in points.tolist()], "width": 26}]
 
 
-def doubt_of(network, encoded):
-    """What `predict` remarks on the answer to an image."""
-    pixels = np.frombuffer(base64.b64decode(encoded), np.uint8)
+def touching(left, right):
+    """Strokes of two digits, side by side, that touch."""
+    strokes = [draw_digit(left, 0), draw_digit(right, 0)]
+    for own, middle in zip(strokes, (148, 212), strict=True):
+        for stroke in own:
+            stroke["width"] = PENS[0]
+            for point in stroke["points"]:
+                point["x"] = middle + 0.7 * (point["x"] - 180)
+                point["y"] = 180 + 0.5 * (point["y"] - 180)
+    return [*strokes[0], *strokes[1]]
+
+
+def sheet_of(drawn):
+    """The picture of a drawing on the page."""
+    return Image.open(io.BytesIO(base64.b64decode(drawn["sheet"].partition(",")[2])))
+
+
+def doubt_of(network, drawn):
+    """What `predict` remarks on the answer to a drawing."""
+    pixels = np.frombuffer(base64.b64decode(drawn["image"]), np.uint8)
     logits = network.logits(pixels.reshape(1, network.image_size, network.image_size, 1))
     guess = float(jax.nn.softmax(logits).max()) < GUESS
-    unlike = energy(logits)[0] < network.least_energy
-    return ", ".join(["a guess"] * guess + ["unlike any class"] * bool(unlike))
+    unlike = bool(energy(logits)[0] < network.least_energy)
+    box = largest(find_characters(np.asarray(sheet_of(drawn).convert("L")))).box
+    remarks = {
+        "a guess": guess,
+        "may be several characters": may_be_several(box, unlike),
+        "unlike any class": unlike,
+    }
+    return ", ".join(remark for remark, holds in remarks.items() if holds)
 
 
 def encode(array):
@@ -217,6 +243,7 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
         "images": encode(images),
         "drawings": [draw_digit(*drawing) for drawing in DRAWINGS],
         "scribbles": [scribble(seed) for seed in range(30)],
+        "touching": [touching(*pair) for pair in TOUCHING],
         "others": [to_data(other, split, other.logits(pixels)) for other, pixels, split in others],
         "other_images": [encode(pixels) for _, pixels, _ in others],
     }
@@ -229,6 +256,7 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
       explanations: explanations(),
       steps: goThroughSteps(),
       scribbles: given.scribbles.map(draw),
+      touching: given.touching.map(draw),
       empty: clearSheet(),
     }"""
     page = live_page(network, dataset, logits)
@@ -244,10 +272,7 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
     assert len(steps["names"]) == 13 and "ReLU" in steps["names"][3]
     assert [len(set(four)) for four in steps["pooled"]] == [4, 4]
     drawn = result["drawings"]
-    sheets = [
-        Image.open(io.BytesIO(base64.b64decode(each["sheet"].partition(",")[2]))) for each in drawn
-    ]
-    prepared = network.prepare(sheets).astype(int)
+    prepared = network.prepare([sheet_of(each) for each in drawn]).astype(int)
     seen = [np.frombuffer(base64.b64decode(each["image"]), np.uint8) for each in drawn]
     assert np.abs(np.stack(seen).reshape(prepared.shape) - prepared).max() <= 1
     right: dict[int, list[bool]] = {}  # by pen
@@ -255,8 +280,10 @@ def test_the_page_computes_what_the_run_does_and_reads_drawings_as_predict_does(
         right.setdefault(drawing[0]["width"], []).append(each["answer"] == str(digit))
     assert sorted(right) == sorted(PENS)
     assert all(np.mean(own) >= 0.9 for own in right.values())
-    drawn += result["scribbles"]
-    assert [each["doubt"] for each in drawn] == [doubt_of(network, each["image"]) for each in drawn]
+    pairs = result["touching"]
+    assert all("may be several characters" in each["doubt"] for each in pairs)
+    drawn += result["scribbles"] + pairs
+    assert [each["doubt"] for each in drawn] == [doubt_of(network, each) for each in drawn]
     assert {each["doubt"] for each in drawn} >= {"", "unlike any class"}
     assert result["empty"] == {
         **{"maps": result["empty"]["maps"], "painted": 0},
@@ -282,9 +309,7 @@ def test_a_page_of_colour_pictures_and_hostile_names(tmp_path):
     result, dom, console = run_probe(page, code, given, tmp_path)
     assert console == []
     assert result["explanations"] == {}
-    sheet = Image.open(
-        io.BytesIO(base64.b64decode(result["drawing"]["sheet"].partition(",")[2]))
-    ).convert("RGB")
+    sheet = sheet_of(result["drawing"]).convert("RGB")
     seen = np.frombuffer(base64.b64decode(result["drawing"]["image"]), np.uint8)
     assert np.abs(seen.astype(int) - network.prepare([sheet]).ravel()).max() <= 1
     assert "<b>two" not in dom and "<i>run" not in dom

@@ -8,6 +8,7 @@ const SMALLEST = 0.04; // of the sheet's side: what is smaller is a speck
 const THICKEST = 0.35; // of the longer side of a character: its strokes
 const SOLID = 0.8; // of its box: what fills it more is a block, if it is thick
 const PAGE = 0.25; // of the sheet: the same
+const [WIDE, WIDE_IF_UNLIKE] = [1.3, 1]; // widths a height: what is wider may be several
 
 /** The mean of each pixel and its eight neighbours, of a drawing that leaves its border black. */
 function smooth(grey, side) {
@@ -219,4 +220,9 @@ function findCharacters(contrast, side) {
     )
     .map(masked)
     .filter((group) => !isSurface(group.mask, group, side));
+}
+
+/** Whether what was found as one may be several characters that touch. */
+function mayBeSeveral(box, unlike) {
+  return widthOf(box) > (unlike ? WIDE_IF_UNLIKE : WIDE) * heightOf(box);
 }

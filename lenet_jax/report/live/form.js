@@ -130,23 +130,24 @@ function resizePicture(pixels, side, target) {
 }
 
 /**
- * The image that the network is given of a drawing, and how many characters were found in it.
+ * The image that the network is given of a drawing, how many characters were found in it, and the
+ * box of the one that is read.
  * @param {Uint8Array} grey - the sheet, SHEET × SHEET pixels, light on dark.
  */
 function prepare(grey, network) {
   const { form } = network;
   if (!form.handwriting) {
-    return { image: fit(resizePicture(grey, SHEET, form.size), network), found: 1 };
+    return { image: fit(resizePicture(grey, SHEET, form.size), network), found: 1, box: null };
   }
   const contrast = smooth(grey, SHEET);
   const groups = findCharacters(contrast, SHEET);
-  let pixels = new Uint8Array(form.size ** 2);
+  let [pixels, box] = [new Uint8Array(form.size ** 2), null];
   if (groups.length) {
     const area = (group) => heightOf(group) * widthOf(group);
-    const largest = groups.reduce((best, group) => (area(group) > area(best) ? group : best));
-    pixels = centre(inkOf(largest, contrast, SHEET), largest, form.size, form.box);
+    box = groups.reduce((best, group) => (area(group) > area(best) ? group : best));
+    pixels = centre(inkOf(box, contrast, SHEET), box, form.size, form.box);
   }
   const ground = form.darkOnLight ? 255 : 0;
   const turned = pixels.map((pixel) => Math.abs(ground - pixel));
-  return { image: fit(turned, network), found: groups.length };
+  return { image: fit(turned, network), found: groups.length, box };
 }

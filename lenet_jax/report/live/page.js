@@ -28,7 +28,7 @@ function currentImage() {
     const image = volume(imageSize, imageSize, channels);
     const length = image.values.length;
     image.values.set(network.pixels.subarray(state.example * length, (state.example + 1) * length));
-    return { image, found: 1 };
+    return { image, found: 1, box: null };
   }
   return prepare(sheet.pixels(), network);
 }
@@ -38,12 +38,12 @@ function redraw() {
   const start = performance.now();
   sheet.paint();
   if (state.example !== null) paintExample(sheet.canvas, state.example, SHEET);
-  const { image, found } = currentImage();
+  const { image, found, box } = currentImage();
   state.outputs = forward(network, image);
   state.outputs.input = withoutPadding(image, network);
   state.blank = state.example === null && (!found || !sheet.strokes.length);
   for (const stage of stages) drawStage(viewOf(stage), state.outputs[stage.output]);
-  showReading(found);
+  showReading(found, box);
   showPanel();
   if (slow && slow.index !== null) slow.finish();
   state.redraw = performance.now() - start;
@@ -94,14 +94,19 @@ function paintExample(canvas, index, side) {
 }
 
 /** What to say of an answer that is not to be trusted, as `predict` does. */
-function doubtOf(logits, largest) {
+function doubtOf(logits, largest, box) {
   const { leastEnergy, guess } = network;
+  const unlike = leastEnergy !== null && energyOf(logits) < leastEnergy;
   const [marks, sentences] = [[], [""]];
   if (largest < guess) {
     marks.push("a guess");
     sentences.push(`A guess: no class has a probability of ${100 * guess} %.`);
   }
-  if (leastEnergy !== null && energyOf(logits) < leastEnergy) {
+  if (box && mayBeSeveral(box, unlike)) {
+    marks.push("may be several characters");
+    sentences.push("It may be several characters: it is wide for one.");
+  }
+  if (unlike) {
     marks.push("unlike any class");
     const rare = "of the validation images one in a hundred is as unlike them";
     sentences.push(`It may be none of the classes: ${rare}.`);
@@ -110,13 +115,13 @@ function doubtOf(logits, largest) {
 }
 
 /** The answer in words, and the probabilities as bars. */
-function showReading(found) {
+function showReading(found, box) {
   const logits = state.outputs.fc3.values;
   const probabilities = softmax(logits);
   const order = probabilities.map((_, k) => k).sort((a, b) => probabilities[b] - probabilities[a]);
   const percent = (k) => `${(100 * probabilities[k]).toFixed(1)} %`;
   const name = network.classes[order[0]];
-  const doubt = doubtOf(logits, probabilities[order[0]]);
+  const doubt = doubtOf(logits, probabilities[order[0]], box);
   byId("answer").textContent = state.blank ? "" : name;
   byId("sure").textContent = state.blank ? "Nothing to read" : percent(order[0]);
   byId("doubt").textContent = state.blank ? "" : doubt.marks;
