@@ -160,7 +160,7 @@ def logits(network, dataset):
     return network.logits(dataset.test.images)
 
 
-def run_probe(page, code, given, folder):
+def run_probe(page, code, given, folder, width=800):
     """What code gives within a page; the page as Chromium has it then, and its console."""
     need_chromium()
     data = json.dumps(given).replace("<", "\\u003c")
@@ -171,7 +171,7 @@ def run_probe(page, code, given, folder):
         "</script>"
     )
     (folder / "page.html").write_text(page.replace("</body>", f"{proof}</body>"))
-    dom, console = browse(folder / "page.html", folder)
+    dom, console = browse(folder / "page.html", folder, width)
     found = re.search(r'<pre id="proof">(.*?)</pre>', dom, re.DOTALL)
     assert found, console
     return json.loads(html.unescape(found[1])), dom, console
@@ -313,6 +313,36 @@ def test_a_page_of_colour_pictures_and_hostile_names(tmp_path):
     seen = np.frombuffer(base64.b64decode(result["drawing"]["image"]), np.uint8)
     assert np.abs(seen.astype(int) - network.prepare([sheet]).ravel()).max() <= 1
     assert "<b>two" not in dom and "<i>run" not in dom
+
+
+def test_a_phone_has_type_of_a_legible_size_and_the_ends_of_long_names(tmp_path):
+    rng = np.random.default_rng(0)
+    model = LeNet(num_classes=3, rngs=nnx.Rngs(0))
+    names = ("a class with a name that is far too long for its place", "mmmm", "llll")
+    network = Network(model, (33.0,), (78.0,), names, "run")
+    images = rng.integers(0, 256, (3, 32, 32, 1), np.uint8)
+    logits = network.logits(images)
+    test = Split(images, np.where(logits.argmax(axis=1) == 0, 1, 0).astype(np.int32))
+    page = live_page(network, Dataset("pictures", test, test, test, names, ""), logits)
+    code = """
+    choose(views.get("conv2").at({ map: 1, row: 3, column: 3 }));
+    const boxOf = (node) => node.getBoundingClientRect();
+    const cells = [...byId("explanation").querySelectorAll("td")];
+    const reads = [...byId("examples").querySelectorAll(".read")];
+    return {
+      width: window.innerWidth,
+      type: Math.min(...cells.map((cell) => parseFloat(getComputedStyle(cell).fontSize))),
+      outside: cells.filter((cell) => cell.scrollWidth > cell.clientWidth).length,
+      bars: [...byId("bars").querySelectorAll(".track")].map((track) => boxOf(track).left),
+      cut: reads.filter((read) => boxOf(read).right > boxOf(read.parentNode).right).length,
+      reads: reads.map((read) => read.textContent),
+    };"""
+    result, _, console = run_probe(page, code, {}, tmp_path, width=500)  # windows are no narrower
+    assert console == [] and result["width"] == 500
+    assert result["type"] >= 11 and result["outside"] == 0
+    assert len(set(result["bars"])) == 1
+    assert len(result["reads"]) == 3 and result["cut"] == 0
+    assert all(read.startswith("→") for read in result["reads"])
 
 
 def test_the_page_is_self_contained(network, dataset, logits):

@@ -11,8 +11,8 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
-def browse(page: Path, folder: Path) -> tuple[str, list[str]]:
-    """The page as Chromium has it once loaded, and what its console says."""
+def browse(page: Path, folder: Path, width: int = 800) -> tuple[str, list[str]]:
+    """The page as Chromium has it once loaded, and what its console says; `width` in pixels."""
     assert CHROMIUM
     switches = [
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"),
@@ -24,6 +24,7 @@ def browse(page: Path, folder: Path) -> tuple[str, list[str]]:
             CHROMIUM,
             *(f"--{switch}" for switch in switches),
             f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={width},844",
             page.as_uri(),
         ],
         capture_output=True,

@@ -100,7 +100,7 @@ function doubtOf(logits, largest, box) {
   const [marks, sentences] = [[], [""]];
   if (largest < guess) {
     marks.push("a guess");
-    sentences.push(`A guess: no class has a probability of ${100 * guess} %.`);
+    sentences.push(`A guess: no class has a probability of ${100 * guess}\u00a0%.`);
   }
   if (box && mayBeSeveral(box, unlike)) {
     marks.push("may be several characters");
@@ -119,7 +119,7 @@ function showReading(found, box) {
   const logits = state.outputs.fc3.values;
   const probabilities = softmax(logits);
   const order = probabilities.map((_, k) => k).sort((a, b) => probabilities[b] - probabilities[a]);
-  const percent = (k) => `${(100 * probabilities[k]).toFixed(1)} %`;
+  const percent = (k) => `${(100 * probabilities[k]).toFixed(1)}\u00a0%`;
   const name = network.classes[order[0]];
   const doubt = doubtOf(logits, probabilities[order[0]], box);
   byId("answer").textContent = state.blank ? "" : name;
@@ -165,7 +165,7 @@ function showReading(found, box) {
 
 function exampleText({ index, label, predicted, probability }) {
   const [truth, read] = [network.classes[label], network.classes[predicted]];
-  const sure = `${(100 * probability).toFixed(1)} %`;
+  const sure = `${(100 * probability).toFixed(1)}\u00a0%`;
   return truth === read
     ? `Test image ${index}: a ${truth}, read as such, ${sure}.`
     : `Test image ${index}: a ${truth}, read as ${read}, ${sure}. A mistake.`;
@@ -318,8 +318,9 @@ network.examples.forEach((example, i) => {
   const wrong = example.label !== example.predicted;
   const caption = element(
     "span",
-    { className: wrong ? "wrong" : "" },
-    wrong ? `${truth}→${read}` : truth,
+    { className: wrong ? "caption wrong" : "caption" },
+    element("span", {}, truth),
+    ...(wrong ? [element("span", { className: "read" }, `→${read}`)] : []),
   );
   const text = exampleText(example);
   const properties = { type: "button", title: text, ariaLabel: text };
