@@ -16,7 +16,7 @@ from lenet_jax.config.file import Config, replace
 from lenet_jax.config.networks import LENET
 from lenet_jax.config.schema import keys
 from lenet_jax.errors import counted
-from lenet_jax.plots import sweeps as plots
+from lenet_jax.plots import settings as plots
 from lenet_jax.plots.corruptions import CLEAN, MEAN
 from lenet_jax.statistics import FEWEST, Summary, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe

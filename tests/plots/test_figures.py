@@ -12,8 +12,9 @@ from PIL import Image
 
 from lenet_jax.plots import curves, filters, results
 from lenet_jax.plots.output import png, svg
+from lenet_jax.plots.settings import Setting
 from lenet_jax.plots.style import paint
-from lenet_jax.plots.sweeps import Setting, plot_sweep
+from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.statistics import summarise
 
 NAMES = [str(digit) for digit in range(10)]
