@@ -15,7 +15,7 @@ from typing import Any
 
 from lenet_jax.errors import counted
 from lenet_jax.plots.axes import LETTER, are_crowded
-from lenet_jax.plots.heat_map import MOST_WRITTEN, plot_heat_map
+from lenet_jax.plots.heat_map import height_of, plot_heat_map
 from lenet_jax.plots.points import plot_points
 from lenet_jax.plots.ranking import MOST_RANKED, plot_ranking
 from lenet_jax.plots.settings import Setting, are_numbers, as_text, value_of
@@ -49,8 +49,7 @@ def plot_sweep(settings: Sequence[Setting], *, title: str) -> Figure:
     ranked = not keys and len(settings) > 1
     height = max(430, 140 + 26 * min(len(settings), MOST_RANKED))
     if len(keys) == 2:
-        rows = len({value_of(setting, keys[0]) for setting in settings})
-        height = 154 + (44 * rows if rows <= MOST_WRITTEN[0] else 550)
+        height = 154 + height_of(settings, keys)
     elif ranked:
         height = 140 + 26 * min(len(settings), MOST_RANKED)
     curved = any(setting.errors.size for setting in settings)

@@ -456,7 +456,7 @@ class TestSweep:
         pairs = [{"lr": lr, "momentum": m} for lr in (0.1, 0.2) for m in (0.0, 0.9)]
         written = texts(plot_sweep(self.settings(*pairs, diverged=[3]), title="a"))
         assert {"★ 1.10", "2.10", "× diverged", "lr", "momentum"} <= set(written)  # n = 2: no sd
-        assert "test error, %: mean of each setting" in written
+        assert "test error, %: mean of each setting; dots: each network, by colour" in written
         errors = [1.0, 1.0, 4.0, 90.0]
         settings = self.settings(*pairs)
         settings[1] = settings[1]._replace(test_errors=errors, test=summarise(errors, 100.0))
@@ -464,7 +464,8 @@ class TestSweep:
         settings[1] = settings[1]._replace(stuck=1)
         written = texts(plot_sweep(settings, title="a"))
         assert {"2.50 [1.00–25.50]\n1 stuck", "★ 1.10"} <= set(written)
-        assert "test error, %: median of each setting [25–75 %]" in written
+        title = "test error, %: median of each setting [25–75 %]; dots: each network, by colour"
+        assert title in written
 
     def test_a_heat_map_of_many_settings_is_bounded(self):
         pairs = [{"lr": lr, "momentum": m} for lr in range(60) for m in range(50)]
@@ -487,6 +488,32 @@ class TestSweep:
         assert [row[-2:] for row in rows] == ["k0", "k1", "k2", "k3"]
         assert all("…" in row and row.startswith("examples/") for row in rows)
         assert left.get_title("left").startswith("validation error")
+
+    @pytest.mark.parametrize("rows", [3, 25])  # with numbers, and without
+    def test_a_heat_map_has_every_network_as_a_dot_of_its_own_colour(self, rows):
+        pairs = [{"a": a, "b": b} for a in range(rows) for b in range(4)]
+        settings = self.settings(*pairs, diverged=[3])
+        axes, _ = plot_sweep(settings, title="a").axes
+        assert axes.get_title("left").endswith("; dots: each network, by colour")
+        dots = [dots for dots in axes.collections if len(np.asarray(dots.get_offsets()))]
+        drawn = np.concatenate([np.asarray(own.get_array()) for own in dots])
+        assert sorted(drawn) == sorted(error for s in settings for error in s.test_errors)
+        for own, place in zip(dots, [p for p in range(4 * rows) if p != 3], strict=True):
+            cells = np.round(np.asarray(own.get_offsets())).astype(int)
+            assert {(row, column) for column, row in cells.tolist()} == {divmod(place, 4)}
+        many = [s._replace(test_errors=[1.0] * (2001 // rows)) for s in settings]
+        axes, _ = plot_sweep(many, title="a").axes
+        assert "dots" not in axes.get_title("left") and not axes.collections
+        once = [s._replace(test_errors=s.test_errors[:1]) for s in settings]
+        assert not plot_sweep(once, title="a").axes[0].collections
+
+    def test_what_is_too_long_for_a_cell_is_in_two_lines(self):
+        errors = [80.0, 81.0, 89.0]
+        changes = {"test_errors": errors, "test": summarise(errors, 100.0), "stuck": 1}
+        for columns, written in ((3, "81.00 [80.50–85.00]"), (10, "81.00\n[80.50–85.00]")):
+            pairs = [{"a": a, "b": b} for a in range(2) for b in range(columns)]
+            settings = [s._replace(**changes) for s in self.settings(*pairs)]
+            assert f"{written}\n1 stuck" in texts(plot_sweep(settings, title="a"))
 
     def test_chance_is_marked_where_errors_come_near_it(self):
         three = [{"a": 1, "b": 1}, {"a": 1, "b": 2}, {"a": 2, "b": 1}]
