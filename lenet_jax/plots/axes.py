@@ -4,8 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lenet_jax.plots.settings import Setting
-from lenet_jax.plots.style import FAINT, Axes, legible
+from lenet_jax.plots.style import FAINT, Axes, End, label_ends, legible
 
 MOST_COLUMN = 28  # letters below a column
 LETTER = 8  # pixels, about
@@ -43,19 +45,33 @@ def log_scale(axes: Axes, name: str) -> None:
     axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
 
 
-def mark_chance(axes: Axes, settings: Sequence[Setting], name: str = "y") -> None:
-    """Draws a line at chance on the axis `x` or `y`, within its limits, where errors come near."""
-    across = name == "y"
-    low, high = axes.get_ylim() if across else axes.get_xlim()
-    for chance in {setting.chance for setting in settings if setting.chance is not None}:
-        if low <= chance <= high:
-            draw, place = (axes.axhline, (0, chance)) if across else (axes.axvline, (chance, 0))
-            draw(chance, color=FAINT, linestyle=":", linewidth=1)
-            where = ("axes fraction", "data") if across else ("data", "axes fraction")
-            *ends, here = axes.transData.transform([(each, each) for each in (low, high, chance)])
-            below = across and here[1] > max(end[1] for end in ends) - 2 * LETTER  # not in a title
-            look = {"xytext": (2, -10 if below else 2), "textcoords": "offset points"}
-            axes.annotate("chance", place, xycoords=where, color=FAINT, size=8, **look)
+def mark_chance(
+    axes: Axes, settings: Sequence[Setting], name: str = "y", ends: Sequence[End] = ()
+) -> None:
+    """Draws a line at chance on the axis `x` or `y`, within its limits, where errors come near.
+
+    Args:
+        axes: to draw on, with final scales and limits.
+        settings: that know their chance.
+        name: of the axis.
+        ends: of lines, for `label_ends`: on the axis `y` chance is named beside them.
+    """
+    low, high = sorted(axes.get_ylim() if name == "y" else axes.get_xlim())
+    chances = {setting.chance for setting in settings if setting.chance is not None}
+    near = [chance for chance in chances if low <= chance <= high]
+    look = {"color": FAINT, "linestyle": ":", "linewidth": 1}
+    if name == "y":
+        for chance in near:
+            axes.axhline(chance, **look)
+        right = np.array(axes.get_xlim()[1:])
+        own = [(right, np.array([chance]), "chance", FAINT) for chance in near]
+        if ends or own:
+            label_ends(axes, [*ends, *own])
+        return
+    for chance in near:
+        axes.axvline(chance, **look)
+        place = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        axes.annotate("chance", (chance, 0), xytext=(2, 2), color=FAINT, size=8, **place)
 
 
 def name_columns(axes: Axes, places: Sequence[Any], names: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ else:  # importing this module does not import Matplotlib, whose classes annotat
 P = ParamSpec("P")
 R = TypeVar("R")
 Number: TypeAlias = float | int
+End: TypeAlias = tuple[np.ndarray, np.ndarray, str, Any]  # x and y of a line, its name and colour
 
 DPI = 110
 WIDTH = 1000  # pixels; what a figure aims at
@@ -231,7 +232,7 @@ def line_look(place: int) -> tuple[str, str]:
     return ("-", "--", "-.", ":")[place % 4], "os^Dv"[place % 5]
 
 
-def label_ends(axes: Axes, lines: Sequence[tuple[np.ndarray, np.ndarray, str, Any]]) -> None:
+def label_ends(axes: Axes, lines: Sequence[End]) -> None:
     """Writes the names of lines to the right of their ends, apart from each other.
 
     The scales and limits of the axes must be final, and what is beside them drawn.

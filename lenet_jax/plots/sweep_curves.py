@@ -8,7 +8,7 @@ import numpy as np
 
 from lenet_jax.plots.axes import log_scale, mark_chance
 from lenet_jax.plots.settings import Setting, centre_of, is_robust, name_of_centre
-from lenet_jax.plots.style import Axes, label_ends, legible, line_look
+from lenet_jax.plots.style import Axes, legible, line_look
 from lenet_jax.statistics import FEWEST, summarise
 
 MOST_CURVES, MOST_BANDS = 12, 5
@@ -51,9 +51,7 @@ def plot_curves(axes: Axes, settings: Sequence[Setting]) -> None:
         log_scale(axes, "y")
     else:
         axes.set_ylim(0, 1.05 * highest or None)
-    mark_chance(axes, settings)
-    if len(shown) > 1:
-        label_ends(axes, ends)
+    mark_chance(axes, settings, ends=ends if len(shown) > 1 else ())
 
 
 def colours_of(settings: Sequence[Setting]) -> dict[int, Any]:

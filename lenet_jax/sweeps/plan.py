@@ -52,8 +52,9 @@ class Group(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """The accuracy of always answering the most frequent class; 0 without validation."""
-        return chance(self.dataset.valid.labels) if len(self.dataset.valid) else 0.0
+        """The accuracy of always answering the most frequent class, on validation if there is."""
+        split = self.dataset.valid if len(self.dataset.valid) else self.dataset.test
+        return chance(split.labels)
 
     @property
     def has_own_training_sets(self) -> bool:

@@ -1,4 +1,5 @@
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -521,6 +522,17 @@ class TestSweep:
         assert "chance" in texts(plot_sweep(settings, title="a"))
         settings = [s._replace(chance=90.0) for s in settings]
         assert "chance" not in texts(plot_sweep(settings, title="a"))
+
+    def test_chance_is_named_beside_the_axes_apart_from_the_ends_of_curves(self):
+        settings = [s._replace(chance=1.5) for s in self.settings({"lr": 0.1}, {"lr": 0.2})]
+        for axes in plot_sweep(settings, title="a").axes:
+            names = [
+                text for text in axes.texts if text.get_text() in ("chance", "lr=0.1", "lr=0.2")
+            ]
+            heights = sorted(text.get_window_extent().y0 for text in names)
+            assert "chance" in {text.get_text() for text in names}
+            assert all(text.get_window_extent().x0 >= axes.get_window_extent().x1 for text in names)
+            assert all(b - a > 10 for a, b in itertools.pairwise(heights))
 
     def test_without_curves_the_test_errors_are_alone(self):
         settings = self.settings(*({"lr": lr} for lr in (0.01, 0.1)))

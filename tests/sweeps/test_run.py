@@ -421,6 +421,8 @@ def test_without_validation_there_is_a_table_and_a_figure_but_no_winner(config, 
     assert np.float32(rows[2]["test_accuracy"]) == np.float32(alone["test_accuracy"])
     found = lenet_jax.load_sweep(tmp_path / "sweep")
     assert found.summary["winner"] is None
+    base_rate = chance(data.load_section(base.data).test.labels)
+    assert {entry["chance"] for entry in found.summary["settings"]} == {base_rate}
     with pytest.raises(UserError, match="no validation images to choose a member on"):
         found.network()
     assert found.plot().axes
