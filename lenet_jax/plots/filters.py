@@ -264,7 +264,7 @@ def plot_journey(
     weights = "normal", "bold"
     for place, index in enumerate(shown):
         middle, weight = y + 14 + 24 * place, weights[index == true]
-        write(axes, left, middle, legible(class_names[index], 16), weight=weight)
+        write(axes, left, middle, legible(class_names[index], 16), room=112, weight=weight)
         width = max(1, 520 * float(probabilities[index]))
         axes.barh(middle, width, 15, left + 120, color=BLUE)
         text = f"{100 * probabilities[index]:.2f} %" + ("  ◀ true class" if index == true else "")

@@ -35,6 +35,7 @@ from lenet_jax.plots.style import (
 )
 
 MAX_MISTAKES = 40
+CELL, ROOM = 122, 115  # pixels of a gallery: an example, and what is written below it
 
 
 def confusion_matrix(
@@ -181,7 +182,7 @@ def plot_mistakes(
         write(axes, 16, 90, "No mistakes: every image is classified correctly.")
     for index, (true, guess), (x, y) in zip(shown, pairs, places, strict=True):
         for line in [true, f"→ {guess}"] if long else [f"{true} → {guess}"]:
-            write(axes, x, y, line, size=9 * min(1, 14 / len(line)), weight="bold")
+            write(axes, x, y, line, room=ROOM, weight="bold")
             y += 16
         two = [100 * probabilities[index, c] for c in (predictions[index], labels[index])]
         small = f"{two[0]:.1f} | {two[1]:.1f} %\nindex {index}"
@@ -220,10 +221,12 @@ def plot_disagreements(
         f"{here}: index, true class, answers (bold: right)",
     )
     for index, (x, y) in zip(shown, places, strict=True):
-        write(axes, x, y, f"index {index}: {names[labels[index]]}", size=8, color=FAINT)
+        line = f"index {index}: {names[labels[index]]}"
+        write(axes, x, y, line, room=ROOM, size=8, color=FAINT)
         for run, answer in enumerate(predictions[:, index], 1):
             weight = "bold" if answer == labels[index] else "normal"
-            write(axes, x, y + 15 * run, f"[{run}] {names[answer]}", size=8, weight=weight)
+            line = f"[{run}] {names[answer]}"
+            write(axes, x, y + 15 * run, line, room=ROOM, size=8, weight=weight)
     return figure
 
 
@@ -243,7 +246,7 @@ def _gallery(
         title: what is drawn.
         subtitle: the line below it.
     """
-    columns, cell, side = 8, 122, fit(max(images.shape[1:3]), 112)
+    columns, cell, side = 8, CELL, fit(max(images.shape[1:3]), 112)
     rows, cell_height = math.ceil(len(shown) / columns), side + below
     size = 32 + columns * cell, max(76 + rows * cell_height, 130)
     (figure, axes), places = canvas(*size, title, subtitle), []

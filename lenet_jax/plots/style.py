@@ -153,7 +153,7 @@ def _figure(width: Number, height: Number, title: str, subtitle: str, **options:
     # A hundredth of a pixel more, as Agg rounds down.
     figure = NotebookFigure(((width + 0.01) / DPI, (height + 0.01) / DPI), DPI, **options)
     for y, text, weight in ((20, title, "bold"), (42, subtitle, "normal")):
-        size = 11 if weight == "bold" else 9
+        size = fitting_size(text, 11 if weight == "bold" else 9, width - 32, weight)
         place = {"va": "center_baseline", "in_layout": False}
         figure.text(16 / width, 1 - y / height, text, size=size, weight=weight, **place)
     return figure
@@ -169,9 +169,30 @@ def picture(
     return height
 
 
-def write(axes: Axes, x: Number, y: Number, text: str, **style: Any) -> None:
-    """Writes text from x on, its middle at y; `style` goes to Matplotlib's `Text`."""
-    axes.text(x, y, text, **{"va": "center_baseline", **style})
+def write(
+    axes: Axes, x: Number, y: Number, text: str, *, room: Number = math.inf, **style: Any
+) -> None:
+    """Writes a line from x on, its middle at y, smaller where it is wider than `room` pixels.
+
+    `style` goes to Matplotlib's `Text`.
+    """
+    style = {"va": "center_baseline", "size": STYLE["font.size"], "weight": "normal", **style}
+    size = fitting_size(text, style["size"], room, style["weight"])
+    axes.text(x, y, text, **{**style, "size": size})
+
+
+def fitting_size(text: str, size: Number, room: Number, weight: str = "normal") -> Number:
+    """The size of the type, from 4 to `size` points, at which a line is in `room` pixels."""
+    from matplotlib.backends.backend_agg import get_hinting_flag
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties(family=STYLE["font.family"], weight=weight)))
+    while True:  # letters are as wide as whole pixels, so that widths are not in proportion
+        font.set_size(size, DPI)
+        font.set_text(text, 0.0, flags=get_hinting_flag())
+        if size <= 4 or font.get_width_height()[0] / 64 <= room:
+            return size
+        size -= 0.25
 
 
 def colour_bar(

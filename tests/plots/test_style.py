@@ -89,3 +89,16 @@ def test_legible_shortens_and_marks_letters_without_a_glyph():
 @pytest.mark.parametrize(("size", "side", "expected"), [(28, 144, 140), (32, 32, 32), (96, 50, 50)])
 def test_fit_prefers_whole_multiples(size, side, expected):
     assert fit(size, side) == expected
+
+
+@pytest.mark.parametrize("weight", ["normal", "bold"])
+def test_what_is_wider_than_its_room_is_smaller(weight):
+    with house_style():
+        figure, axes = canvas(300, 60, "a title that is wider than its figure is", "more " * 14)
+        write(axes, 10, 50, "a class with a long name", room=110, weight=weight)
+        write(axes, 150, 50, "short", room=60, weight=weight)
+    title, below = (text.get_window_extent() for text in figure.texts)
+    assert max(title.x1, below.x1) <= 300
+    long, short = axes.texts
+    assert 90 < long.get_window_extent().width <= 111
+    assert short.get_fontsize() == 9
