@@ -170,15 +170,16 @@ def picture(
 
 
 def write(
-    axes: Axes, x: Number, y: Number, text: str, *, room: Number = math.inf, **style: Any
+    axes: Axes, x: Number, y: Number, text: str, *, room: Number | None = None, **style: Any
 ) -> None:
     """Writes a line from x on, its middle at y, smaller where it is wider than `room` pixels.
 
     `style` goes to Matplotlib's `Text`.
     """
     style = {"va": "center_baseline", "size": STYLE["font.size"], "weight": "normal", **style}
-    size = fitting_size(text, style["size"], room, style["weight"])
-    axes.text(x, y, text, **{**style, "size": size})
+    if room is not None:
+        style["size"] = fitting_size(text, style["size"], room, style["weight"])
+    axes.text(x, y, text, **style)
 
 
 def fitting_size(text: str, size: Number, room: Number, weight: str = "normal") -> Number:
