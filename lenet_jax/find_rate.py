@@ -18,13 +18,7 @@ from lenet_jax import machine
 from lenet_jax.config.flags import make_flags, parse
 from lenet_jax.device import require_device
 from lenet_jax.errors import ExitCode, UserError, expand, run_program, writing
-from lenet_jax.storage.files import (
-    check_replaceable,
-    make_folder,
-    refuse_link,
-    table,
-    write_atomically,
-)
+from lenet_jax.storage.files import check_replaceable, refuse_link, table, write_atomically
 
 if TYPE_CHECKING:
     from lenet_jax.runs.rate_test import RateTest
@@ -71,6 +65,8 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         raise UserError("an epoch has a single step: take a smaller train.batch_size")
     if (steps or whole) > whole:
         raise UserError(f"--steps={steps}: an epoch has {whole:,} steps")
+    with writing(folder):
+        _make_folder(folder, force=flag_values.force)  # before what takes minutes
     trainer.compile()
     test = run_test(trainer, lowest, highest, steps or whole)
     rows = zip(range(1, len(test.rates) + 1), *test[:3], strict=True)
@@ -86,9 +82,10 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         TABLE: table([COLUMNS, *rows]),
         FIGURE: png(figure, PROGRAM),
     }
+    _print(test, steps or whole)  # first: it is not lost if the files cannot be written
     with writing(folder):
-        _write(folder, contents, force=flag_values.force)
-    _print(test, steps or whole)
+        for name, content in contents.items():
+            write_atomically(folder / name, content)
     for name in contents:
         print(f"  {folder / name}")
     return ExitCode.DONE
@@ -114,15 +111,12 @@ def _make_flags() -> flags.FlagValues:
     return values
 
 
-def _write(folder: Path, contents: dict[str, str | bytes], *, force: bool) -> None:
-    """Writes the table and the figure, unless a file of somebody else is in their place."""
-    marks = {TABLE: ",".join(COLUMNS).encode(), FIGURE: PROGRAM.encode()}
+def _make_folder(folder: Path, *, force: bool) -> None:
+    """Creates the folder, unless a file of somebody else is in the place of one to write."""
     refuse_link(folder)
-    for name, content in contents.items():
-        check_replaceable(folder / name, content, force=force, mark=marks[name])
-    make_folder(folder)
-    for name, content in contents.items():
-        write_atomically(folder / name, content)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, mark in ((TABLE, ",".join(COLUMNS).encode()), (FIGURE, PROGRAM.encode())):
+        check_replaceable(folder / name, b"", force=force, mark=mark)
 
 
 def _print(test: "RateTest", steps: int) -> None:

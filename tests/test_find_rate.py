@@ -1,6 +1,7 @@
 """The learning-rate range test: what it measures, writes and suggests."""
 
 import csv
+import errno
 
 import numpy as np
 import pytest
@@ -19,11 +20,15 @@ def start(folder, run_command, monkeypatch, tmp_path):
     values = tiny.CONFIG | {"data.name": folder, "model.backend": "plain"}
     values |= {"train.batch_size": 4, "train.micro_batch_size": 4}
     flags = [f"--config.{path}={value}" for path, value in values.items()]
-    flags += [f"--config={ROOT / 'configs' / 'notes.py'}", f"--workdir={tmp_path / 'rates'}"]
-    return lambda *more: run_command(find_rate.main, *flags, *more)
+    flags += [f"--config={ROOT / 'configs' / 'notes.py'}"]
+
+    def run(*more, workdir=tmp_path / "rates"):
+        return run_command(find_rate.main, *flags, f"--workdir={workdir}", *more)
+
+    return run
 
 
-def test_it_writes_a_table_and_a_figure_and_replaces_only_its_own(start, tmp_path):
+def test_it_writes_a_table_and_a_figure_and_replaces_its_own(start, tmp_path):
     code, out, error = start("--lowest=1e-4", "--highest=1e9")
     assert (code, error) == (0, "")
     assert "of 18 steps from 0.0001 on, stopped at" in out
@@ -34,10 +39,34 @@ def test_it_writes_a_table_and_a_figure_and_replaces_only_its_own(start, tmp_pat
     np.testing.assert_allclose(rates, np.geomspace(1e-4, 1e9, 18)[: len(rates)])
     assert float(rows[0]["loss"]) == pytest.approx(np.log(6), abs=0.5)
     assert (tmp_path / "rates" / "rates.png").read_bytes().startswith(b"\x89PNG")
-    (tmp_path / "rates" / "rates.csv").write_text("mine")
-    code, _, error = start("--steps=2")
-    assert code == 2 and "rates.csv already exists" in error
-    assert (tmp_path / "rates" / "rates.csv").read_text() == "mine"
+    assert start("--steps=2")[0] == 0
+    assert len((tmp_path / "rates" / "rates.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["rates.csv", "rates.png"])
+def test_it_refuses_a_file_of_somebody_else_before_the_test(start, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("lenet_jax.runs.rate_test.run_test", None)
+    (tmp_path / "rates").mkdir()
+    (tmp_path / "rates" / name).write_text("mine")
+    code, out, error = start("--steps=2")
+    assert (code, out) == (2, "") and f"{name} already exists" in error
+    assert [file.read_text() for file in (tmp_path / "rates").iterdir()] == ["mine"]
+
+
+def test_it_creates_the_folders_above_its_own(start, tmp_path):
+    code, _, error = start("--steps=2", workdir=tmp_path / "runs" / "rates")
+    assert (code, error) == (0, "")
+    assert (tmp_path / "runs" / "rates" / "rates.csv").is_file()
+
+
+def test_the_suggestion_is_shown_though_the_disk_is_full(start, tmp_path, monkeypatch):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("lenet_jax.find_rate.write_atomically", fail)
+    code, out, error = start("--steps=18")
+    assert code == 4 and "No space left" in error
+    assert "suggestion: --config.optimizer.learning_rate=" in out
 
 
 def test_the_suggestion_is_a_third_of_the_rate_of_the_lowest_loss():
