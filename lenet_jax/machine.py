@@ -9,7 +9,7 @@ import shlex
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ DETERMINISTIC_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level
 POSIX = hasattr(os, "geteuid")  # Windows has no modes; a user's profile is private there
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH if POSIX else 0
 ASSUMED_MEMORY = 4_000_000_000  # bytes, where neither the device nor the system says
+# Where Linux says what limits a process: its control groups, and which are its own.
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 USABLE = 0.9  # of a GPU's memory, by JAX in all processes that share it; CUDA needs some for each
 # Keys of a record that the bits of what is trained depend on, beside its config and data.
 ENVELOPE = (
@@ -97,7 +99,14 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Free memory in bytes; all of it, or a guess, where the system does not say."""
+    """Free memory in bytes, of the machine and of the container or job that this process is in.
+
+    All of the machine's, or a guess, where the system does not say.
+    """
+    return min((_free_on_machine(), *_free_in_groups()))
+
+
+def _free_on_machine() -> int:
     info = Path("/proc/meminfo")
     for line in info.read_text().splitlines() if info.exists() else ():
         if line.startswith("MemAvailable:"):
@@ -105,6 +114,36 @@ def free_memory() -> int:
     if not hasattr(os, "sysconf"):  # on Windows
         return ASSUMED_MEMORY
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _free_in_groups() -> Iterator[int]:
+    """Memory in bytes that is left of each limit on this process's control groups.
+
+    Cached files are not counted as used: Linux drops them first.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+    """
+    for line in OWN_GROUPS.read_text().splitlines() if OWN_GROUPS.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit, usage, of_all = GROUPS, "memory.max", "memory.current", ""
+        elif "memory" in controllers.split(","):  # of version 1
+            root = GROUPS / "memory"
+            limit, usage, of_all = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for group in (own, *own.parents):
+            if not group.is_relative_to(root):
+                break
+            # A container does not see all of them, and the root has no limit.
+            with contextlib.suppress(OSError):
+                most = (group / limit).read_text().strip()
+                used = int((group / usage).read_text())
+                stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
+                cached = sum(int(stat[f"{of_all}{kind}_file"]) for kind in ("active", "inactive"))
+                if most != "max":
+                    yield max(0, int(most) - max(0, used - cached))
 
 
 def available_memory(device: Any) -> int | None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lenet_jax import machine
 
@@ -62,6 +63,55 @@ print(jax.device_count(), jax.config.jax_compilation_cache_dir)
 def test_all_cores_are_counted_without_affinity(monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert machine.cores() == os.cpu_count()
+
+
+STAT = "anon 500\n{0}inactive_file 30\n{0}active_file 70\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "free"),
+    [
+        # A job of Slurm: the limit is on a group above that of its step.
+        (
+            "0::/job_1/step_0",
+            {
+                "job_1": {"memory.max": "1000", "memory.current": "600", "memory.stat": STAT},
+                "job_1/step_0": {"memory.max": "max", "memory.current": "1", "memory.stat": STAT},
+            },
+            500,
+        ),
+        # A container, whose own groups are the root that it sees.
+        ("0::/", {"": {"memory.max": "99", "memory.current": "140", "memory.stat": STAT}}, 59),
+        ("0::/", {"": {"memory.max": "99", "memory.current": "300", "memory.stat": STAT}}, 0),
+        (
+            "4:cpu,memory:/docker/1a\n0::/",
+            {
+                "memory": {
+                    "memory.limit_in_bytes": "1000",
+                    "memory.usage_in_bytes": "300",
+                    "memory.stat": STAT.format("total_"),
+                }
+            },
+            800,
+        ),
+        ("1:cpu:/\n0::/", {"memory": {"memory.limit_in_bytes": "1"}}, 10**6),
+        (None, {}, 10**6),
+    ],
+)
+def test_free_memory_is_what_the_container_or_the_job_has_left(
+    monkeypatch, tmp_path, own, files, free
+):
+    """Files that are cached in memory are dropped when it is needed."""
+    monkeypatch.setattr(machine, "_free_on_machine", lambda: 10**6)
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "GROUPS", tmp_path / "groups")
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    for folder, contents in files.items():
+        (tmp_path / "groups" / folder).mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            (tmp_path / "groups" / folder / name).write_text(text.format(""))
+    assert machine.free_memory() == free
 
 
 def test_written_results_do_not_make_a_revision_dirty(monkeypatch, tmp_path):
