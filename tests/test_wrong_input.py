@@ -146,7 +146,6 @@ CONFIGS = {
     "missing.py": (SOURCE.format("del config.seed"), "missing keys: seed"),
     "exit.py": ("exit()", "exit.py:1: SystemExit: None"),
     "exit_0.py": ("import sys\nsys.exit(0)", "exit_0.py:2: SystemExit: 0"),
-    "interrupt.py": ("raise KeyboardInterrupt", "interrupt.py:1: KeyboardInterrupt: "),
     "base.py": ("class Odd(BaseException): pass\nraise Odd('!')", "base.py:2: Odd: !"),
     "in_circle.py": (SOURCE.format("config.seed = config"), "in_circle.py:4: "),
     "pipe.py": (PIPE, "cannot read config file pipe.py: it is a pipe, not a file"),

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from lenet_jax.config.imports import files_of
-from lenet_jax.errors import Stopped, UserError, printable, show
+from lenet_jax.errors import UserError, printable, show
 from lenet_jax.reading import read_bytes
 
 COMBINATORS = ("sweep", "product", "zipit", "chain")  # of `sweeps.file`
@@ -137,10 +137,11 @@ def guarded(path: Path, call: Callable[[], Any]) -> Any:
 
     Raises:
       UserError: it fails; the message has the line.
+      KeyboardInterrupt: it was stopped.
     """
     try:
         return call()
-    except (UserError, Stopped):
+    except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a file may call exit(), too
         message = f"{type(error).__name__}: {printable(error)}"

@@ -140,6 +140,14 @@ def test_a_bad_file_is_reported_in_one_line(
     assert max(map(len, str(caught.value).splitlines())) < 250
 
 
+def test_ctrl_c_while_a_file_runs_is_no_mistake_of_the_file(tmp_path: Path) -> None:
+    """As a notebook raises it: a loop that goes on after a UserError must end."""
+    file = tmp_path / "slow.py"
+    file.write_text("def get_config():\n    raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        config.load(str(file))
+
+
 def test_where_there_are_no_configs_the_message_says_how_to_write_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no config file configs/notes\.py\n") as caught:
