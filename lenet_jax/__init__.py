@@ -89,7 +89,8 @@ def train(
 
         dataset, more = given(data, **checked.data), ", data=…"
     command = ["python", "-c", f"import lenet_jax; lenet_jax.train(…, {workdir!r}{more})"]
-    repeats = configs.saved_config(config) if isinstance(config, str) else None
+    is_name = isinstance(config, str | os.PathLike)
+    repeats = configs.saved_config(os.fspath(config)) if is_name else None
     code = run(checked, workdir, command, started, repeats=repeats, dataset=dataset, hooks=hooks)
     if code == ExitCode.DIVERGED:
         raise UserError(
@@ -103,7 +104,7 @@ def train(
 
 def train_sweep(
     config: Config | str | Path,
-    sweep: str | Sequence[Mapping[str, Any]],
+    sweep: str | Path | Sequence[Mapping[str, Any]],
     workdir: str | Path | None = None,
     *,
     data: Dataset | Sequence[Any] | None = None,

@@ -12,6 +12,7 @@ as code: run only those you trust.
 """
 
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -81,6 +82,8 @@ def load(sweep: Any, config: Config, given: Sequence[str] = ()) -> Members:
             f"log.trackers={','.join(config.log.trackers)} is for single runs: a sweep writes its"
             " own tables"
         )
+    if isinstance(sweep, os.PathLike):
+        sweep = os.fspath(sweep)
     is_file = isinstance(sweep, str)
     changes = call_file(sweep, "get_sweep", "sweep") if is_file else sweep
     path = show(sweep.partition(":")[0]) if is_file else "sweep"

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +229,20 @@ class TestTrain:
             lenet_jax.train(f"{config}:smoke")
         assert seen[0][0] == 2
         assert seen[0][1].startswith("runs/2")
+
+    @pytest.mark.parametrize("kind", [str, Path])
+    def test_a_run_is_repeated_by_its_name_or_its_path(self, tmp_path, monkeypatch, kind):
+        repeated = []
+
+        def run(*_, repeats, dataset, hooks):
+            repeated.append(repeats)
+            return 3
+
+        monkeypatch.setattr("lenet_jax.runs.run.run", run)
+        (tmp_path / "config.json").write_text(json.dumps(configs.to_dict(tiny.config())))
+        with pytest.raises(UserError, match="diverged"):
+            lenet_jax.train(kind(tmp_path), tmp_path / "again")
+        assert repeated == [tmp_path / "config.json"]
 
     def test_a_stopped_run_stops_the_caller(self, tmp_path, monkeypatch):
         monkeypatch.setattr("lenet_jax.runs.run.run", lambda *_, repeats, dataset, hooks: 130)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,6 +68,7 @@ def test_a_former_name_of_a_key_can_be_swept(tmp_path):
 def test_the_argument_reaches_get_sweep(tmp_path):
     path = write(tmp_path, "sweep('seed', range(int(arg)))")
     assert len(file.load(f"{path}:7", tiny.config())) == 7
+    assert len(file.load(Path(f"{path}:7"), tiny.config())) == 7
 
 
 @pytest.mark.parametrize(
