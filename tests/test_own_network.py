@@ -183,6 +183,36 @@ class Net(nnx.Module):
 """
 
 
+PROTOTYPES = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, image_shape, num_classes, rngs, own: bool = True):
+        if not own:
+            self.linear = nnx.Linear(image_shape[0] * image_shape[1], num_classes, rngs=rngs)
+        self.centres = nnx.Param(jnp.zeros((1, num_classes, *image_shape)))
+
+    def __call__(self, x):
+        if hasattr(self, "linear"):
+            return self.linear(x.reshape(len(x), -1))
+        return -((x[:, None] - self.centres[...]) ** 2).mean((2, 3, 4))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweep", [[True], [True, False]])
+def test_a_dry_run_takes_networks_without_matrix_products(tmp_path, capsys, sweep):
+    file, data = tmp_path / "own.py", tiny.write_idx_folder(tmp_path / "bars")
+    file.write_text(PROTOTYPES)
+    own = {path: value for path, value in TINY.items() if path not in LENET}
+    changes = own | {"model.name": f"{file}:Net", "data.name": str(data)}
+    base = configs.load("configs/notes.py", changes.items())
+    members = Members(base, Columns.of([{"model.own": value} for value in sweep]))
+    assert run_sweep(base, members, Options(str(tmp_path / "s"), dry_run=True), ["again"]) == 0
+    assert "about 0:" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_members_that_differ_in_a_traced_number_share_a_program_and_are_single_runs(
     tmp_path, no_figures

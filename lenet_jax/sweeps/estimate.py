@@ -66,17 +66,13 @@ def describe(
         ]
     if missing:
         speed = _trial(missing[0], strategy, options.shared_data_order)
-        work = sum(
-            len(c.members)
-            / len(c.group.members)
-            * c.group.images
-            * sum(sizes.multiplications(c.group.spec))
-            for c in missing
-        )
-        unit = sum(sizes.multiplications(missing[0].group.spec))
+        costs = [sum(sizes.multiplications(chunk.group.spec)) for chunk in missing]
+        if not all(costs):  # a network without matrix products: images count alike
+            costs = [1] * len(missing)
+        work = sum(chunk.images * cost for chunk, cost in zip(missing, costs, strict=True))
         lines += [
             "",
-            f"about {clock(work / unit / speed)} for {counted(len(missing), 'chunk')}"
+            f"about {clock(work / costs[0] / speed)} for {counted(len(missing), 'chunk')}"
             f" (at {speed:,.0f} img/s in a trial of the first)",
         ]
     return [*lines, "nothing was written"]
