@@ -69,7 +69,7 @@ def train(
 
     Raises:
       UserError: the config, the data or the directory is not valid, the run diverged, or a hook
-        failed; the same call resumes the run then.
+        failed; the same call resumes the run then, unless it is finished.
       KeyboardInterrupt: the run was stopped; the same call resumes it.
     """
     import time

@@ -1,13 +1,14 @@
 """Exports a trained network: `python -m lenet_jax.export --workdir=RUN --format=FORMAT`.
 
-Every export is reloaded and verified against the run's logits; if they differ by more than the
-precision of the run explains, nothing is written.
+Every export of a network is reloaded and verified against the run's logits; if they differ by more
+than the precision of the run explains, nothing is written.
 
 `stablehlo` and `onnx` take pixels, uint8 of shape (batch, height, width, channels), for any batch
 size, and normalise them; they compute convolution, ReLU and pooling as separate operations (the
 `plain` backend), which other compilers optimise best. `safetensors` and `torch` hold the weights
 under PyTorch's names; `torch` adds a Python file that defines the network. `zoo` writes every
-network of a sweep in that form, and a table of them, see `lenet_jax.sweeps.zoo`.
+network of a sweep in that form, whose weights are read again and compared, and a table of them, see
+`lenet_jax.sweeps.zoo`.
 """
 
 import argparse

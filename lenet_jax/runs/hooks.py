@@ -13,7 +13,7 @@ from flax import nnx
 
 from lenet_jax import config as configs
 from lenet_jax.data.form import measure_form
-from lenet_jax.errors import UserError, printable, show
+from lenet_jax.errors import IF_DIVERGED, UserError, printable, show
 from lenet_jax.nn.lenet import LeNet
 from lenet_jax.runs.trackers import Tracker
 from lenet_jax.storage.run_dir import Row
@@ -25,6 +25,12 @@ else:  # importing this module does not import it
     Network = Any
 
 METHODS = ("on_start", "on_epoch", "on_end")
+RESUMES = "The same call resumes the run."
+# What to do after a hook failed at the end of a run, by the run's status.
+AT_END = {
+    "done": "The run is finished: the same call loads it, and calls no hook.",
+    "diverged": f"The run diverged: {IF_DIVERGED}.",
+}
 
 
 class Hooks:
@@ -53,10 +59,16 @@ class Hooks:
 
     def end(self, status: str, summary: Mapping[str, Any]) -> None:
         """Calls `on_end`; raises as `_call` does."""
-        self._call("on_end", status, MappingProxyType(dict(summary)))
+        values = status, MappingProxyType(dict(summary))
+        self._call("on_end", *values, advice=AT_END.get(status, RESUMES))
 
-    def _call(self, method: str, *values: Any) -> None:
+    def _call(self, method: str, *values: Any, advice: str = RESUMES) -> None:
         """Calls a method of all hooks that have it.
+
+        Args:
+          method: its name.
+          *values: its arguments.
+          advice: what to do where it fails.
 
         Raises:
           UserError: a hook failed; the others after it are not called.
@@ -69,8 +81,7 @@ class Hooks:
             except (Exception, SystemExit) as error:  # a user's hook may raise anything
                 name = f"the hook {show(type(hook).__name__, 40)}.{method} failed{_place(error)}"
                 raise UserError(
-                    f"{name}: {type(error).__name__}: {printable(error, 100)}\n"
-                    "The same call resumes the run."
+                    f"{name}: {type(error).__name__}: {printable(error, 100)}\n{advice}"
                 ) from error
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lenet_jax
+from lenet_jax import config as configs
 from lenet_jax.errors import UserError
 from tests.support.runs import assert_same_end, make_config, start
 
@@ -69,6 +70,29 @@ def test_hooks_are_given_what_the_run_writes_and_a_failing_one_ends_it(
     if run.read("summary.json")["best_epoch"] == 3:
         network = lenet_jax.load(path)
         np.testing.assert_array_equal(second.answers[-1], network.predict(images))
+
+
+class Failing:
+    """Fails at the end of a run."""
+
+    def on_end(self, status, summary):
+        raise ValueError("no more")
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({}, "The run is finished: the same call loads it, and calls no hook."),
+        ({"optimizer.learning_rate": 1e30}, "The run diverged: lower optimizer.learning_rate or"),
+    ],
+)
+def test_a_hook_that_fails_at_the_end_says_what_became_of_the_run(
+    folder, tmp_path, changes, advice
+):
+    config = configs.replace(make_config(folder, train={"num_epochs": 1}), changes)
+    with pytest.raises(UserError, match=r"Failing\.on_end failed") as caught:
+        start(tmp_path / "run", config, hooks=[Failing()])
+    assert str(caught.value).splitlines()[1].startswith(advice)
 
 
 @pytest.mark.parametrize(
