@@ -20,7 +20,7 @@ from lenet_jax import config as configs
 from lenet_jax.machine import environment
 from lenet_jax.plots.style import BLUE, VERMILION, WIDTH, Figure, chart, styled
 from lenet_jax.statistics import summarise
-from lenet_jax.sweeps.results import describe_config
+from lenet_jax.sweeps.config_text import describe_config
 
 QUESTION = "How accurate is a config over n seeds?"
 

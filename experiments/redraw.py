@@ -24,7 +24,7 @@ from lenet_jax.plots.output import parse_formats
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.reading import read_json
-from lenet_jax.sweeps import results
+from lenet_jax.sweeps import figure_data, results
 
 SUMMARY = "summary.json"
 # The module that draws each file.
@@ -82,8 +82,8 @@ def plot_summary(file: Path, summary: dict[str, Any]) -> Figure:
         setting._replace(chance=chances[tuple(setting.overrides.values())])
         for setting in results.by_setting(rows, overrides)
     ]
-    title = results.title(file.parent.name, summary)
-    return plot_sweep(results.for_plot(settings, {}), title=title)
+    title = figure_data.title(file.parent.name, summary)
+    return plot_sweep(figure_data.for_plot(settings, {}), title=title)
 
 
 def _parse(cell: str) -> Any:

@@ -28,7 +28,7 @@ from lenet_jax.storage.recorded import (
 )
 from lenet_jax.storage.sweep_dir import SUMMARY, SweepDir, is_sweep
 from lenet_jax.storage.sweep_url import find_sweep
-from lenet_jax.sweeps import results
+from lenet_jax.sweeps import figure_data, results, results_table
 from lenet_jax.sweeps.members import Overrides
 from lenet_jax.sweeps.table import result_lines
 
@@ -82,7 +82,7 @@ class SweepResults:
                 " pip install pandas, or '.[pandas]' in the repository\n"
                 "Without it, .rows has the same as dicts."
             ) from error
-        columns, lines = results.table(self._results(), self.overrides)
+        columns, lines = results_table.table(self._results(), self.overrides)
         return pandas.DataFrame(list(lines), columns=list(columns))
 
     @functools.cached_property
@@ -162,9 +162,11 @@ class SweepResults:
         ]
         shown = [
             setting._replace(stuck=entry["stuck"])
-            for setting, entry in zip(results.for_plot(settings, self.curves), entries, strict=True)
+            for setting, entry in zip(
+                figure_data.for_plot(settings, self.curves), entries, strict=True
+            )
         ]
-        title = results.title(self.path.name, self.summary)
+        title = figure_data.title(self.path.name, self.summary)
         figure = settle(plot_sweep(shown, title=title))
         if path is not None:
             save(figure, path)

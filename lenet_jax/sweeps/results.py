@@ -1,27 +1,15 @@
-"""The results of a sweep: a table of its members, statistics over seeds, and the winner."""
+"""The results of a sweep: its settings, their statistics over seeds, and the winner."""
 
 import json
 import math
 import re
 import statistics
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from operator import attrgetter
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Float
-
-from lenet_jax.config import base
-from lenet_jax.config.file import Config, replace
-from lenet_jax.config.networks import LENET
-from lenet_jax.config.schema import keys
-from lenet_jax.errors import counted
-from lenet_jax.plots import settings as plots
-from lenet_jax.plots.corruptions import CLEAN, MEAN
-from lenet_jax.statistics import FEWEST, Summary, is_stuck, p_value
+from lenet_jax.statistics import FEWEST, is_stuck, p_value
 from lenet_jax.statistics import summarise as describe
-from lenet_jax.storage.chunk import CORRUPTED, MEAN_CORRUPTION_ERROR, Curves, Row, is_corrupted
-from lenet_jax.storage.tables import Table
+from lenet_jax.storage.chunk import Row, is_corrupted
 from lenet_jax.sweeps.members import Overrides
 
 SEEDS = (
@@ -48,8 +36,6 @@ COLUMNS = (
     "diverged_step",
     "seconds",
 )
-
-MOST_MAPPED = 40  # settings in the heat map of corruptions
 
 STATISTICS = (
     *("valid_accuracy", "test_accuracy", "valid_loss", "test_loss"),
@@ -203,100 +189,6 @@ def lead(settings: Sequence[Setting], index: int) -> dict[str, Any] | None:
     }
 
 
-def for_plot(
-    settings: Sequence[Setting], curves: Mapping[int, Mapping[str, np.ndarray]]
-) -> list[plots.Setting]:
-    """The data of the figure for each setting.
-
-    Args:
-      settings: from `by_setting`.
-      curves: the metrics of each member by name, one value per epoch; or none at all.
-    """
-    winner, shown = choose(settings), []
-    for index, setting in enumerate(settings):
-        test = [100 * (1 - row["test_accuracy"]) for row in setting.done]
-        split = "valid" if setting.validated else "train"
-        errors = [
-            100 * (1 - _held(curves[row["member"]][f"{split}_accuracy"]))
-            for row in setting.done
-            if curves
-        ]
-        shown.append(
-            plots.Setting(
-                name=setting.name,
-                overrides=setting.overrides,
-                diverged=len(setting.rows) - len(setting.done),
-                stuck=setting.stuck,
-                errors=np.array(errors),
-                test_errors=test,
-                test=describe(test, 100.0),
-                best=winner is not None and winner[0] == index,
-                validated=setting.validated or not setting.done,
-                chance=100 * (1 - setting.chance) if setting.chance else None,
-            )
-        )
-    return shown
-
-
-def errors_by_corruption(settings: Sequence[Setting]) -> dict[str, dict[str, Summary]]:
-    """The errors of each setting on clean and corrupted test images, and their mean, in %, by name.
-
-    Nothing if the sweep did not test on them; of many settings the `MOST_MAPPED` best.
-    """
-    names = [name for name in settings[0].rows[0] if name.startswith(CORRUPTED)]
-    if not names:
-        return {}
-    shown = range(len(settings))
-    if len(settings) > MOST_MAPPED:
-        shown = ranking(settings)[:MOST_MAPPED] or shown[:MOST_MAPPED]
-    errors = {}
-    for setting in (settings[index] for index in shown):
-        columns = {CLEAN: "test_accuracy"} | {name.removeprefix(CORRUPTED): name for name in names}
-        values = {
-            name: [100 * (1 - row[column]) for row in setting.done]
-            for name, column in columns.items()
-        }
-        values[MEAN] = [100 * row[MEAN_CORRUPTION_ERROR] for row in setting.done]
-        errors[setting.name] = {name: describe(own, 100.0) for name, own in values.items()}
-    return errors
-
-
-def describe_config(config: Config, swept: Collection[str]) -> str:
-    """What the members of a sweep have in common: the network, the data and the epochs.
-
-    Args:
-      config: which they override.
-      swept: the keys that they override, which are left out.
-    """
-    model, sizes = config.model, {"model.channels", "model.features"}
-    network = "networks" if "model.name" in swept else model.name
-    if network == LENET and not sizes & set(swept):
-        network = f"LeNet {'–'.join(map(str, (*model.channels, *model.features)))}"
-    data = "" if "data.name" in swept else f" on {config.data.name}"
-    about = f"{network}{data}"
-    if config.data.train_examples is not None and "data.train_examples" not in swept:
-        about += f", {counted(config.data.train_examples, 'image')}"
-    if "train.num_epochs" not in swept:
-        about += f", {counted(config.train.num_epochs, 'epoch')}"
-    return about
-
-
-def title(name: str, summary: Mapping[str, Any]) -> str:
-    """The title of a sweep's picture and page: its name, what it trained, and if all is there."""
-    about = summary.get("about")
-    so_far = "" if summary["status"] == "done" else ", so far"
-    return name + (f", {about}" if about else "") + so_far
-
-
-def _held(curve: Float[np.ndarray, " epochs"]) -> Float[np.ndarray, " epochs"]:
-    """A curve whose last value stays where a member had stopped, as its network does."""
-    missing = np.isnan(curve)
-    if not missing.any():
-        return curve
-    trained = curve[~missing]
-    return np.pad(trained, (0, len(curve) - len(trained)), "edge")
-
-
 def summary(
     settings: Sequence[Setting],
     winner: tuple[int, Row] | None,
@@ -312,7 +204,7 @@ def summary(
       winner: from `choose`.
       overrides: those of each member.
       complete: whether every member of the sweep is trained.
-      about: see `describe_config`.
+      about: see `config_text.describe_config`.
     """
     rows = [row for setting in settings for row in setting.rows]
     entries = summarise(settings)
@@ -343,39 +235,6 @@ def summary(
     }
 
 
-def winner_file(config: Config, row: Row, overrides: Overrides) -> str:
-    """The content of a config file that returns the winner's config.
-
-    Args:
-      config: the winner's.
-      row: its results.
-      overrides: its values of the swept keys, which are written even where they are the defaults.
-    """
-    network = config.model.name
-    known = keys(network)
-    required = {path: attrgetter(path)(config) for path, key in known.items() if key.required}
-    default: Config = replace(base.get_config(), {"model.name": network} | required)
-    different = {}
-    for path in known:
-        section, _, name = path.rpartition(".")
-        ours, theirs = (c[section][name] if section else c[name] for c in (config, default))
-        written = path in overrides or path in required
-        if ours != theirs or written or (path == "model.name" and network != LENET):
-            different[path] = ours
-    lines = "".join(f"            {path!r}: {value!r},\n" for path, value in different.items())
-    return (
-        f'"""The winner of a sweep, member {row["member"]}, chosen on validation.\n\n'
-        f"Validation accuracy {row['valid_accuracy']:.4f}, test accuracy"
-        f' {row["test_accuracy"]:.4f}.\n"""\n\n'
-        "from lenet_jax.config import base\n\n\n"
-        "def get_config():\n"
-        '    """Returns the config."""\n'
-        "    config = base.get_config()\n"
-        "    config.update_from_flattened_dict(\n        {\n"
-        f"{lines}        }}\n    )\n    return config\n"
-    )
-
-
 def rank(row: Row) -> tuple[float, float, int]:
     """Sort key of members: validation accuracy, then lower loss, then the first member.
 
@@ -384,46 +243,3 @@ def rank(row: Row) -> tuple[float, float, int]:
     if row["valid_accuracy"] is None:
         return 0.0, 0.0, -row["member"]
     return row["valid_accuracy"], -row["valid_loss"], -row["member"]
-
-
-class Lines:
-    """The lines of results.csv, made as they are read: a member's overrides and results each."""
-
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        overrides: Mapping[int, Overrides],
-        swept: Sequence[str],
-        columns: Sequence[str],
-    ):
-        self._rows, self._overrides, self._swept, self._columns = rows, overrides, swept, columns
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        for row in self._rows:
-            values = map(self._overrides[row["member"]].get, self._swept)
-            shown = [" ".join(map(str, v)) if isinstance(v, list | tuple) else v for v in values]
-            yield [row["member"], *shown, *map(row.get, self._columns)]
-
-
-def table(rows: Sequence[Row], overrides: Mapping[int, Overrides]) -> Table:
-    """The columns of results.csv, and its lines: one per member, its overrides and results."""
-    swept = list(dict.fromkeys(key for row in rows for key in overrides[row["member"]]))
-    columns = [name for name in COLUMNS if any(name in row for row in rows)]
-    columns[columns.index("best_epoch") : columns.index("best_epoch")] = measured(rows[0])
-    return Table(["member", *swept, *columns], Lines(rows, overrides, swept, columns))
-
-
-def history(members: Sequence[int], curves: Mapping[int, Mapping[str, np.ndarray]]) -> Curves:
-    """Member numbers, and curves (members, epochs), padded with NaN to the longest.
-
-    Those that only some members have, of averaged weights, are NaN for the others.
-    """
-    names = dict.fromkeys(name for own in curves.values() for name in own)
-    longest = max((len(curve) for own in curves.values() for curve in own.values()), default=0)
-    arrays: Curves = {"member": np.asarray(members, np.int32)}
-    for name in names:
-        arrays[name] = np.full((len(members), longest), np.nan, np.float32)
-        for index, member in enumerate(members):
-            values = curves[member].get(name, ())
-            arrays[name][index, : len(values)] = values
-    return arrays

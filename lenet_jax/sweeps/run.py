@@ -18,7 +18,15 @@ from lenet_jax.plots.output import draw
 from lenet_jax.plots.sweeps import plot_sweep
 from lenet_jax.storage.sweep_dir import ERROR_MAP, FIGURE, PAGE, SweepDir
 from lenet_jax.storage.sweep_url import find_sweep
-from lenet_jax.sweeps import estimate, plan, results, webpage
+from lenet_jax.sweeps import (
+    config_text,
+    estimate,
+    figure_data,
+    plan,
+    results,
+    results_table,
+    webpage,
+)
 from lenet_jax.sweeps.collected import read_chunks
 from lenet_jax.sweeps.dispatch import Failure, missing_chunks, train_elsewhere, train_here
 from lenet_jax.sweeps.job import make_job, sums_of_code
@@ -353,21 +361,21 @@ def _collect(
         chances |= dict.fromkeys(group.members.numbers.tolist(), group.chance)
     settings = results.by_setting(rows, overrides, chances)
     winner = results.choose(settings)
-    about = results.describe_config(members.config, members.columns.by_key)
+    about = config_text.describe_config(members.config, members.columns.by_key)
     summary = results.summary(settings, winner, overrides, complete=complete, about=about)
     winner_file = None
     if complete and winner:
         member = winner[1]["member"]
-        winner_file = results.winner_file(members[member].config, winner[1], overrides[member])
+        winner_file = config_text.winner_file(members[member].config, winner[1], overrides[member])
     name = Path(store.name).name
-    figures, title = dict[str, bytes](), results.title(name, summary)
+    figures, title = dict[str, bytes](), figure_data.title(name, summary)
     finished_any = any(setting.done for setting in settings)
     if finished_any:
-        shown = results.for_plot(settings, curves)
+        shown = figure_data.for_plot(settings, curves)
         figures |= draw(
             lambda: plot_sweep(shown, title=title), FIGURE, console.warn, options.formats
         )
-    if errors := results.errors_by_corruption(settings):
+    if errors := figure_data.errors_by_corruption(settings):
         stuck = sum(setting.stuck for setting in settings)
         figures |= draw(
             lambda: plot_error_map(errors, title=f"Sweep {title}", stuck=stuck),
@@ -376,8 +384,8 @@ def _collect(
             options.formats,
         )
     has_parquet = store.write_results(
-        results.table(rows, overrides),
-        results.history([row["member"] for row in rows], curves),
+        results_table.table(rows, overrides),
+        results_table.history([row["member"] for row in rows], curves),
         summary,
         winner=winner_file,
         figures=figures,

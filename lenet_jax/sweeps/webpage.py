@@ -10,7 +10,7 @@ import jinja2
 
 from lenet_jax.errors import counted
 from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR, Row, is_corrupted
-from lenet_jax.sweeps import results
+from lenet_jax.sweeps import results, results_table
 from lenet_jax.sweeps.members import Overrides
 
 FOLDER = Path(__file__).with_name("page")
@@ -26,7 +26,7 @@ def render(rows: Sequence[Row], overrides: Mapping[int, Overrides], name: str, t
       rows: of all members.
       overrides: by member.
       name: of the sweep.
-      title: see `results.title`.
+      title: see `figure_data.title`.
     """
     best = sorted(rows, key=_rank, reverse=True)[:MOST_MEMBERS]
     count = counted(len(rows), "member")
@@ -50,7 +50,7 @@ def to_data(rows: Sequence[Row], overrides: Mapping[int, Overrides], name: str) 
       is none; `rows`; `axes`, which columns are; and `judged`, the column of the accuracy that
       colours and sorts.
     """
-    names, lines = results.table(rows, overrides)
+    names, lines = results_table.table(rows, overrides)
     values = {
         key: list(column) for key, column in zip(names, zip(*lines, strict=True), strict=True)
     }

@@ -25,11 +25,12 @@ from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import plan
 from lenet_jax.sweeps import run as sweep_run
+from lenet_jax.sweeps.config_text import winner_file
 from lenet_jax.sweeps.file import chain, product, share_order, sweep, zipit
 from lenet_jax.sweeps.members import Members, Overrides
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.recording import make_recording
-from lenet_jax.sweeps.results import history, winner_file
+from lenet_jax.sweeps.results_table import history
 from lenet_jax.sweeps.run import run
 from lenet_jax.sweeps.train import Trainer
 from lenet_jax.terminal.interrupt import Interrupt
