@@ -41,7 +41,7 @@ MANY = 50  # images: from there on, progress is shown
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ImageCharacter:
     """A character of an image.
 
     Attributes:
@@ -119,7 +119,7 @@ def classify(
 
     rows: list[dict] = []
     errors: list[UserError] = []
-    waiting: list[Found] = []
+    waiting: list[ImageCharacter] = []
     readings = read_all(files, network.channels, network.form)
     for file, reading in zip(files, track(readings, len(files)), strict=True):
         if isinstance(reading, UserError):
@@ -127,7 +127,7 @@ def classify(
             continue
         characters = [largest(reading.characters)] if one else reading.characters
         image = str(file), reading.first_only, len(reading.characters)
-        waiting += [Found(*image, character) for character in characters]
+        waiting += [ImageCharacter(*image, character) for character in characters]
         if len(waiting) >= BATCH:
             rows += answers(network, waiting)
             waiting = []
@@ -145,7 +145,7 @@ def track(readings: Iterator["Reading | UserError"], total: int) -> Iterator["Re
     yield from show(readings, "reading", total, console=Console(stderr=True), transient=True)
 
 
-def answers(network: "Network", characters: Sequence[Found]) -> list[dict]:
+def answers(network: "Network", characters: Sequence[ImageCharacter]) -> list[dict]:
     """What the network says of each character.
 
     Returns:

@@ -21,7 +21,7 @@ from lenet_jax.sweeps import results
 from lenet_jax.sweeps.job import Job, TrainedChunk, train_chunk
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk
-from lenet_jax.sweeps.train import Trainer
+from lenet_jax.sweeps.train import ChunkTrainer
 from lenet_jax.terminal.console import Console
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
@@ -60,7 +60,7 @@ def train_here(
     Returns:
       None if it was stopped by a signal; else no failure: an error in this process is raised.
     """
-    trainer, shared = Trainer(options), options.worker is not None
+    trainer, shared = ChunkTrainer(options), options.worker is not None
 
     def train(chunk: Chunk) -> Sequence[Row] | None:
         if shared and store.is_done(chunk.number):

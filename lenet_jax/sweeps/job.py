@@ -35,7 +35,7 @@ from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group, make_group, memory_needed
 from lenet_jax.sweeps.starts import Weights, load_named
-from lenet_jax.sweeps.train import Trainer
+from lenet_jax.sweeps.train import ChunkTrainer
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.environment import own_code, own_subsets, training_environment
@@ -233,7 +233,7 @@ class Workplace:
                 "a machine that trains chunks has another network, loss, measurement or subset of"
                 " the user's own than this one\nInstall the same versions of packages on all."
             )
-        self._trainer = Trainer(job.options)
+        self._trainer = ChunkTrainer(job.options)
         self._last: tuple[int, Group] | None = None
         self._environment = training_environment(config, ())
 

@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
     corrupted: dict[str, Metrics]
 
 
-class Trainer:
+class ChunkTrainer:
     """Trains chunks; those of one group share the compiled functions and the data."""
 
     def __init__(self, options: Options):

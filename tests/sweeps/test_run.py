@@ -32,7 +32,7 @@ from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.recording import make_recording
 from lenet_jax.sweeps.results_table import history
 from lenet_jax.sweeps.run import run
-from lenet_jax.sweeps.train import Trainer
+from lenet_jax.sweeps.train import ChunkTrainer
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training.population import Population
 from lenet_jax.training.sizes import num_params
@@ -266,13 +266,13 @@ def test_finished_chunks_are_not_trained_again(finished, config, tmp_path, monke
     draft.mkdir()
     (draft / "results.json").write_text("{")
     trained_chunks = []
-    train = Trainer.train
+    train = ChunkTrainer.train
 
     def note(self, chunk, *args):
         trained_chunks.append(chunk.number)
         return train(self, chunk, *args)
 
-    monkeypatch.setattr(Trainer, "train", note)
+    monkeypatch.setattr(ChunkTrainer, "train", note)
     code, output = start(copy, config, chunk_size=8)  # the plan that was written holds
     assert (code, trained_chunks) == (0, [1, 3, 4])
     assert "2 of 5 chunks are already done" in output

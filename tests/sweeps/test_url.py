@@ -82,7 +82,7 @@ def trained(local, monkeypatch):
             shutil.copy(path, folder)
         return (read_json(folder / "results.json", ChunkResults) or {})["rows"]
 
-    monkeypatch.setattr(train.Trainer, "train", train_chunk)
+    monkeypatch.setattr(train.ChunkTrainer, "train", train_chunk)
     return numbers
 
 
@@ -268,13 +268,13 @@ def test_of_two_drivers_the_first_chunk_stays(config, there, trained, machine, m
     assert theirs != at_url("chunks/0001.tar")
     MemoryFileSystem().rm_file(CHUNK)
     machine("second")
-    train_chunk = train.Trainer.train
+    train_chunk = train.ChunkTrainer.train
 
     def train_slowly(self, chunk, *args):
         MemoryFileSystem().pipe_file(CHUNK, theirs)  # meanwhile, by the other driver
         return train_chunk(self, chunk, *args)
 
-    monkeypatch.setattr(train.Trainer, "train", train_slowly)
+    monkeypatch.setattr(train.ChunkTrainer, "train", train_slowly)
     assert start(config)[0] == 0 and trained == [1]
     assert at_url("chunks/0001.tar") == theirs
     assert remote.pack(find_sweep(URL).folder(1)) == theirs
