@@ -136,8 +136,8 @@ def _free_in_groups() -> Iterator[int]:
         for group in (own, *own.parents):
             if not group.is_relative_to(root):
                 break
-            # A container does not see all of them, and the root has no limit.
-            with contextlib.suppress(OSError):
+            # A container does not see all; the root has no limit, an old Linux not all lines.
+            with contextlib.suppress(OSError, KeyError):
                 most = (group / limit).read_text().strip()
                 used = int((group / usage).read_text())
                 stat = dict(map(str.split, (group / "memory.stat").read_text().splitlines()))
