@@ -34,7 +34,7 @@ from lenet_jax.storage.sums import manifest
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.plan import Chunk, Group, make_group, memory_needed
-from lenet_jax.sweeps.starts import Weights, load_named
+from lenet_jax.sweeps.starts import Weights, load_named, own_weights
 from lenet_jax.sweeps.train import ChunkTrainer
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.terminal.progress import MemberEpochs
@@ -147,7 +147,8 @@ def make_job(
     numbers = {id(group): number for number, group in enumerate(groups)}
     sums, package = sums_of_code(members), machine.sum_of_package()
     variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-    parts = plan, package, repr(sorted(sums.items())), repr(sorted(variables.items()))
+    contents = sums | own_weights(members)
+    parts = plan, package, repr(sorted(contents.items())), repr(sorted(variables.items()))
     return Job(
         hashlib.sha256("\0".join(parts).encode()).hexdigest(),
         configs.to_dict(members.config),
@@ -190,7 +191,7 @@ def train_chunk(job: Job, number: int) -> TrainedChunk:
     global _workplace
     if _workplace is None or _workplace.job.key != job.key:
         _workplace = Workplace(job)
-    return _workplace.train(number, job.chunks[number])
+    return _workplace.train(job, number)
 
 
 class Workplace:
@@ -237,13 +238,19 @@ class Workplace:
         self._last: tuple[int, Group] | None = None
         self._environment = training_environment(config, ())
 
-    def train(self, number: int, planned: PlannedChunk) -> TrainedChunk:
-        """Trains a chunk; raises UserError if the user's own code fails."""
+    def train(self, job: Job, number: int) -> TrainedChunk:
+        """Trains a chunk; raises UserError if the user's own code fails.
+
+        Args:
+          job: of the same key; it may have other chunks, and the weights that those name.
+          number: of the chunk.
+        """
+        planned = job.chunks[number]
         with self._naming_originals(), tempfile.TemporaryDirectory(prefix="lenet_jax-") as name:
             members = self._members.part(planned.members)
             chunk = Chunk(number, self._group(planned), members, planned.size)
             folder, progress = Path(name), MemberEpochs(_ignore, 0, None)
-            weights = self.job.weights.get(planned.group)
+            weights = job.weights.get(planned.group)
             self._trainer.train(chunk, folder, progress, Interrupt(), weights)
             files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
             return TrainedChunk(files, manifest(folder), self._environment)

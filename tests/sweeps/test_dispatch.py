@@ -15,8 +15,10 @@ from concurrent.futures import (
 )
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import lenet_jax
 from lenet_jax import config as configs
 from lenet_jax import machine
 from lenet_jax.errors import UserError
@@ -154,6 +156,26 @@ def test_weights_that_members_name_travel_with_the_job(config, local, pool, tmp_
     moving = Moving(pool, sources)
     assert start(tmp_path / "pool", config, moving, overrides=overrides, **record)[0] == 0
     assert contents(tmp_path / "pool") == contents(tmp_path / "local")
+
+
+def test_a_process_trains_from_the_weights_that_are_there(config, local, tmp_path, monkeypatch):
+    """After they changed, or with those of another chunk of the same sweep."""
+    monkeypatch.setattr(jobs, "_workplace", None)
+    source = tmp_path / "source"
+    names = [f"{source}:0@0", f"{local}:0@0"]
+    overrides = product(sweep("train.initial_weights", names), sweep("seed", range(2)))
+    for seed in (5, 6):
+        shutil.rmtree(source, ignore_errors=True)
+        start(source, config, overrides=sweep("seed", [seed]))
+        path = tmp_path / str(seed)
+        start(path, config, Failing({}), overrides)
+        named, started = (lenet_jax.load_sweep(each).weights(0) for each in (source, path))
+        for name, array in named.items():
+            np.testing.assert_array_equal(started[name][0], array[0])
+    monkeypatch.setattr(jobs, "_workplace", None)
+    for chunk in (0, 1):
+        shutil.rmtree(path / "chunks" / f"{chunk:04d}")
+        assert start(path, config, Failing({}), overrides)[0] == 0
 
 
 def test_errors_of_a_task_name_the_users_file(config, pool, tmp_path):
