@@ -30,6 +30,16 @@ Curves = dict[str, np.ndarray]
 Row = dict[str, Any]
 
 
+class DamagedError(UserError):
+    """A chunk is not as it was written.
+
+    Attributes:
+      reason: in what, without where it is.
+    """
+
+    reason: str
+
+
 def read_chunk(
     folder: Path, members: Sequence[int], epochs: int, measured: Sequence[str] = ()
 ) -> tuple[list[MemberResult], Curves]:
@@ -134,11 +144,13 @@ def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool | None) -
     return not rate or not np.any((curve < 0) | (curve > 1))
 
 
-def damaged(folder: Path | str, reason: str) -> UserError:
+def damaged(folder: Path | str, reason: str) -> DamagedError:
     """What to say of a chunk that is not as it was written."""
-    return UserError(
+    error = DamagedError(
         f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."
     )
+    error.reason = reason
+    return error
 
 
 def write_chunk(

@@ -257,7 +257,7 @@ class SweepDir:
         write_manifest(draft)
         return publish_once(draft, self.folder(chunk))
 
-    def unpack(self, chunk: int, files: Mapping[str, bytes], sums: str) -> bool:
+    def unpack(self, chunk: int, files: Mapping[str, bytes], sums: str) -> list[MemberResult]:
         """Publishes a chunk that was trained elsewhere, as `publish` does.
 
         Args:
@@ -265,24 +265,28 @@ class SweepDir:
           files: the content of its files by name.
           sums: their `manifest`.
 
+        Returns:
+          The results of its members.
+
         Raises:
-          UserError: the files differ from their sums, or are not results of the chunk's members.
+          DamagedError: the files differ from their sums, or are not results of the chunk's members.
         """
         with self.draft(chunk) as draft:
-            self._write_checked(chunk, draft, files, sums)
-            return self.publish(chunk, draft)
+            rows = self._write_checked(chunk, draft, files, sums)
+            self.publish(chunk, draft)
+        return rows
 
     def _write_checked(
         self, chunk: int, draft: Path, files: Mapping[str, bytes], sums: str
-    ) -> None:
-        """Writes a chunk's files to a draft; raises UserError as `unpack` does."""
+    ) -> list[MemberResult]:
+        """Writes a chunk's files to a draft; returns and raises what `unpack` does."""
         for name, content in files.items():
             if name != Path(name).name:
                 raise damaged(self.folder(chunk), f"it would have a file {name}")
             (draft / name).write_bytes(content)
         if manifest(draft) != sums:
             raise damaged(self.folder(chunk), "it was changed on its way")
-        self._read(chunk, draft)
+        return self._read(chunk, draft)[0]
 
     def remove_shared_drafts(self) -> None:
         """Deletes what processes of a job array left half-written; every chunk must be done."""

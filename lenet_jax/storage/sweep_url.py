@@ -7,7 +7,7 @@ from typing import Any
 
 from lenet_jax.errors import UserError, is_url, printable
 from lenet_jax.reading import decode, read_bytes
-from lenet_jax.storage.chunk import damaged
+from lenet_jax.storage.chunk import DamagedError, damaged
 from lenet_jax.storage.files import make_folder, publish_once, remove, set_aside, write_atomically
 from lenet_jax.storage.formats import Place, Plan
 from lenet_jax.storage.remote import unpack
@@ -155,6 +155,7 @@ class SweepAtUrl(SweepDir):
                 self._write_checked(chunk, draft, files, sums)
                 (draft / MANIFEST).write_text(sums)
                 publish_once(draft, self.folder(chunk))
+        except DamagedError as error:
+            raise damaged(where, error.reason) from error
         except (ValueError, LookupError, UserError) as error:
-            reason = str(error).removeprefix(f"{self.folder(chunk)} is damaged: ")
-            raise damaged(where, printable(reason.partition("\n")[0])) from error
+            raise damaged(where, printable(str(error).partition("\n")[0])) from error

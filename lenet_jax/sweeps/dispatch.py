@@ -1,7 +1,8 @@
 """Has the missing chunks of a sweep trained by an executor, and publishes each that is returned.
 
 The executor places tasks, and may repeat them itself. A chunk whose task fails nevertheless is
-submitted again, `Options.attempts` times in all; then the others go on without it.
+submitted again, `Options.attempts` times in all; then the others go on without it. So is one whose
+result is damaged.
 """
 
 import math
@@ -13,9 +14,7 @@ from typing import NamedTuple, TypeVar
 from lenet_jax.errors import UserError, printable
 from lenet_jax.executors.local import LocalExecutor
 from lenet_jax.machine import cores, what_changed
-from lenet_jax.reading import decode
-from lenet_jax.storage.chunk import ROWS, Row
-from lenet_jax.storage.formats import ChunkResults
+from lenet_jax.storage.chunk import DamagedError, Row
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import results
 from lenet_jax.sweeps.job import Job, TrainedChunk, train_chunk
@@ -115,8 +114,7 @@ def train_elsewhere(
         return executor.submit(train_chunk, job, chunk.number)
 
     def take(chunk: Chunk, trained: TrainedChunk) -> Sequence[Row]:
-        rows = [dict(row) for row in decode(trained.files[ROWS], ChunkResults, ROWS)["rows"]]
-        store.unpack(chunk.number, trained.files, trained.sums)
+        rows = [dict(row) for row in store.unpack(chunk.number, trained.files, trained.sums)]
         _warn_of_url(store, console)
         if changed := what_changed(here, trained.environment):
             if changed not in differences:
@@ -143,16 +141,28 @@ def _dispatch(
     """Keeps as many tasks submitted as there is room for, until each has its result."""
     waiting, running = deque(chunks), dict[Future[Result], Chunk]()
     attempts, failures, done = Counter[int](), list[Failure](), 0
+    ending: UserError | BrokenExecutor | None = None  # once the results that are there are taken
     every = math.ceil(len(chunks) / MOST_LINES)
     try:
-        while waiting or running:
-            for _ in range(min(len(waiting), room() - len(running))):
-                chunk = waiting.popleft()
-                running[submit(chunk)] = chunk
-            finished = wait(running, POLL, FIRST_COMPLETED).done
-            for future in finished:
-                chunk = running.pop(future)
-                if reason := _failure(future):
+        while (waiting or running) and ending is None:
+            try:
+                for _ in range(min(len(waiting), room() - len(running))):
+                    chunk = waiting.popleft()
+                    running[submit(chunk)] = chunk
+            except (UserError, BrokenExecutor) as error:
+                ending = error
+            for future in wait(running, POLL if ending is None else 0, FIRST_COMPLETED).done:
+                chunk, rows = running.pop(future), None
+                try:
+                    reason = _failure(future)
+                    if reason is None:
+                        rows = take(chunk, future.result())
+                except DamagedError as error:
+                    reason = f"its result is damaged: {error.reason}"
+                except (UserError, BrokenExecutor) as error:
+                    ending = ending or error
+                    continue
+                if reason is not None:
                     attempts[chunk.number] += 1
                     often = attempts[chunk.number] >= options.attempts
                     again = "not again" if often else "it is trained again"
@@ -162,7 +172,6 @@ def _dispatch(
                     else:
                         waiting.append(chunk)
                     continue
-                rows = take(chunk, future.result())
                 if rows is None:
                     return None
                 done += 1
@@ -172,13 +181,15 @@ def _dispatch(
                     progress.skip(chunk.member_epochs)
             if (waiting or running) and interrupt.notice():
                 return None
-    except BrokenExecutor as error:
-        raise UserError(
-            f"the executor has broken: {printable(error)}\nRun the same command again."
-        ) from error
     finally:
         for future in running:
             future.cancel()
+    if isinstance(ending, BrokenExecutor):
+        raise UserError(
+            f"the executor has broken: {printable(ending)}\nRun the same command again."
+        ) from ending
+    if ending is not None:
+        raise ending
     return failures
 
 

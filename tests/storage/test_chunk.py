@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lenet_jax.errors import UserError
-from lenet_jax.storage.chunk import Curves, write_chunk
+from lenet_jax.storage.chunk import Curves, DamagedError, write_chunk
 from lenet_jax.storage.sums import manifest
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.storage.sweep_weights import SweepWeights
@@ -176,16 +176,16 @@ def test_what_comes_from_elsewhere_is_checked_before_it_is_published(sweep, tmp_
     write_chunk(folder, ROWS, CURVES)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     sums = manifest(folder)
-    with pytest.raises(UserError, match="it was changed on its way"):
+    with pytest.raises(DamagedError, match="it was changed on its way"):
         sweep.unpack(0, files | {"history.npz": files["history.npz"][:-1] + b"?"}, sums)
     with pytest.raises(UserError, match=r"would have a file \.\./x"):
         sweep.unpack(0, files | {"../x": b""}, sums)
     write_chunk(folder, ROWS[::-1], CURVES)
     others = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(UserError, match="does not have each of its members once"):
+    with pytest.raises(DamagedError, match="does not have each of its members once"):
         sweep.unpack(0, others, manifest(folder))
     assert not list((sweep.path / "chunks").iterdir())
-    assert sweep.unpack(0, files, sums) and not sweep.unpack(0, files, sums)
+    assert sweep.unpack(0, files, sums) == sweep.unpack(0, files, sums) == ROWS
     assert sweep.read_chunk(0)[0] == ROWS
 
 

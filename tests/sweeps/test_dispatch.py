@@ -26,6 +26,7 @@ from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps import job as jobs
 from lenet_jax.sweeps.file import product, sweep
+from lenet_jax.sweeps.job import TrainedChunk
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.recording import make_recording
@@ -93,26 +94,28 @@ def contents(path):
 
 
 UNEQUAL = ("results.json", "SHA256SUMS")
+GONE = RuntimeError("node n7 is gone")
 
 
 class Failing(Executor):
     """Runs tasks here at once, but for those that fail, as many times as is said."""
 
-    def __init__(self, failures):
-        self.failures, self.submitted = dict(failures), []
+    def __init__(self, failures, error: Exception = GONE, at_once=2):
+        self.failures, self.error, self.at_once = dict(failures), error, at_once
+        self.submitted = []
 
     def submit(self, fn, /, job, number):  # pyright: ignore
         self.submitted.append(number)
         future = Future()
         if self.failures.get(number, 0):
             self.failures[number] -= 1
-            future.set_exception(RuntimeError("node n7 is gone"))
+            future.set_exception(self.error)
         else:
             future.set_result(fn(job, number))
         return future
 
     def room(self):
-        return 2
+        return self.at_once
 
 
 class Moving(Executor):
@@ -226,6 +229,42 @@ def test_what_the_user_can_mend_ends_the_sweep_at_once(config, tmp_path, monkeyp
     with pytest.raises(UserError, match="has another lenet_jax than this one"):
         start(tmp_path, config, Failing({}))
     assert not SweepDir(tmp_path).done() and not list(tmp_path.glob("chunks/.*"))
+
+
+class Damaging(Failing):
+    """Changes the results of tasks on their way, in place of a failure."""
+
+    def submit(self, fn, /, job, number):  # pyright: ignore
+        changed, self.failures[number] = self.failures.get(number, 0), 0
+        future = super().submit(fn, job, number)
+        if changed:
+            self.failures[number] = changed - 1
+            files = {**future.result().files, "results.json": b"{}"}
+            future = Future()
+            future.set_result(TrainedChunk(files, "", {}))
+        return future
+
+
+def test_a_result_that_is_damaged_on_its_way_is_trained_again(config, tmp_path):
+    code, output = start(tmp_path, config, Damaging({0: 1, 2: 3}))
+    said = "members 0–1: its result is damaged: it was changed on its way; it is trained again"
+    assert code == 5 and f"chunk 0: {said}" in output and "Delete it" not in output
+    assert SweepDir(tmp_path).done() == {0, 1, 3}
+
+
+@pytest.mark.parametrize("error", [UserError("no such layer"), BrokenExecutor("a node died")])
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_is_trained_is_kept_when_an_error_ends_the_sweep(config, tmp_path, error, refuses):
+    class Refusing(Failing):
+        def submit(self, fn, /, job, number):  # pyright: ignore
+            if refuses and number == 3:
+                raise error
+            return super().submit(fn, job, number)
+
+    executor = Refusing({} if refuses else {1: 9}, error, at_once=4)
+    with pytest.raises(UserError, match=str(error)):
+        start(tmp_path, config, executor)
+    assert SweepDir(tmp_path).done() == {0, 1, 2, 3} - {3 if refuses else 1}
 
 
 def test_a_signal_cancels_the_tasks_and_the_same_command_resumes(config, tmp_path, monkeypatch):
