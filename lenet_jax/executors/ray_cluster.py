@@ -70,6 +70,7 @@ class RayExecutor(Executor):
         self._call = ray.remote(max_retries=RETRIES, num_cpus=num_cpus, num_gpus=num_gpus)(_call)
         self._shared: tuple[Any, Any] | None = None  # the last first argument, and its reference
         self._tasks: dict[Future[Any], Task] = {}
+        self._broken: str | None = None  # why no task is served any more
         self._change, self._ending = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="ray", daemon=True)
         self._thread.start()
@@ -86,6 +87,8 @@ class RayExecutor(Executor):
         task.references.append(self._call.remote(*task.arguments))
         future = Future[Any]()
         with self._change:
+            if self._broken is not None:
+                raise BrokenExecutor(self._broken)
             self._tasks[future] = task
         return future
 
@@ -124,9 +127,11 @@ class RayExecutor(Executor):
             reason = printable(error)
         finally:
             if not self._ending.is_set():  # nobody would give the tasks their results
+                with self._change:
+                    self._broken = f"Ray: {reason}"
                 for future in self._tasks:
                     if not future.done():
-                        future.set_exception(BrokenExecutor(f"Ray: {reason}"))
+                        future.set_exception(BrokenExecutor(self._broken))
 
     def _serve(self) -> None:
         """Takes results, ends tasks that are cancelled, and submits stalled ones again."""

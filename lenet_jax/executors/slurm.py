@@ -11,7 +11,7 @@ import math
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -127,6 +127,8 @@ class SlurmExecutor(Executor):
         self._shared: tuple[Any, Path, str] | None = None
         self._waiting: list[tuple[Call, Future[Any]]] = []
         self._running: dict[str, list[tuple[Call, Future[Any]]]] = {}  # by job
+        self._open = set[Future[Any]]()  # those without a result
+        self._broken: str | None = None  # why no task is served any more
         self._change, self._ending = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._watch, name="slurm", daemon=True)
         self._thread.start()
@@ -148,7 +150,11 @@ class SlurmExecutor(Executor):
         file = self._folder / f"{_digest(key, fn.__qualname__, *map(repr, rest))}.result.pkl"
         future = Future[Any]()
         with self._change:
+            if self._broken is not None:
+                raise BrokenExecutor(self._broken)
+            self._open.add(future)
             self._waiting.append((Call(fn, tuple(rest), file), future))
+        future.add_done_callback(self._open.discard)
         return future
 
     def room(self) -> int:
@@ -171,6 +177,20 @@ class SlurmExecutor(Executor):
         self._scancel()
 
     def _watch(self) -> None:
+        """Serves the tasks until the end; if that fails, all of them do."""
+        reason = "its thread has ended"
+        try:
+            self._serve()
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+            reason = printable(error)
+        finally:
+            if not self._ending.is_set():  # nobody would give the tasks their results
+                with self._change:
+                    self._broken = f"Slurm: {reason}"
+                for future in list(self._open):
+                    _end(future, BrokenExecutor(self._broken))
+
+    def _serve(self) -> None:
         """Submits, takes results, and asks Slurm for jobs that are gone."""
         look = 0
         while not self._ending.wait(self._poll):
@@ -206,7 +226,7 @@ class SlurmExecutor(Executor):
                         self._waiting += [each for batch in some for each in batch]
                         continue
                 for _, future in (each for batch in some for each in batch):
-                    future.set_exception(UserError(f"sbatch refuses: {printable(error)}"))
+                    _end(future, UserError(f"sbatch refuses: {printable(error)}"))
                 continue
             with self._change:
                 self._running |= {job.job_id: batch for job, batch in zip(jobs, some, strict=True)}
@@ -221,7 +241,8 @@ class SlurmExecutor(Executor):
             listed = _ask("squeue", "--noheader", "--array", "--states=all", *self._own, "-o%i %T")
         except (OSError, subprocess.SubprocessError):
             return None
-        return dict(map(str.split, listed.splitlines()))
+        lines = map(str.split, listed.splitlines())
+        return {words[0]: words[1] for words in lines if len(words) == 2}
 
     def _give_up(self, states: Mapping[str, str]) -> None:
         """Ends the tasks of jobs that are over and left no result."""
@@ -233,7 +254,7 @@ class SlurmExecutor(Executor):
                 if not _take(call, future):
                     log = self._folder / f"{job}_0_log.out"
                     state = states.get(job, "no more known to Slurm").lower()
-                    future.set_exception(JobLostError(f"job {job} is {state}, see {log}"))
+                    _end(future, JobLostError(f"job {job} is {state}, see {log}"))
 
     def _scancel(self) -> None:
         subprocess.run(["scancel", *self._own], capture_output=True, check=False)
@@ -247,13 +268,24 @@ def _take(call: Call, future: Future[Any]) -> bool:
         return False
     from submitit.core import utils
 
-    error, result = utils.pickle_load(call.result)
+    result = None
+    try:
+        error, result = utils.pickle_load(call.result)
+    except Exception as unreadable:  # noqa: BLE001  # as pickles may raise anything
+        error = unreadable
     call.result.unlink()
+    _end(future, error, result)
+    return True
+
+
+def _end(future: Future[Any], error: Exception | None, result: Any = None) -> None:
+    """Gives a future its error or its result, unless it is cancelled."""
+    if future.cancelled() or not future.set_running_or_notify_cancel():
+        return
     if error is None:
         future.set_result(result)
     else:
         future.set_exception(error)
-    return True
 
 
 def _largest_array() -> int:

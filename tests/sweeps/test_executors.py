@@ -2,9 +2,12 @@
 
 import importlib.util
 import os
+import pickle
 import socket
 import subprocess
 import sys
+from concurrent.futures import BrokenExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +15,7 @@ from experiments import cluster_faults, slurm_cluster
 from experiments.cluster_faults import SLOW
 from lenet_jax import sweep
 from lenet_jax.errors import run_command
+from lenet_jax.executors.ray_cluster import RayExecutor
 from tests.support.root import ROOT
 
 pytestmark = pytest.mark.slow
@@ -99,6 +103,79 @@ def test_without_its_package_an_executor_says_what_to_install(
     assert run_command(sweep.main, arguments) == 2
     assert f"pip install {package}, or '.[{name}]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = {
+    "srun": "",
+    "scontrol": "echo MaxArraySize = 4",
+    "sbatch": 'echo "$SBATCH_SAYS"',
+    "squeue": 'echo "$SQUEUE_SAYS"',
+    "scancel": 'echo "$@" >> "$0.log"',
+}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """An executor; Slurm's commands say what the environment has, and no job is run."""
+    if importlib.util.find_spec("submitit") is None:
+        assert not REQUIRED
+        pytest.skip("submitit is not installed")
+    from lenet_jax.executors import slurm
+
+    (tmp_path / "bin").mkdir()
+    for name, text in COMMANDS.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("SBATCH_SAYS", "Submitted batch job 1")
+    monkeypatch.setenv("SQUEUE_SAYS", "1 RUNNING")
+    monkeypatch.setattr(slurm, "LOOK", 1)
+    with slurm.SlurmExecutor(tmp_path / "slurm", poll=0.02) as executor:
+        yield executor
+
+
+def test_a_result_that_is_no_pickle_is_an_error_of_its_task(slurm, tmp_path):
+    from lenet_jax.executors.slurm import _digest
+
+    (tmp_path / "slurm").mkdir(mode=0o700)
+    file = tmp_path / "slurm" / f"{_digest(hex(id(1)), 'max', '2')}.result.pkl"
+    file.write_bytes(b"half")
+    assert isinstance(slurm.submit(max, 1, 2).exception(30), pickle.UnpicklingError)
+    assert not file.exists()
+
+
+def test_lines_of_squeue_without_a_state_are_left_out(slurm, monkeypatch):
+    monkeypatch.setenv("SQUEUE_SAYS", "\n2\n1 FAILED")
+    assert "job 1 is failed, see " in str(slurm.submit(max, 1, 2).exception(30))
+
+
+def test_when_jobs_cannot_be_watched_all_tasks_end(slurm, monkeypatch):
+    monkeypatch.setenv("SBATCH_SAYS", "good morning")
+    future = slurm.submit(max, 1, 2)
+    assert isinstance(future.exception(30), BrokenExecutor)
+    with pytest.raises(BrokenExecutor, match="Slurm: Could not make sense of sbatch output"):
+        slurm.submit(max, 1, 3)
+
+
+def test_when_ray_fails_all_tasks_end(monkeypatch):
+    def fail(*args, **kwargs):
+        raise RuntimeError("the head is gone")
+
+    task = SimpleNamespace(remote=lambda *_: object())
+    ray = SimpleNamespace(
+        is_initialized=lambda: True,
+        cluster_resources=dict,
+        put=lambda value: value,
+        remote=lambda **_: lambda _: task,
+        wait=fail,
+        cancel=lambda *_, **__: None,
+        exceptions=SimpleNamespace(RayError=OSError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with RayExecutor() as executor:
+        assert isinstance(executor.submit(max, 1, 2).exception(30), BrokenExecutor)
+        with pytest.raises(BrokenExecutor, match="Ray: the head is gone"):
+            executor.submit(max, 1, 3)
 
 
 def test_the_script_of_a_job_array_trains_all_shares(tmp_path):
