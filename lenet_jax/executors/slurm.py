@@ -76,8 +76,8 @@ class Batch:
 class SlurmExecutor(Executor):
     """Runs tasks as Slurm jobs; their first argument is written once.
 
-    Jobs of a driver that has died are cancelled by the next one of the same folder, which takes the
-    results that they left.
+    Jobs of a driver that has died are cancelled with the first task of the next one of the same
+    folder, which takes the results that they left.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SlurmExecutor(Executor):
         poll: float = POLL,
         **parameters: Any,
     ):
-        """Finds Slurm, and cancels the jobs of a former driver.
+        """Finds Slurm.
 
         Args:
           folder: a new one, or of a former driver, that all nodes see under this name; the first
@@ -116,7 +116,6 @@ class SlurmExecutor(Executor):
         self._own = "--name", name, "--user", getpass.getuser()
         try:
             self._array = _largest_array()
-            self._scancel()
             self._engine = submitit.SlurmExecutor(self._folder)
             self._engine.update_parameters(
                 job_name=name, array_parallelism=jobs, stderr_to_stdout=True, **parameters
@@ -138,6 +137,8 @@ class SlurmExecutor(Executor):
     ) -> Future[Result]:
         """Submits a task, with others of the same second as an array of jobs."""
         first, *rest = args
+        if self._shared is None:  # a driver holds the sweep's lock by now: no other one lives
+            self._scancel()
         if self._shared is None or self._shared[0] is not first:
             key = getattr(first, "key", None) or hex(id(first))
             path = self._folder / f"{_digest(key)}.shared.pkl"
@@ -171,10 +172,11 @@ class SlurmExecutor(Executor):
         return f"Slurm{where}: up to {self._jobs} jobs of {self._tasks_per_job} chunks"
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Cancels all jobs."""
+        """Cancels all jobs, of which there are none before the first task."""
         self._ending.set()
         self._thread.join()
-        self._scancel()
+        if self._shared is not None:
+            self._scancel()
 
     def _watch(self) -> None:
         """Serves the tasks until the end; if that fails, all of them do."""

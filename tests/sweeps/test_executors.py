@@ -134,6 +134,17 @@ def slurm(tmp_path, monkeypatch):
         yield executor
 
 
+def test_jobs_of_slurm_are_cancelled_by_a_driver_that_has_tasks_alone(slurm, tmp_path):
+    """And not by one that the sweep's lock sends away."""
+    log = tmp_path / "bin" / "scancel.log"
+    slurm.shutdown()
+    assert not log.exists()
+    slurm.submit(max, 1, 2)
+    assert len(log.read_text().splitlines()) == 1
+    slurm.shutdown()
+    assert len(log.read_text().splitlines()) == 2
+
+
 def test_a_result_that_is_no_pickle_is_an_error_of_its_task(slurm, tmp_path):
     from lenet_jax.executors.slurm import _digest
 
