@@ -73,7 +73,7 @@ def read_chunk(
     validated = any(row["valid_accuracy"] is not None for row in rows)
     for name, curve in curves.items():
         free = name in own or (name.startswith("valid_") and not validated)
-        rate = None if free else name.endswith("accuracy")
+        rate = name.endswith("accuracy") and not free
         if not _is_curve(curve, done, epochs, rate):
             raise damaged(folder, f"{name} in {HISTORY} is not a curve of its members")
     return rows, curves
@@ -106,7 +106,7 @@ def _is_possible(row: MemberResult, epochs: int) -> bool:
     trained = row.get("epochs", epochs)
     return (
         0 <= valid_loss < math.inf
-        and test_loss >= 0  # which finite weights may have infinite
+        and not test_loss < 0  # finite weights may have an infinite one, or NaN
         and 0 <= valid_accuracy <= 1
         and 0 <= test_accuracy <= 1
         and all(0 <= value <= 1 for value in averaged)
@@ -125,23 +125,21 @@ def _has_measurements(row: Mapping[str, Any], measured: Sequence[str]) -> bool:
     return True
 
 
-def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool | None) -> bool:
+def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool) -> bool:
     """Whether an array is a metric of each member and epoch; NaN once a member diverged or stopped.
 
     Args:
       curve: what there is.
       done: the epochs of each member; 0 if it diverged.
       epochs: the most.
-      rate: whether it is in [0, 1]; None of an extra measurement, which may be anything.
+      rate: whether it is in [0, 1]; other metrics may be anything, NaN where logits overflow.
     """
     if not isinstance(curve, np.ndarray) or curve.dtype.kind != "f":
         return False
     if curve.shape != (len(done), epochs):
         return False
-    missing = np.isnan(curve[np.arange(epochs) < np.array(done)[:, None]])
-    if rate is not None and missing.any():
-        return False
-    return not rate or not np.any((curve < 0) | (curve > 1))
+    trained = curve[np.arange(epochs) < np.array(done)[:, None]]
+    return not rate or not (np.isnan(trained).any() or np.any((curve < 0) | (curve > 1)))
 
 
 def damaged(folder: Path | str, reason: str) -> DamagedError:

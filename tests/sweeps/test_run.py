@@ -429,6 +429,41 @@ def test_without_validation_there_is_a_table_and_a_figure_but_no_winner(config, 
     assert found.plot().axes
 
 
+OVERFLOWING = """
+import jax.numpy as jnp
+from flax import nnx
+
+class Net(nnx.Module):
+    def __init__(self, image_shape, num_classes, *, rngs: nnx.Rngs):
+        bias = nnx.initializers.constant(9)
+        self.linear = nnx.Linear(256, num_classes, bias_init=bias, rngs=rngs)
+
+    def __call__(self, images):
+        return self.linear(images.reshape(images.shape[0], -1)) * 1e38
+
+def loss(logits, labels):
+    return jnp.tanh(logits).mean(axis=1)
+"""
+
+
+def test_finite_weights_whose_logits_overflow_are_results_as_of_a_single_run(
+    config, tmp_path, no_figures
+):
+    """With a loss of one's own that stays finite, and no validation that would end the training."""
+    own = tmp_path / "own.py"
+    own.write_text(OVERFLOWING)
+    values = {key: value for key, value in tiny.CONFIG.items() if not key.startswith("model.")}
+    values |= {"data.name": config.data.name, "data.valid_examples": 0, "train.num_epochs": 2}
+    values |= {"model.name": f"{own}:Net", "train.loss": f"{own}:loss", "train.ema_decay": 0.9}
+    base = configs.load("configs/notes.py", values.items())
+    assert start_one(tmp_path / "alone", base).code == 0
+    assert start(tmp_path / "sweep", base, sweep("seed", range(2)))[0] == 0
+    assert {row["test_loss"] for row in table(tmp_path / "sweep")} == {"nan"}
+    found = lenet_jax.load_sweep(tmp_path / "sweep")
+    assert found.summary["settings"][0]["test_loss"]["mean"] is None
+    assert found.plot().axes
+
+
 def test_a_signal_ends_a_sweep_between_epochs(config, tmp_path, monkeypatch):
     calls = []
 
