@@ -3,7 +3,7 @@
 A key that may be missing is one that an older version did not write.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Annotated, Literal, NotRequired, TypeAlias, TypedDict
 
 import msgspec
 
@@ -88,6 +88,19 @@ class PlannedChunk(TypedDict):
     size: Annotated[int, msgspec.Meta(ge=1)]
 
 
+class SweepTrain(TypedDict):
+    """What the results of a sweep's members are held to, of the section `train` of its config."""
+
+    num_epochs: int
+    measurements: NotRequired[list[str]]
+
+
+class SweepConfig(TypedDict):
+    """The config that a sweep's members override."""
+
+    train: SweepTrain
+
+
 class Plan(TypedDict):
     """A sweep's `sweep.json`, see `sweeps.plan`."""
 
@@ -95,7 +108,7 @@ class Plan(TypedDict):
     data_fingerprints: list[str]
     members: PlannedMembers | list[PlannedMember]
     chunks: list[PlannedChunk]
-    config: NotRequired[dict[str, Any]]
+    config: NotRequired[SweepConfig]
 
 
 class Place(TypedDict):

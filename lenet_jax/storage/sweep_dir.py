@@ -46,7 +46,14 @@ from lenet_jax.storage.files import (
     write_atomically,
     write_json,
 )
-from lenet_jax.storage.formats import ChunkResults, MemberResult, Place, Plan, PlannedChunk
+from lenet_jax.storage.formats import (
+    ChunkResults,
+    MemberResult,
+    Place,
+    Plan,
+    PlannedChunk,
+    SweepConfig,
+)
 from lenet_jax.storage.lock import Lock
 from lenet_jax.storage.recorded import is_recorded
 from lenet_jax.storage.sums import find_damage, manifest, write_manifest
@@ -116,7 +123,7 @@ class SweepDir:
         """In one line, that the file system has no locks; None if it has, or before `lock`."""
         return self._lock.note
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> SweepConfig:
         """The values of the config that members override.
 
         Raises:
@@ -125,7 +132,7 @@ class SweepDir:
         plan = self.plan()
         stored = plan and plan.get("config")
         if stored is None:  # a plan of an older version
-            stored = read_json(self.path / CONFIG, dict[str, Any])
+            stored = read_json(self.path / CONFIG, SweepConfig)
         if stored is None:
             raise UserError(f"{self.name} has no {CONFIG} that says what its members override")
         return stored

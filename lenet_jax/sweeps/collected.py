@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lenet_jax import config as configs
 from lenet_jax.errors import UserError, counted, expand, is_url, show
 from lenet_jax.inference.description import Description
 from lenet_jax.inference.figures import check_suffix, save
@@ -17,7 +18,6 @@ from lenet_jax.network_name import whole
 from lenet_jax.plots.output import settle
 from lenet_jax.plots.style import Figure
 from lenet_jax.plots.sweeps import plot_sweep
-from lenet_jax.reading import read_json
 from lenet_jax.storage.chunk import Row
 from lenet_jax.storage.recorded import (
     Folders,
@@ -26,9 +26,9 @@ from lenet_jax.storage.recorded import (
     load_weights,
     recorded_epochs,
 )
-from lenet_jax.storage.sweep_dir import SUMMARY, SweepDir, is_sweep
+from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 from lenet_jax.storage.sweep_url import find_sweep
-from lenet_jax.sweeps import figure_data, results, results_table
+from lenet_jax.sweeps import config_text, figure_data, results, results_table
 from lenet_jax.sweeps.members import Overrides
 from lenet_jax.sweeps.table import result_lines
 
@@ -155,17 +155,7 @@ class SweepResults:
             check_suffix(path)
         if not any(setting.done for setting in self.settings):
             self._winner()  # raises
-        entries = self.summary["settings"]
-        settings = [
-            setting._replace(chance=entry.get("chance", 0.0))
-            for setting, entry in zip(self.settings, entries, strict=True)
-        ]
-        shown = [
-            setting._replace(stuck=entry["stuck"])
-            for setting, entry in zip(
-                figure_data.for_plot(settings, self.curves), entries, strict=True
-            )
-        ]
+        shown = figure_data.for_plot(self.settings, self.curves)
         title = figure_data.title(self.path.name, self.summary)
         figure = settle(plot_sweep(shown, title=title))
         if path is not None:
@@ -205,19 +195,14 @@ def load_results(path: str | Path) -> SweepResults:
         )
     rows, curves = read_chunks(store, done)
     overrides = {row["member"]: members[row["member"]] for row in rows}
-    summary = read_json(store.path / SUMMARY, dict[str, Any])
-    if summary is None or summary["members"] != len(rows):
-        chances = {
-            member: store.read_chance(chunk)
-            for chunk in done
-            for _, own in store.folders([chunk])
-            for member in own
-        }
-        settings = results.by_setting(rows, overrides, chances)
-        winner, complete = results.choose(settings), len(rows) == len(members)
-        summary = results.summary(settings, winner, overrides, complete=complete)
+    chances = {}
+    for chunk in done:
+        chances |= dict.fromkeys(store.members_of(chunk), store.read_chance(chunk))
+    settings = results.by_setting(rows, overrides, chances)
+    winner, complete = results.choose(settings), len(rows) == len(members)
+    about = config_text.describe_config(configs.from_dict(store.config()), members.by_key)
+    summary = results.summary(settings, winner, overrides, complete=complete, about=about)
     table = [{"member": row["member"], **overrides[row["member"]], **row} for row in rows]
-    settings = results.by_setting(rows, overrides)
     folders = store.folders(done)
     location = store.path if is_url(path) else expand(path)
     return SweepResults(location, table, summary, settings, curves, overrides, folders)

@@ -56,6 +56,20 @@ def test_what_a_sweep_writes_is_read(sweep):
         SweepWeights(sweep).read_member(0)
 
 
+@pytest.mark.parametrize("config", [{}, {"train": {}}, {"train": {"num_epochs": "3"}}])
+@pytest.mark.parametrize("name", ["sweep.json", "config.json"])
+def test_a_config_that_does_not_say_how_many_epochs_is_refused(sweep, config, name):
+    write(sweep)
+    path = sweep.path / "sweep.json"
+    plan = json.loads(path.read_text())
+    plan["config"] = config
+    if name == "config.json":  # as an older version wrote it
+        (sweep.path / name).write_text(json.dumps(plan.pop("config")))
+    path.write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=rf"{name}: .*`(train|num_epochs|\$\..*num_epochs)`"):
+        SweepDir(sweep.path).config()
+
+
 def test_a_file_in_place_of_a_chunk_is_found_before_training(sweep):
     (sweep.path / "chunks" / "0001.txt").touch()
     with sweep:

@@ -125,11 +125,12 @@ def test_what_is_no_file_is_refused_at_once(kind, tmp_path, monkeypatch):
 
 def test_a_sweep_is_driven_by_one_process_without_locks_too(kind, tmp_path):
     plan = {"settings": {}, "data_fingerprints": [], "members": [], "chunks": []}
+    config = {"train": {"num_epochs": 1}}
     with SweepDir(tmp_path) as one:
-        one.open(plan, {})
-        one.open(plan, {})
+        one.open(plan, config)
+        one.open(plan, config)
         assert (one.lock_note is None) == (kind == "system")
         with SweepDir(tmp_path) as other, pytest.raises(UserError, match="another process trains"):
-            other.open(plan, {})
+            other.open(plan, config)
     with SweepDir(tmp_path) as other:
-        other.open(plan, {})
+        other.open(plan, config)

@@ -220,13 +220,16 @@ def test_results_that_are_not_there_are_a_short_error_and_some_are_not_collected
     with pytest.raises(UserError, match="is not a sweep's directory"):
         lenet_jax.load_sweep(tmp_path)
     copy = shutil.copytree(finished[0], tmp_path / "copy")
+    collected = json.loads((copy / "summary.json").read_text())
+    for stale in ({}, {"members": MEMBERS + 1}):
+        (copy / "summary.json").write_text(json.dumps(stale))
+        assert json.loads(json.dumps(lenet_jax.load_sweep(copy).summary)) == collected
     shutil.rmtree(copy / "chunks" / "0000")
     partial = lenet_jax.load_sweep(copy)  # newer than what was collected
     summary = json.loads(json.dumps(partial.summary))
     assert (summary["status"], summary["members"]) == ("incomplete", len(partial.rows))
     assert len(partial.rows) < MEMBERS + 1 and "so far" in repr(partial)
-    whole = lenet_jax.load_sweep(finished[0]).summary["settings"]
-    assert summary["settings"] == whole[1:]  # the first is that of the chunk
+    assert summary["settings"] == collected["settings"][1:]  # the first is that of the chunk
 
 
 def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, monkeypatch):
