@@ -184,8 +184,7 @@ def _sbatch_script(values: flags.FlagValues, program: str, argv: Sequence[str]) 
     jobs = values["slurm.jobs"].value
     options = choice.sbatch_options(values)
     setup = options.pop("setup", None)
-    own = [each for each in argv if not re.match("--(no)?(print_sbatch|slurm|executor)", each)]
-    command = shlex.join(machine.command_line(program, own))
+    command = shlex.join(machine.command_line(program, _arguments_of_job(values, argv)))
     header = {"job-name": "lenet", "array": f"1-{jobs}", **options}
     lines = [f"#SBATCH --{key.replace('_', '-')}={shlex.quote(str(header[key]))}" for key in header]
     body = [
@@ -200,6 +199,18 @@ def _sbatch_script(values: flags.FlagValues, program: str, argv: Sequence[str]) 
         f"# {command} --collect",
     ]
     return "\n".join(["#!/bin/bash", *lines, *after, *body]) + "\n"
+
+
+def _arguments_of_job(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """The arguments without those that are about Slurm, whether their values are apart or not."""
+    kept, arguments = [], iter(argv)
+    for each in arguments:
+        match = re.fullmatch(r"--?(?:no)?(print_sbatch|executor|slurm\.[^=]+)(=.*)?", each, re.S)
+        if match is None:
+            kept.append(each)
+        elif match[2] is None and not values[match[1]].boolean:
+            next(arguments)
+    return kept
 
 
 def _parse_worker(text: str | None) -> tuple[int, int] | None:

@@ -1,6 +1,7 @@
 """The command of a sweep: its flags, and what it does when it is killed."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from lenet_jax import sweep
+from lenet_jax.config.flags import parse
 from lenet_jax.errors import run_command
 from lenet_jax.machine import DETERMINISTIC_FLAGS
 from tests.support import tiny
@@ -41,6 +43,26 @@ def test_mistakes_are_short_and_write_nothing(environment, tmp_path, capsys, fla
     assert message in error
     assert len(error.splitlines()) <= 3
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--print_sbatch", "--slurm.time=60", "--slurm.partition=gpu", "--executor=slurm"],
+        ["--print_sbatch", "--slurm.time", "60", "--slurm.partition", "gpu", "--executor", "slurm"],
+        ["-noprint_sbatch", "-print_sbatch", "-slurm.time", "60", "-slurm.partition=gpu"],
+        ["--slurm.time", "60", "--slurm.partition", "gpu", "--print_sbatch=true"],
+    ],
+)
+def test_jobs_of_an_array_have_the_arguments_that_are_not_about_slurm(flags):
+    own = [*FLAGS, "--workdir", "runs/a b", "--save=all"]
+    values = sweep.make_sweep_flags()
+    parse([*own[:2], *flags, *own[2:]], values)
+    script = sweep._sbatch_script(values, sweep.PROGRAM, [*own[:2], *flags, *own[2:]])
+    command = shlex.split(script.splitlines()[-1])
+    assert command[-1] == "--worker=$SLURM_ARRAY_TASK_ID/100"
+    assert command[4:-1] == own
+    assert "#SBATCH --partition=gpu\n#SBATCH --time=60\n" in script
 
 
 def test_deterministic_flags_are_set_as_for_a_run(environment, tmp_path):
