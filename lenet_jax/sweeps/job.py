@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Int32
 
@@ -41,8 +42,10 @@ from lenet_jax.terminal.progress import MemberEpochs
 from lenet_jax.training.environment import own_code, own_subsets, training_environment
 from lenet_jax.training.population import choose_strategy
 
-# What decides on the bits, and is set by the driver for all.
-VARIABLES = ("XLA_FLAGS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
+# What decides on the bits, and the driver sets for all: of the environment, and of JAX, which has
+# read its own variables by then.
+XLA_FLAGS = "XLA_FLAGS"
+SETTINGS = ("jax_default_matmul_precision", "jax_enable_x64")
 
 
 class Code(NamedTuple):
@@ -92,7 +95,8 @@ class Job:
       sums: of those files, see `environment.own_code`.
       options: how members are trained, and what is recorded.
       package: the sum of this package's code.
-      variables: of the environment, see `VARIABLES`.
+      xla_flags: of the environment.
+      settings: of JAX, see `SETTINGS`.
     """
 
     key: str
@@ -106,7 +110,8 @@ class Job:
     sums: Mapping[str, str | None]
     options: Options
     package: str
-    variables: Mapping[str, str]
+    xla_flags: str
+    settings: Mapping[str, Any]
 
 
 class LittleMemoryError(Exception):
@@ -146,9 +151,10 @@ def make_job(
     places = {id(dataset): place for place, dataset in enumerate(datasets)}
     numbers = {id(group): number for number, group in enumerate(groups)}
     sums, package = sums_of_code(members), machine.sum_of_package()
-    variables = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+    xla_flags = os.environ.get(XLA_FLAGS, "")
+    settings = {name: getattr(jax.config, name) for name in SETTINGS}
     contents = sums | own_weights(members)
-    parts = plan, package, repr(sorted(contents.items())), repr(sorted(variables.items()))
+    parts = plan, package, repr(sorted(contents.items())), xla_flags, repr(settings)
     return Job(
         hashlib.sha256("\0".join(parts).encode()).hexdigest(),
         configs.to_dict(members.config),
@@ -164,7 +170,8 @@ def make_job(
         sums,
         options,
         package,
-        variables,
+        xla_flags,
+        settings,
     )
 
 
@@ -212,7 +219,9 @@ class Workplace:
                 "a machine that trains chunks has another lenet_jax than this one\n"
                 "Install the same version on all, or start the sweep from a folder that they share."
             )
-        os.environ.update(job.variables)
+        os.environ[XLA_FLAGS] = job.xla_flags
+        for name, value in job.settings.items():
+            jax.config.update(name, value)
         # Several processes may share a GPU, of which JAX would take three quarters.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         machine.use_compilation_cache()

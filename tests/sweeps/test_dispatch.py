@@ -3,6 +3,7 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import re
 import shutil
 from collections import Counter
@@ -15,6 +16,7 @@ from concurrent.futures import (
 )
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -179,6 +181,26 @@ def test_a_process_trains_from_the_weights_that_are_there(config, local, tmp_pat
     for chunk in (0, 1):
         shutil.rmtree(path / "chunks" / f"{chunk:04d}")
         assert start(path, config, Failing({}), overrides)[0] == 0
+
+
+def test_a_worker_has_the_settings_of_the_driver(config, monkeypatch):
+    """Whatever its own environment has, which JAX has read by then."""
+    jax.devices()  # which start with this process's own flags
+    members, found = Members(config, Columns.of(SWEEP)), []
+    try:
+        for precision in (None, "highest"):
+            monkeypatch.setenv("XLA_FLAGS", "--xla_dump_max_hlo_modules=1")
+            jax.config.update("jax_default_matmul_precision", precision)
+            job = jobs.make_job(members, [], [], Options("sweep"), "plan")
+            monkeypatch.setenv("XLA_FLAGS", "--xla_dump_max_hlo_modules=2")
+            jax.config.update("jax_default_matmul_precision", "high")
+            jobs.Workplace(job)
+            assert os.environ["XLA_FLAGS"] == "--xla_dump_max_hlo_modules=1"
+            assert jax.config.jax_default_matmul_precision == precision  # pyright: ignore
+            found.append(job.key)
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
+    assert found[0] != found[1]
 
 
 def test_errors_of_a_task_name_the_users_file(config, pool, tmp_path):
