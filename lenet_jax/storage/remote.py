@@ -6,6 +6,7 @@ condition of the request, elsewhere by a look before it). Requests that fail are
 """
 
 import io
+import os
 import sys
 import tarfile
 import time
@@ -170,12 +171,12 @@ class Remote:
 def pack(folder: Path) -> bytes:
     """The files of a folder as a tar file, the same for the same files."""
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for path in sorted(folder.iterdir()):
-            content = path.read_bytes()
-            entry = tarfile.TarInfo(path.name)
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
+            with path.open("rb") as file:
+                entry = tarfile.TarInfo(path.name)
+                entry.size, entry.mode = os.fstat(file.fileno()).st_size, 0o644
+                archive.addfile(entry, file)
     return stream.getvalue()
 
 

@@ -7,13 +7,15 @@ there stays, so two drivers of one sweep waste time, but harm nothing.
 
 import contextlib
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from pathlib import Path
+from queue import SimpleQueue
 
 from lenet_jax import machine
-from lenet_jax.errors import UnreachableError, UserError, show
+from lenet_jax.errors import UnreachableError, UserError, printable, show
 from lenet_jax.storage.remote import Remote, pack
 
 ENDING = 5.0  # seconds for uploads, of a sweep that is stopped
@@ -40,10 +42,12 @@ class UrlCopy:
         digest = hashlib.sha256(self.url.encode()).hexdigest()[:12]
         name = self.url.rpartition("/")[2][:60]
         self.folder = machine.cache_folder() / "sweeps" / f"{name}-{digest}"
-        self._threads: ThreadPoolExecutor | None = None
+        # Unlike those of an executor, they do not keep Python from ending.
+        self._threads = list[threading.Thread]()
+        self._queue = SimpleQueue[tuple[Path, Future[bool]] | None]()
         self._uploads = deque[tuple[Path, Future[bool]]]()
         self._failed, self._others = list[Path](), list[Path]()
-        self._problem: UserError | None = None
+        self._problem: str | None = None
 
     def prepare(self) -> None:
         """Creates the folder.
@@ -95,9 +99,12 @@ class UrlCopy:
 
     def upload(self, chunk: Path) -> None:
         """Uploads a chunk's folder in the background; see `flush`."""
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(AT_ONCE, "upload")
-        self._uploads.append((chunk, self._threads.submit(self._upload, chunk)))
+        upload = chunk, Future[bool]()
+        self._uploads.append(upload)
+        self._queue.put(upload)
+        if len(self._threads) < AT_ONCE:
+            self._threads.append(threading.Thread(target=self._serve, name="upload", daemon=True))
+            self._threads[-1].start()
 
     def take_problem(self) -> str | None:
         """Why an upload has failed, once; it is repeated by `flush`."""
@@ -115,6 +122,7 @@ class UrlCopy:
 
         Raises:
           UnreachableError: something cannot be uploaded.
+          OSError: something cannot be read.
         """
         wait([future for _, future in self._uploads])
         self._settle()
@@ -126,19 +134,34 @@ class UrlCopy:
 
     def close(self) -> None:
         """Waits for uploads a few seconds; the next command uploads the rest."""
-        if self._threads is not None:
-            wait([future for _, future in self._uploads], ENDING)
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        wait([future for _, future in self._uploads], ENDING)
+        for _, future in self._uploads:
+            future.cancel()
+        for _ in self._threads:
+            self._queue.put(None)
+        self._threads.clear()
+
+    def _serve(self) -> None:
+        """Uploads what is in the queue, until there is None."""
+        while (upload := self._queue.get()) is not None:
+            chunk, future = upload
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._upload(chunk))
+            except Exception as error:  # noqa: BLE001  # which `flush` raises, if it does not pass
+                future.set_exception(error)
 
     def _settle(self) -> None:
         """Sorts the uploads that have ended."""
         while self._uploads and self._uploads[0][1].done():
             chunk, future = self._uploads.popleft()
             error = future.exception()
-            if isinstance(error, UserError):
+            if error is not None:
                 self._failed.append(chunk)
-                self._problem = error
+                own = isinstance(error, UserError)
+                where = "" if own else f"{show(chunk, 120)} cannot be uploaded: "
+                self._problem = f"{where}{error if own else printable(error)}"
             elif not future.result():
                 self._others.append(chunk)
 

@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import wait
 
@@ -15,7 +17,7 @@ from lenet_jax import config as configs
 from lenet_jax import inspect, main, sweep
 from lenet_jax.errors import UnreachableError, UserError, run_command
 from lenet_jax.reading import read_json
-from lenet_jax.storage import remote
+from lenet_jax.storage import remote, url_copy
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.formats import ChunkResults
 from lenet_jax.storage.sums import MANIFEST, write_manifest
@@ -27,6 +29,7 @@ from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options
 from lenet_jax.sweeps.run import run
 from tests.support import tiny
+from tests.support.root import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -197,6 +200,46 @@ def test_a_failed_upload_is_said_once_while_others_are_trained(there, failing):
     assert copy.take_problem() is None
     failing.clear()
     assert copy.flush() == [] and CHUNK in MemoryFileSystem.store
+
+
+def test_an_upload_that_fails_in_any_way_is_said_and_repeated(there, monkeypatch):
+    copy, content = UrlCopy(URL), at_url("chunks/0001.tar")
+    results = iter([OSError(5, "the disk is out of order"), ValueError("overflow")])
+
+    def pack(folder):
+        if error := next(results, None):
+            raise error
+        return remote.pack(folder)
+
+    monkeypatch.setattr(url_copy, "pack", pack)
+    MemoryFileSystem.store.pop(CHUNK)
+    for said in ("chunks/0001 cannot be uploaded: [Errno 5] the disk is out of order; ", None):
+        copy.upload(copy.folder / "chunks" / "0001")
+        wait([future for _, future in copy._uploads])
+        problem = copy.take_problem()
+        assert said in problem if said and problem else problem is said
+    assert copy.flush() == [] and at_url("chunks/0001.tar") == content
+
+
+HANGING = """
+import sys, threading
+from pathlib import Path
+from lenet_jax.storage import url_copy
+from lenet_jax.storage.remote import Remote
+
+begun = threading.Event()
+url_copy.ENDING = 0.1
+url_copy.pack = lambda folder: begun.set() or threading.Event().wait()
+copy = url_copy.UrlCopy("memory://bucket/x")
+for chunk in range(9):
+    copy.upload(Path(str(chunk)))
+begun.wait()
+copy.close()
+"""
+
+
+def test_python_ends_though_an_upload_hangs():
+    subprocess.run([sys.executable, "-c", HANGING], check=True, cwd=ROOT, timeout=60)
 
 
 @pytest.mark.parametrize("request_of", [("ls", "chunks"), ("cat_file", "0001.tar")])
