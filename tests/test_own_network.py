@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,7 @@ from lenet_jax.errors import UserError
 from lenet_jax.export import export
 from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps.members import Members
-from lenet_jax.sweeps.options import Options
+from lenet_jax.sweeps.options import Options, make_options
 from lenet_jax.sweeps.plan import make_groups
 from lenet_jax.sweeps.run import run as run_sweep
 from lenet_jax.training.hyperparameters import hyperparameters, seeds
@@ -388,6 +389,42 @@ def test_a_module_may_keep_what_it_likes(tmp_path):
     with pytest.warns(UserWarning, match=changed):
         edited = lenet_jax.load(run.path, model=name)
     np.testing.assert_allclose(edited.logits(images), 1.5 * network.logits(images), rtol=1e-5)
+
+
+MIXED = """
+import jax.numpy as jnp
+from flax import nnx
+class Net(nnx.Module):
+    def __init__(self, *, image_shape, num_classes, rngs):
+        self.linear = nnx.Linear(256, num_classes, param_dtype=jnp.bfloat16, rngs=rngs)
+        self.scale = nnx.Linear(1, num_classes, rngs=rngs)
+        self.count = nnx.Variable(jnp.int32(7))
+    def __call__(self, x):
+        return self.linear(x.reshape(len(x), -1)) * self.scale(jnp.ones((1, 1)))
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@jax.numpy_dtype_promotion("standard")  # as in a run
+def test_a_member_is_loaded_in_the_dtypes_of_its_network(tmp_path, dtype, no_figures):
+    (tmp_path / "own.py").write_text(MIXED)
+    name, data = f"{tmp_path / 'own.py'}:Net", tiny.write_idx_folder(tmp_path / "bars")
+    own = {path: value for path, value in TINY.items() if path not in LENET}
+    changes = own | {"model.name": name, "data.name": str(data), "train.num_epochs": 1}
+    base = configs.load("configs/notes.py", changes.items())
+    flags = {"record": "weights", "record_every": 1, "record_dtype": dtype}
+    options = make_options(str(tmp_path / "sweep"), save="all", **flags)
+    members = Members(base, Columns.of([{"seed": 0}, {"seed": 1}]))
+    assert run_sweep(base, members, options, ["again"]) == 0
+    final = lenet_jax.load(tmp_path / "sweep", 1, model=name).state_dict
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*recorded in float16")
+        recorded = lenet_jax.load(tmp_path / "sweep", 1, model=name, epoch=1).state_dict
+    assert {array.dtype.name for array in final.values()} == {"bfloat16", "float32", "int32"}
+    for path, array in final.items():
+        assert recorded[path].dtype == array.dtype
+        rounded = array.astype(dtype) if array.dtype == np.float32 else array
+        np.testing.assert_array_equal(recorded[path], rounded.astype(array.dtype))
 
 
 def test_a_sweep_does_not_mix_members_of_two_texts(tmp_path):

@@ -39,6 +39,7 @@ from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir, weights
 from lenet_jax.storage.fetching import fetch
 from lenet_jax.storage.formats import RunRecord, Summary
+from lenet_jax.storage.recorded import unrounded
 from lenet_jax.storage.sweep_dir import SweepDir, is_sweep
 from lenet_jax.storage.sweep_weights import StoredMember, SweepWeights
 
@@ -225,9 +226,11 @@ def _load_member(
 ) -> Network:
     results, stored = _read_member(path, member, epoch)
     metadata = describe(stored.metadata, given, results.source, say)
-    if any(array.dtype == np.float16 for array in stored.state_dict.values()):
-        say(f"{results.source} was recorded in float16, which rounds its weights")
-    state_dict = {name: np.asarray(a, np.float32) for name, a in stored.state_dict.items()}
+    state_dict = stored.state_dict
+    if epoch is not None:
+        if any(array.dtype == np.float16 for array in state_dict.values()):
+            say(f"{results.source} was recorded in float16, which rounds its weights")
+        state_dict = {name: unrounded(np.asarray(a)) for name, a in state_dict.items()}
     network = _make(state_dict, metadata, *results, given, say)
     return dataclasses.replace(network, folder=path)
 

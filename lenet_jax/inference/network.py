@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, Shaped, UInt8
 
 from lenet_jax import config as configs
 from lenet_jax.config.measurements import names as names_of
@@ -376,7 +376,7 @@ class Network:
         return self.model.conv1.in_features if self.image_shape is None else self.image_shape[2]
 
     @functools.cached_property
-    def state_dict(self) -> dict[str, Float[np.ndarray, "..."]]:
+    def state_dict(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """The weights under PyTorch's names and in its layouts; of others than LeNet, by path."""
         if not self.is_lenet:
             return to_arrays(nnx.state(self.model))

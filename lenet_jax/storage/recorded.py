@@ -128,6 +128,11 @@ def members_of(metadata: Mapping[str, str]) -> list[int]:
     return [int(m) for m in re.findall(r"\b[0-9]{1,9}\b", metadata.get("members", ""))]
 
 
+def unrounded(array: np.ndarray) -> np.ndarray:
+    """Weights after an epoch, in float32 where they were recorded in float16."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
 def _join(
     folders: Folders,
     name: str,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,9 +137,14 @@ class Recorder:
             yield np.where(alive[:, None, None], block, np.float32(np.nan))
 
 
-def _as(dtype: str, array: np.ndarray, is_alive: bool | np.bool_) -> np.ndarray:
-    """Floats in another dtype, in which large ones are infinite; NaN of a member that stopped."""
+def _as(dtype: Any, array: np.ndarray, is_alive: bool | np.bool_) -> np.ndarray:
+    """Floats in a dtype, in which large ones are infinite, unless their own is as narrow.
+
+    Those of a member that stopped are NaN.
+    """
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return array
+    if array.dtype.itemsize <= np.dtype(dtype).itemsize:
+        dtype = array.dtype
     with np.errstate(over="ignore"):
         return array.astype(dtype) if is_alive else np.full(array.shape, np.nan, dtype)

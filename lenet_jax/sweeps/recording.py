@@ -25,7 +25,7 @@ class Recording(NamedTuple):
       every: after how many epochs, and after the last one, weights also before the first; None:
         only of the network that results.csv is of.
       splits: whose images the logits are of.
-      dtype: of the logits, and of the weights after an epoch.
+      dtype: of the logits, and of the weights after an epoch; narrower ones keep theirs.
     """
 
     logits: bool

@@ -27,7 +27,7 @@ from lenet_jax.inference.torch_source import source
 from lenet_jax.statistics import shortest
 from lenet_jax.storage import weights
 from lenet_jax.storage.files import publish, remove, table, write_atomically
-from lenet_jax.storage.recorded import WEIGHTS, load_weights, recorded_epochs
+from lenet_jax.storage.recorded import WEIGHTS, load_weights, recorded_epochs, unrounded
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps.collected import SweepResults
 
@@ -178,11 +178,11 @@ def _entries(
     for epoch in [None, *recorded_epochs([chunk], "weights")]:
         arrays = load_weights(folders, epoch)
         for row, member in enumerate(sorted(members)):
-            state = {name: _restore(array[row]) for name, array in arrays.items()}
+            state = {name: array[row] for name, array in arrays.items()}
             if epoch is None and best[member] is not None:
                 yield Entry(member, best[member], True, state)
             elif epoch not in (None, best[member]) and _is_finite(state):
-                yield Entry(member, epoch, False, state)
+                yield Entry(member, epoch, False, {n: unrounded(a) for n, a in state.items()})
 
 
 def _write(file: Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -191,11 +191,6 @@ def _write(file: Path, state_dict: Mapping[str, np.ndarray], metadata: Mapping[s
     again, _ = weights.read(file)
     if any(not np.array_equal(array, np.asarray(again[n])) for n, array in state_dict.items()):
         raise UserError(f"{show(file, 120)} differs from what was written: check the disk")
-
-
-def _restore(array: np.ndarray) -> np.ndarray:
-    """A member's own array, in float32 where it was recorded in float16."""
-    return np.array(array, np.float32 if array.dtype == np.float16 else None)
 
 
 def _is_finite(state_dict: Mapping[str, np.ndarray]) -> bool:
