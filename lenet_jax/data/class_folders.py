@@ -219,7 +219,7 @@ def _list_classes(folder: Path, left_out: list[Path]) -> Classes:
     """The images of each class, in the order of their names; adds the other files to `left_out`."""
     classes: Classes = {}
     for inside in _folders(folder):
-        files = [Path(e.path) for _, found in walk(inside) for e in found if not is_folder(e)]
+        files = [Path(e.path) for _, found in walk(inside, None) for e in found if not is_folder(e)]
         images = [file for file in files if is_image(file)]
         if not images:
             raise UserError(f"{show(inside)} has no image; remove the folder, or add the images")

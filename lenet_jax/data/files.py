@@ -121,21 +121,34 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def walk(folder: Path, depth: int = DEPTH) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
-    """Lists a folder and those below it, the nearer first, down to a depth; 0: the folder alone.
+def identity(path: Path) -> tuple[int, int]:
+    """What a file or folder has for itself, whatever links lead to it; may raise OSError."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def walk(folder: Path, depth: int | None = DEPTH) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
+    """Lists a folder and those below it, the nearer first and each once.
+
+    Args:
+      folder: the first.
+      depth: of the last ones below it, of which a search lists `MAX_FOLDERS` at most; None: all.
 
     Raises:
       UserError: a folder cannot be read.
     """
-    level = [folder]
-    count = 0
-    for _ in range(depth + 1):
+    level, seen = [folder], set()
+    while level:
         below = []
         for inside in level:
-            count += 1
-            if count > MAX_FOLDERS:
+            if depth is not None and len(seen) >= MAX_FOLDERS:
                 return
             found = entries(inside)
+            if (own := identity(inside)) in seen:  # by another link, perhaps in a circle
+                continue
+            seen.add(own)
             yield inside, found
             below += [Path(entry.path) for entry in found if is_folder(entry)]
+        if depth is not None and (depth := depth - 1) < 0:
+            return
         level = below

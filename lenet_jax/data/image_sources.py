@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeAlias
 
 from lenet_jax.data import signatures
 from lenet_jax.data.decode import Stream, suffixes
+from lenet_jax.data.files import identity
 from lenet_jax.errors import UserError, expand, printable, show
 from lenet_jax.reading import open_file
 
@@ -232,7 +233,7 @@ def _walk_in(
     folder: Path, parts: tuple[str, ...], left_out: Counter[str], seen: set[tuple[int, int]]
 ) -> Iterator[_Candidate]:
     try:
-        identity = _identity(folder)
+        own = identity(folder)
         names = os.listdir(folder)  # noqa: PTH208  iterdir closes nothing earlier
     except OSError as error:
         if not parts:
@@ -240,9 +241,9 @@ def _walk_in(
             raise UserError(f"{show(folder)} cannot be read: {reason}") from error
         left_out[CLOSED] += 1
         return
-    if identity in seen:
+    if own in seen:
         return
-    seen.add(identity)
+    seen.add(own)
     for name in sorted(names):
         path = folder / name
         if _is_hidden(name):
@@ -267,7 +268,7 @@ def _matching(pattern: Path, left_out: Counter[str]) -> Iterator[_Candidate]:
         return
     paths = [Path(name) for name in sorted(glob.glob(str(pattern)))]  # noqa: PTH207  hidden ones are not matched
     # Links to the folders that the pattern is about are not followed, as in `_walk`.
-    seen = {_identity(path.parent) for path in paths if path.is_file()}
+    seen = {identity(path.parent) for path in paths if path.is_file()}
     for path in paths:
         if path.is_dir():
             yield from _walk_in(path, path.parts, left_out, seen)
@@ -275,11 +276,6 @@ def _matching(pattern: Path, left_out: Counter[str]) -> Iterator[_Candidate]:
             yield _Candidate(path.parts, path)
         else:
             left_out[BROKEN if path.is_symlink() else NOT_REGULAR] += 1
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from lenet_jax import data
+from lenet_jax.data import files
 from lenet_jax.errors import UserError
 from tests.support.datasets import arrays, digits, write_idx_folder, write_images
 
@@ -171,6 +172,17 @@ def test_images_in_folders_below_their_class(tmp_path, plain):
         path.rename(path.parent / "more" / path.name)
     first = folder / "train" / "0"
     (first / "more" / "000.png").rename(first / "000.png")
+    assert by_class(load(folder, valid_examples=0).train) == by_class(plain.train)
+
+
+def test_no_image_of_a_class_is_too_deep_or_in_a_folder_too_many(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(files, "MAX_FOLDERS", 3)
+    folder = write(tmp_path / "new")
+    for path in sorted(folder.rglob("*.png"))[::2]:
+        deeper = path.parent / path.stem / "a" / "b" / "c" / "d"
+        deeper.mkdir(parents=True)
+        (deeper / "circle").symlink_to(path.parent)
+        path.rename(deeper / path.name)
     assert by_class(load(folder, valid_examples=0).train) == by_class(plain.train)
 
 
