@@ -1,5 +1,6 @@
 """A network of one's own, from its file to a run that is resumed, loaded and swept."""
 
+import json
 import signal
 import sys
 import warnings
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import lenet_jax
 from lenet_jax import config as configs
@@ -19,6 +20,7 @@ from lenet_jax import inspect
 from lenet_jax.config.flags import help_text, make_flags, parse
 from lenet_jax.errors import UserError
 from lenet_jax.export import export
+from lenet_jax.inference.state_dict import make_metadata
 from lenet_jax.storage.columns import Columns
 from lenet_jax.sweeps.members import Members
 from lenet_jax.sweeps.options import Options, make_options
@@ -425,6 +427,39 @@ def test_a_member_is_loaded_in_the_dtypes_of_its_network(tmp_path, dtype, no_fig
         assert recorded[path].dtype == array.dtype
         rounded = array.astype(dtype) if array.dtype == np.float32 else array
         np.testing.assert_array_equal(recorded[path], rounded.astype(array.dtype))
+
+
+CLAIMING = """
+import jax
+from flax import nnx
+class Net(nnx.Module):
+    traced = "slope"
+    def __init__(self, *, image_shape, num_classes, rngs, units: int = 3, slope: float = 0.1):
+        assert isinstance(rngs(), jax.core.Tracer), "memory is taken"
+        self.linear = nnx.Linear(units, num_classes, rngs=rngs)
+    def __call__(self, x):
+        return self.linear(x.reshape(len(x), -1))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"units": 1 << 40}, r"misshapen: linear\.kernel \(3, 2\), not \(1099511627776, 2\)"),
+        ({"slope": "steep"}, r"own\.py: ValueError: .*steep"),
+        ({"slope": 10**400}, r"own\.py: OverflowError"),
+    ],
+)
+def test_arguments_in_a_file_take_no_memory_that_its_weights_do_not(tmp_path, arguments, message):
+    (tmp_path / "own.py").write_text(CLAIMING)
+    weights = {"linear.kernel": np.ones((3, 2)), "linear.bias": np.ones(2)}
+    metadata = {
+        **make_metadata((0.0,), (1.0,), "ab"),
+        **{"network": "own.py:Net", "image_shape": "1 3 1", "arguments": json.dumps(arguments)},
+    }
+    save_file({n: a.astype(np.float32) for n, a in weights.items()}, tmp_path / "a", metadata)
+    with pytest.raises(UserError, match=message):
+        lenet_jax.load(tmp_path / "a", model=f"{tmp_path / 'own.py'}:Net")
 
 
 def test_a_sweep_does_not_mix_members_of_two_texts(tmp_path):

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -111,12 +110,19 @@ def build_other(
     mean, std = pixel_statistics(metadata, shape[2], source)
     classes = tuple(metadata.get("classes", "").splitlines())
     fixed = arguments(found, {"image_shape": shape, "num_classes": len(classes)})
-    traced = {n: jnp.float32(own[n]) for n in traced_arguments(found) if own.get(n) is not None}
-    every = fixed | own | traced
-    model = guarded(Path(split(name)[0]), lambda: build(found, every, nnx.Rngs(0)))
+    numbers = [n for n in traced_arguments(found) if own.get(n) is not None]
+
+    def make() -> Any:
+        traced = {n: jnp.float32(own[n]) for n in numbers}
+        return build(found, fixed | own | traced, nnx.Rngs(0))
+
+    path = Path(split(name)[0])
+    # Without memory, until it is known that the file has the weights of these arguments.
+    like = nnx.state(guarded(path, lambda: nnx.eval_shape(make)))
+    loaded = from_arrays(weights, like, source)
+    model = guarded(path, make)
     set_mode(model, training=False)
-    like = jax.eval_shape(lambda state: state, nnx.state(model))  # which may hold Python's numbers
-    nnx.update(model, from_arrays(weights, like, source))
+    nnx.update(model, loaded)
     form, least_energy = read_form(metadata, shape[2], shape[0], source)
     return Network(
         model,
