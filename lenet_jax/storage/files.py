@@ -208,7 +208,7 @@ def remove_drafts(folder: Path) -> None:
 
 def set_aside(folder: Path) -> Path:
     """Renames a folder to be deleted, so that a partly deleted one is not taken for whole."""
-    return folder.rename(folder.with_name(f".{folder.name}.old.draft"))
+    return folder.rename(name_draft(folder))
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_a_published_folder_replaces_another(tmp_path):
         (tmp_path / name / name).write_text(name)
     publish(tmp_path / "new", tmp_path / "old")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["old", "old/new"]
+
+
+def test_a_folder_is_replaced_again_after_a_process_was_killed_in_it(tmp_path, monkeypatch):
+    def write(content):
+        (tmp_path / "draft").mkdir()
+        (tmp_path / "draft" / "a").write_text(content)
+        publish(tmp_path / "draft", tmp_path / "a")
+
+    write("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write("second")
+    write("third")
+    assert (tmp_path / "a" / "a").read_text() == "third"
 
 
 def test_json_round_trip(tmp_path):
