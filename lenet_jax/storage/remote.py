@@ -190,11 +190,13 @@ def unpack(content: bytes) -> dict[str, bytes]:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
             for entry in archive:
-                file = archive.extractfile(entry)
+                # A sparse one would claim more than the content has, without end.
+                is_plain = entry.type == tarfile.REGTYPE and not entry.issparse()
+                file = archive.extractfile(entry) if is_plain else None
                 if file is None or entry.name in files:
                     raise ValueError(f"its entry {printable(entry.name, 60)} is no file")
                 files[entry.name] = file.read()
-    except (tarfile.TarError, EOFError, OverflowError) as error:
+    except (tarfile.TarError, EOFError, OverflowError, RecursionError) as error:
         raise ValueError(printable(error)) from error
     return files
 
