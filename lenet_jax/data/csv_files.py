@@ -33,7 +33,7 @@ LABELS = ("label", "labels", "class", "target", "digit", "category", "y")
 NUMBERS = ("", "unnamed: 0", "id", "index", "imageid")  # columns that number the lines
 DELIMITERS = (b";", b"\t", b",")
 LONGEST_LINE = 1 << 24  # bytes
-BLOCK = 1024  # lines from one check of the memory to the next
+BLOCK = 1 << 20  # bytes from one check of the memory to the next
 
 
 class Columns(NamedTuple):
@@ -115,7 +115,8 @@ def load_csv(files: Mapping[str, Path], others: Sequence[str] = ()) -> Source:
     width = None
     for split in (first, *sorted(files.keys() - {first})):
         path = files[split]
-        images, labels, left_out = _read(path, width)
+        with _errors(path):
+            images, labels, left_out = _read(path, width)
         remarks += [f"{show(path)}: column {name} is left out" for name in left_out]
         if images is not None:
             width = images[0].size
@@ -174,12 +175,12 @@ def _read(path: Path, width: int | None) -> Table:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines of a file that are not blank, with their numbers from 1."""
-    with _errors(path), open_file(path) as file:
+    with open_file(path) as file:
         head, size = file.peek(signatures.HEAD), os.fstat(file.fileno()).st_size
         if reason := signatures.describe_download(head):
             raise UserError(f"{show(path)} {reason}")
         stream = gzip.GzipFile(fileobj=file) if head.startswith(b"\x1f\x8b") else file
-        total = 0
+        total = checked = 0
         for number in itertools.count(1):
             line = stream.readline(LONGEST_LINE)
             if not line:
@@ -194,8 +195,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                     f"{show(path)}, line {number} has a null character: it is no CSV; or it is"
                     " UTF-16, and must be saved as UTF-8"
                 )
-            if number % BLOCK == 0:
+            if total >= checked + BLOCK:
                 check_size(total, size, show(path))
+                checked = total
             line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             if line.strip():
                 yield number, line.rstrip(b"\r\n")
@@ -207,6 +209,8 @@ def _errors(path: Path) -> Iterator[None]:
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{show(path)} is truncated or damaged: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"{show(path)} does not fit into memory") from error
     except OSError as error:
         raise UserError(f"cannot read {show(path)}: {error.strerror or error}") from error
 

@@ -188,5 +188,12 @@ def test_a_line_or_a_bomb_that_would_fill_the_memory_is_refused(tmp_path, monkey
     with pytest.raises(UserError, match="line 1 is longer than 16,777,216 bytes"):
         load(tmp_path / "a.csv", b"0" * (csv_files.LONGEST_LINE + 1))
     monkeypatch.setattr("lenet_jax.data.files.MOST_UNPACKED", 1 << 16)
-    with pytest.raises(UserError, match=r"claims to unpack from .* as no images do"):
-        load(tmp_path / "a.csv.gz", gzip.compress(text(ROWS[:1] * 3000).encode()))
+    for bomb in (text(ROWS[:1] * 10000).encode(), b"0," * csv_files.BLOCK):
+        with pytest.raises(UserError, match=r"claims to unpack from .* as no images do"):
+            load(tmp_path / "a.csv.gz", gzip.compress(bomb))
+
+
+def test_what_exceeds_the_memory_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(np, "stack", lambda _: np.empty(1 << 58, np.uint8))
+    with pytest.raises(UserError, match=r"a\.csv does not fit into memory"):
+        load(tmp_path / "a.csv", text(ROWS))
