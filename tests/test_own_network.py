@@ -443,18 +443,19 @@ class Net(nnx.Module):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "classes", "message"),
     [
-        ({"units": 1 << 40}, r"misshapen: linear\.kernel \(3, 2\), not \(1099511627776, 2\)"),
-        ({"slope": "steep"}, r"own\.py: ValueError: .*steep"),
-        ({"slope": 10**400}, r"own\.py: OverflowError"),
+        ({"units": 1 << 40}, "ab", r"misshapen: linear\.kernel \(3, 2\), not \(1099511627776, 2\)"),
+        ({"slope": "steep"}, "ab", r"own\.py: ValueError: .*steep"),
+        ({"slope": 10**400}, "ab", r"own\.py: OverflowError"),
+        ({}, "a", "a: bad metadata: classes: at least two are needed"),
     ],
 )
-def test_arguments_in_a_file_take_no_memory_that_its_weights_do_not(tmp_path, arguments, message):
+def test_a_file_takes_no_memory_before_its_metadata_fit(tmp_path, arguments, classes, message):
     (tmp_path / "own.py").write_text(CLAIMING)
     weights = {"linear.kernel": np.ones((3, 2)), "linear.bias": np.ones(2)}
     metadata = {
-        **make_metadata((0.0,), (1.0,), "ab"),
+        **make_metadata((0.0,), (1.0,), classes),
         **{"network": "own.py:Net", "image_shape": "1 3 1", "arguments": json.dumps(arguments)},
     }
     save_file({n: a.astype(np.float32) for n, a in weights.items()}, tmp_path / "a", metadata)

@@ -207,6 +207,8 @@ def _decode(name: str, builder: Any, fit: Fit) -> TfdsArrays:
     image_key, label_key = _find_keys(name, info)
     channels = info.features[image_key].shape[-1]
     class_names = tuple(info.features[label_key].names)
+    if len(class_names) < 2:
+        raise UserError(f"TFDS's {name} has {len(class_names)} class; at least two are needed")
     test_split = "test" if "test" in info.splits else "validation"
     if not {"train", test_split} <= set(info.splits):
         raise UserError(f"TFDS's {name} lacks train or test; it has: {', '.join(info.splits)}")

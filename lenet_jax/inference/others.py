@@ -109,6 +109,8 @@ def build_other(
     shape, own = _read(metadata, source)
     mean, std = pixel_statistics(metadata, shape[2], source)
     classes = tuple(metadata.get("classes", "").splitlines())
+    if len(classes) < 2:
+        raise UserError(f"{source}: bad metadata: classes: at least two are needed")
     fixed = arguments(found, {"image_shape": shape, "num_classes": len(classes)})
     numbers = [n for n in traced_arguments(found) if own.get(n) is not None]
 

@@ -115,7 +115,8 @@ def infer_sizes(
 
     Raises:
       UserError: it is not a LeNet's; lists every entry that is missing, unexpected, of the wrong
-        shape, or not float32. Where shapes contradict each other, the first one is trusted.
+        shape, or not float32; where shapes contradict each other, the first one is trusted. Or it
+        has a single class.
     """
     sizes: dict[int | str, int] = {}
     for name, symbols in SHAPES.items():
@@ -133,6 +134,8 @@ def infer_sizes(
     if c2 and (side == 0 or flat != c2 * side**2):
         shapes["fc1.weight"] = (shapes["fc1.weight"][0], f"{c2}·side²")
     check_entries(state_dict, shapes, dict.fromkeys(SHAPES, "float32"), source)
+    if sizes["num_classes"] < 2:
+        raise UserError(f"{source}: fc3 has one output; each of two or more classes needs its own")
     if image_size_of(side, padding) < 1:
         raise UserError(f"{source}: a padding of {padding} leaves no image")
     return {

@@ -46,13 +46,10 @@ def make_training_set(config: Config, dataset: Dataset) -> TrainingSet:
     same seed.
 
     Raises:
-      UserError: see `find_indices`; or the data have a single class, so that no label can be
-        replaced.
+      UserError: see `find_indices`.
     """
     indices, labels = find_indices(config, dataset), dataset.train.labels
     if config.data.label_noise:
-        if dataset.num_classes < 2:
-            raise UserError(f"data.label_noise: {dataset.name!r} has a single class")
         labels = _replace_labels(
             labels, dataset.num_classes, config.data.label_noise, seeds(config)["label_noise"]
         )

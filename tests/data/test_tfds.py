@@ -220,6 +220,13 @@ def test_a_validation_split_replaces_a_missing_test_split(tmp_path):
             r"has images of uint16 \(None, None, 1\)",
         ),
         ({"label": lambda self, number: -1}, "train, has labels -1 to -1 for 3 classes"),
+        (
+            {
+                "FEATURES": Pictures.FEATURES | {"label": tfds.features.ClassLabel(names=["cat"])},
+                "label": lambda self, number: 0,
+            },
+            "pictures has 1 class; at least two are needed",
+        ),
     ],
 )
 def test_other_tasks_than_image_classification_are_refused(tmp_path, changes, message):

@@ -193,6 +193,11 @@ def test_prefix_of_all_names_is_recognised(state_dict):
         infer_sizes(wrapped)
 
 
+def test_a_single_class_is_refused(capsys, saved):
+    path = saved({"fc3.weight": np.ones((1, 4), np.float32), "fc3.bias": np.ones(1, np.float32)})
+    assert "fc3 has one output; each of two or more classes" in refusal(capsys, "inspect", path)
+
+
 def test_integers_are_refused(capsys, saved):
     path = saved({"fc1.bias": np.ones(5, np.int32), "fc2.bias": np.ones(4, np.int32)})
     said = refusal(capsys, "inspect", path)
