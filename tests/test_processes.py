@@ -8,6 +8,7 @@ import queue
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import pytest
 
 from lenet_jax.errors import ExitCode, UserError, WriteError
 from lenet_jax.processes import group
-from lenet_jax.processes.meeting import join
+from lenet_jax.processes.meeting import GREETING, join
 from tests.support import tiny
 from tests.support.root import ROOT
 
@@ -75,6 +76,23 @@ def test_wrong_arguments_are_refused(arguments, message):
         join(arguments[0], arguments[1], arguments[2], 1.0)
 
 
+def greeting(payload=0, **changes):
+    """What a process 1 of 2 sends first, or something like it."""
+    text = json.dumps({"greeting": GREETING, "index": 1, "count": 2} | changes).encode()
+    return struct.pack(">IQ", len(text), payload) + text
+
+
+STRANGERS = [
+    b"GET / HTTP/1.1\r\n\r\n",
+    greeting(greeting="lenet_jax 0"),
+    greeting(payload=1 << 62),
+    greeting(index=0),
+    greeting(index=2),
+    greeting(index="1"),
+    struct.pack(">IQ", 100_000, 0) + b"[" * 100_000,
+]
+
+
 def test_a_launcher_tells_the_numbers_and_strangers_are_ignored(address, monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "1")
     monkeypatch.setenv("SLURM_NTASKS", "2")
@@ -82,13 +100,16 @@ def test_a_launcher_tells_the_numbers_and_strangers_are_ignored(address, monkeyp
     host, port = address.split(":")
     with ThreadPoolExecutor(1) as pool:
         led = pool.submit(join, address, 2, 0, 20.0)
-        stranger = None
-        while stranger is None and not led.done():
-            with contextlib.suppress(ConnectionRefusedError):
-                stranger = socket.create_connection((host, int(port)))
-        assert stranger is not None
-        with stranger:
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        for content in STRANGERS:
+            stranger = None
+            while stranger is None and not led.done():
+                with contextlib.suppress(ConnectionRefusedError):
+                    stranger = socket.create_connection((host, int(port)), 3.0)
+            assert stranger is not None
+            with stranger:
+                stranger.sendall(content)
+                with contextlib.suppress(ConnectionResetError):
+                    assert not stranger.recv(1), content  # it is hung up
         other = join(address, None, None, 20.0)
         leader = led.result()
     with other, leader:

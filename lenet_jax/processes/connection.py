@@ -48,13 +48,15 @@ class Connection:
           OSError: the connection is closed.
           ValueError: it is no message.
         """
-        length, size = _HEADER.unpack(self._read(_HEADER.size))
-        if length > _MOST_JSON:
-            raise ValueError("no message of lenet_jax")
-        message = json.loads(self._read(length))
-        if not isinstance(message, dict):
-            raise ValueError("no message of lenet_jax")
+        message, size = self._receive_message()
         return message, self._read(size)
+
+    def receive_greeting(self) -> Message:
+        """The next message, of what may be no peer; raises as `receive`, also if bytes follow."""
+        message, size = self._receive_message()
+        if size:
+            raise ValueError("no greeting of lenet_jax")
+        return message
 
     def shut_down(self) -> None:
         """Ends what other threads receive."""
@@ -64,6 +66,19 @@ class Connection:
     def close(self) -> None:
         """Closes the connection."""
         self._stream.close()
+
+    def _receive_message(self) -> tuple[Message, int]:
+        """The next message, and how many bytes follow it."""
+        length, size = _HEADER.unpack(self._read(_HEADER.size))
+        if length > _MOST_JSON:
+            raise ValueError("no message of lenet_jax")
+        try:
+            message = json.loads(self._read(length))
+        except RecursionError as error:
+            raise ValueError("no message of lenet_jax") from error
+        if not isinstance(message, dict):
+            raise ValueError("no message of lenet_jax")
+        return message, size
 
     def _read(self, size: int) -> bytes:
         data = bytearray()

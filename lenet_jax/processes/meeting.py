@@ -143,14 +143,19 @@ def _gather(host: str, port: int, count: int, timeout: float) -> dict[int, Conne
                 text = f"of {count} processes, number {names} did not come within {timeout:g} s"
                 raise _refusal(peers, text) from error
             try:
-                hello, _ = connection.receive()
+                hello = connection.receive_greeting()
             except (OSError, ValueError):
                 hello = {}
-            index = hello.get("index")
-            if hello.get("greeting") != GREETING or not isinstance(index, int):
+            index, its_count = hello.get("index"), hello.get("count")
+            if not (
+                hello.get("greeting") == GREETING
+                and isinstance(index, int)
+                and isinstance(its_count, int)
+                and 0 < index < its_count
+            ):
                 connection.close()  # not one of ours
                 continue
-            wrong, its_count = None, hello.get("count")
+            wrong = None
             if its_count != count:
                 wrong = f"process {index} has --num_processes={its_count}, process 0 {count}"
             elif index in peers:
@@ -193,7 +198,7 @@ def _reach(host: str, port: int, index: int, count: int, timeout: float) -> Conn
     connection = Connection(stream, timeout + 5)  # process 0 waits that long for the others
     try:
         connection.send({"greeting": GREETING, "index": index, "count": count})
-        answer, _ = connection.receive()
+        answer = connection.receive_greeting()
     except (OSError, ValueError) as error:
         connection.close()
         raise UserError(
