@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import sys
 from typing import Any
@@ -17,6 +16,7 @@ from lenet_jax.data.examples import CHUNK, Examples, Source, convert
 from lenet_jax.data.files import kind
 from lenet_jax.data.idx import encode_idx
 from lenet_jax.data.tfds import digest
+from lenet_jax.drafts import name_draft
 from lenet_jax.errors import UserError, expand, show, writing
 
 FORMS = "a lenet_jax.data.Dataset, (x, y) or (x, y, x_test, y_test)"
@@ -98,7 +98,7 @@ def write_idx(
             if not same:
                 raise UserError(f"{show(path)} has other files; choose another folder")
             return
-        draft = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.draft")
+        draft = name_draft(path)
         draft.mkdir(parents=True)
         try:
             for name, content in files.items():

@@ -15,6 +15,7 @@ DEPTH = 3  # folders below the one that is given
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 MOST_UNPACKED = 256_000_000  # bytes, whatever the file's size
 PACKED = 100  # times smaller, at most; drawings of few strokes pack to a fiftieth
+DEFLATE_RATIO = 1032  # deflate encodes at most 258 bytes in two bits
 MAX_FOLDERS = 3000  # that are listed in a search
 
 

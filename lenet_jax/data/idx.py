@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import Int32, Shaped, UInt8
 
 from lenet_jax.data import signatures
-from lenet_jax.data.files import check_size, open_file
+from lenet_jax.data.files import DEFLATE_RATIO, check_size, open_file
 from lenet_jax.errors import UserError
 
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-MAX_DEFLATE_RATIO = 1032  # deflate encodes at most 258 bytes in two bits
 CHUNK_BYTES = 1 << 22
 GZIP = 16 + zlib.MAX_WBITS  # a gzip header and the checksum at the end
 
@@ -65,7 +64,7 @@ def read_idx_stream(file: io.BufferedIOBase, size: int, where: str) -> Shaped[np
         return _read_array(file, size, size, where)
     try:
         with io.BufferedReader(_Inflated(file)) as unzipped:
-            return _read_array(unzipped, size * MAX_DEFLATE_RATIO, size, where)
+            return _read_array(unzipped, size * DEFLATE_RATIO, size, where)
     except (EOFError, zlib.error) as error:
         raise UserError(f"{where} is truncated or damaged: {error}") from error
 

@@ -22,7 +22,7 @@ from numpy.lib import format as npy
 
 from lenet_jax.data import signatures
 from lenet_jax.data.examples import Examples, Source, convert, pair
-from lenet_jax.data.files import check_size, open_file
+from lenet_jax.data.files import DEFLATE_RATIO, check_size, open_file
 from lenet_jax.errors import UserError, show
 
 SPLITS = {
@@ -35,7 +35,6 @@ KINDS = {
     **dict.fromkeys(("y", "label", "labels", "target", "targets"), "labels"),
 }
 NEEDED = "x_train, y_train, x_test and y_test, or train_images, train_labels, …"
-DEFLATE_RATIO = 1032  # deflate encodes at most 258 bytes in two bits
 
 
 class Part(NamedTuple):

@@ -19,6 +19,7 @@ from jaxtyping import Int32, UInt8
 from lenet_jax.data.files import sibling
 from lenet_jax.data.fit import Fit
 from lenet_jax.data.spelling import suggest
+from lenet_jax.drafts import write_atomically
 from lenet_jax.errors import UserError
 from lenet_jax.reading import read_json
 
@@ -107,16 +108,14 @@ def _read_cache(cache: pathlib.Path, name: str) -> TfdsArrays | None:
 
 
 def _write_cache(cache: pathlib.Path, name: str, source: pathlib.Path, decoded: TfdsArrays) -> None:
-    # Other processes may use the same cache: each file is renamed once complete, the manifest last.
-    temporary = cache / f"temporary-{os.getpid()}"
+    # Other processes may use the same cache: each file appears as a whole, the manifest last.
     try:
         cache.mkdir(parents=True, exist_ok=True)
         sha256 = {}
         for key, array in decoded.arrays.items():
-            with temporary.open("wb") as file:
-                np.save(file, array, allow_pickle=False)
-            sha256[key] = _file_sha256(temporary)
-            temporary.replace(cache / f"{key}.npy")
+            path = cache / f"{key}.npy"
+            write_atomically(path, lambda file, a=array: np.save(file, a, allow_pickle=False))
+            sha256[key] = _file_sha256(path)
         manifest = {
             "name": name,
             "source": os.path.relpath(source, cache),
@@ -125,8 +124,7 @@ def _write_cache(cache: pathlib.Path, name: str, source: pathlib.Path, decoded: 
             "digests": decoded.digests,
             "sha256": sha256,
         }
-        temporary.write_text(json.dumps(manifest, indent=1))
-        temporary.replace(cache / "manifest.json")
+        write_atomically(cache / "manifest.json", json.dumps(manifest, indent=1))
     except OSError as error:
         logging.warning("cannot cache the decoded arrays in %s: %s", cache, error)
 

@@ -1,4 +1,4 @@
-"""Atomic writes of files and folders."""
+"""Files and folders that are written, replaced and deleted as a whole."""
 
 import contextlib
 import csv
@@ -6,58 +6,21 @@ import errno
 import io
 import json
 import os
-import secrets
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any
 
+from lenet_jax.drafts import name_draft, sync, write_atomically
 from lenet_jax.errors import DISK_FAULTS, UserError, show
 from lenet_jax.reading import open_file
 
-# Text, bytes, or a function that writes to a binary stream.
-Content: TypeAlias = str | bytes | Callable[[IO[bytes]], object]
-
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a formula begins in a table's cell
-
-
-def write_atomically(path: Path, content: Content) -> None:
-    """Writes a temporary file beside `path` and renames it once it is on the disk.
-
-    If the process or the machine stops at any moment, `path` has either its old or its new content.
-
-    Args:
-      path: the file; its folder must exist.
-      content: text, encoded as UTF-8, bytes, or a function that writes to a binary stream.
-
-    Raises:
-      OSError: the file cannot be written; the error's `filename` is `path`.
-    """
-    draft = name_draft(path)
-    try:
-        with draft.open("xb") as stream:
-            if callable(content):
-                content(stream)
-            else:
-                stream.write(content.encode() if isinstance(content, str) else content)
-        publish(draft, path)
-    except OSError as error:
-        error.filename = os.fspath(path)
-        raise
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()  # fails after `publish`, which has renamed it
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a value as JSON, atomically; raises OSError if it cannot be written."""
     write_atomically(path, json.dumps(value, indent=2) + "\n")
-
-
-def name_draft(path: Path) -> Path:
-    """A name of its own for a draft: processes that share a folder may write the same file."""
-    return path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.draft")
 
 
 def check_replaceable(path: Path, content: str | bytes, *, force: bool, mark: bytes = b"") -> None:
@@ -170,12 +133,12 @@ def publish(draft: Path, path: Path) -> None:
     replaced = None
     if draft.is_dir():
         for file in draft.iterdir():
-            _sync(file)
-    _sync(draft)
+            sync(file)
+    sync(draft)
     if draft.is_dir() and path.exists():  # a folder can be renamed over an empty folder only
         replaced = set_aside(path)
     draft.replace(path)
-    _sync(path.parent)
+    sync(path.parent)
     if replaced is not None:
         remove(replaced)
 
@@ -187,8 +150,8 @@ def publish_once(draft: Path, path: Path) -> bool:
     either way. Both must be in the same folder.
     """
     for file in draft.iterdir():
-        _sync(file)
-    _sync(draft)
+        sync(file)
+    sync(draft)
     try:
         draft.rename(path)  # which fails over a folder that is not empty
     except OSError:
@@ -196,7 +159,7 @@ def publish_once(draft: Path, path: Path) -> bool:
             raise
         remove(draft)
         return False
-    _sync(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -209,15 +172,3 @@ def remove_drafts(folder: Path) -> None:
 def set_aside(folder: Path) -> Path:
     """Renames a folder to be deleted, so that a partly deleted one is not taken for whole."""
     return folder.rename(name_draft(folder))
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or a folder's entries, are on the disk."""
-    on_windows = sys.platform == "win32"
-    if on_windows and path.is_dir():  # which cannot be opened there
-        return
-    descriptor = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)  # to write, there
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """Prepared TFDS datasets: decoded once, cached, and decoded again if the cache is invalid."""
 
+import errno
 import io
 import json
 import shutil
@@ -175,6 +176,19 @@ def test_a_cache_moves_with_its_data(pictures, tmp_path_factory, decodings):
 
 def test_data_are_loaded_even_if_the_cache_cannot_be_written(pictures, decodings):
     (pictures / "lenet_jax").write_text("in the way")
+    assert load(pictures).fingerprint == load(pictures).fingerprint
+    assert decodings == ["pictures"] * 2
+
+
+def test_a_full_disk_leaves_nothing_in_the_cache(pictures, decodings, monkeypatch):
+    def fill(file, array, **_):
+        file.write(array.tobytes()[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", fill)
+        load(pictures)
+    assert not list((pictures / "lenet_jax" / "pictures-pad-8-v1").iterdir())
     assert load(pictures).fingerprint == load(pictures).fingerprint
     assert decodings == ["pictures"] * 2
 
