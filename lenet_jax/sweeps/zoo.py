@@ -12,7 +12,7 @@ that were recorded after other epochs.
 """
 
 import math
-import secrets
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,18 +20,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lenet_jax import config as configs
+from lenet_jax.drafts import name_draft, write_atomically
 from lenet_jax.errors import UserError, counted, show
 from lenet_jax.inference.network import Network
 from lenet_jax.inference.others import NETWORK, complete
 from lenet_jax.inference.torch_source import source
+from lenet_jax.reading import open_file
 from lenet_jax.statistics import shortest
 from lenet_jax.storage import weights
-from lenet_jax.storage.files import publish, remove, table, write_atomically
+from lenet_jax.storage.files import publish, remove, table
 from lenet_jax.storage.recorded import WEIGHTS, load_weights, recorded_epochs, unrounded
 from lenet_jax.storage.sweep_dir import SweepDir
 from lenet_jax.sweeps.collected import SweepResults
 
 INDEX = "index.csv"
+OF_EACH = ("file", "module", "member", "epoch", "selected")
+FILES = r"index\.csv|lenet(_\d+)?\.py|member_\d+_epoch_\d+\.safetensors|__pycache__"
 CURVES = ("train_loss", "train_accuracy", "valid_loss", "valid_accuracy")
 RESULTS = ("test_loss", "test_accuracy")
 
@@ -73,12 +77,12 @@ def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[
       OSError: it cannot be written.
     """
     if out.exists():
-        is_zoo = (out / INDEX).is_file()
+        is_zoo = _is_zoo(out)
         if not (force and is_zoo):
-            more = ", or add --force to replace it" if is_zoo else ""
+            more = ", or add --force to replace it" if is_zoo else "; it is not only a zoo"
             raise UserError(f"{show(out, 120)} already exists\nChoose another name{more}.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name[:200]}.{secrets.token_hex(4)}.draft")
+    draft = name_draft(out)
     draft.mkdir()
     try:
         lines, modules = _write_networks(results, draft)
@@ -93,6 +97,16 @@ def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[
         f"{out}  {counted(len(lines) - 1, 'network')} of {counted(len(results.rows), 'member')}",
         f"listed in {INDEX}; {how}",
     ]
+
+
+def _is_zoo(folder: Path) -> bool:
+    """Whether there is a zoo and nothing else, so that it may be replaced."""
+    if not folder.is_dir() or not (folder / INDEX).is_file():
+        return False
+    begin = ",".join(OF_EACH).encode()
+    with open_file(folder / INDEX) as file:
+        is_index = file.read(len(begin)) == begin
+    return is_index and all(re.fullmatch(FILES, path.name) for path in folder.iterdir())
 
 
 def _write_networks(results: SweepResults, folder: Path) -> tuple[list[list[Any]], list[str]]:
@@ -123,8 +137,7 @@ def _write_networks(results: SweepResults, folder: Path) -> tuple[list[list[Any]
     for text, name in modules.items():
         write_atomically(folder / name, text)
     swept = list(dict.fromkeys(key for own in results.overrides.values() for key in own))
-    header = ["file", "module", "member", "epoch", "selected", *swept, *CURVES, *RESULTS]
-    lines: list[list[Any]] = [header]
+    lines: list[list[Any]] = [[*OF_EACH, *swept, *CURVES, *RESULTS]]
     for entry, module in sorted(written, key=lambda item: item[0][:2]):
         overrides, curves = results.overrides[entry.member], results.curves[entry.member]
         tested = rows[entry.member] if entry.selected else {}

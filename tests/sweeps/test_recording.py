@@ -264,6 +264,9 @@ def test_a_zoo_has_every_network_once(finished, results, tmp_path, run_command):
     assert code == 2 and "already exists\nChoose another name, or add --force" in error
     assert command(f"--out={out}", "--force")[0] == 0
     assert sorted(path.name for path in out.parent.iterdir()) == ["zoo"]
+    (out / "thesis.tex").write_text("years of work")
+    code, _, error = command(f"--out={out}", "--force")
+    assert code == 2 and "it is not only a zoo" in error and (out / "thesis.tex").exists()
 
 
 def test_a_network_after_an_epoch_has_its_logits(finished, results, tmp_path, run_command):
