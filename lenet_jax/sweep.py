@@ -25,6 +25,7 @@ from lenet_jax.device import require_device
 from lenet_jax.errors import UserError, is_url, print_remarks, run_program, show, writing
 from lenet_jax.executors import choice
 from lenet_jax.sweeps import file
+from lenet_jax.terminal.console import starting
 
 PROGRAM = "python -m lenet_jax.sweep"
 
@@ -52,11 +53,12 @@ def main(argv: Sequence[str], program: str = PROGRAM) -> int:
         machine.use_deterministic_kernels()
     machine.use_compilation_cache()
     machine.use_cores()
-    require_device()
-    from lenet_jax.plots.output import parse_formats
-    from lenet_jax.sweeps.options import Options
-    from lenet_jax.sweeps.recording import make_recording
-    from lenet_jax.sweeps.run import run  # late: JAX counts its devices on import
+    with starting():
+        require_device()
+        from lenet_jax.plots.output import parse_formats
+        from lenet_jax.sweeps.options import Options
+        from lenet_jax.sweeps.recording import make_recording
+        from lenet_jax.sweeps.run import run  # late: JAX counts its devices on import
 
     record = make_recording(
         flag_values.record,

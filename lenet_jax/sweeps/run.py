@@ -36,7 +36,7 @@ from lenet_jax.sweeps.plan import Chunk, Group
 from lenet_jax.sweeps.recording import check_space
 from lenet_jax.sweeps.starts import check_starts, own_weights
 from lenet_jax.sweeps.table import result_lines, share
-from lenet_jax.terminal.console import Console
+from lenet_jax.terminal.console import Console, starting
 from lenet_jax.terminal.interrupt import Interrupt
 from lenet_jax.training.environment import remark_on_device, training_environment
 from lenet_jax.training.population import choose_strategy
@@ -96,8 +96,9 @@ def run(
     """
     console = Console()
     with find_sweep(options.workdir) as store:
-        store.pull()
-        groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
+        with starting():
+            store.pull()
+            groups, chunks = make_plan(store, config, members, options, console.warn, load_data)
         if options.dry_run:
             missing = missing_chunks(store, chunks)
             console.lines(estimate.describe(groups, chunks, missing, options))
