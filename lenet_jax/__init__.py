@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 COMMANDS = ("-m", "lenet-jax", "lenet-jax.exe", "lenet-jax-script.py")
 
 if sys.argv and os.path.basename(sys.argv[0]) in COMMANDS:  # noqa: PTH119
-    from lenet_jax.errors import end_at_once_on_signals
+    from lenet_jax.errors import begin_program
 
-    end_at_once_on_signals()
+    begin_program()
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

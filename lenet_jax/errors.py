@@ -8,9 +8,11 @@ import io
 import itertools
 import os
 import re
+import shutil
 import signal
 import stat
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -56,6 +58,9 @@ WRONG_PATHS = {
 STOPPING = tuple(
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+
+_exit_code: int | None = None  # of the process, once its command has ended
 
 
 class ExitCode(enum.IntEnum):
@@ -179,25 +184,31 @@ def run_command(main: Callable[..., int], *arguments: Any) -> int:
 
 
 def run_program(main: Callable[..., int], *arguments: Any) -> NoReturn:
-    """Runs a command as `run_command` does, and ends the process with its exit code.
+    """Runs a command as `run_command` does, and ends the process with its exit code."""
+    global _exit_code
+    _exit_code = run_command(main, *arguments)
+    sys.exit(_exit_code)
 
-    The process ends once all that was registered for its end is done. Python would go on to take
-    each module apart; JAX's take a fifth of a second.
+
+def begin_program() -> None:
+    """Prepares a process whose command `run_program` runs, before anything else is imported.
+
+    Signals end it quietly. Once the command has ended, and all is done that was registered for the
+    end from now on, so does the process: Python would go on to take each module apart, and JAX's
+    take a fifth of a second.
     """
-    code: int | None = None  # of a command that has ended
+    end_at_once_on_signals()
+    atexit.register(_leave)  # what is registered first is called last
 
-    def leave() -> None:
-        if code is None:
-            return
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):  # the command's own output is written
-                if stream is not None:
-                    stream.flush()
-        os._exit(code)
 
-    atexit.register(leave)  # what is registered first is called last
-    code = run_command(main, *arguments)
-    sys.exit(code)
+def _leave() -> None:
+    if _exit_code is None:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the command's own output is written
+            if stream is not None:
+                stream.flush()
+    os._exit(_exit_code)
 
 
 def end_at_once_on_signals() -> None:
@@ -239,10 +250,12 @@ def _end_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def print_error(message: object) -> None:
-    """Prints to standard error, unless that is closed."""
+    """Prints to standard error, unless that is closed; on a terminal broken between words."""
     if sys.stderr is not None:
         try:
-            print(fit(message), file=sys.stderr, flush=True)
+            width = shutil.get_terminal_size().columns if sys.stderr.isatty() else None
+            lines = itertools.chain(*(wrap(line, width) for line in fit(message).splitlines()))
+            print("\n".join(lines), file=sys.stderr, flush=True)
         except OSError:
             discard(sys.stderr)
 
@@ -317,6 +330,13 @@ def fit(message: object) -> str:
         shown = _shorten_paths(line if line.isprintable() else repr(line)[1:-1])
         lines.append(shown if len(shown) <= WIDTH else f"{shown[: WIDTH - 43]} … {shown[-40:]}")
     return "\n".join(lines)
+
+
+def wrap(text: str, width: int | None) -> list[str]:
+    """A text in lines of at most `width` columns, broken between words; None: one line."""
+    if width is None or len(text) <= width:
+        return [text]
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 def _shorten_paths(line: str) -> str:

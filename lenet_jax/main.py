@@ -97,7 +97,7 @@ def _begin(flag_values: flags.FlagValues) -> Console:
     config, workdir = flag_values.config, flag_values.workdir
     with timeline.span("header"):
         console = Console()
-        console.begin({"config": printable(config)}, expand(workdir, "--workdir="))
+        console.begin({"config": printable(config)}, expand(workdir, "--workdir=").absolute())
     return console
 
 

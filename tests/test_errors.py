@@ -1,6 +1,7 @@
 """Exit codes of every command: by what it raises, and in real processes."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from lenet_jax.errors import (
     STOPPING,
     UserError,
     WriteError,
+    print_error,
     printable,
     run_command,
     show,
@@ -360,9 +362,26 @@ def test_a_path_or_number_that_cannot_be_is_a_short_error(arguments, capsys, mon
     assert max(map(len, error.splitlines())) <= 200
 
 
+def test_a_message_on_a_terminal_is_broken_between_words(monkeypatch):
+    for is_terminal, lines in (
+        (True, ["there is no key", "optimizer.learning_rates"]),
+        (False, None),
+    ):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda shown=is_terminal: shown)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("COLUMNS", "30")
+        message = "there is no key optimizer.learning_rates"
+        print_error(message)
+        assert stream.getvalue().splitlines() == (lines or [message])
+
+
 PROGRAM = """
-import atexit, sys
-from lenet_jax.errors import UserError, run_program
+import sys
+from lenet_jax.errors import UserError, begin_program, run_program
+begin_program()
+import atexit
+atexit.register(print, "imported")
 
 def main(words):
     atexit.register(print, "left")
@@ -392,7 +411,7 @@ def test_a_program_ends_with_its_code_after_all_that_was_registered(word, code, 
     command = [sys.executable, "-c", PROGRAM, word]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     taken_apart = "taken apart\n" if word == "help" else ""  # as any other `SystemExit`
-    assert process.stdout == "done left\n" + taken_apart
+    assert process.stdout == "done left\nimported\n" + taken_apart
     assert (process.returncode, process.stderr) == (code, error)
 
 

@@ -124,8 +124,8 @@ JOINT_RULES = (
     ),
     (
         ("data.class_weights",),
-        lambda weights: all(weight == 0 or 1e-30 <= weight <= 1e30 for weight in weights),
-        "weights must be 0, or 1e-30 to 1e30, so that those of a batch have a sum in float32",
+        lambda weights: not any(weights) or 1e-30 <= max(weights) <= 1e30,
+        "the largest must be 1e-30 to 1e30, so that the weights of a batch have a sum in float32",
     ),
     (
         ("data.class_weights", "optimizer.name"),

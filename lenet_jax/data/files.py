@@ -128,6 +128,14 @@ def identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
+def _leads_up(entry: os.DirEntry[str]) -> bool:
+    """Whether a folder is a link to one that it is in."""
+    if not entry.is_symlink():
+        return False
+    own = Path(entry.path)
+    return own.parent.resolve().is_relative_to(own.resolve())
+
+
 def walk(folder: Path, depth: int | None = DEPTH) -> Iterator[tuple[Path, list[os.DirEntry[str]]]]:
     """Lists a folder and those below it, the nearer first and each once.
 
@@ -149,7 +157,7 @@ def walk(folder: Path, depth: int | None = DEPTH) -> Iterator[tuple[Path, list[o
                 continue
             seen.add(own)
             yield inside, found
-            below += [Path(entry.path) for entry in found if is_folder(entry)]
+            below += [Path(e.path) for e in found if is_folder(e) and not _leads_up(e)]
         if depth is not None and (depth := depth - 1) < 0:
             return
         level = below

@@ -67,7 +67,7 @@ def load_path(path: Path, fit: Fit, *, resizes: bool) -> Source:
         return file_set.read(file_set.choose(sets, path.parent, path.name))
     near = near or suggest(path.name) or sibling(path, similar=True)
     hint = f"; did you mean data.name={show(near)}?" if near else ""
-    raise UserError(f"data.name: there is no folder {show(path)}{hint}")
+    raise UserError(f"data.name: there is no file or folder {show(path)}{hint}")
 
 
 def _load_file(path: Path, fit: Fit, *, resizes: bool) -> Source:

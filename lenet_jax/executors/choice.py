@@ -31,7 +31,7 @@ def define_flags(values: flags.FlagValues) -> None:
         values,
     )
     flags.DEFINE_integer(
-        "attempts", 3, "to train a chunk elsewhere", lower_bound=1, flag_values=values
+        "attempts", 3, "how often a chunk is tried; default: 3", lower_bound=1, flag_values=values
     )
     flags.DEFINE_float("ray.num_cpus", 1, "cores of a chunk", lower_bound=0, flag_values=values)
     flags.DEFINE_float(

@@ -138,7 +138,10 @@ class SlurmExecutor(Executor):
         """Submits a task, with others of the same second as an array of jobs."""
         first, *rest = args
         if self._shared is None:  # a driver holds the sweep's lock by now: no other one lives
-            self._scancel()
+            try:
+                self._scancel()
+            except OSError as error:
+                raise UserError(f"--executor=slurm: {printable(error)}") from error
         if self._shared is None or self._shared[0] is not first:
             key = getattr(first, "key", None) or hex(id(first))
             path = self._folder / f"{_digest(key)}.shared.pkl"

@@ -81,7 +81,10 @@ def draw_uniform(draws: Sequence[Draw]) -> list[Float32[Array, "..."]]:
     """What `jax.random.uniform` gives for each, to the bit, from one call of the generator."""
     partitionable = jax.config.jax_threefry_partitionable  # pyright: ignore
     if not partitionable or any(jax.random.key_impl(d.key) != "threefry2x32" for d in draws):
-        return [jax.random.uniform(d.key, d.shape, minval=-d.bound, maxval=d.bound) for d in draws]
+        return [
+            jax.random.uniform(key, shape, jnp.float32, minval=-bound, maxval=bound)
+            for key, shape, bound in draws
+        ]
     keys = jnp.stack([jax.random.key_data(draw.key) for draw in draws])
     _, shapes, bounds = zip(*draws, strict=True)
     return _draw(keys, tuple(map(tuple, shapes)), bounds)

@@ -27,7 +27,7 @@ def height_of(settings: Sequence[Setting], keys: Sequence[str]) -> int:
     rows, columns = map(len, _values(settings, keys))
     if not _is_written(rows, columns):
         return ALL_ROWS
-    robust, dots = is_robust(settings), _lay_out(settings, columns)
+    robust, dots = is_robust(settings), _lay_out(settings, (rows, columns))
     lines = max(_cell(setting, robust, INNER / columns).count("\n") + 1 for setting in settings)
     return rows * (max(ROW, LINE * lines) + (dots.height if dots else 0))
 
@@ -52,13 +52,15 @@ def plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) 
         centre, _ = centre_of(setting.test, robust)
         errors[place] = np.nan if centre is None else max(centre, LEAST)
     written, height = _is_written(*shape), height_of(settings, keys) / rows
-    dots = _lay_out(settings, columns, math.inf if written else height)
+    dots = _lay_out(settings, shape, None if written else height)
     finite = errors[np.isfinite(errors)]
     low, high = (finite.min(), finite.max()) if finite.size else (1.0, 10.0)
     norm = LogNorm(low, max(high, low * 1.01))
     colours = ScalarMappable(norm, "viridis_r")
     axes.imshow(errors, aspect="auto", cmap=colours.cmap, norm=norm)
     for (row, column), setting in zip(places, settings, strict=True):
+        if not (written or dots or setting.best):
+            continue
         red, green, blue, _ = colours.to_rgba(errors[row, column])
         dark = np.isfinite(errors[row, column]) and red + green + blue <= 1.5
         ink = "white" if dark else "black"
@@ -69,6 +71,8 @@ def plot_heat_map(axes: Axes, settings: Sequence[Setting], keys: Sequence[str]) 
             members = np.maximum(sorted(setting.test_errors), LEAST)
             look = {"s": (0.5 * dots.pitch) ** 2, "edgecolors": ink, "linewidths": 0.4}
             axes.scatter(*place, c=members, cmap=colours.cmap, norm=norm, **look)
+        if not (written or setting.best):
+            continue
         text = _cell(setting, robust, INNER / columns) if written else ""
         axes.text(
             column if written else column - 0.45,
@@ -131,14 +135,18 @@ class _Dots(NamedTuple):
         return (place - (own - 1) / 2) * self.pitch, (line - (self.lines - 1) / 2) * self.pitch
 
 
-def _lay_out(settings: Sequence[Setting], columns: int, height: float = math.inf) -> _Dots | None:
+def _lay_out(
+    settings: Sequence[Setting], shape: tuple[int, int], height: float | None = None
+) -> _Dots | None:
     """The dots of each cell; None: a cell is one network, or they are too many.
 
     Args:
       settings: the cells.
-      columns: of the heat map.
-      height: of a cell, in pixels, where they must not enlarge it.
+      shape: the rows and columns of the heat map.
+      height: of a cell, in pixels; None: they enlarge it, so far that all take `ALL_ROWS` more.
     """
+    rows, columns = shape
+    height = ALL_ROWS / rows if height is None else height
     counts = [len(setting.test_errors) for setting in settings]
     if max(counts) < 2 or sum(counts) > MOST_DOTS:
         return None
@@ -146,7 +154,7 @@ def _lay_out(settings: Sequence[Setting], columns: int, height: float = math.inf
     pitch = int(min(max(room / max(counts), least), most, max(height - MARGIN, least)))
     across = int(room / pitch)
     dots = _Dots(pitch, across, math.ceil(max(counts) / max(across, 1)))
-    return dots if across and dots.height <= height else None
+    return dots if across > 0 and dots.height <= height else None
 
 
 def _cell(setting: Setting, robust: bool, width: float) -> str:

@@ -84,7 +84,7 @@ def run(
     """
     if console is None:
         console = Console()
-        console.begin({}, expand(workdir, "--workdir="))
+        console.begin({}, expand(workdir, "--workdir=").absolute())
     called = Hooks(hooks, make_trackers(config.log.trackers, console.warn))
     if is_sweep(expand(workdir, "--workdir=")):
         raise UserError(f"--workdir={workdir} holds a sweep; choose another folder for a run")

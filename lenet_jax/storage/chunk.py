@@ -37,7 +37,12 @@ class DamagedError(UserError):
       reason: in what, without where it is.
     """
 
-    reason: str
+    def __init__(self, folder: Path | str, reason: str):
+        super().__init__(
+            f"{folder} is damaged: {reason}\n"
+            "Delete it, then run the same command to train it again."
+        )
+        self.reason = reason
 
 
 def read_chunk(
@@ -59,23 +64,23 @@ def read_chunk(
         with open_file(folder / HISTORY) as stream, np.load(stream, allow_pickle=False) as file:
             curves = dict(file)
     except (*UNREADABLE, UserError) as error:
-        raise damaged(folder, printable(error)) from error
+        raise DamagedError(folder, printable(error)) from error
     if [row["member"] for row in rows] != list(members):
-        raise damaged(folder, f"{ROWS} does not have each of its members once")
+        raise DamagedError(folder, f"{ROWS} does not have each of its members once")
     for row in rows:
         if not (_is_possible(row, epochs) and _has_measurements(row, measured)):
-            raise damaged(folder, f"{ROWS} has impossible results for member {row['member']}")
+            raise DamagedError(folder, f"{ROWS} has impossible results for member {row['member']}")
     averaged = any(name in row for row in rows for name in EMA_RESULTS)
     own = [f"valid_{name}" for name in measured]
     if curves.keys() != {*CURVES, *own, *(EMA_CURVES if averaged else ())}:
-        raise damaged(folder, f"{HISTORY} does not have the curves of its members")
+        raise DamagedError(folder, f"{HISTORY} does not have the curves of its members")
     done = [(row.get("epochs") or epochs) * (row["status"] == "done") for row in rows]
     validated = any(row["valid_accuracy"] is not None for row in rows)
     for name, curve in curves.items():
         free = name in own or (name.startswith("valid_") and not validated)
         rate = name.endswith("accuracy") and not free
         if not _is_curve(curve, done, epochs, rate):
-            raise damaged(folder, f"{name} in {HISTORY} is not a curve of its members")
+            raise DamagedError(folder, f"{name} in {HISTORY} is not a curve of its members")
     return rows, curves
 
 
@@ -140,15 +145,6 @@ def _is_curve(curve: Any, done: Sequence[int], epochs: int, rate: bool) -> bool:
         return False
     trained = curve[np.arange(epochs) < np.array(done)[:, None]]
     return not rate or not (np.isnan(trained).any() or np.any((curve < 0) | (curve > 1)))
-
-
-def damaged(folder: Path | str, reason: str) -> DamagedError:
-    """What to say of a chunk that is not as it was written."""
-    error = DamagedError(
-        f"{folder} is damaged: {reason}\nDelete it, then run the same command to train it again."
-    )
-    error.reason = reason
-    return error
 
 
 def write_chunk(

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lenet_jax.errors import UserError, printable, show
-from lenet_jax.storage.chunk import UNREADABLE, damaged
+from lenet_jax.storage.chunk import UNREADABLE, DamagedError
 from lenet_jax.storage.sums import MANIFEST, is_intact
 from lenet_jax.storage.weights import map_arrays
 
@@ -147,14 +147,14 @@ def _join(
         try:
             arrays, stated = read(folder / name)
         except (*UNREADABLE, UserError) as error:
-            raise damaged(folder, printable(error)) from error
+            raise DamagedError(folder, printable(error)) from error
         if stated is not None and stated != list(members):
             raise UserError(
                 f"{show(folder / name, 120)} does not have the weights of every member\n"
                 "A sweep with --save=all or --record=weights writes them."
             )
         if any(array.shape[:1] != (len(members),) for array in arrays.values()):
-            raise damaged(folder, f"{name} is not of its members")
+            raise DamagedError(folder, f"{name} is not of its members")
         file, rows = File(folder, name), np.array([row_of[member] for member in members])
         for key, array in arrays.items():
             parts.setdefault(key, []).append(Part(array, file, rows))
@@ -192,9 +192,9 @@ class File:
         try:
             self._is_intact = is_intact(self._folder, self._name)
         except OSError as error:
-            raise damaged(self._folder, printable(error)) from error
+            raise DamagedError(self._folder, printable(error)) from error
         if not self._is_intact:
-            raise damaged(self._folder, f"{self._name} differs from {MANIFEST}")
+            raise DamagedError(self._folder, f"{self._name} differs from {MANIFEST}")
 
 
 class Part(NamedTuple):

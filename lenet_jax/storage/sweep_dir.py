@@ -34,7 +34,7 @@ from typing import Any
 from lenet_jax.errors import UserError, expand
 from lenet_jax.reading import read_json
 from lenet_jax.storage import run_dir
-from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, damaged, read_chunk, write_arrays
+from lenet_jax.storage.chunk import HISTORY, ROWS, Curves, DamagedError, read_chunk, write_arrays
 from lenet_jax.storage.columns import Columns
 from lenet_jax.storage.files import (
     make_folder,
@@ -179,7 +179,7 @@ class SweepDir:
                     remove(draft)
             for path in chunks.glob("[0-9]*"):
                 if CHUNK_NAME.fullmatch(path.name) and not path.is_dir():
-                    raise damaged(path, "it is not a folder")
+                    raise DamagedError(path, "it is not a folder")
             if self.plan() is None:
                 if not any(chunks.glob("[0-9]*")):
                     refuse_others(self.path, NAMES, PLAN, "sweep")
@@ -289,10 +289,10 @@ class SweepDir:
         """Writes a chunk's files to a draft; returns and raises what `unpack` does."""
         for name, content in files.items():
             if name != Path(name).name:
-                raise damaged(self.folder(chunk), f"it would have a file {name}")
+                raise DamagedError(self.folder(chunk), f"it would have a file {name}")
             (draft / name).write_bytes(content)
         if manifest(draft) != sums:
-            raise damaged(self.folder(chunk), "it was changed on its way")
+            raise DamagedError(self.folder(chunk), "it was changed on its way")
         return self._read(chunk, draft)[0]
 
     def remove_shared_drafts(self) -> None:
@@ -323,10 +323,10 @@ class SweepDir:
         folder = self.folder(chunk)
         damage = find_damage(folder, is_recorded)
         if damage is not None:
-            raise damaged(folder, damage)
+            raise DamagedError(folder, damage)
         known = chunk < len(self._chunks)
         if not known or read_json(folder / PLACE, Place) != self._place(chunk):
-            raise damaged(folder, f"it is not chunk {chunk} of the plan in {PLAN}")
+            raise DamagedError(folder, f"it is not chunk {chunk} of the plan in {PLAN}")
 
     def read_chunk(self, chunk: int) -> tuple[list[MemberResult], Curves]:
         """The rows and curves of a finished chunk.

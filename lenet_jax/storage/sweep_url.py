@@ -7,7 +7,7 @@ from typing import Any
 
 from lenet_jax.errors import UserError, is_url, printable
 from lenet_jax.reading import decode, read_bytes
-from lenet_jax.storage.chunk import DamagedError, damaged
+from lenet_jax.storage.chunk import DamagedError
 from lenet_jax.storage.files import make_folder, publish_once, remove, set_aside, write_atomically
 from lenet_jax.storage.formats import Place, Plan
 from lenet_jax.storage.remote import unpack
@@ -156,6 +156,6 @@ class SweepAtUrl(SweepDir):
                 (draft / MANIFEST).write_text(sums)
                 publish_once(draft, self.folder(chunk))
         except DamagedError as error:
-            raise damaged(where, error.reason) from error
+            raise DamagedError(where, error.reason) from error
         except (ValueError, LookupError, UserError) as error:
-            raise damaged(where, printable(str(error).partition("\n")[0])) from error
+            raise DamagedError(where, printable(str(error).partition("\n")[0])) from error

@@ -8,7 +8,7 @@ import numpy as np
 
 from lenet_jax.errors import UserError, printable
 from lenet_jax.storage import weights
-from lenet_jax.storage.chunk import damaged
+from lenet_jax.storage.chunk import DamagedError
 from lenet_jax.storage.formats import MemberResult
 from lenet_jax.storage.recorded import WEIGHTS, members_of, recorded_epochs, weights_file
 from lenet_jax.storage.sums import stored_line
@@ -113,7 +113,7 @@ class SweepWeights:
         try:
             return stored_line(folder, weights_file(epoch))
         except (OSError, LookupError) as error:
-            raise damaged(folder, printable(error)) from error
+            raise DamagedError(folder, printable(error)) from error
 
     def _find_chunk(self, member: int, epoch: int | None = None) -> int:
         """The chunk of a member, with a file of weights.
@@ -135,7 +135,7 @@ class SweepWeights:
         members = members_of(metadata)
         stacks = {array.shape[:1] for array in stacked.values()}
         if not set(members) <= set(numbers) or stacks != {(len(members),)}:
-            raise damaged(self._store.folder(chunk), f"{name} is of other members")
+            raise DamagedError(self._store.folder(chunk), f"{name} is of other members")
         return members, stacked, metadata
 
     def _check_done(

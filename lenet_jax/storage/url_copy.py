@@ -140,6 +140,7 @@ class UrlCopy:
         for _ in self._threads:
             self._queue.put(None)
         self._threads.clear()
+        self._uploads.clear()
 
     def _serve(self) -> None:
         """Uploads what is in the queue, until there is None."""

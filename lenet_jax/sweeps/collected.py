@@ -1,5 +1,6 @@
 """The collected results of a sweep, as Python has them: `lenet_jax.load_sweep`."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Collection, Mapping, Sequence
@@ -200,7 +201,9 @@ def load_results(path: str | Path) -> SweepResults:
         chances |= dict.fromkeys(store.members_of(chunk), store.read_chance(chunk))
     settings = results.by_setting(rows, overrides, chances)
     winner, complete = results.choose(settings), len(rows) == len(members)
-    about = config_text.describe_config(configs.from_dict(store.config()), members.by_key)
+    about = ""
+    with contextlib.suppress(UserError):  # the config is of another version; results are not
+        about = config_text.describe_config(configs.from_dict(store.config()), members.by_key)
     summary = results.summary(settings, winner, overrides, complete=complete, about=about)
     table = [{"member": row["member"], **overrides[row["member"]], **row} for row in rows]
     folders = store.folders(done)

@@ -179,7 +179,7 @@ def _dispatch(
                     progress.finish(_line(chunk, rows))
                 elif not rows:
                     progress.skip(chunk.member_epochs)
-            if (waiting or running) and interrupt.notice():
+            if ending is None and (waiting or running) and interrupt.notice():
                 return None
     finally:
         for future in running:

@@ -41,7 +41,13 @@ FIXED = {
 
 
 def sweep(key: str, values: Iterable[object]) -> Sweep:
-    """One member per value of a config key; NumPy scalars and arrays are accepted."""
+    """One member per value of a config key; NumPy scalars and arrays are accepted.
+
+    Raises:
+      UserError: the values are not several.
+    """
+    if not isinstance(values, Iterable):
+        raise UserError(f"sweep({key!r}, …): the values must be a list, such as [{show(values)}]")
     key = RENAMED.get(key, key)
     return [{key: plain(value)} for value in values]
 

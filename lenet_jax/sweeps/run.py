@@ -116,6 +116,7 @@ def run(
         with Interrupt(console.release, console.is_closed) as interrupt:
 
             def say_stopped() -> None:
+                console.note("a chunk that is not finished begins again when the sweep is resumed")
                 console.warn(f"{interrupt.reason}; to resume: {shlex.join(command)}")
 
             interrupt.before_exit = say_stopped  # where an epoch takes longer than it waits

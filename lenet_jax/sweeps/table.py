@@ -4,11 +4,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from lenet_jax.errors import counted, printable
+from lenet_jax.errors import counted, printable, wrap
 from lenet_jax.statistics import FEWEST
 from lenet_jax.storage.chunk import MEAN_CORRUPTION_ERROR, Row
 from lenet_jax.sweeps import results
-from lenet_jax.terminal.console import wrap
 from lenet_jax.terminal.progress import clock
 
 MOST_NAME, LONGEST_NAME = 60, 400  # letters of a setting, in a row, and on lines of its own

@@ -11,6 +11,7 @@ The networks are those of each member's best epoch on validation, which `selecte
 that were recorded after other epochs.
 """
 
+import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,6 +82,7 @@ def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[
         if not (force and is_zoo):
             more = ", or add --force to replace it" if is_zoo else "; it is not only a zoo"
             raise UserError(f"{show(out, 120)} already exists\nChoose another name{more}.")
+    is_new = not out.parent.exists()
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = name_draft(out)
     draft.mkdir()
@@ -90,6 +92,9 @@ def write_zoo(results: SweepResults, out: Path, *, force: bool = False) -> list[
         publish(draft, out)
     finally:
         remove(draft)  # nothing, if it was renamed
+        if is_new:
+            with contextlib.suppress(OSError):
+                out.parent.rmdir()  # which fails if the zoo is there
     how = f"for PyTorch: load(FILE) of {', '.join(modules)}"
     if not modules:
         how = "in Python: lenet_jax.load(FILE), and model=… of a class of your own"

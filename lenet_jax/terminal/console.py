@@ -7,14 +7,13 @@ import contextlib
 import math
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lenet_jax.errors import discard, is_gone, print_error, write_error
+from lenet_jax.errors import counted, discard, is_gone, print_error, wrap, write_error
 from lenet_jax.terminal import notebook
 from lenet_jax.terminal.progress import (
     REFRESH_PER_SECOND,
@@ -27,13 +26,6 @@ from lenet_jax.terminal.progress import (
 DIMMED = ("train", "valid", "loss", "acc", "lr", "img/s")
 DUMB = ("dumb", "unknown")  # values of TERM, as for rich
 ASCII = str.maketrans({"★": "*", "×": "x", "…": "..."})
-
-
-def wrap(text: str, width: int | None) -> list[str]:
-    """A text in lines of at most `width` columns, broken between words; None: one line."""
-    if width is None or len(text) <= width:
-        return [text]
-    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)
 
 
 class Output:
@@ -148,6 +140,7 @@ class Console:
         """
         if self._begun is not None:
             self._place(*self._begun)
+            self._begun = None
         self._pairs({"device": device, "dataset": dataset})
         rows = [("layer", "output", "parameters")]
         rows += [(name, "×".join(map(str, shape)), f"{count:,}") for name, shape, count in layers]
@@ -223,6 +216,8 @@ class Console:
         if {"best_epoch", "epochs"} <= known.keys():
             at = f"of epoch {known['best_epoch']:,} of {known['epochs']:,}"
             known.setdefault("tested_weights", f"{at}, the best on validation")
+        if "epochs" in known:
+            known["trained"] = counted(known["epochs"], "epoch")
         lines = {
             "status": "{status}",
             "test accuracy": "{percent:.2f} %  ({wrong:,} wrong of {test_examples:,})",
@@ -231,7 +226,7 @@ class Console:
             "averaged": "{ema_percent:.2f} %  (of the moving average of the weights)",
             "weights": "{tested_weights}",
             "parameters": "{num_params:,}",
-            "training": "{train_seconds:.1f} s  ({epochs:,} epochs, {steps:,} steps)",
+            "training": "{train_seconds:.1f} s  ({trained}, {steps:,} steps)",
             "speed": "{images_per_second:,.0f} img/s",
             "first step": "after {seconds_to_first_step:.1f} s",
         }

@@ -328,9 +328,9 @@ def test_one_mistake_is_one_line(override: str, line: str) -> None:
             "schedule.warmup_epochs=13.0, train.num_epochs=12: the warm-up must end within the run",
         ),
         (
-            ["--config.data.class_weights=1,1e-40"],
-            "data.class_weights=(1, 1e-40): weights must be 0, or 1e-30 to 1e30,"
-            " so that those of a batch have a sum in float32",
+            ["--config.data.class_weights=0,1e-40"],
+            "data.class_weights=(0, 1e-40): the largest must be 1e-30 to 1e30,"
+            " so that the weights of a batch have a sum in float32",
         ),
         (
             ["--config.schedule.name=piecewise"],

@@ -186,6 +186,13 @@ def test_no_image_of_a_class_is_too_deep_or_in_a_folder_too_many(tmp_path, plain
     assert by_class(load(folder, valid_examples=0).train) == by_class(plain.train)
 
 
+def test_a_link_in_a_class_to_what_it_is_in_is_not_followed(tmp_path, plain):
+    folder = write(tmp_path / "new")
+    for place, target in enumerate(("..", "../..", folder / "train", "/")):
+        (folder / "train" / "0" / f"up{place}").symlink_to(target)
+    assert by_class(load(folder, valid_examples=0).train) == by_class(plain.train)
+
+
 def test_hidden_files_are_skipped_and_others_counted(tmp_path):
     folder = write(tmp_path / "new")
     before = load(folder).fingerprint

@@ -55,7 +55,7 @@ sizes_of_all_kinds = st.fixed_dictionaries(
     {
         "channels": st.tuples(st.integers(1, 4), st.integers(1, 4)),
         "features": st.tuples(st.integers(1, 6), st.integers(1, 6)),
-        "num_classes": st.integers(1, 5),
+        "num_classes": st.integers(2, 5),
         "in_channels": st.integers(1, 3),
         "image_size": st.sampled_from([16, 20, 24, 32]),
     }

@@ -19,7 +19,8 @@ def draws(key: jax.Array) -> list[Draw]:
 
 def one_by_one(key: jax.Array) -> list[jax.Array]:
     return [
-        jax.random.uniform(k, shape, minval=-bound, maxval=bound) for k, shape, bound in draws(key)
+        jax.random.uniform(k, shape, np.float32, minval=-bound, maxval=bound)
+        for k, shape, bound in draws(key)
     ]
 
 
@@ -30,6 +31,16 @@ def test_values_equal_those_drawn_one_by_one(impl):
     drawn = jax.jit(lambda key: draw_uniform(draws(key)))(key)
     for values, other in zip(drawn, expected, strict=True):
         np.testing.assert_array_equal(values, other)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_values_are_the_same_where_jax_computes_in_float64(impl):
+    key = jax.random.key(7, impl=impl)
+    expected = draw_uniform(draws(key))
+    with jax.enable_x64(True):
+        for values, other in zip(draw_uniform(draws(key)), expected, strict=True):
+            assert values.dtype == np.float32
+            np.testing.assert_array_equal(values, other)
 
 
 def test_members_draw_what_each_draws_alone():

@@ -508,6 +508,15 @@ class TestSweep:
         once = [s._replace(test_errors=s.test_errors[:1]) for s in settings]
         assert not plot_sweep(once, title="a").axes[0].collections
 
+    def test_a_heat_map_has_no_dots_where_they_have_no_room(self):
+        wide = self.settings(*({"a": a, "b": b} for a in range(2) for b in range(120)))
+        axes, _ = plot_sweep(wide, title="a").axes
+        assert not axes.collections and "dots" not in axes.get_title("left")
+        pairs = self.settings(*({"a": a, "b": b} for a in range(24) for b in range(3)))
+        pairs[0] = pairs[0]._replace(test_errors=[1.0] * 1500)
+        figure = plot_sweep(pairs, title="a")
+        assert not figure.axes[0].collections and pixels(figure).shape[0] < 2000
+
     def test_what_is_too_long_for_a_cell_is_in_two_lines(self):
         errors = [80.0, 81.0, 89.0]
         changes = {"test_errors": errors, "test": summarise(errors, 100.0), "stuck": 1}

@@ -1,3 +1,4 @@
+import inspect
 import json
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def test_the_four_combinators():
     ]
     assert chain(a, b) == [*a, *b]
     assert product() == [{}]
+
+
+def test_values_that_are_one_are_an_error():
+    with pytest.raises(UserError, match=r"sweep\('seed', …\): .* must be a list, such as \[3\]"):
+        inspect.unwrap(sweep)("seed", 3)  # without the tests' own checks of types
 
 
 def test_numpy_values_become_python_values():

@@ -365,10 +365,14 @@ def test_a_zoo_is_pytorchs(finished, results, tmp_path, run_command):
 def test_wrong_zoos_are_short_errors(finished, config, tmp_path, run_command):
     def error(workdir, *flags):
         code, said, text = run_command(
-            export.main, f"--workdir={workdir}", "--format=zoo", f"--out={tmp_path / 'zoo'}", *flags
+            export.main,
+            f"--workdir={workdir}",
+            "--format=zoo",
+            f"--out={tmp_path / 'a/zoo'}",
+            *flags,
         )
         assert (code, said) == (2, "") and len(text.splitlines()) <= 3
-        assert not (tmp_path / "zoo").exists()
+        assert not (tmp_path / "a").exists()
         return text
 
     assert "takes all networks of a sweep as they are: no --member" in error(finished, "--member=1")
