@@ -70,5 +70,5 @@ def test_own_data_are_arrays_or_files(tmp_path, no_figures, monkeypatch, capsys)
     monkeypatch.setattr(machine, "use_cores", lambda: None)
     assert example["main"]([str(tmp_path / "run")]) == 0
     assert "data given in Python, input 28×28×1, 2 classes, test acc" in capsys.readouterr().out
-    with pytest.raises(UserError, match="there is no folder absent"):
+    with pytest.raises(UserError, match="there is no file or folder absent"):
         example["main"]([str(tmp_path / "other"), "./absent"])

@@ -274,7 +274,7 @@ def test_mistakes_are_reported_in_three_lines(run, notes_run, sweep, tmp_path):
         ([], "missing --workdir=DIR or --weights=FILE, for"),
         (["--weights=a"], "a does not exist"),
         ([f"--weights={weights}", "--activation=tahn"], "must be one of relu, "),
-        ([f"--weights={weights}", "--data=./none"], "there is no folder none"),
+        ([f"--weights={weights}", "--data=./none"], "there is no file or folder none"),
         ([f"--workdir={weights}"], "must be a run, which has a config"),
         ([f"--workdir={tmp_path}"], "is not a run directory"),
         ([f"--workdir={sweep}"], "is a sweep of 9 networks"),

@@ -108,7 +108,10 @@ def test_convert_records_pytorchs_normalisation(saved, tmp_path):
         (["convert", "FILE", "OUT.safetensors", "--mean=0,0", "--std=1"], "each of 1 input"),
         (["evaluate", "FILE"], "does not say how its images are normalised"),
         (["evaluate", "FILE", "--mean=0", "--std=1"], "for 1 channels and 6 classes, but the data"),
-        (["evaluate", "FILE", "--mean=0", "--std=1", "--data=./none"], "there is no folder none"),
+        (
+            ["evaluate", "FILE", "--mean=0", "--std=1", "--data=./none"],
+            "no file or folder none",
+        ),
         (["evaluate", "FILE", "--fit=crop"], "invalid choice: 'crop'"),
     ],
 )

@@ -103,7 +103,7 @@ OVERRIDES = [
     ("data.train_examples=60000", "data.train_examples is 60000; it must be 1 to 55000, the"),
     ("data.image_size=16", "images of 28×28 cannot be padded to data.image_size=16; try data.fit"),
     ("data.name=", "data.name='': must be a non-empty string"),
-    ("data.name=./absent", "data.name: there is no folder absent"),
+    ("data.name=./absent", "data.name: there is no file or folder absent"),
     ("data.name=~no-such-user/x", "~no-such-user/x: Could not determine home directory."),
     ("data.name=MNIST", "no TFDS dataset 'MNIST'; did you mean data.name=mnist?"),
     ("data.name=ylecun/mnist", "no TFDS dataset 'ylecun/mnist'; did you mean data.name=mnist?"),
@@ -367,7 +367,7 @@ TOOLS = [
     (
         torch_bridge.main,
         ["evaluate", "run", "--data=./absent"],
-        "data.name: there is no folder",
+        "data.name: there is no file or folder",
     ),
     (torch_bridge.main, ["convert", "run", "no/x.safetensors"], "no/x.safetensors cannot be wr"),
     (predict.main, ["digit.png"], "missing --workdir=DIR or --weights=FILE, for example"),

@@ -122,10 +122,11 @@ def help_text(flag_values: flags.FlagValues, program: str = PROGRAM, network: st
         )
         for path, key in sorted(keys(network).items(), key=lambda item: _place(item[0], comments))
     ]
+    sweep = "--sweep=FILE.py[:ARG] " if "sweep" in flag_values else ""
     return "\n".join(
         [
             f"{program} --config=FILE.py[:ARG] --workdir=DIR",
-            "    [--config.KEY=VALUE ...]",
+            f"    {sweep}[--config.KEY=VALUE ...]",
             "",
             *_table(flag_rows),
             "",

@@ -100,7 +100,7 @@ def choose(sets: Sequence[FileSet], root: Path, name: str | None = None) -> File
     shown = ", ".join(map(show, names[:MAX_NAMES])) + (", …" if len(names) > MAX_NAMES else "")
     if not called:
         path = show(root / (name or ""))
-        raise UserError(f"data.name: there is no folder {path}; {show(root)} has {shown}")
+        raise UserError(f"data.name: there is no file or folder {path}; {show(root)} has {shown}")
     raise UserError(
         f"data.name: {show(root)} has several datasets; add the name of one to the path: {shown}"
     )

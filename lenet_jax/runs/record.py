@@ -20,10 +20,11 @@ def next_commands(command: Sequence[str], folder: Path) -> list[str]:
     """What to do with a finished run: look at what it has learned, and use it.
 
     Args:
-      command: which trained it.
+      command: which trained it, and may name the folder as the user does.
       folder: of the run.
     """
-    workdir = f"--workdir={folder}"
+    given = (word for word in command if word.startswith("--workdir="))
+    workdir = next(given, f"--workdir={folder}")
     predict = next_command(command, "predict", workdir)
     return [next_command(command, "inspect", workdir), f"{predict} IMAGE"]
 

@@ -182,13 +182,14 @@ def test_a_path_may_be_relative_or_start_at_the_home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c", "~nobody/x"])
 def test_a_missing_folder_is_refused(name):
-    with pytest.raises(UserError, match=r"there is no folder|home directory"):
+    with pytest.raises(UserError, match=r"there is no file or folder|home directory"):
         data.load(name)
 
 
 def test_a_missing_folder_with_a_datasets_name_gets_a_hint(tmp_path):
     for name, hint in (("MNIST", "mnist"), ("fashion-mnist", "fashion_mnist")):
-        with pytest.raises(UserError, match=f"there is no folder .*{name}; did .*data.name={hint}"):
+        text = f"there is no file or folder .*{name}; did .*data.name={hint}"
+        with pytest.raises(UserError, match=text):
             data.load(str(tmp_path / name))
 
 

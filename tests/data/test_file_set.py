@@ -113,7 +113,7 @@ def test_several_datasets_are_listed_and_can_be_chosen(tmp_path, plain, monkeypa
         assert_same(load(root / name), chosen)
         assert_same(load(f"root/{name}"), chosen)
     assert_same(load("root/mnist"), plain)
-    with pytest.raises(UserError, match=r"there is no folder .*/KMNIST; .* has EMNIST/emnist-dig"):
+    with pytest.raises(UserError, match=r"no file or folder .*/KMNIST; .* has EMNIST/emnist-dig"):
         load(root / "KMNIST")
 
 

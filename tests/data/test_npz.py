@@ -370,7 +370,7 @@ def test_a_wrong_path_beside_a_file_of_almost_that_name(tmp_path, name, near, be
         write_idx_folder(tmp_path / "MNIST")
     np.savez(tmp_path / "digits.npz", **arrays())
     (tmp_path / "packed.tar.gz").write_bytes(b"")
-    with pytest.raises(UserError, match=rf"there is no folder .*; did you mean .*/{near}\?"):
+    with pytest.raises(UserError, match=rf"no file or folder .*; did you mean .*/{near}\?"):
         load(tmp_path / name)
 
 

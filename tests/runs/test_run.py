@@ -169,13 +169,13 @@ def test_the_output_has_data_epochs_accuracy_and_what_to_do_next(finished):
     assert sum(line.startswith("epoch ") for line in lines) == EPOCHS
     assert any(line.startswith("test accuracy") for line in lines)
     inspect, predict = (line for line in lines if line.startswith("next: "))
-    assert inspect.endswith(f" -m lenet_jax.inspect --workdir={finished.path}")
-    assert predict.endswith(f" -m lenet_jax.predict --workdir={finished.path} IMAGE")
+    assert inspect.endswith(" -m lenet_jax.inspect '--workdir=a folder'")
+    assert predict.endswith(" -m lenet_jax.predict '--workdir=a folder' IMAGE")
     assert "\x1b" not in finished.output
 
 
 def test_missing_data_creates_no_directory(tmp_path):
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="there is no file or folder"):
         start(tmp_path / "run", make_config(tmp_path / "nothing"))
     assert list(tmp_path.iterdir()) == []
 
