@@ -137,14 +137,17 @@ def disturb(engine: Engine, flags: Sequence[str], workdir: Path, faults: Mapping
     """
     rng, waiting = random.Random(0), sorted(faults.items(), key=lambda item: item[1])
     process = start([*flags, *engine.flags], workdir, engine.environment)
-    deadline = time.monotonic() + PATIENCE
+    deadline, log = time.monotonic() + PATIENCE, workdir.with_suffix(".log")
     while process.poll() is None:
         done = len(list(workdir.glob("chunks/[0-9]*")))
         if waiting and done >= waiting[0][1]:
             name, _ = waiting.pop(0)
             if name in DRIVER:
                 process.send_signal(DRIVER[name])
-                if process.wait() not in (-signal.SIGKILL, 128 + signal.SIGINT):
+                ended = process.wait()
+                # Before Python has begun nobody handles an interruption, and nothing is printed.
+                unborn = ended == -signal.SIGINT and not log.stat().st_size
+                if not unborn and ended not in (-signal.SIGKILL, 128 + signal.SIGINT):
                     break
                 process = start([*flags, *engine.flags], workdir, engine.environment)
             else:
@@ -154,8 +157,7 @@ def disturb(engine: Engine, flags: Sequence[str], workdir: Path, faults: Mapping
             process.wait()
         time.sleep(0.1)
     if process.returncode:
-        log = workdir.with_suffix(".log").read_text()
-        raise RuntimeError(f"exit code {process.returncode}; {log[-2000:]}")
+        raise RuntimeError(f"exit code {process.returncode}; {log.read_text()[-2000:]}")
 
 
 def table(workdir: Path) -> list[str]:
