@@ -6,8 +6,6 @@ Writes `rates.csv` and `rates.png`, and suggests a value of `optimizer.learning_
 the rate at which the loss is lowest, before it grows. The schedule of the config does not count.
 """
 
-import errno
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,9 +116,7 @@ def _make_folder(folder: Path, *, force: bool) -> None:
     refuse_link(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, mark in ((TABLE, ",".join(COLUMNS).encode()), (FIGURE, PROGRAM.encode())):
-        if (folder / name).is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
-        check_replaceable(folder / name, b"", force=force, mark=mark)
+        check_replaceable(folder / name, force=force, mark=mark)
 
 
 def _print(test: "RateTest", steps: int) -> None:

@@ -53,6 +53,13 @@ def test_it_refuses_a_file_of_somebody_else_before_the_test(start, tmp_path, mon
     assert [file.read_text() for file in (tmp_path / "rates").iterdir()] == ["mine"]
 
 
+def test_it_refuses_a_folder_in_the_place_of_a_file_before_the_test(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("lenet_jax.runs.rate_test.run_test", None)
+    (tmp_path / "rates" / "rates.csv").mkdir(parents=True)
+    code, out, error = start("--steps=2", "--force")
+    assert (code, out) == (2, "") and "A folder is where a file belongs" in error
+
+
 def test_it_creates_the_folders_above_its_own(start, tmp_path):
     code, _, error = start("--steps=2", workdir=tmp_path / "runs" / "rates")
     assert (code, error) == (0, "")

@@ -45,7 +45,7 @@ class Draw(NamedTuple):
 class Draws:
     """Gives the layers of a network the values of `initializers`, all at once.
 
-    XLA compiles random bits anew for each shape, which for a LeNet takes longer than all else that
+    XLA compiles random bits once for each shape, which for a LeNet takes longer than all else that
     its first state needs.
     """
 

@@ -23,8 +23,8 @@ def next_commands(command: Sequence[str], folder: Path) -> list[str]:
       command: which trained it, and may name the folder as the user does.
       folder: of the run.
     """
-    given = (word for word in command if word.startswith("--workdir="))
-    workdir = next(given, f"--workdir={folder}")
+    given = [word for word in command if word.startswith("--workdir=")]
+    workdir = given[-1] if given else f"--workdir={folder}"
     predict = next_command(command, "predict", workdir)
     return [next_command(command, "inspect", workdir), f"{predict} IMAGE"]
 

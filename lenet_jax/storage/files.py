@@ -23,20 +23,24 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
-def check_replaceable(path: Path, content: str | bytes, *, force: bool, mark: bytes = b"") -> None:
+def check_replaceable(
+    path: Path, content: str | bytes | None = None, *, force: bool, mark: bytes = b""
+) -> None:
     """Checks that writing `content` to `path` destroys nothing that somebody else wrote there.
 
     Args:
       path: where to write.
-      content: what is to be written; a file that has it already may be written again.
+      content: what is to be written, if it is known; a file that has it may be written again.
       force: whether anything may be replaced.
       mark: what files have that the same command wrote, which may be replaced too; empty: none.
 
     Raises:
       UserError: there is another file.
-      OSError: it cannot be read.
+      OSError: it cannot be read, or is a folder.
     """
-    if force or not path.is_file():  # a folder cannot be replaced
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if force or not path.is_file():
         return
     with open_file(path) as file:
         present = file.read()

@@ -306,6 +306,18 @@ def test_a_signal_cancels_the_tasks_and_the_same_command_resumes(config, tmp_pat
     assert len(submitted) == 4 and all(future.cancelled() for future in submitted)
 
 
+def test_an_error_is_said_also_beside_a_signal(config, tmp_path, monkeypatch):
+    class Refusing(Executor):
+        def submit(self, fn, /, job, number):  # pyright: ignore
+            if number == 1:
+                raise UserError("no such layer")
+            return Future()
+
+    monkeypatch.setattr(Interrupt, "notice", lambda _: True)
+    with pytest.raises(UserError, match="no such layer"):
+        start(tmp_path, config, Refusing())
+
+
 def test_a_pool_whose_process_died_is_one_error(config, tmp_path):
     class Broken(Executor):
         def submit(self, fn, /, *args):  # pyright: ignore

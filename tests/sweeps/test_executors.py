@@ -14,7 +14,7 @@ import pytest
 from experiments import cluster_faults, slurm_cluster
 from experiments.cluster_faults import SLOW
 from lenet_jax import sweep
-from lenet_jax.errors import run_command
+from lenet_jax.errors import UserError, run_command
 from lenet_jax.executors.ray_cluster import RayExecutor
 from tests.support.root import ROOT
 
@@ -143,6 +143,13 @@ def test_jobs_of_slurm_are_cancelled_by_a_driver_that_has_tasks_alone(slurm, tmp
     assert len(log.read_text().splitlines()) == 1
     slurm.shutdown()
     assert len(log.read_text().splitlines()) == 2
+
+
+def test_a_scancel_that_is_missing_is_an_error_about_slurm(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    (tmp_path / "bin" / "scancel").unlink()
+    with pytest.raises(UserError, match="--executor=slurm: .*scancel"):
+        slurm.submit(max, 1, 2)
 
 
 def test_a_result_that_is_no_pickle_is_an_error_of_its_task(slurm, tmp_path):

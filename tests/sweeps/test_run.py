@@ -232,6 +232,16 @@ def test_results_that_are_not_there_are_a_short_error_and_some_are_not_collected
     assert summary["settings"] == collected["settings"][1:]  # the first is that of the chunk
 
 
+def test_results_are_loaded_whatever_keys_another_version_had(finished, monkeypatch):
+    path, _ = finished
+    expected = lenet_jax.load_sweep(path)
+    config = SweepDir(path).config()
+    other = config | {"train": {**config["train"], "of_another_version": 1}}
+    monkeypatch.setattr(SweepDir, "config", lambda _: other)
+    results = lenet_jax.load_sweep(path)
+    assert results.rows == expected.rows
+
+
 def test_the_bridge_and_main_take_one_member(finished, config, tmp_path, monkeypatch):
     path, _ = finished
     out = tmp_path / "member.safetensors"
