@@ -148,7 +148,7 @@ def test_jobs_of_slurm_are_cancelled_by_a_driver_that_has_tasks_alone(slurm, tmp
 def test_a_scancel_that_is_missing_is_an_error_about_slurm(slurm, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     (tmp_path / "bin" / "scancel").unlink()
-    with pytest.raises(UserError, match="--executor=slurm: .*scancel"):
+    with pytest.raises(UserError, match=r"--executor=slurm: .*scancel"):
         slurm.submit(max, 1, 2)
 
 
